@@ -1,0 +1,1 @@
+"""The pipeline around `unclip`: from image URLs and captions to evaluated models, on Ray."""
