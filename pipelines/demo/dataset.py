@@ -1,0 +1,79 @@
+"""The demo's packaged data: 1,868 3D emoji with their names, and a dozen rows that fail on purpose.
+
+The pictures are reached as a list of URLs, like any other source; `pipelines.demo.server` serves
+them on the loopback address.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+HOST = "127.0.0.1"
+DATA_FILE = "emoji.parquet"
+
+URL_LIST = pa.schema(
+    [pa.field("url", pa.string(), nullable=False), pa.field("caption", pa.string(), nullable=False)]
+)
+
+# What goes wrong in a URL list from the web, one row each: (url, caption). A path is the server's.
+FAILING_ROWS = (
+    ("/emoji/no-such-key.jpg", "a picture that is gone"),
+    ("/fail/page.jpg", "a web page in place of a picture"),
+    ("/fail/truncated.jpg", "a picture that was cut off"),
+    ("/fail/tiny.jpg", "a picture of eight by eight pixels"),
+    ("/fail/wide.jpg", "a picture twenty times as wide as high"),
+    ("/emoji/1f34b.jpg", ""),
+    ("/emoji/1f408.jpg", "2021-04-07 18:32:10"),
+    ("/emoji/1f333.jpg", "Ein großer grüner Laubbaum mit einem kräftigen braunen Stamm"),
+    ("/emoji/1f3e0.jpg", "Une petite maison avec un toit rouge et un jardin devant la porte"),
+    ("file:///etc/hostname", "a file of the machine that downloads"),
+    ("ftp://ftp.example.invalid/picture.jpg", "a picture behind another protocol"),
+    ("http://10.0.0.1/picture.jpg", "a service of the internal network"),
+)
+
+
+def caption(label: str, tags: Sequence[str], group: str) -> str:  # noqa: ARG001 - one place to change
+    """The caption of a picture, from all that is known of it: here its label alone."""
+    return label
+
+
+def data_bytes() -> bytes:
+    """The packaged Parquet file as it is."""
+    return resources.files("pipelines.demo").joinpath("data", DATA_FILE).read_bytes()
+
+
+@cache
+def emoji() -> pa.Table:
+    """The packaged data: key, label, tags, group, image (JPEG)."""
+    return pq.read_table(pa.BufferReader(data_bytes()))
+
+
+@cache
+def rows() -> tuple[tuple[str, str], ...]:
+    """All (url or server path, caption), the failing rows spread among the others."""
+    known = emoji().select(["key", "label", "tags", "group"]).to_pylist()
+    good = [(f"/emoji/{r['key']}.jpg", caption(r["label"], r["tags"], r["group"])) for r in known]
+    failing = [*FAILING_ROWS, good[0]]  # the last one is an exact duplicate of a row
+    every = len(good) // len(failing)
+    for position, row in enumerate(failing):
+        good.insert((position + 1) * every, row)
+    return tuple(good)
+
+
+def url_list(port: int) -> pa.Table:
+    """The demo's URL list (columns url, caption) for a server on `port`."""
+    urls = [f"http://{HOST}:{port}{url}" if url.startswith("/") else url for url, _ in rows()]
+    return pa.table({"url": urls, "caption": [text for _, text in rows()]}, schema=URL_LIST)
+
+
+@cache
+def data_digest() -> str:
+    """sha256 of the pictures, the captions and the failing rows, whatever the port."""
+    digest = hashlib.sha256(data_bytes())
+    for url, text in rows():
+        digest.update(f"{url}\0{text}\0".encode())
+    return digest.hexdigest()

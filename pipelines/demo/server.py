@@ -1,0 +1,116 @@
+"""Serve the packaged pictures on the loopback address, with pages that fail on purpose."""
+
+import io
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from PIL import Image
+
+from pipelines.core.errors import PipelineError
+from pipelines.demo.dataset import HOST, data_digest, emoji, url_list
+
+__all__ = ["DemoServerError", "data_digest", "serve", "url_list"]
+
+Page = tuple[str, bytes]  # content type, body
+
+
+class DemoServerError(PipelineError):
+    """The demo's server could not start."""
+
+
+def flat_picture(width: int, height: int) -> bytes:
+    """A JPEG of one colour."""
+    encoded = io.BytesIO()
+    Image.new("RGB", (width, height), (70, 130, 180)).save(encoded, "JPEG")
+    return encoded.getvalue()
+
+
+@cache
+def pictures() -> dict[str, bytes]:
+    """JPEG by key."""
+    table = emoji()
+    return dict(zip(table["key"].to_pylist(), table["image"].to_pylist(), strict=True))
+
+
+def web_page() -> Page:
+    """What many a host answers, with status 200, where a picture used to be."""
+    return "text/html", b"<!doctype html><title>Gone</title><p>This picture has moved."
+
+
+def truncated_picture() -> Page:
+    """The first half of a JPEG."""
+    whole = pictures()["1f34e"]
+    return "image/jpeg", whole[: len(whole) // 2]
+
+
+FAILING_PAGES: dict[str, Callable[[], Page]] = {
+    "/fail/page.jpg": web_page,
+    "/fail/truncated.jpg": truncated_picture,
+    "/fail/tiny.jpg": lambda: ("image/jpeg", flat_picture(8, 8)),
+    "/fail/wide.jpg": lambda: ("image/jpeg", flat_picture(640, 32)),
+}
+
+
+def find_page(path: str) -> Page | None:
+    """The page at a path; None where there is none."""
+    if path in FAILING_PAGES:
+        return FAILING_PAGES[path]()
+    key = path.removeprefix("/emoji/").removesuffix(".jpg")
+    image = pictures().get(key) if path == f"/emoji/{key}.jpg" else None
+    return None if image is None else ("image/jpeg", image)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """GET only, and silent: thousands of log lines would hide the pipeline's own."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Answer with a page or with 404."""
+        page = find_page(self.path)
+        status = HTTPStatus.NOT_FOUND if page is None else HTTPStatus.OK
+        content_type, body = page or ("text/plain", b"There is no such picture.\n")
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+
+class Server(ThreadingHTTPServer):
+    """Threads that do not outlive the process, and a backlog for many downloaders at once."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+
+@contextmanager
+def serve(port: int) -> Iterator[int]:
+    """Serve the packaged pictures on 127.0.0.1 until the block ends; yields the port.
+
+    Port 0 takes any free one. Raises DemoServerError where the port is taken.
+    """
+    try:
+        server = Server((HOST, port), Handler)
+    except OSError as error:
+        raise DemoServerError(
+            f"The demo's picture server cannot listen on {HOST}:{port} ({error.strerror}); another "
+            "program, or another run of the demo, has it. Wait for that to end, or set `port` of "
+            "the demo's source to a free one."
+        ) from error
+    thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
+    thread.start()
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

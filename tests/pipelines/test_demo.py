@@ -1,0 +1,91 @@
+import io
+import urllib.error
+import urllib.request
+
+import pytest
+from PIL import Image
+
+from pipelines.demo.dataset import FAILING_ROWS, caption, data_digest, emoji, rows, url_list
+from pipelines.demo.make_data import SCHEMA, code_points
+from pipelines.demo.server import DemoServerError, serve
+
+
+def fetch(port: int, path: str) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        return bytes(answer.read())
+
+
+def test_the_packaged_pictures_have_the_columns_that_their_maker_declares():
+    table = emoji()
+    assert table.schema.equals(SCHEMA, check_metadata=False)
+    assert len(set(table["key"].to_pylist())) == table.num_rows == 1868
+
+
+def test_every_served_picture_is_the_packaged_one_and_decodes():
+    table = emoji().slice(0, 3).to_pylist()
+    with serve(0) as port:
+        for row in table:
+            image = fetch(port, f"/emoji/{row['key']}.jpg")
+            assert image == row["image"]
+            assert Image.open(io.BytesIO(image)).convert("RGB").size == (128, 128)
+
+
+def test_the_url_list_holds_every_picture_the_failing_rows_and_one_duplicate():
+    table = url_list(8123)
+    pairs = list(zip(table["url"].to_pylist(), table["caption"].to_pylist(), strict=True))
+    assert len(pairs) == emoji().num_rows + len(FAILING_ROWS) + 1
+    assert len(pairs) - len(set(pairs)) == 1
+
+
+def test_the_failing_rows_name_pictures_that_are_there_unless_missing_is_the_point():
+    keys = set(emoji()["key"].to_pylist())
+    named = [url for url, _ in FAILING_ROWS if url.startswith("/emoji/")]
+    assert [url for url in named if url[7:-4] not in keys] == ["/emoji/no-such-key.jpg"]
+
+
+def test_pages_that_fail_on_purpose_fail_as_they_say():
+    with serve(0) as port:
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            fetch(port, "/emoji/no-such-key.jpg")
+        assert fetch(port, "/fail/page.jpg").startswith(b"<!doctype html>")
+        with pytest.raises(OSError, match="truncated"):
+            Image.open(io.BytesIO(fetch(port, "/fail/truncated.jpg"))).load()
+        assert Image.open(io.BytesIO(fetch(port, "/fail/tiny.jpg"))).size == (8, 8)
+        width, height = Image.open(io.BytesIO(fetch(port, "/fail/wide.jpg"))).size
+        assert width == 20 * height
+
+
+def test_a_taken_port_is_an_error_that_names_it_and_the_way_out():
+    with (
+        serve(0) as port,
+        pytest.raises(DemoServerError, match=rf":{port} .*set `port`"),
+        serve(port),
+    ):
+        pass
+
+
+def test_a_port_is_free_again_when_the_block_ends():
+    with serve(0) as port:
+        pass
+    with serve(port) as again:
+        assert again == port
+
+
+def test_the_digest_follows_the_captions_and_not_the_port(monkeypatch):
+    before = data_digest()
+    for cached in (rows, data_digest):
+        cached.cache_clear()
+    monkeypatch.setattr("pipelines.demo.dataset.caption", lambda label, tags, group: label + "!")
+    changed = data_digest()
+    for cached in (rows, data_digest):
+        cached.cache_clear()
+    assert changed != before
+    assert "port" not in data_digest.__wrapped__.__code__.co_varnames
+
+
+def test_a_caption_begins_with_the_label():
+    assert caption("red heart", ["love"], "symbols").startswith("red heart")
+
+
+def test_code_points_have_one_spelling():
+    assert code_points("0023-FE0F-20E3") == code_points("23-20e3")
