@@ -1,0 +1,173 @@
+"""Fetch one URL under a `UrlPolicy`: bounded in bytes, time and redirects."""
+
+import contextlib
+import http.client
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.message import Message
+from functools import cache
+from random import uniform
+from urllib.parse import urljoin
+
+from pipelines.data.url_policy import DEFAULT_PORTS, Refused, Target, UrlPolicy, check_url
+
+USER_AGENT = "unclip/0.1 (image-text pairs; honours X-Robots-Tag)"
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+CHUNK_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A complete answer with status 200."""
+
+    body: bytes
+    headers: Message
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """Certificates are checked against the host's name, as everywhere."""
+    return ssl.create_default_context()
+
+
+class PinnedConnection(http.client.HTTPConnection):
+    """A connection to the addresses that were checked, whatever the resolver says by now."""
+
+    def __init__(self, target: Target, timeout_s: float) -> None:
+        super().__init__(target.host, target.port, timeout=timeout_s)
+        self.default_port = DEFAULT_PORTS[target.scheme]
+        self.target = target
+        self.ends_at = time.monotonic() + timeout_s
+        self.expired = threading.Event()
+        self.live: socket.socket | None = None  # http.client forgets its own while a body is read
+
+    def connect(self) -> None:
+        """Open the connection to the first address that answers."""
+        self.live = self.sock = self.open_socket()
+        if self.target.scheme == "https":
+            self.live = self.sock = tls_context().wrap_socket(
+                self.sock, server_hostname=self.target.host, do_handshake_on_connect=False
+            )
+            self.sock.do_handshake()  # only now, so that the deadline can end it
+        if self.expired.is_set():
+            raise TimeoutError
+
+    def open_socket(self) -> socket.socket:
+        """Try the addresses in the resolver's order, within the time that is left."""
+        failure: OSError = ConnectionError("no address")
+        for address in self.target.addresses:
+            left_s = self.ends_at - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError
+            try:
+                return socket.create_connection((address, self.target.port), left_s)
+            except OSError as error:
+                failure = error
+        raise failure
+
+    def expire(self) -> None:
+        """Wake whoever waits for this connection; called by the deadline's timer."""
+        self.expired.set()
+        if self.live is not None:
+            with contextlib.suppress(OSError):  # it ended by itself
+                # The plain socket's own: a TLS shutdown would touch the state being read.
+                socket.socket.shutdown(self.live, socket.SHUT_RDWR)
+
+
+def as_refusal(error: Exception, target: Target) -> Refused:
+    """The reason code of what went wrong below HTTP."""
+    where = f"{target.host}:{target.port}: {error}"
+    if isinstance(error, TimeoutError):
+        return Refused("timeout", where, transient=True)
+    if isinstance(error, ssl.SSLError):
+        return Refused("tls", where)
+    if isinstance(error, http.client.IncompleteRead):
+        return Refused("incomplete_body", where, transient=True)
+    if isinstance(error, OSError | http.client.RemoteDisconnected):
+        return Refused("connection", where, transient=True)
+    return Refused("bad_response", where)  # not HTTP, or not a request that HTTP can carry
+
+
+def read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    """All of the body, given up as soon as it is larger than `max_bytes`."""
+    promised = response.length  # None where the answer is chunked or ends with the connection
+    if promised is not None and promised > max_bytes:
+        raise Refused("too_large", f"{promised} bytes promised, {max_bytes} allowed")
+    body = bytearray()
+    while chunk := response.read1(CHUNK_BYTES):
+        body += chunk
+        if len(body) > max_bytes:
+            raise Refused("too_large", f"more than the {max_bytes} bytes allowed")
+    if promised is not None and len(body) < promised:
+        raise http.client.IncompleteRead(bytes(body), promised - len(body))
+    return bytes(body)
+
+
+def request(target: Target, *, max_bytes: int, timeout_s: float) -> Fetched | str:
+    """One request. Returns the answer, or the address that it redirects to."""
+    connection = PinnedConnection(target, timeout_s)
+    # A server that sends a byte now and then never trips the socket's own timeout.
+    deadline = threading.Timer(timeout_s, connection.expire)
+    deadline.daemon = True
+    deadline.start()
+    try:
+        headers = {"User-Agent": USER_AGENT, "Accept": "image/*", "Accept-Encoding": "identity"}
+        connection.request("GET", target.path, headers=headers)
+        response = connection.getresponse()
+        if response.status in REDIRECTS and response.headers["Location"]:
+            return str(response.headers["Location"])
+        if response.status != 200:
+            transient = response.status in TRANSIENT_STATUSES
+            raise Refused(f"http_{response.status}", target.host, transient=transient)
+        fetched = Fetched(read_body(response, max_bytes), response.headers)
+        if (
+            connection.expired.is_set()
+        ):  # a body without a promised length looks whole when cut short
+            raise TimeoutError
+        return fetched
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        late = connection.expired.is_set()
+        raise as_refusal(TimeoutError("too slow") if late else error, target) from error
+    finally:
+        deadline.cancel()
+        connection.close()
+
+
+def fetch(url: str, policy: UrlPolicy) -> Fetched:
+    """Fetch a URL under the policy, following redirects that it allows too. Raises `Refused`."""
+    ends_at = time.monotonic() + policy.timeout_s
+    for _ in range(policy.max_redirects + 1):
+        target = check_url(url, policy)
+        left_s = ends_at - time.monotonic()
+        if left_s <= 0:
+            raise Refused("timeout", f"{target.host}: while redirected", transient=True)
+        answer = request(target, max_bytes=policy.max_bytes, timeout_s=left_s)
+        if isinstance(answer, Fetched):
+            return answer
+        url = urljoin(url, answer)
+    raise Refused("too_many_redirects", f"more than {policy.max_redirects}")
+
+
+def fetch_with_retries(
+    url: str,
+    policy: UrlPolicy,
+    *,
+    retries: int,
+    backoff_s: float = 0.5,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Fetched:
+    """Fetch, and try again after what may pass: a timeout, a reset, a server error."""
+    for attempt in range(retries + 1):
+        try:
+            return fetch(url, policy)
+        except Refused as refusal:
+            if not refusal.transient or attempt == retries:
+                raise
+        # Up to a second time as long: many rows of one host would all return at once.
+        sleep(backoff_s * 2**attempt * uniform(1, 2))
+    raise AssertionError("the last attempt returns or raises")
