@@ -1,0 +1,116 @@
+"""Models on disk: safetensors with the config inside, so a file says what it is. Nothing unpickles.
+
+The file's metadata holds the config's type and, as JSON, its fields.
+"""
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unclip.config import Config
+from unclip.models import MODELS, build
+
+_TYPES = {cls.__name__: cls for cls in MODELS}
+
+
+class CheckpointError(ValueError):
+    """A file that is not a model of ours, or does not fit its config."""
+
+
+def save_model(path: Path | str, model: nn.Module) -> None:
+    """Write the model's weights and config; whoever needs the file to appear whole renames it."""
+    config = getattr(model, "config", None)
+    if not isinstance(config, Config) or type(config) not in MODELS:
+        raise CheckpointError(
+            f"{type(model).__name__} was not made by `build`, so no file could say what it is"
+        )
+    # safetensors stores rows one after another: channels_last weights become contiguous.
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, path, metadata=config_metadata(config))
+
+
+def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> nn.Module:
+    """The saved model, in evaluation mode; raises `CheckpointError` for any other file."""
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            config = config_from_metadata(file.metadata() or {}, where=str(path))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}); write it again with `save_model`"
+        ) from error
+    with torch.device("meta"):
+        model = build(config)
+    _check_tensors(model.state_dict(), tensors, where=str(path))
+    model.load_state_dict(tensors, assign=True)
+    return model.to(memory_format=torch.channels_last).eval()
+
+
+def config_metadata(config: Config) -> dict[str, str]:
+    """What describes the config in a file's metadata."""
+    return {"config_type": type(config).__name__, "config": json.dumps(asdict(config))}  # type: ignore[call-overload]
+
+
+def config_from_metadata(metadata: dict[str, str], *, where: str) -> Config:
+    """The config that `config_metadata` described."""
+    cls = _TYPES.get(metadata.get("config_type", ""))
+    if cls is None or "config" not in metadata:
+        raise CheckpointError(
+            f"{where}: its metadata has {sorted(metadata) or 'nothing'}, not the config of one of "
+            f"{', '.join(_TYPES)}; it was not written by `save_model`"
+        )
+    config: Config = _decode(cls, json.loads(metadata["config"]), where=f"{where}: {cls.__name__}")
+    return config
+
+
+def _decode(kind: Any, value: Any, *, where: str) -> Any:
+    """Rebuild a value of the annotated type from JSON, which has neither tuples nor classes."""
+    if isinstance(kind, type) and issubclass(kind, Config):
+        return _decode_config(kind, value, where=where)
+    if get_origin(kind) is tuple:
+        return tuple(value)
+    if get_origin(kind) in (Union, UnionType) and value is not None:
+        inner = next(option for option in get_args(kind) if option is not type(None))
+        return _decode(inner, value, where=where)
+    return value
+
+
+def _decode_config(kind: type[Config], value: dict[str, Any], *, where: str) -> Config:
+    hints = get_type_hints(kind)
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if names != value.keys():
+        raise CheckpointError(
+            f"{where} was saved with other fields (missing: {_names(names - value.keys())}; "
+            f"unknown: {_names(value.keys() - names)}); load it with the version that wrote it"
+        )
+    return kind(
+        **{name: _decode(hints[name], value[name], where=f"{where}.{name}") for name in names}
+    )
+
+
+def _check_tensors(wanted: dict[str, Tensor], given: dict[str, Tensor], *, where: str) -> None:
+    if wanted.keys() != given.keys():
+        raise CheckpointError(
+            f"{where} does not hold the tensors of its config (missing: "
+            f"{_names(wanted.keys() - given.keys())}; unknown: "
+            f"{_names(given.keys() - wanted.keys())})"
+        )
+    for name, tensor in wanted.items():
+        if tensor.shape != given[name].shape:
+            raise CheckpointError(
+                f"{where}: {name} has shape {tuple(given[name].shape)}, but its config asks for "
+                f"{tuple(tensor.shape)}"
+            )
+
+
+def _names(names: set[str]) -> str:
+    shown = sorted(names)
+    rest = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+    return ", ".join(shown[:5]) + rest if shown else "none"

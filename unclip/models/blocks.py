@@ -1,0 +1,91 @@
+"""Blocks of the U-Net: the ADM residual block and attention (Dhariwal and Nichol 2021)."""
+
+# B batch, C channels, H height, W width, D width of the conditioning vector
+# N context tokens, E their width, h heads
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unclip.models.layers import check_divisible, zero_init
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions; the conditioning vector scales and shifts the second norm.
+
+    With `resample` "up" or "down" the block doubles or halves the resolution on both branches.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        condition_width: int,
+        norm_groups: int,
+        dropout: float,
+        resample: str = "",
+    ) -> None:
+        super().__init__()
+        self.resample = resample
+        self.norm_in = nn.GroupNorm(norm_groups, in_channels)
+        self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.to_scale_shift = nn.Linear(condition_width, 2 * out_channels)
+        self.norm_out = nn.GroupNorm(norm_groups, out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.skip = (
+            nn.Identity()
+            if in_channels == out_channels
+            else nn.Conv2d(in_channels, out_channels, 1)
+        )
+
+    def _resize(self, x: Tensor) -> Tensor:
+        if self.resample == "up":
+            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return F.avg_pool2d(x, 2) if self.resample == "down" else x
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x: (B, C, H, W); condition: (B, D), already activated."""
+        h = self.conv_in(self._resize(F.silu(self.norm_in(x))))
+        scale, shift = self.to_scale_shift(condition)[:, :, None, None].chunk(2, dim=1)
+        h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
+        h = self.conv_out(self.dropout(F.silu(h)))
+        out: Tensor = self.skip(self._resize(x)) + h
+        return out
+
+
+class AttentionBlock(nn.Module):
+    """Each pixel attends to all pixels and, where there is one, to the context (GLIDE)."""
+
+    def __init__(
+        self, channels: int, *, head_channels: int, norm_groups: int, context_width: int | None
+    ) -> None:
+        super().__init__()
+        check_divisible("unet.channels at an attention resolution", channels, head_channels)
+        self.heads = channels // head_channels
+        self.norm = nn.GroupNorm(norm_groups, channels)
+        self.to_qkv = nn.Linear(channels, 3 * channels)
+        self.context_to_kv = nn.Linear(context_width, 2 * channels) if context_width else None
+        self.to_out = zero_init(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, context: Tensor | None, visible: Tensor | None) -> Tensor:
+        """x: (B, C, H, W); context: (B, N, E); visible: (B, N) bool."""
+        pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        q, k, v = rearrange(
+            self.to_qkv(pixels), "b n (three h d) -> three b h n d", three=3, h=self.heads
+        ).unbind(0)
+        mask = None
+        if self.context_to_kv is not None:
+            assert context is not None
+            assert visible is not None
+            extra = rearrange(
+                self.context_to_kv(context), "b n (two h d) -> two b h n d", two=2, h=self.heads
+            )
+            k, v = torch.cat([k, extra[0]], dim=2), torch.cat([v, extra[1]], dim=2)
+            mask = F.pad(visible, (pixels.shape[1], 0), value=True)[:, None, None, :]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out: Tensor = self.to_out(rearrange(attended, "b h n d -> b n (h d)"))
+        out = rearrange(out, "b (h w) c -> b c h w", h=x.shape[2])
+        return x + out

@@ -1,0 +1,109 @@
+"""The decoder: from a CLIP image embedding and a caption to the smallest image."""
+
+# B batch, C channels, S image size, L context length, W text encoder width
+# E width of the CLIP embeddings, I extra image tokens, D width of the U-Net's conditioning vector
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from unclip.config import Config, ConfigError
+from unclip.diffusion import check_prediction
+from unclip.models.layers import check_rate
+from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
+from unclip.models.unet import UNet, UNetConfig
+from unclip.schedules import check_schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig(Config):
+    """GLIDE's text-conditional U-Net with the CLIP embedding added (section 2.1 of the paper)."""
+
+    image_size: int
+    embed_width: int
+    image_tokens: int  # extra context tokens made of the image embedding; 4 in the paper
+    unet: UNetConfig
+    text_encoder: TextEncoderConfig
+    schedule: str
+    train_timesteps: int
+    prediction: str  # "epsilon", "v" or "x_0"
+    min_snr_gamma: float | None  # cap on the loss weight of nearly clean images; None: no weights
+    image_dropout: float
+    text_dropout: float
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        self.unet.check_image_size(self.image_size)
+        check_schedule(self.schedule, self.train_timesteps)
+        check_prediction(self.prediction)
+        check_rate("decoder.image_dropout", self.image_dropout)
+        check_rate("decoder.text_dropout", self.text_dropout)
+        if self.image_tokens < 1:
+            raise ConfigError(f"decoder.image_tokens={self.image_tokens} must be at least 1")
+
+
+class DecoderCondition(NamedTuple):
+    """All that the U-Net is told, computed once for all steps of a sample."""
+
+    embedding: Tensor  # (B, D)
+    context: Tensor  # (B, L + I, W)
+    visible: Tensor  # (B, L + I) bool
+
+
+class Decoder(nn.Module):
+    """A U-Net told of the CLIP image embedding in two places, and of the caption.
+
+    The embedding is added to the timestep embedding, and makes extra tokens after the encoded
+    caption. As in GLIDE the caption's pooled encoding is added to the timestep embedding too.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.text_encoder.width
+        condition_width = config.unet.condition_width
+        self.text_encoder = TextEncoder(config.text_encoder)
+        self.null_image_embeds = nn.Parameter(torch.randn(config.embed_width))
+        self.to_embedding = nn.Linear(config.embed_width, condition_width)
+        self.to_image_tokens = nn.Linear(config.embed_width, config.image_tokens * width)
+        self.from_caption = nn.Linear(width, condition_width)
+        self.unet = UNet(
+            config.unet,
+            image_size=config.image_size,
+            in_channels=3,
+            out_channels=3,
+            context_width=width,
+        )
+
+    def condition(
+        self, image_embeds: Tensor, tokens: Tensor, *, drop_image: Tensor, drop_text: Tensor
+    ) -> DecoderCondition:
+        """image_embeds: (B, E) unit-norm; tokens: (B, L) int64; what to drop: (B,) bool."""
+        text = self.text_encoder.drop(self.text_encoder(tokens), drop_text)
+        # Components of unit-norm embeddings are small: bring them to unit variance.
+        z_i = image_embeds * self.config.embed_width**0.5
+        z_i = torch.where(drop_image[:, None], self.null_image_embeds, z_i)  # (B, E)
+        image_tokens = rearrange(
+            self.to_image_tokens(z_i), "b (i w) -> b i w", i=self.config.image_tokens
+        )
+        seen = text.visible.to(text.hidden.dtype)[:, :, None]  # (B, L, 1)
+        pooled = (text.hidden * seen).sum(1) / seen.sum(1)  # (B, W)
+        return DecoderCondition(
+            embedding=self.to_embedding(z_i) + self.from_caption(pooled),
+            context=torch.cat([text.hidden, image_tokens], dim=1),
+            visible=nn.functional.pad(text.visible, (0, self.config.image_tokens), value=True),
+        )
+
+    def forward(self, x: Tensor, timesteps: Tensor, condition: DecoderCondition) -> Tensor:
+        """The prediction for x: (B, 3, S, S) at timesteps: (B,) int64; (B, 3, S, S)."""
+        out: Tensor = self.unet(
+            x,
+            timesteps,
+            embedding=condition.embedding,
+            context=condition.context,
+            visible=condition.visible,
+        )
+        return out

@@ -1,0 +1,56 @@
+"""Small pieces that several models share."""
+
+# B batch, D width
+
+import math
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from unclip.config import ConfigError
+
+_Affine = TypeVar("_Affine", nn.Linear, nn.Conv2d)
+
+
+def check_divisible(what: str, number: int, divisor: int) -> None:
+    """Raise `ConfigError` unless number is a positive multiple of divisor."""
+    if divisor < 1 or number < 1 or number % divisor:
+        way_out = f"; try {max(number // divisor, 1) * divisor}" if divisor >= 1 else ""
+        raise ConfigError(f"{what}={number} is not a multiple of {divisor}{way_out}")
+
+
+def check_rate(what: str, rate: float) -> None:
+    """Raise `ConfigError` unless rate is a probability."""
+    if not 0 <= rate <= 1:
+        raise ConfigError(f"{what}={rate} is not a probability; give a number from 0 to 1")
+
+
+def zero_init(module: _Affine) -> _Affine:
+    """Start at zero, so that the branch which ends here starts as nothing."""
+    nn.init.zeros_(module.weight)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+    return module
+
+
+def sinusoids(timesteps: Tensor, width: int, *, max_period: float = 10_000.0) -> Tensor:
+    """Sines and cosines of the timestep at falling frequencies; (B,) -> (B, width) float32."""
+    exponents = torch.arange(width // 2, device=timesteps.device) / (width // 2)
+    frequencies = torch.exp(-math.log(max_period) * exponents)  # (D/2,)
+    angles = timesteps.float()[:, None] * frequencies  # (B, D/2)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)  # (B, D)
+
+
+class TimestepEmbedding(nn.Module):
+    """Sinusoids of the timestep through a two-layer perceptron."""
+
+    def __init__(self, frequencies: int, width: int) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        """(B,) int64 -> (B, D)."""
+        embedding: Tensor = self.mlp(sinusoids(timesteps, self.frequencies))
+        return embedding

@@ -1,0 +1,91 @@
+"""The diffusion prior: from a caption and its CLIP text embedding to a CLIP image embedding."""
+
+# B batch, L context length, W text encoder width, E width of the CLIP embeddings, D width
+# z_t text embedding, z_i image embedding
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unclip.config import Config, ConfigError
+from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
+from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
+from unclip.models.transformer import Transformer
+from unclip.schedules import check_schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionPriorConfig(Config):
+    """A causal transformer that predicts the image embedding x_0 (section 2.2 of the paper)."""
+
+    embed_width: int
+    width: int
+    depth: int
+    heads: int
+    text_encoder: TextEncoderConfig
+    schedule: str
+    train_timesteps: int
+    embedding_scale: float  # on unit-norm embeddings before noise; sqrt(embed_width): unit variance
+    text_dropout: float
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        check_divisible("prior.width", self.width, self.heads)
+        check_divisible("prior.width", self.width, 2)
+        check_rate("prior.text_dropout", self.text_dropout)
+        check_schedule(self.schedule, self.train_timesteps)
+        if self.embedding_scale <= 0:
+            raise ConfigError(
+                f"prior.embedding_scale={self.embedding_scale} must be positive; "
+                f"sqrt(embed_width) = {self.embed_width**0.5:.1f} gives unit variance"
+            )
+
+
+class PriorCondition(NamedTuple):
+    """An encoded caption with its CLIP embedding, computed once for all steps of a sample."""
+
+    hidden: Tensor  # (B, L + 1, D): the caption's tokens and z_t
+    visible: Tensor  # (B, L + 1) bool
+
+
+class DiffusionPrior(nn.Module):
+    """Reads [caption, z_t, timestep, noised z_i, query]; its output at the query is z_i."""
+
+    def __init__(self, config: DiffusionPriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        text_width = config.text_encoder.width
+        self.text_encoder = TextEncoder(config.text_encoder)
+        self.from_hidden = nn.Linear(text_width, config.width)
+        self.from_text_embeds = nn.Linear(config.embed_width, config.width)
+        self.null_text_embeds = nn.Parameter(torch.randn(config.width) * 0.02)
+        self.time = TimestepEmbedding(config.width, config.width)
+        self.from_image_embeds = nn.Linear(config.embed_width, config.width)
+        self.query = nn.Parameter(torch.randn(config.width) * 0.02)
+        tokens = config.text_encoder.context_length + 4
+        self.positions = nn.Parameter(torch.randn(tokens, config.width) * 0.02)
+        self.transformer = Transformer(width=config.width, depth=config.depth, heads=config.heads)
+        self.to_image_embeds = nn.Linear(config.width, config.embed_width)
+
+    def condition(self, tokens: Tensor, text_embeds: Tensor, dropped: Tensor) -> PriorCondition:
+        """tokens: (B, L) int64; text_embeds: (B, E) unit-norm; dropped: (B,) bool."""
+        text = self.text_encoder.drop(self.text_encoder(tokens), dropped)
+        z_t = self.from_text_embeds(text_embeds * self.config.embed_width**0.5)  # (B, D)
+        z_t = torch.where(dropped[:, None], self.null_text_embeds, z_t)
+        hidden = torch.cat([self.from_hidden(text.hidden), z_t[:, None]], dim=1)
+        return PriorCondition(hidden, F.pad(text.visible, (0, 1), value=True))
+
+    def forward(self, x: Tensor, timesteps: Tensor, condition: PriorCondition) -> Tensor:
+        """Predict x_0; x: (B, E) noised and scaled; timesteps: (B,) int64. Returns (B, E)."""
+        query = self.query.expand(len(x), -1)
+        own = torch.stack([self.time(timesteps), self.from_image_embeds(x), query], dim=1)
+        sequence = torch.cat([condition.hidden, own], dim=1) + self.positions  # (B, L + 4, D)
+        visible = F.pad(condition.visible, (0, 3), value=True)[:, None, None, :]
+        length = sequence.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+        last = self.transformer(sequence, causal & visible)[:, -1]  # (B, D)
+        x_start: Tensor = self.to_image_embeds(last)
+        return x_start

@@ -1,0 +1,83 @@
+"""The text encoder that a prior or a decoder trains along with itself."""
+
+# B batch, L context length, W width of the text encoder
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unclip.config import Config, ConfigError
+from unclip.models.layers import check_divisible
+from unclip.models.transformer import Transformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoderConfig(Config):
+    """A transformer over CLIP's byte-pair tokens; depth 0 only embeds them."""
+
+    vocab_size: int
+    context_length: int
+    width: int
+    depth: int
+    heads: int
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit together."""
+        check_divisible("text_encoder.width", self.width, self.heads)
+        if min(self.vocab_size, self.context_length) < 1 or self.depth < 0:
+            raise ConfigError(
+                f"text_encoder.vocab_size={self.vocab_size}, context_length={self.context_length} "
+                f"and depth={self.depth} must be at least 1, 1 and 0"
+            )
+
+
+class EncodedText(NamedTuple):
+    """What the encoder knows of a batch of captions."""
+
+    hidden: Tensor  # (B, L, W)
+    visible: Tensor  # (B, L) bool: False where the caption is padded
+
+
+def visible_tokens(tokens: Tensor) -> Tensor:
+    """True up to the last token that is not 0: (B, L) int64 -> (B, L) bool.
+
+    Only trailing zeros are padding, because 0 is also the token of "!". The first position always
+    counts: attention over no token at all would be NaN.
+    """
+    nonzero_from_here = tokens.ne(0).int().flip(1).cumsum(1).flip(1)
+    visible = nonzero_from_here > 0
+    visible[:, 0] = True
+    return visible
+
+
+class TextEncoder(nn.Module):
+    """A bidirectional transformer over a caption, with a learned stand-in for no caption."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.width)
+        self.positions = nn.Parameter(torch.randn(config.context_length, config.width) * 0.02)
+        self.null = nn.Parameter(torch.randn(config.width) * 0.02)
+        self.transformer = Transformer(width=config.width, depth=config.depth, heads=config.heads)
+        nn.init.normal_(self.embed.weight, std=0.02)
+
+    def forward(self, tokens: Tensor) -> EncodedText:
+        """tokens: (B, L) int64, padded with 0 to the context length."""
+        if tokens.shape[1] != self.config.context_length:
+            raise ConfigError(
+                f"tokens have shape {tuple(tokens.shape)}, but the text encoder's "
+                f"context_length={self.config.context_length}; tokenize to that length"
+            )
+        visible = visible_tokens(tokens)  # (B, L)
+        hidden = self.embed(tokens) + self.positions  # (B, L, W)
+        return EncodedText(self.transformer(hidden, visible[:, None, None, :]), visible)
+
+    def drop(self, encoded: EncodedText, dropped: Tensor) -> EncodedText:
+        """Put the learned null token in place of each caption where `dropped` (B,) is True."""
+        first = torch.zeros_like(encoded.visible[:1])  # (1, L)
+        first[:, 0] = True
+        hidden = torch.where(dropped[:, None, None], self.null, encoded.hidden)
+        return EncodedText(hidden, torch.where(dropped[:, None], first, encoded.visible))

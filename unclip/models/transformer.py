@@ -1,0 +1,75 @@
+"""A pre-norm transformer over token sequences."""
+
+# B batch, N tokens, D width, h heads
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unclip.models.layers import check_divisible
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        check_divisible("width", width, heads)
+        self.heads = heads
+        self.to_qkv = nn.Linear(width, 3 * width)
+        self.to_out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x: (B, N, D); mask: True where a query sees a key, broadcastable to (B, h, N, N)."""
+        qkv = rearrange(self.to_qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        q, k, v = qkv.unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, h, N, D/h)
+        out: Tensor = self.to_out(rearrange(attended, "b h n d -> b n (h d)"))
+        return out  # (B, N, D)
+
+
+class Block(nn.Module):
+    """Attention and a perceptron of four times the width, each on a residual branch."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x: (B, N, D); mask as for `Attention`."""
+        x = x + self.attention(self.norm_attention(x), mask)
+        out: Tensor = x + self.mlp(self.norm_mlp(x))
+        return out
+
+
+class Transformer(nn.Module):
+    """Blocks and a last norm; depth 0 is the norm alone."""
+
+    def __init__(self, *, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self._scale_residual_branches(depth)
+
+    def _scale_residual_branches(self, depth: int) -> None:
+        """Shrink what each branch adds by sqrt(2 depth), so that the stream keeps its size."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            for linear in (block.attention.to_out, block.mlp[-1]):
+                assert isinstance(linear, nn.Linear)
+                with torch.no_grad():
+                    linear.weight.mul_((2 * depth) ** -0.5)
+                    linear.bias.zero_()
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x: (B, N, D); mask as for `Attention`."""
+        for block in self.blocks:
+            x = block(x, mask)
+        out: Tensor = self.norm(x)
+        return out  # (B, N, D)

@@ -1,0 +1,185 @@
+"""The ADM U-Net (Dhariwal and Nichol 2021), with or without attention."""
+
+# B batch, C channels, H height, W width, D width of the conditioning vector, N context tokens
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unclip.config import Config, ConfigError
+from unclip.models.blocks import AttentionBlock, ResidualBlock
+from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate, zero_init
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig(Config):
+    """Sizes of a U-Net; each entry of `channel_multipliers` is a level of half the resolution."""
+
+    channels: int
+    channel_multipliers: tuple[int, ...]
+    residual_blocks: int  # per level
+    attention_resolutions: tuple[int, ...]  # in pixels of the feature map; () for none
+    head_channels: int
+    norm_groups: int
+    dropout: float
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit together."""
+        check_divisible("unet.channels", self.channels, self.norm_groups)
+        check_divisible("unet.channels", self.channels, 2)
+        check_rate("unet.dropout", self.dropout)
+        if self.residual_blocks < 1 or not self.channel_multipliers:
+            raise ConfigError(
+                f"unet.residual_blocks={self.residual_blocks} and unet.channel_multipliers="
+                f"{self.channel_multipliers}: a U-Net needs a block and a level"
+            )
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the input under one cell of the coarsest level."""
+        return 1 << (len(self.channel_multipliers) - 1)
+
+    @property
+    def condition_width(self) -> int:
+        """Width of the vector that scales and shifts: D."""
+        return 4 * self.channels
+
+    def check_image_size(self, image_size: int) -> None:
+        """Raise `ConfigError` unless the levels halve it and attention is at one of them."""
+        check_divisible("image_size", image_size, self.stride)
+        sizes = [image_size >> level for level in range(len(self.channel_multipliers))]
+        unknown = [size for size in self.attention_resolutions if size not in sizes]
+        if unknown:
+            raise ConfigError(
+                f"unet.attention_resolutions={self.attention_resolutions}: no level has "
+                f"{unknown[0]} pixels at image_size={image_size}; the levels have {sizes}"
+            )
+
+
+class Stage(nn.Module):
+    """A residual block, and attention after it where the resolution asks for it."""
+
+    def __init__(self, residual: ResidualBlock, attention: AttentionBlock | None) -> None:
+        super().__init__()
+        self.residual = residual
+        self.attention = attention
+
+    def forward(
+        self, x: Tensor, condition: Tensor, context: Tensor | None, visible: Tensor | None
+    ) -> Tensor:
+        """x: (B, C, H, W); condition: (B, D); context: (B, N, E); visible: (B, N)."""
+        x = self.residual(x, condition)
+        return x if self.attention is None else self.attention(x, context, visible)
+
+
+class UNet(nn.Module):
+    """Down to the coarsest level and up again, with a skip from each block to its mirror."""
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        *,
+        image_size: int,
+        in_channels: int,
+        out_channels: int,
+        context_width: int | None = None,
+    ) -> None:
+        super().__init__()
+        config.check_image_size(image_size)
+        self.config = config
+        self.context_width = context_width
+        self.time = TimestepEmbedding(config.channels, config.condition_width)
+        self.stem = nn.Conv2d(in_channels, config.channels, 3, padding=1)
+        widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
+        attends = [
+            image_size >> level in config.attention_resolutions for level in range(len(widths))
+        ]
+        self.down, skips = self._make_down(widths, attends)
+        self.middle = nn.ModuleList(
+            [
+                self._stage(widths[-1], widths[-1], attend=bool(config.attention_resolutions)),
+                self._stage(widths[-1], widths[-1], attend=False),
+            ]
+        )
+        self.up = self._make_up(widths, attends, skips)
+        self.norm = nn.GroupNorm(config.norm_groups, config.channels)
+        self.out = zero_init(nn.Conv2d(config.channels, out_channels, 3, padding=1))
+        self.to(memory_format=torch.channels_last)
+
+    def _stage(
+        self, in_channels: int, out_channels: int, *, attend: bool, resample: str = ""
+    ) -> Stage:
+        config = self.config
+        residual = ResidualBlock(
+            in_channels,
+            out_channels,
+            condition_width=config.condition_width,
+            norm_groups=config.norm_groups,
+            dropout=config.dropout,
+            resample=resample,
+        )
+        if not attend:
+            return Stage(residual, None)
+        attention = AttentionBlock(
+            out_channels,
+            head_channels=config.head_channels,
+            norm_groups=config.norm_groups,
+            context_width=self.context_width,
+        )
+        return Stage(residual, attention)
+
+    def _make_down(self, widths: list[int], attends: list[bool]) -> tuple[nn.ModuleList, list[int]]:
+        """The stages of the way down, and the channels of each skip, the stem's first."""
+        stages, skips = nn.ModuleList(), [self.config.channels]
+        for level, (width, attend) in enumerate(zip(widths, attends, strict=True)):
+            for _ in range(self.config.residual_blocks):
+                stages.append(self._stage(skips[-1], width, attend=attend))
+                skips.append(width)
+            if level < len(widths) - 1:
+                stages.append(self._stage(width, width, attend=False, resample="down"))
+                skips.append(width)
+        return stages, skips
+
+    def _make_up(self, widths: list[int], attends: list[bool], skips: list[int]) -> nn.ModuleList:
+        """The stages of the way up: one per skip, taken last first."""
+        stages, channels, remaining = nn.ModuleList(), widths[-1], list(skips)
+        for level in reversed(range(len(widths))):
+            for _ in range(self.config.residual_blocks + 1):
+                merged = channels + remaining.pop()
+                stages.append(self._stage(merged, widths[level], attend=attends[level]))
+                channels = widths[level]
+            if level > 0:
+                stages.append(self._stage(channels, channels, attend=False, resample="up"))
+        return stages
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        *,
+        embedding: Tensor | None = None,
+        context: Tensor | None = None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """x: (B, C, H, W), H and W multiples of the stride; timesteps: (B,) int64.
+
+        embedding: (B, D), added to the timestep's; context: (B, N, E) with visible: (B, N) bool.
+        """
+        condition = self.time(timesteps)  # (B, D)
+        condition = F.silu(condition if embedding is None else condition + embedding)
+        h = self.stem(x.contiguous(memory_format=torch.channels_last))
+        skips = [h]
+        for stage in self.down:
+            h = stage(h, condition, context, visible)
+            skips.append(h)
+        for stage in self.middle:
+            h = stage(h, condition, context, visible)
+        for stage in self.up:
+            assert isinstance(stage, Stage)
+            if stage.residual.resample != "up":
+                h = torch.cat([h, skips.pop()], dim=1)
+            h = stage(h, condition, context, visible)
+        out: Tensor = self.out(F.silu(self.norm(h)))
+        return out  # (B, C, H, W)

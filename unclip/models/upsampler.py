@@ -1,0 +1,88 @@
+"""The upsamplers: from an image to a larger one, by diffusion on the image alone."""
+
+# B batch, S image size, s low-resolution size
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unclip.config import Config, ConfigError
+from unclip.degradations import check_degradation
+from unclip.diffusion import check_prediction
+from unclip.models.layers import check_divisible, check_rate
+from unclip.models.unet import UNet, UNetConfig
+from unclip.schedules import check_schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpsamplerConfig(Config):
+    """A convolutional U-Net over the noisy image and the enlarged low-resolution one."""
+
+    image_size: int
+    low_res_size: int
+    unet: UNetConfig
+    schedule: str
+    train_timesteps: int
+    prediction: str  # "epsilon", "v" or "x_0"
+    min_snr_gamma: float | None  # cap on the loss weight of nearly clean images; None: no weights
+    crop_fraction: float  # side of the training crops over image_size; 0.25 in the paper
+    degradation: str  # of the low-resolution input while training
+    degradation_probability: float
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        check_divisible("upsampler.image_size", self.image_size, self.low_res_size)
+        check_rate("upsampler.degradation_probability", self.degradation_probability)
+        check_degradation(self.degradation)
+        check_schedule(self.schedule, self.train_timesteps)
+        check_prediction(self.prediction)
+        if self.unet.attention_resolutions:
+            raise ConfigError(
+                f"upsampler.unet.attention_resolutions={self.unet.attention_resolutions}: it "
+                "trains on crops and runs at full size, so it has no attention; give ()"
+            )
+        check_divisible("upsampler.image_size", self.image_size, self.unet.stride)
+        self._check_crop()
+
+    def _check_crop(self) -> None:
+        crop = self.crop_size
+        if not 0 < crop <= self.image_size or crop % self.unet.stride or crop % self.scale:
+            raise ConfigError(
+                f"upsampler.crop_fraction={self.crop_fraction} makes crops of {crop} pixels, which "
+                f"must be a multiple of the U-Net's stride {self.unet.stride} and of the scale "
+                f"{self.scale}, at most {self.image_size}; try 0.5 or 1.0"
+            )
+
+    @property
+    def scale(self) -> int:
+        """How many times larger the output is."""
+        return self.image_size // self.low_res_size
+
+    @property
+    def crop_size(self) -> int:
+        """Side of the training crops, in pixels of the output."""
+        return round(self.image_size * self.crop_fraction)
+
+
+class Upsampler(nn.Module):
+    """Sees the noisy image beside the low-resolution one, enlarged bicubically."""
+
+    def __init__(self, config: UpsamplerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.unet = UNet(config.unet, image_size=config.image_size, in_channels=6, out_channels=3)
+
+    def condition(self, low_res: Tensor) -> Tensor:
+        """Enlarge low_res: (B, 3, s, s) in [-1, 1] to (B, 3, S, S); once for all steps."""
+        enlarged = F.interpolate(low_res, scale_factor=float(self.config.scale), mode="bicubic")
+        return enlarged.clamp(-1, 1)
+
+    def forward(self, x: Tensor, timesteps: Tensor, enlarged: Tensor) -> Tensor:
+        """The prediction for x: (B, 3, S, S) at timesteps: (B,) int64; (B, 3, S, S).
+
+        enlarged: (B, 3, S, S) from `condition`. S is any multiple of the U-Net's stride.
+        """
+        out: Tensor = self.unet(torch.cat([x, enlarged], dim=1), timesteps)
+        return out
