@@ -1,0 +1,83 @@
+"""How a model is trained: batch, lanes, optimiser, precision, health."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from unclip.config import Config, ConfigError
+
+# Settings that change what is written or said, but not one step that is taken.
+_WITHOUT_EFFECT = (
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "sample_every_steps",
+    "max_rollbacks",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Config):
+    """Settings of one training run.
+
+    A lane is the unit of data order, of randomness and of gradient accumulation: the batch of a
+    step is the concatenation of `lanes` microbatches of `batch_size / lanes` samples, and workers
+    share the lanes out among them. Any number of workers that divides `lanes` takes the same steps.
+    """
+
+    steps: int
+    batch_size: int  # of a step, over all lanes and workers
+    lanes: int
+    learning_rate: float
+    lr_schedule: Literal["constant", "cosine"]
+    warmup_steps: int
+    weight_decay: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_eps: float
+    max_grad_norm: float | None  # None: gradients are not clipped
+    ema_decay: float
+    precision: Literal["float32", "bfloat16"]  # of the arithmetic; weights stay float32
+    log_every_steps: int
+    checkpoint_every_steps: int
+    keep_checkpoints: int
+    sample_every_steps: int | None  # None: no samples on the way
+    seed: int
+    max_loss_ratio: float | None = 10.0  # a loss above this times the running median is a spike
+    max_rollbacks: int = 3  # to the same checkpoint, before training is given up
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "lanes", "log_every_steps", "checkpoint_every_steps"):
+            self._need(name, getattr(self, name) >= 1, "at least 1")
+        self._need("keep_checkpoints", self.keep_checkpoints >= 1, "at least 1")
+        self._need("learning_rate", self.learning_rate > 0, "above 0")
+        self._need("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
+        self._need("seed", self.seed >= 0, "0 or above")
+        self._need("warmup_steps", 0 <= self.warmup_steps <= self.steps, f"in [0, {self.steps}]")
+        if self.sample_every_steps is not None:
+            self._need("sample_every_steps", self.sample_every_steps >= 1, "at least 1, or null")
+        if self.max_loss_ratio is not None:
+            self._need("max_loss_ratio", self.max_loss_ratio > 1, "above 1, or null")
+        if self.batch_size % self.lanes:
+            near = max(1, self.batch_size // self.lanes) * self.lanes
+            raise ConfigError(
+                f"training: batch_size={self.batch_size} is not divisible by lanes={self.lanes}; "
+                f"try batch_size={near}"
+            )
+
+    @property
+    def lane_size(self) -> int:
+        """Samples in the microbatch of a lane."""
+        return self.batch_size // self.lanes
+
+    def digest(self) -> str:
+        """Names the steps that this configuration takes: a checkpoint resumes only its own."""
+        fields = {k: v for k, v in asdict(self).items() if k not in _WITHOUT_EFFECT}
+        if self.lr_schedule == "constant":
+            del fields["steps"]  # a longer run starts with the same steps
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:20]
+
+    def _need(self, name: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            raise ConfigError(f"training: {name}={getattr(self, name)} must be {wanted}")
