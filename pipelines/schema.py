@@ -1,7 +1,8 @@
 """The Parquet schema of every artifact. One row is one pair; `key` never changes on its way.
 
-A schema is checked when a shard is written and when it is read (`check_schema`). Embedding columns
-are fixed-size float32 lists of the CLIP's width, unit-norm; images stay encoded bytes.
+A schema is checked when a shard is written and when it is read (`core.tables.check_schema`).
+Embedding columns are fixed-size float32 lists of the CLIP's width, unit-norm; images stay encoded
+bytes.
 """
 
 import hashlib
@@ -66,23 +67,3 @@ def pair_key(url: str, caption: str) -> str:
 def is_held_out(key: str, fraction: float) -> bool:
     """Whether the pair belongs to the held-out split: follows from the key alone."""
     return int(key[-8:], 16) < fraction * 2**32
-
-
-class SchemaError(ValueError):
-    """A table does not have the columns that its readers were promised."""
-
-
-def check_schema(table: pa.Table, expected: pa.Schema, *, where: str) -> None:
-    """Raise `SchemaError` naming the first columns that differ; Parquet metadata is not compared."""
-    if table.schema.equals(expected, check_metadata=False):
-        return
-    given = {f.name: str(f.type) for f in table.schema}
-    wanted = {f.name: str(f.type) for f in expected}
-    missing = [f"{n}: {t}" for n, t in wanted.items() if n not in given]
-    extra = [f"{n}: {t}" for n, t in given.items() if n not in wanted]
-    other = [f"{n}: {given[n]} instead of {t}" for n, t in wanted.items() if given.get(n, t) != t]
-    raise SchemaError(
-        f"{where} does not have the expected columns (missing: {', '.join(missing) or 'none'}; "
-        f"unexpected: {', '.join(extra) or 'none'}; other type: {', '.join(other) or 'none'}). "
-        "It was written by other code: run the stage that makes it again with --force."
-    )

@@ -1,0 +1,76 @@
+"""The connection to Ray: a cluster's address, or a Ray of our own on this machine."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.core.errors import PipelineError
+from pipelines.core.resources import GIB
+from unclip.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSettings(Config):
+    """Where the work runs. Without an address, Ray is started on this machine and ended again."""
+
+    address: str | None = None  # "auto", "host:port", or RAY_ADDRESS
+    object_store_gib: float = 1.0  # of a Ray started here
+    cpus: int | None = None  # of a Ray started here; None takes all there are
+
+
+@contextlib.contextmanager
+def connected(settings: ClusterSettings) -> Iterator[None]:
+    """Connect, or start a Ray; leave or end it afterwards."""
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    local: dict[str, Any] = {} if address else _local_options(settings)
+    try:
+        ray.init(
+            address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local
+        )
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        raise PipelineError(
+            f"Ray cannot be reached at {address or 'this machine'}: {str(error).splitlines()[0]} "
+            "Check run.cluster.address and that the cluster is up."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _local_options(settings: ClusterSettings) -> dict[str, Any]:
+    return {
+        "include_dashboard": False,
+        "num_cpus": settings.cpus,
+        "object_store_memory": int(settings.object_store_gib * GIB),
+    }
+
+
+def capacity() -> Mapping[str, float]:
+    """What the cluster has, or what its autoscaler may add up to."""
+    import ray
+    from ray._private.state import state
+
+    most = state.get_max_resources_from_cluster_config() or {}
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return {name: max(there.get(name, 0), most.get(name, 0)) for name in {*there, *most}}
+
+
+def describe_capacity() -> str:
+    """What there is and what of it is free, as a sentence of an error."""
+    import ray
+
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    listed = ", ".join(
+        f"{name} {free.get(name, 0):g} of {amount:g}"
+        for name, amount in sorted(capacity().items())
+        if not name.startswith(("node:", "memory", "object_store_memory"))
+    )
+    return f"Free on the cluster: {listed}."

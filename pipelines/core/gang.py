@@ -1,0 +1,112 @@
+"""A function on several workers at once, under Ray Train: the engine's side of every training.
+
+Progress is the function's own business: it finds its last checkpoint in the stage's folder, so that
+a new driver, a new worker group and a new machine resume in the same way.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import fsspec
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from pipelines.core.cluster import describe_capacity
+from pipelines.core.errors import PipelineError
+from pipelines.core.events import Emit, Note
+from pipelines.core.shards import PoolSettings, WorkLostError
+from pipelines.core.store import Folder
+
+START_TIMEOUT_S = 60.0  # of one attempt of Ray Train to start its workers
+SCRATCH = ".ray_train"  # Ray Train's own records; removed when the stage is done
+
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+
+
+def run_gang(
+    function: Callable[[Mapping[str, Any]], None],
+    config: Mapping[str, Any],
+    *,
+    stage: str,
+    folder: Folder,
+    emit: Emit,
+    settings: PoolSettings,
+) -> None:
+    """Run `function(config)` on every worker; start all of them again when one dies."""
+    from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
+
+    for attempt in range(settings.retries + 1):
+        try:
+            _fit(function, config, stage=stage, folder=folder, settings=settings)
+            return
+        except WorkerGroupError as error:
+            raised = [e for e in error.worker_failures.values() if _is_users(e)]
+            if raised:
+                raise _readable(stage, raised[0]) from error
+            if attempt == settings.retries:
+                raise WorkLostError(
+                    f"Stage {stage}: its workers died {attempt + 1} times. Its checkpoints are kept: "
+                    "run again to go on from the last one."
+                ) from error
+            emit(Note(stage, "a training worker died; all start again from the last checkpoint"))
+        except ControllerError as error:
+            raise _no_room(stage, settings, error) from error
+        except TrainingFailedError as error:
+            raise WorkLostError(f"Stage {stage}: {str(error).splitlines()[0]}") from error
+
+
+def _fit(
+    function: Callable[[Mapping[str, Any]], None],
+    config: Mapping[str, Any],
+    *,
+    stage: str,
+    folder: Folder,
+    settings: PoolSettings,
+) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    resources = settings.resources
+    filesystem, path = fsspec.core.url_to_fs(folder.file(SCRATCH))
+    TorchTrainer(
+        function,
+        train_loop_config=dict(config),
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus > 0,
+            resources_per_worker=resources.per_worker(),
+        ),
+        run_config=RunConfig(
+            name=stage,
+            storage_path=path,
+            storage_filesystem=PyFileSystem(FSSpecHandler(filesystem)),
+            failure_config=FailureConfig(  # type: ignore[call-arg]  # Train V2's, chosen at import
+                controller_failure_limit=max(0, math.ceil(settings.wait_s / START_TIMEOUT_S) - 1)
+            ),
+        ),
+    ).fit()
+
+
+def _is_users(error: BaseException) -> bool:
+    """Whether the function itself raised, which would happen again; a dead process did not."""
+    from ray.exceptions import RayActorError, RaySystemError
+
+    return not isinstance(error, RayActorError | RaySystemError)
+
+
+def _readable(stage: str, error: BaseException) -> Exception:
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, PipelineError):
+        return cause
+    return WorkLostError(f"Stage {stage}: {type(cause).__name__}: {cause}")
+
+
+def _no_room(stage: str, settings: PoolSettings, error: Exception) -> WorkLostError:
+    resources = settings.resources
+    return WorkLostError(
+        f"Stage {stage} could not start {resources.workers} workers with {resources.per_worker()} "
+        f"each within {settings.wait_s:.0f} s ({str(error).splitlines()[-1]}). "
+        f"{describe_capacity()} Ask for less with run.resources.{stage}, add nodes, or raise run.wait_s."
+    )

@@ -1,0 +1,111 @@
+"""What a run would do, and why, before anything starts."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.core.errors import PipelineError
+from pipelines.core.fingerprint import differences
+from pipelines.core.stage import Artifact, Graph, Stage
+from pipelines.core.store import Manifest, Store
+
+Action = Literal["cached", "run", "skip"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan: what will happen to it and the reason, in a person's words."""
+
+    stage: Stage[Artifact]
+    action: Action
+    reason: str
+    manifest: Manifest | None  # of the result that is there, if one is
+    forced: bool = False  # run although the result is there
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every stage of the graph, in dependency order."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def to_run(self) -> list[Step]:
+        """The steps that do work."""
+        return [step for step in self.steps if step.action == "run"]
+
+    def __getitem__(self, name: str) -> Step:
+        return next(step for step in self.steps if step.stage.name == name)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which stages to run again although they are there, and which to leave alone."""
+
+    only: str | None = None  # this one and no other
+    start: str | None = None  # `--from`: this one and all that depends on it
+    force: Collection[str] = ()  # these, whatever follows from it being decided by the keys
+
+    def forced(self, graph: Graph) -> set[str]:
+        """The stages that run although their result is there."""
+        named = {graph[name].name for name in (*self.force, *([self.only] if self.only else []))}
+        return named | (graph.downstream(self.start) if self.start else set())
+
+
+def make_plan(graph: Graph, store: Store, scope: Scope) -> Plan:
+    """Compare the graph with the store. Raises `PipelineError` where `only` lacks its inputs."""
+    forced = scope.forced(graph)
+    steps = tuple(_step(stage, store, stage.name in forced) for stage in graph.stages.values())
+    if scope.only is None:
+        return Plan(steps)
+    return _only(Plan(steps), scope.only)
+
+
+def _step(stage: Stage[Artifact], store: Store, forced: bool) -> Step:
+    manifest = store.manifest(stage.name, stage.key)
+    if manifest is None:
+        return Step(stage, "run", _why_not_there(stage, store), None, forced)
+    missing = store.missing_outputs(manifest)
+    if missing:
+        reason = f"its outputs are gone or changed in size: {', '.join(missing[:3])}"
+        return Step(stage, "run", reason, None, forced)
+    if forced:
+        return Step(stage, "run", "asked to run again", manifest, forced)
+    return Step(stage, "cached", f"made {manifest.created_at[:16].replace('T', ' ')}", manifest)
+
+
+def _why_not_there(stage: Stage[Artifact], store: Store) -> str:
+    begun = store.folder(stage.name, stage.key).files()
+    if begun:
+        return f"was interrupted; {len(begun)} files are there and stay"
+    earlier = store.manifests(stage.name)
+    if not earlier:
+        return "never run"
+    changes = differences(earlier[0].description, stage.description)
+    own = [f"{stage.name}.{c}" if not c.startswith("inputs.") else _input(c) for c in changes]
+    return "; ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else "")
+
+
+def _input(change: str) -> str:
+    """Shorten a changed key: "inputs.pairs: filter/ab → filter/cd" to "filter changed"."""
+    new = change.rsplit("→", 1)[-1].strip()
+    return f"{new.split('/')[0]} changed"
+
+
+def _only(plan: Plan, name: str) -> Plan:
+    needed = {d.name for d in plan[name].stage.dependencies.values()}
+    absent = [s for s in plan.steps if s.stage.name in needed and s.manifest is None]
+    if absent:
+        listed = "; ".join(f"{s.stage.name} ({s.reason})" for s in absent)
+        raise PipelineError(
+            f"--only {name} needs results that are not in the store: {listed}. "
+            f"Run without --only, or with --from {absent[0].stage.name}."
+        )
+    return Plan(
+        tuple(
+            s
+            if s.stage.name == name or s.action == "cached"
+            else Step(s.stage, "skip", f"left alone: {s.reason}", s.manifest)
+            for s in plan.steps
+        )
+    )

@@ -1,0 +1,43 @@
+"""Where a result was made: recorded in its manifest, never part of its key."""
+
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("unclip", "torch", "open_clip_torch", "ray", "img2dataset", "pyarrow", "mlflow")
+
+
+@cache
+def provenance() -> dict[str, object]:
+    """The commit of this checkout, the versions of the packages that matter, host and Python."""
+    return {
+        "commit": git_commit(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "host": platform.node(),
+    }
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str | None:
+    """The checkout's commit, with "+changes" where it has uncommitted ones; None outside git."""
+    folder = Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(folder, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

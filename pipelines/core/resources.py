@@ -1,0 +1,59 @@
+"""What a stage asks of the machine: part of how it runs, never of what it is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from unclip.config import Config, ConfigError
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources(Config):
+    """What each worker of a stage gets, and how many workers it may have at once."""
+
+    workers: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory_gib: float = 0.0  # 0 reserves none
+    custom: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ConfigError(
+                f"workers={self.workers} leaves nobody to do the work; give 1 or more"
+            )
+        for name, amount in self.per_worker().items():
+            if amount < 0:
+                raise ConfigError(f"{name}={amount} is negative; give 0 or more")
+
+    def per_worker(self) -> dict[str, float]:
+        """In Ray's names: CPU, GPU, memory (bytes), and the custom ones."""
+        amounts = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_gib * GIB}
+        return {n: a for n, a in {**amounts, **self.custom}.items() if a}
+
+    def total(self) -> dict[str, float]:
+        """What all workers hold together."""
+        return {n: a * self.workers for n, a in self.per_worker().items()}
+
+    def actor_options(self) -> dict[str, object]:
+        """The same as keyword arguments of Ray's `.options()`."""
+        options: dict[str, object] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
+        if self.memory_gib:
+            options["memory"] = int(self.memory_gib * GIB)
+        if self.custom:
+            options["resources"] = dict(self.custom)
+        return options
+
+
+def lacking(request: Mapping[str, float], capacity: Mapping[str, float]) -> list[str]:
+    """What `capacity` has too little of: ["GPU: 4 asked, 0 there"]."""
+    return [
+        f"{name}: {_readable(name, amount)} asked, {_readable(name, capacity.get(name, 0))} there"
+        for name, amount in request.items()
+        if amount > capacity.get(name, 0) + 1e-6
+    ]
+
+
+def _readable(name: str, amount: float) -> str:
+    return f"{amount / GIB:.1f} GiB" if name == "memory" else f"{amount:g}"

@@ -1,0 +1,196 @@
+"""Shards, the unit of work and of resume, made by a pool of Ray actors.
+
+A shard is published under the name of its item and then marked done beside it; a rerun makes only
+those without the mark. Work goes to an actor only once it is up, so actors that still wait for room
+hold nothing back; an actor that dies is replaced, and its shard is done again by another.
+"""
+
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from ray.exceptions import RayError, RaySystemError, RayTaskError
+
+from pipelines.core.cluster import describe_capacity
+from pipelines.core.errors import PipelineError
+from pipelines.core.events import Emit, Note, Progress
+from pipelines.core.resources import Resources
+from pipelines.core.stage import Facts, ShardWorker
+from pipelines.core.store import Folder
+from pipelines.core.tables import check_schema
+
+DONE = ".done"  # marks with each shard's facts; the manifest takes them over
+POLL_S = 0.5
+
+
+class WorkLostError(PipelineError):
+    """Workers kept dying, or none could be had."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSettings:
+    """How a pool deals with a machine that is full or fails."""
+
+    resources: Resources
+    retries: int  # of one shard, after its worker died
+    wait_s: float  # the longest wait for a first worker
+
+
+class _ShardActor:
+    """Holds a stage's worker and makes one shard at a time."""
+
+    def __init__(self, worker: ShardWorker, folder: Folder, schema: pa.Schema) -> None:
+        self.worker, self.folder, self.schema = worker, folder, schema
+
+    def start(self) -> None:
+        """Answers once the process is up."""
+
+    def make(self, name: str, item: Any) -> Facts:
+        table, facts = self.worker(item)
+        check_schema(table, self.schema, where=self.folder.file(f"{name}.parquet"))
+        with tempfile.TemporaryDirectory() as scratch:
+            local = Path(scratch) / "shard.parquet"
+            pq.write_table(table, local)
+            self.folder.publish(local, f"{name}.parquet")
+        facts = {**facts, "rows": table.num_rows}
+        self.folder.write_json(f"{DONE}/{name}.json", facts)
+        return facts
+
+
+class ShardPool:
+    """Makes shards of one stage on as many actors as its resources allow."""
+
+    def __init__(
+        self, stage: str, emit: Emit, settings: PoolSettings, new_actor: Callable[[], Any]
+    ) -> None:
+        self.stage, self.emit, self.settings, self.new_actor = stage, emit, settings, new_actor
+        self.calls: dict[Any, tuple[Any, str | None]] = {}  # call → its actor and shard
+        self.idle: list[Any] = []
+        self.deaths: Counter[str] = Counter()
+        self.done: dict[str, Facts] = {}
+
+    def run(self, items: Mapping[str, Any], *, total: int, unit: str) -> dict[str, Facts]:
+        """Make the shards of all items; `total` counts those of an earlier run too."""
+        queue = deque(items)
+        earlier = total - len(queue)
+        started = time.monotonic()
+        for _ in range(min(self.settings.resources.workers, len(queue))):
+            self._start_actor()
+        try:
+            while len(self.done) < len(items):
+                while self.idle and queue:
+                    name, actor = queue.popleft(), self.idle.pop()
+                    self.calls[actor.make.remote(name, items[name])] = (actor, name)
+                finished, _ = ray.wait(list(self.calls), num_returns=1, timeout=POLL_S)
+                for call in finished:
+                    self._finish(call, queue)
+                if finished:
+                    self.emit(Progress(self.stage, earlier + len(self.done), total, unit))
+                elif not self.idle and self._nobody_came(time.monotonic() - started):
+                    raise WorkLostError(_waited(self.stage, self.settings))
+        finally:
+            for actor in [*self.idle, *(actor for actor, _ in self.calls.values())]:
+                ray.kill(actor)
+        return self.done
+
+    def _start_actor(self) -> None:
+        actor = self.new_actor()
+        self.calls[actor.start.remote()] = (actor, None)
+
+    def _finish(self, call: Any, queue: "deque[str]") -> None:
+        actor, name = self.calls.pop(call)
+        try:
+            facts = ray.get(call)
+        except RayTaskError as error:
+            raise _cause(error, self.stage, name) from error
+        except RayError as error:  # the process, its node or its memory is gone
+            self._replace(name, error, queue)
+            return
+        if name is not None:
+            self.done[name] = facts
+        self.idle.append(actor)
+
+    def _replace(self, name: str | None, error: RayError, queue: "deque[str]") -> None:
+        label = name or "start"
+        self.deaths[label] += 1
+        if self.deaths[label] > self.settings.retries:
+            raise WorkLostError(
+                f"Stage {self.stage}: the worker of shard {label} died {self.deaths[label]} times, "
+                f"last with: {_first_line(error)}. If it ran out of memory, give the stage more "
+                f"with run.resources.{self.stage}.memory_gib; run again to go on from here."
+            ) from error
+        self.emit(Note(self.stage, f"a worker died at shard {label}; another does it again"))
+        if name is not None:
+            queue.appendleft(name)
+        self._start_actor()
+
+    def _nobody_came(self, waited_s: float) -> bool:
+        starting = all(name is None for _, name in self.calls.values())
+        return starting and not self.done and waited_s > self.settings.wait_s
+
+
+def map_shards(
+    worker: ShardWorker,
+    items: Mapping[str, Any],
+    *,
+    stage: str,
+    folder: Folder,
+    schema: pa.Schema,
+    unit: str,
+    emit: Emit,
+    settings: PoolSettings,
+) -> dict[str, Facts]:
+    """Make `<name>.parquet` for every item that has none; the facts of all, in the items' order."""
+    marks = {n.removeprefix(f"{DONE}/").removesuffix(".json") for n in folder.marks(DONE)}
+    there = {name: folder.read_json(f"{DONE}/{name}.json") for name in items if name in marks}
+    missing = {name: item for name, item in items.items() if name not in there}
+    if there:
+        emit(Note(stage, f"resumes: {len(there)} of {len(items)} shards are there already"))
+    emit(Progress(stage, len(there), len(items), unit))
+    actor = ray.remote(_ShardActor).options(**settings.resources.actor_options())
+    shared = ray.put(worker)
+    pool = ShardPool(stage, emit, settings, lambda: actor.remote(shared, folder, schema))
+    made = pool.run(missing, total=len(items), unit=unit) if missing else {}
+    return {name: made[name] if name in made else there[name] for name in items}
+
+
+def call(function: Callable[..., Any], *args: Any, stage: str, settings: PoolSettings) -> Any:
+    """Run one function in a Ray task with the stage's resources, again if its worker dies."""
+    task = ray.remote(function).options(
+        max_retries=settings.retries, **settings.resources.actor_options()
+    )
+    try:
+        return ray.get(task.remote(*args))
+    except RayTaskError as error:
+        raise _cause(error, stage, None) from error
+    except RaySystemError as error:
+        raise WorkLostError(f"Stage {stage}: its worker died: {_first_line(error)}.") from error
+
+
+def _cause(error: RayTaskError, stage: str, shard: str | None) -> Exception:
+    """The error that the worker raised, as it is where a user can act on it."""
+    if isinstance(error.cause, PipelineError):
+        return error.cause
+    where = f"Stage {stage}" + (f", shard {shard}" if shard else "")
+    cause = error.cause or error
+    return WorkLostError(f"{where}: {type(cause).__name__}: {_first_line(cause)}")
+
+
+def _waited(stage: str, settings: PoolSettings) -> str:
+    asked = settings.resources.per_worker()
+    return (
+        f"Stage {stage} waited {settings.wait_s:.0f} s for a worker with {asked} and got none. "
+        f"{describe_capacity()} "
+        f"Ask for less with run.resources.{stage}, add nodes, or raise run.wait_s."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
