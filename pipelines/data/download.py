@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeVar
+from urllib.parse import urljoin
 
 import pyarrow as pa
 
@@ -129,7 +130,7 @@ class DownloadWorker:
                 except Refused as refusal:
                     tally.add(refusal.reason, url)
         facts = {
-            "rows": item.num_rows,
+            "listed": item.num_rows,
             "downloaded": len(rows),
             "received_bytes": received_bytes,
             "rejected": dict(sorted(tally.counts.items())),
@@ -152,7 +153,7 @@ class DownloadWorker:
 
     def fetch(self, url: str) -> Fetched:
         """Fetch one picture; runs in the pool's threads."""
-        return fetch_with_retries(url, self.config.policy, retries=self.config.retries)
+        return fetch_with_retries(urljoin(self.base_url, url), self.config.policy, retries=self.config.retries)
 
     def refuse_disallowed(self, fetched: Fetched) -> None:
         """Raise `Refused` where the owner asks not to be used for training."""

@@ -144,7 +144,7 @@ def test_a_shard_keeps_the_order_of_its_list_and_counts_every_failure_by_reason(
         "too_large": 1,
         "truncated": 1,
     }
-    assert facts["rows"] == len(rows) == facts["downloaded"] + sum(facts["rejected"].values())
+    assert facts["listed"] == len(rows) == facts["downloaded"] + sum(facts["rejected"].values())
     assert facts["examples"]["truncated"] == [f"{site}/cut.jpg"]
     assert "secret" not in json.dumps(facts)
 

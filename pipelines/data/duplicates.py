@@ -1,0 +1,55 @@
+"""Exact duplicates among all shards, from three short columns of each."""
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+IDENTITY_COLUMNS = ("key", "sha256", "caption")  # what `exact_duplicates` reads
+
+
+def digests(table: pa.Table, columns: tuple[str, ...]) -> np.ndarray:
+    """A 16-byte digest of each row's columns. Returns (N,) of dtype S16."""
+    rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+    joined = (hashlib.blake2b("\0".join(row).encode(), digest_size=16).digest() for row in rows)
+    return np.frombuffer(b"".join(joined), dtype="S16")
+
+
+def is_repeated(values: np.ndarray) -> np.ndarray:
+    """Whether an element occurs more than once. (N,) → (N,) bool."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray(counts[inverse] > 1)
+
+
+def find_repeats(keys: np.ndarray, contents: np.ndarray) -> np.ndarray:
+    """Rows with the key or the content of an earlier row that is kept. (N,), (N,) → (R,) int64."""
+    seen_keys: set[bytes] = set()
+    seen_contents: set[bytes] = set()
+    repeats = []
+    # Only these can be: the loop and its sets stay small however many rows there are.
+    for row in np.flatnonzero(is_repeated(keys) | is_repeated(contents)):
+        if keys[row] in seen_keys or contents[row] in seen_contents:
+            repeats.append(row)
+        else:
+            seen_keys.add(keys[row])
+            seen_contents.add(contents[row])
+    return np.asarray(repeats, dtype=np.int64)
+
+
+def exact_duplicates(shards: Mapping[str, pa.Table]) -> dict[str, frozenset[int]]:
+    """The rows to drop from each shard, from its columns key, sha256 and caption.
+
+    A pair repeats an earlier one (by the shards' names, then by row) that is kept, if it has the
+    same key, or the same caption and the same picture, byte by byte as downloaded.
+    """
+    names = sorted(shards)
+    none = np.empty(0, dtype="S16")
+    keys = [digests(shards[name], ("key",)) for name in names]
+    contents = [digests(shards[name], ("sha256", "caption")) for name in names]
+    repeats = find_repeats(np.concatenate([none, *keys]), np.concatenate([none, *contents]))
+    starts = np.cumsum([0, *(shards[name].num_rows for name in names)])
+    return {
+        name: frozenset((repeats[(repeats >= start) & (repeats < end)] - start).tolist())
+        for name, start, end in zip(names, starts[:-1], starts[1:], strict=True)
+    }
