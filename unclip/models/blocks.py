@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unclip.models.layers import check_divisible, zero_init
+from unclip.models.layers import attend, check_divisible, zero_init
 
 
 class ResidualBlock(nn.Module):
@@ -85,7 +85,7 @@ class AttentionBlock(nn.Module):
             )
             k, v = torch.cat([k, extra[0]], dim=2), torch.cat([v, extra[1]], dim=2)
             mask = F.pad(visible, (pixels.shape[1], 0), value=True)[:, None, None, :]
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        attended = attend(q, k, v, mask)
         out: Tensor = self.to_out(rearrange(attended, "b h n d -> b n (h d)"))
         out = rearrange(out, "b (h w) c -> b c h w", h=x.shape[2])
         return x + out

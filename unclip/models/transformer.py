@@ -5,9 +5,8 @@
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from unclip.models.layers import check_divisible
+from unclip.models.layers import attend, check_divisible
 
 
 class Attention(nn.Module):
@@ -24,7 +23,7 @@ class Attention(nn.Module):
         """x: (B, N, D); mask: True where a query sees a key, broadcastable to (B, h, N, N)."""
         qkv = rearrange(self.to_qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         q, k, v = qkv.unbind(0)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, h, N, D/h)
+        attended = attend(q, k, v, mask)  # (B, h, N, D/h)
         out: Tensor = self.to_out(rearrange(attended, "b h n d -> b n (h d)"))
         return out  # (B, N, D)
 

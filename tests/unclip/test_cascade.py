@@ -1,0 +1,135 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tests.unclip.toys import PRESET, make_batch, perturb, seeded, unit
+from unclip.cascade import Cascade, SamplingConfig, closest
+from unclip.config import ConfigError
+from unclip.models import Decoder, DiffusionPrior, Upsampler
+
+SAMPLING = SamplingConfig(
+    prior_steps=4,
+    prior_guidance_scale=2.0,
+    prior_candidates=2,
+    decoder_steps=4,
+    decoder_guidance_scale=2.0,
+    dynamic_threshold=None,
+    upsampler_1_steps=2,
+    upsampler_2_steps=2,
+    eta=0.0,
+    bf16=False,
+)
+
+
+@pytest.fixture(scope="module")
+def cascade() -> Cascade:
+    torch.manual_seed(0)
+    models = Cascade(
+        prior=DiffusionPrior(PRESET.prior),
+        decoder=Decoder(PRESET.decoder),
+        upsampler_1=Upsampler(PRESET.upsampler_1),
+        upsampler_2=Upsampler(PRESET.upsampler_2),
+        sampling=SAMPLING,
+    )
+    for seed, model in enumerate(
+        (models.prior, models.decoder, models.upsampler_1, models.upsampler_2)
+    ):
+        perturb(model, seed=seed)
+    return models
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_generate_makes_unit_embeddings_and_images_in_range(cascade: Cascade, bf16: bool) -> None:
+    batch = make_batch(8)
+    cascade = replace(cascade, sampling=replace(SAMPLING, bf16=bf16))
+    out = cascade.generate(batch["tokens"], batch["text_embeds"], generator=seeded())
+    torch.testing.assert_close(out.image_embeds.norm(dim=-1), torch.ones(4))
+    assert [tuple(p.shape) for p in out.pixels] == [(4, 3, s, s) for s in (8, 16, 32)]
+    for pixels in out.pixels:
+        assert pixels.dtype == torch.float32
+        assert pixels.abs().max() <= 1
+
+
+def test_generate_follows_its_generator(cascade: Cascade) -> None:
+    batch = make_batch(8)
+    first, again, other = (
+        cascade.generate(batch["tokens"], batch["text_embeds"], generator=seeded(seed)).pixels[-1]
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_candidate_closest_to_the_text_is_kept() -> None:
+    text_embeds = unit(3, 8, seed=0)
+    candidates = torch.stack([-text_embeds, text_embeds, unit(3, 8, seed=1)], dim=1)
+    torch.testing.assert_close(closest(candidates, text_embeds), text_embeds)
+
+
+def test_more_candidates_come_closer_to_the_text(cascade: Cascade) -> None:
+    batch = make_batch(8, count=64)
+
+    def similarity(candidates: int) -> float:
+        sampler = replace(cascade, sampling=replace(SAMPLING, prior_candidates=candidates))
+        drawn = sampler.sample_image_embeds(
+            batch["tokens"], batch["text_embeds"], generator=seeded()
+        )
+        return F.cosine_similarity(drawn, batch["text_embeds"]).mean().item()
+
+    assert similarity(8) > similarity(1)
+
+
+def test_decoding_from_given_noise_is_a_function_of_it(cascade: Cascade) -> None:
+    batch = make_batch(8)
+    noise = torch.randn(4, 3, 8, 8, generator=seeded(3))
+    first, second = (
+        cascade.decode(batch["image_embeds"], batch["tokens"], generator=seeded(seed), noise=noise)
+        for seed in (1, 2)
+    )
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("kept", ["image_embeds", "tokens"])
+def test_decode_without_a_condition_ignores_nothing_else(cascade: Cascade, kept: str) -> None:
+    batch = make_batch(8)
+    noise = torch.randn(4, 3, 8, 8, generator=seeded(3))
+
+    def decode(value: torch.Tensor) -> torch.Tensor:
+        inputs = {"image_embeds": None, "tokens": None, kept: value}
+        return cascade.decode(**inputs, generator=seeded(), noise=noise)
+
+    assert not torch.allclose(decode(batch[kept]), decode(batch[kept].flip(0)))
+
+
+def test_decode_without_any_condition_is_refused(cascade: Cascade) -> None:
+    with pytest.raises(ConfigError, match="neither image_embeds nor tokens"):
+        cascade.decode(None, None, generator=seeded())
+
+
+def test_guidance_scale_one_needs_no_unconditional_pass_and_equals_its_limit(
+    cascade: Cascade,
+) -> None:
+    batch = make_batch(8)
+    noise = torch.randn(4, 3, 8, 8, generator=seeded(3))
+    exact, near = (
+        replace(
+            cascade, sampling=replace(SAMPLING, decoder_guidance_scale=scale, dynamic_threshold=0.9)
+        ).decode(batch["image_embeds"], batch["tokens"], generator=seeded(), noise=noise)
+        for scale in (1.0, 1.0 + 1e-6)
+    )
+    torch.testing.assert_close(exact, near, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prior_candidates": 0}, "prior_candidates=0"),
+        ({"eta": -0.1}, "eta=-0.1"),
+        ({"dynamic_threshold": 99.5}, "dynamic_threshold=99.5 is not a quantile"),
+    ],
+)
+def test_impossible_sampling_settings_are_refused(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(SAMPLING, **changes)

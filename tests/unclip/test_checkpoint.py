@@ -1,0 +1,107 @@
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from tests.unclip.toys import DECODER, PRESET, make_batch, perturb, seeded
+from unclip.checkpoint import CheckpointError, config_metadata, load_model, save_model
+from unclip.config import Config
+from unclip.models import build
+from unclip.objectives import training_loss
+
+
+@pytest.mark.parametrize(
+    "config",
+    [PRESET.prior, PRESET.decoder, PRESET.upsampler_1, replace(DECODER, min_snr_gamma=5.0)],
+)
+def test_a_saved_model_comes_back_as_it_was(config: Config, tmp_path: Path) -> None:
+    model = perturb(build(config))
+    save_model(tmp_path / "model.safetensors", model)
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert loaded.config == config
+    assert not loaded.training
+    batch = make_batch(getattr(config, "image_size", 8))
+    assert torch.equal(
+        training_loss(model, batch, seeded()), training_loss(loaded, batch, seeded())
+    )
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor], dict[str, str]]:
+    model = build(DECODER)
+    return tmp_path / "model.safetensors", model.state_dict(), config_metadata(DECODER)
+
+
+def write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+
+def test_a_tensor_of_another_shape_is_named_with_both_shapes(saved: tuple) -> None:  # type: ignore[type-arg]
+    path, tensors, metadata = saved
+    write(path, tensors | {"null_image_embeds": torch.zeros(3)}, metadata)
+    with pytest.raises(CheckpointError, match=r"null_image_embeds has shape \(3,\).*\(8,\)"):
+        load_model(path)
+
+
+def test_missing_and_unknown_tensors_are_named(saved: tuple) -> None:  # type: ignore[type-arg]
+    path, tensors, metadata = saved
+    del tensors["null_image_embeds"]
+    write(path, tensors | {"stray": torch.zeros(1)}, metadata)
+    with pytest.raises(CheckpointError, match="missing: null_image_embeds; unknown: stray"):
+        load_model(path)
+
+
+def test_a_config_with_other_fields_is_refused_by_name(saved: tuple) -> None:  # type: ignore[type-arg]
+    path, tensors, metadata = saved
+    config = json.loads(metadata["config"])
+    config["unet"]["activation"] = config["unet"].pop("channels")
+    write(path, tensors, metadata | {"config": json.dumps(config)})
+    with pytest.raises(CheckpointError, match="missing: channels; unknown: activation"):
+        load_model(path)
+
+
+def test_a_file_without_a_config_is_refused(saved: tuple) -> None:  # type: ignore[type-arg]
+    path, tensors, _ = saved
+    write(path, tensors, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="not written by `save_model`"):
+        load_model(path)
+
+
+def test_a_pickle_is_refused_without_being_run(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (marker,)
+
+    (tmp_path / "model.safetensors").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_model(tmp_path / "model.safetensors")
+    assert not marker.exists()
+
+
+def test_a_truncated_file_is_refused(saved: tuple) -> None:  # type: ignore[type-arg]
+    path, tensors, metadata = saved
+    write(path, tensors, metadata)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_model(path)
+
+
+def test_the_metadata_says_what_the_file_is_without_loading_it(tmp_path: Path) -> None:
+    save_model(tmp_path / "model.safetensors", build(DECODER))
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["config_type"] == "DecoderConfig"
+    assert json.loads(metadata["config"])["image_size"] == 8
+
+
+def test_only_models_of_ours_are_saved(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="Linear was not made by `build`"):
+        save_model(tmp_path / "model.safetensors", torch.nn.Linear(1, 1))

@@ -1,0 +1,108 @@
+"""The smallest models that still have every part, and batches for them."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unclip.models import (
+    DecoderConfig,
+    DiffusionPriorConfig,
+    TextEncoderConfig,
+    UNetConfig,
+    UpsamplerConfig,
+)
+from unclip.presets import Preset
+
+TEXT = TextEncoderConfig(vocab_size=50, context_length=6, width=16, depth=1, heads=2)
+UNET = UNetConfig(
+    channels=8,
+    channel_multipliers=(1, 2),
+    residual_blocks=1,
+    attention_resolutions=(4,),
+    head_channels=8,
+    norm_groups=4,
+    dropout=0.0,
+)
+PRIOR = DiffusionPriorConfig(
+    embed_width=8,
+    width=16,
+    depth=1,
+    heads=2,
+    text_encoder=TEXT,
+    schedule="cosine",
+    train_timesteps=100,
+    embedding_scale=8**0.5,
+    text_dropout=0.1,
+)
+DECODER = DecoderConfig(
+    image_size=8,
+    embed_width=8,
+    image_tokens=4,
+    unet=UNET,
+    text_encoder=TEXT,
+    schedule="cosine",
+    train_timesteps=100,
+    prediction="v",
+    min_snr_gamma=None,
+    image_dropout=0.1,
+    text_dropout=0.5,
+)
+
+
+def upsampler_config(low_res_size: int) -> UpsamplerConfig:
+    return UpsamplerConfig(
+        image_size=2 * low_res_size,
+        low_res_size=low_res_size,
+        unet=UNetConfig(
+            channels=8,
+            channel_multipliers=(1, 2),
+            residual_blocks=1,
+            attention_resolutions=(),
+            head_channels=8,
+            norm_groups=4,
+            dropout=0.0,
+        ),
+        schedule="linear",
+        train_timesteps=100,
+        prediction="epsilon",
+        min_snr_gamma=5.0,
+        crop_fraction=0.5,
+        degradation="gaussian_blur",
+        degradation_probability=0.5,
+    )
+
+
+PRESET = Preset(
+    prior=PRIOR,
+    decoder=DECODER,
+    upsampler_1=upsampler_config(8),
+    upsampler_2=upsampler_config(16),
+)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def unit(*shape: int, seed: int = 0) -> Tensor:
+    return F.normalize(torch.randn(shape, generator=seeded(seed)), dim=-1)
+
+
+def make_batch(image_size: int, *, count: int = 4) -> dict[str, Tensor]:
+    tokens = torch.randint(1, 50, (count, 6), generator=seeded(1))
+    tokens[:, 4:] = 0
+    return {
+        "pixels": torch.rand(count, 3, image_size, image_size, generator=seeded(2)) * 2 - 1,
+        "image_embeds": unit(count, 8, seed=3),
+        "text_embeds": unit(count, 8, seed=4),
+        "tokens": tokens,
+    }
+
+
+def perturb(model: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:
+    """Move all weights off their start, where last layers are zero and hide what is before them."""
+    generator = seeded(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model.eval()
