@@ -1,0 +1,28 @@
+"""Measures of generated images and embeddings: free functions over float tensors."""
+
+from unclip.metrics.frechet import frechet_distance, frechet_from_moments
+from unclip.metrics.manifold import PrecisionRecall, diversity, precision_recall
+from unclip.metrics.mmd import cmmd
+from unclip.metrics.similarity import (
+    CosineStatistics,
+    Retrieval,
+    clip_score,
+    cosine_statistics,
+    cosines,
+    retrieval_at_k,
+)
+
+__all__ = [
+    "CosineStatistics",
+    "PrecisionRecall",
+    "Retrieval",
+    "clip_score",
+    "cmmd",
+    "cosine_statistics",
+    "cosines",
+    "diversity",
+    "frechet_distance",
+    "frechet_from_moments",
+    "precision_recall",
+    "retrieval_at_k",
+]

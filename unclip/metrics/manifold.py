@@ -1,0 +1,63 @@
+"""Whether generated samples are realistic, and whether they cover what is real.
+
+Shape legend: N real samples, M generated samples, D feature width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_CHUNK = 1024  # rows of the distance matrix at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionRecall:
+    """Shares in [0, 1]: of generated samples that look real, of real ones that are covered."""
+
+    precision: float
+    recall: float
+
+
+def precision_recall(real: Tensor, generated: Tensor, *, neighbours: int = 3) -> PrecisionRecall:
+    """Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1 and 2).
+
+    real: (N, D), generated: (M, D). A sample counts as part of a set when it is no farther from
+    one of its members than that member's `neighbours`-th nearest neighbour in the set.
+    """
+    fewest = min(len(real), len(generated))
+    if not 1 <= neighbours < fewest:
+        raise ValueError(
+            f"neighbours={neighbours} must be in [1, {fewest - 1}], below the samples of each side"
+        )
+    return PrecisionRecall(
+        precision=_share_inside(generated, real, neighbours),
+        recall=_share_inside(real, generated, neighbours),
+    )
+
+
+def diversity(embeds: Tensor) -> float:
+    """Mean of 1 − cosine over all pairs of different rows of (N, D): 0 when all are alike."""
+    count = len(embeds)
+    if count < 2:
+        raise ValueError(f"diversity needs at least 2 embeddings, not {count}")
+    # the sum over all pairs is the square of the sum, and each row's cosine with itself is 1
+    total = F.normalize(embeds.double(), dim=-1).sum(0).square().sum()
+    return float(1 - (total - count) / (count * (count - 1)))
+
+
+def _share_inside(samples: Tensor, members: Tensor, neighbours: int) -> float:
+    """The share of `samples` that lie within the radius of at least one of `members`."""
+    members = members.float()
+    radii = torch.cat(
+        [
+            torch.cdist(rows, members).kthvalue(neighbours + 1, dim=1).values  # + 1: itself
+            for rows in torch.split(members, _CHUNK)
+        ]
+    )
+    inside = [
+        (torch.cdist(rows, members) <= radii).any(1)
+        for rows in torch.split(samples.float(), _CHUNK)
+    ]
+    return torch.cat(inside).float().mean().item()

@@ -1,0 +1,85 @@
+"""How well embeddings that belong together agree.
+
+Shape legend: N pairs, D embedding width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_CHUNK = 2048  # queries at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineStatistics:
+    """Cosines of N pairs, each in [-1, 1]."""
+
+    mean: float
+    std: float
+    percentile_5: float
+    median: float
+    percentile_95: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieval:
+    """The share of queries whose own target is among the first k, and what guessing would give."""
+
+    recall: float
+    chance: float
+
+
+def clip_score(image_embeds: Tensor, text_embeds: Tensor, *, weight: float = 100.0) -> float:
+    """Mean of weight · max(cosine, 0) over pairs (N, D) and (N, D) (Hessel et al. 2021, eq. 1).
+
+    That paper's weight is 2.5; 100 is what is mostly reported.
+    """
+    return weight * cosines(image_embeds, text_embeds).clamp(min=0).mean().item()
+
+
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """The cosine (N,) of each pair of rows of (N, D) and (N, D)."""
+    if a.shape != b.shape:
+        raise ValueError(
+            f"rows of {tuple(a.shape)} and {tuple(b.shape)} do not pair up; give equal shapes"
+        )
+    return F.cosine_similarity(a.float(), b.float(), dim=-1)
+
+
+def cosine_statistics(a: Tensor, b: Tensor) -> CosineStatistics:
+    """Where the cosines of paired rows of (N, D) and (N, D) lie."""
+    values = cosines(a, b)
+    levels = torch.tensor([0.05, 0.5, 0.95], device=values.device)
+    low, median, high = torch.quantile(values, levels).tolist()
+    return CosineStatistics(
+        mean=values.mean().item(),
+        std=values.std(correction=0).item(),
+        percentile_5=low,
+        median=median,
+        percentile_95=high,
+    )
+
+
+def retrieval_at_k(queries: Tensor, targets: Tensor, *, k: int) -> Retrieval:
+    """How often the target of the same row is among the k of highest cosine to a query.
+
+    queries: (N, D), targets: (N, D). Ties count against the query, so that embeddings which have
+    collapsed to one point find nothing.
+    """
+    if queries.shape != targets.shape:
+        raise ValueError(
+            f"queries {tuple(queries.shape)} and targets {tuple(targets.shape)} do not pair up"
+        )
+    if not 1 <= k <= len(queries):
+        raise ValueError(f"k={k} must be in [1, {len(queries)}], the number of targets")
+    own = cosines(queries, targets)  # (N,)
+    unit_targets = F.normalize(targets.float(), dim=-1)
+    found = 0
+    for start in range(0, len(queries), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        similarity = F.normalize(queries[rows].float(), dim=-1) @ unit_targets.T
+        at_least = similarity >= own[rows, None] - 1e-6  # its own target too
+        found += int((at_least.sum(-1) <= k).sum())
+    return Retrieval(recall=found / len(queries), chance=k / len(queries))
