@@ -111,6 +111,7 @@ class DownloadWorker:
     """Callable on a slice of the URL list (columns url, caption); made once a process."""
 
     config: DownloadConfig
+    base_url: str = ""  # what relative addresses of the list are relative to
 
     def __call__(self, item: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
         """Returns PAIRS rows in the order of the list, and what became of the others."""
@@ -153,7 +154,9 @@ class DownloadWorker:
 
     def fetch(self, url: str) -> Fetched:
         """Fetch one picture; runs in the pool's threads."""
-        return fetch_with_retries(urljoin(self.base_url, url), self.config.policy, retries=self.config.retries)
+        return fetch_with_retries(
+            urljoin(self.base_url, url), self.config.policy, retries=self.config.retries
+        )
 
     def refuse_disallowed(self, fetched: Fetched) -> None:
         """Raise `Refused` where the owner asks not to be used for training."""

@@ -191,6 +191,14 @@ def test_the_worker_travels_to_another_process_and_its_facts_are_json():
     json.dumps(worker(pairs(("file:///x", "x")))[1])
 
 
+def test_relative_addresses_are_relative_to_the_base_and_keep_their_keys():
+    with web() as site:
+        worker = DownloadWorker(CONFIG, base_url=site)
+        table, facts = worker(pairs(("/good.jpg", "x"), ("file:///etc/hostname", "x")))
+    assert table["key"].to_pylist() == [pair_key("/good.jpg", "x")]
+    assert facts["rejected"] == {"scheme": 1}
+
+
 def test_the_demo_list_loses_what_cannot_be_downloaded_and_nothing_else():
     with serve(0) as port:
         table = url_list(port)

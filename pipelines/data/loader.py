@@ -1,0 +1,180 @@
+"""The training loader: the batches of any step, the same on any number of workers.
+
+`TrainingLoader.batches(start_step)` goes on for ever, with reading and decoding in a thread ahead
+of the consumer. Shards of the windows in use stay in memory, and others as long as `cache_bytes`
+lets them, decoded pictures included: a small data set is decoded once.
+"""
+
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pipelines.data.order import LaneOrder, OrderConfig
+from pipelines.data.shard_reader import (
+    FIELDS,
+    Shard,
+    ShardFiles,
+    Tokenize,
+    TrainingDataError,
+    make_batch,
+)
+from unclip.config import Config, ConfigError
+
+Item = TypeVar("Item")
+
+POLL_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig(Config):
+    """What a training step needs, and how much memory it may take."""
+
+    order: OrderConfig
+    fields: tuple[str, ...]  # some of shard_reader.FIELDS
+    image_size: int | None = None  # pixels; required with the field "pixels"
+    cache_bytes: int = 1 << 30  # beyond the windows in use
+    prefetch_steps: int = 4
+
+    def __post_init__(self) -> None:
+        unknown = [field for field in self.fields if field not in FIELDS]
+        if unknown or not self.fields:
+            raise ConfigError(f"fields={self.fields} must be some of {FIELDS}")
+        if "pixels" in self.fields and not self.image_size:
+            raise ConfigError('the field "pixels" needs an image_size')
+        if self.prefetch_steps < 1 or self.cache_bytes < 0:
+            raise ConfigError(
+                f"prefetch_steps={self.prefetch_steps} must be at least 1 and cache_bytes="
+                f"{self.cache_bytes} not negative"
+            )
+
+
+class ShardCache:
+    """Shards in memory: those in use always, others while they fit into the budget."""
+
+    def __init__(self, load: Callable[[int], Shard], max_bytes: int) -> None:
+        self.load, self.max_bytes = load, max_bytes
+        self.shards: OrderedDict[int, Shard] = OrderedDict()  # the longest unused first
+
+    @property
+    def nbytes(self) -> int:
+        """What all of them take."""
+        return sum(shard.nbytes for shard in self.shards.values())
+
+    def use(self, indices: set[int]) -> dict[int, Shard]:
+        """These shards, read where necessary, after others have made room."""
+        for index in sorted(indices & set(self.shards)):
+            self.shards.move_to_end(index)
+        for index in sorted(indices - set(self.shards)):
+            self.shards[index] = self.load(index)
+        total = self.nbytes
+        for index in [i for i in self.shards if i not in indices]:
+            if total <= self.max_bytes:
+                break
+            total -= self.shards.pop(index).nbytes
+        return {index: self.shards[index] for index in indices}
+
+
+class TrainingLoader:
+    """Batches of the lanes that this worker owns."""
+
+    def __init__(
+        self,
+        shards: Sequence[ShardFiles],
+        config: LoaderConfig,
+        *,
+        own_lanes: Sequence[int],
+        tokenize: Tokenize | None = None,
+    ) -> None:
+        """shards: all of the data set, by name, the same on each worker."""
+        if "tokens" in config.fields and tokenize is None:
+            raise ConfigError('the field "tokens" needs tokenize=, a callable on captions')
+        rows = [files.rows for files in shards]
+        self.files, self.config, self.tokenize = shards, config, tokenize
+        self.lanes = [LaneOrder(config.order, lane=lane, shard_rows=rows) for lane in own_lanes]
+
+    def batches(self, start_step: int) -> Generator[list[dict[str, Any]], None, None]:
+        """For each step from `start_step` on, one dict per own lane, in the order of own_lanes.
+
+        Close it (or let it go) to stop its thread. An error of the thread is raised here.
+        """
+        return prefetch(lambda: self.read(start_step), self.config.prefetch_steps)
+
+    def read(self, start_step: int) -> Iterator[list[dict[str, Any]]]:
+        """What `batches` gives, read in the caller's own thread."""
+        cache = ShardCache(self.load, self.config.cache_bytes)
+        step = start_step
+        while True:
+            in_use = set().union(*(lane.shards(step) for lane in self.lanes))
+            shards = cache.use(in_use)
+            keep = cache.nbytes < self.config.cache_bytes
+            yield [self.lane_batch(lane, step, shards, keep) for lane in self.lanes]
+            step += 1
+
+    def lane_batch(
+        self, lane: LaneOrder, step: int, shards: dict[int, Shard], keep_pixels: bool
+    ) -> dict[str, Any]:
+        """One lane's microbatch."""
+        return make_batch(
+            [(shards[shard], row) for shard, row in lane.rows(step)],
+            self.config.fields,
+            image_size=self.config.image_size,
+            tokenize=self.tokenize,
+            keep_pixels=keep_pixels,
+        )
+
+    def load(self, index: int) -> Shard:
+        """Read a shard, which must hold as many rows as the order was made for."""
+        files = self.files[index]
+        shard = Shard(files, self.config.fields)
+        if shard.rows != files.rows:
+            raise TrainingDataError(
+                f"{files.selection} has {shard.rows} rows to train on, and {files.rows} when the "
+                "order was made: it was replaced meanwhile. Start the training again."
+            )
+        return shard
+
+
+@dataclass(frozen=True)
+class _Ended:
+    error: BaseException | None
+
+
+def prefetch(make: Callable[[], Iterator[Item]], ahead: int) -> Generator[Item, None, None]:
+    """The items of an iterator that runs in a thread, at most `ahead` of them waiting."""
+    ready: queue.Queue[Item | _Ended] = queue.Queue(ahead)
+    stop = threading.Event()
+
+    def put(item: Item | _Ended) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=POLL_S)
+                return
+            except queue.Full:
+                continue
+
+    def produce() -> None:
+        try:
+            for item in make():
+                put(item)
+                if stop.is_set():
+                    return
+            put(_Ended(None))
+        except BaseException as error:
+            put(_Ended(error))  # raised again by the consumer
+
+    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, _Ended):
+                if item.error is not None:
+                    raise item.error
+                return
+            yield item
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,143 @@
+"""The order of training samples: a pure function of the seed and the shards' sizes.
+
+The batch of a step is the concatenation of one microbatch from each of `lanes` lanes. In each epoch
+the shards are permuted and their rows, laid end to end, are cut into as many equal parts as there
+are lanes. So a lane reads mostly whole shards (it shares the first and the last with its
+neighbours), its epochs have the same length whatever the permutation, and all lanes together see
+every row once. That holds for one shard and many lanes as for the reverse.
+
+Within a lane, rows are shuffled inside windows of a few consecutive shards: what has to be in
+memory at a time. A worker owns some of the lanes; the number of workers changes who reads a lane
+and never what is in it. Any step is found by arithmetic, without going through earlier ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from unclip.config import Config, ConfigError
+
+SHARDS, WINDOW = 0, 1  # what a permutation is for: part of its entropy
+
+
+def permutation(count: int, entropy: Sequence[int]) -> np.ndarray:
+    """A permutation of range(count). Returns (count,) int64.
+
+    From a bit generator's raw output, which numpy keeps stable between releases; it does not
+    promise that of `Generator.permutation`.
+    """
+    bits = np.random.Philox(np.random.SeedSequence(list(entropy))).random_raw(count)
+    return np.argsort(bits, kind="stable")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderConfig(Config):
+    """What decides the order, beside the shards' sizes."""
+
+    seed: int
+    lanes: int
+    batch_size: int  # of all lanes together
+    shuffle_shards: int  # in a window
+
+    def __post_init__(self) -> None:
+        if min(self.lanes, self.batch_size, self.shuffle_shards) < 1 or self.seed < 0:
+            raise ConfigError(
+                f"lanes={self.lanes}, batch_size={self.batch_size} and shuffle_shards="
+                f"{self.shuffle_shards} must be at least 1, and seed={self.seed} at least 0"
+            )
+        if self.batch_size % self.lanes:
+            raise ConfigError(
+                f"batch_size={self.batch_size} is not divisible by lanes={self.lanes}; try "
+                f"{-(-self.batch_size // self.lanes) * self.lanes}"
+            )
+
+    @property
+    def microbatch_size(self) -> int:
+        """Rows of one lane in one step."""
+        return self.batch_size // self.lanes
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What a lane reads in one epoch: S consecutive pieces of shards, in W windows."""
+
+    shards: np.ndarray  # (S,) shard of each piece
+    first: np.ndarray  # (S,) first row of the piece in its shard
+    counts: np.ndarray  # (S,) rows of the piece
+    window_starts: np.ndarray  # (W,) position in the epoch of each window's first row
+
+
+class LaneOrder:
+    """The endless stream of one lane, with random access by step."""
+
+    def __init__(self, config: OrderConfig, *, lane: int, shard_rows: Sequence[int]) -> None:
+        """shard_rows: rows to train on of each shard; empty shards are allowed."""
+        total = sum(shard_rows)
+        if not 0 <= lane < config.lanes:
+            raise ConfigError(f"lane={lane} is not one of the lanes 0 to {config.lanes - 1}")
+        if total < config.lanes:
+            raise ConfigError(
+                f"there are {total} rows to train on for lanes={config.lanes}: each lane needs at "
+                "least one; use fewer lanes or more data"
+            )
+        self.config, self.lane = config, lane
+        self.shard_rows = np.asarray(shard_rows, dtype=np.int64)
+        self.begin = lane * total // config.lanes
+        self.epoch_rows = (lane + 1) * total // config.lanes - self.begin
+        # A step touches two windows, or three where it goes on into the next epoch.
+        self.epoch = lru_cache(maxsize=4)(self._epoch)
+        self.window = lru_cache(maxsize=4)(self._window)
+
+    def rows(self, step: int) -> list[tuple[int, int]]:
+        """The (shard, row) of a step's microbatch, in order."""
+        pieces = [self.window(e, w)[a:b] for e, w, a, b in self._slices(step)]
+        return [(int(shard), int(row)) for shard, row in np.concatenate(pieces)]
+
+    def shards(self, step: int) -> set[int]:
+        """The shards of the windows that a step reads from."""
+        windows = [(e, self._pieces(w)) for e, w, _, _ in self._slices(step)]
+        return {int(s) for e, pieces in windows for s in self.epoch(e).shards[pieces]}
+
+    def _slices(self, step: int) -> list[tuple[int, int, int, int]]:
+        """Where a step lies: (epoch, window, from, to) for each window, in reading order."""
+        slices = []
+        position = step * self.config.microbatch_size
+        end = position + self.config.microbatch_size
+        while position < end:
+            epoch, offset = divmod(position, self.epoch_rows)
+            starts = self.epoch(epoch).window_starts
+            window = int(np.searchsorted(starts, offset, side="right")) - 1
+            stops_at = starts[window + 1] if window + 1 < len(starts) else self.epoch_rows
+            count = min(int(stops_at) - offset, end - position)
+            begin = offset - int(starts[window])
+            slices.append((epoch, window, begin, begin + count))
+            position += count
+        return slices
+
+    def _pieces(self, window: int) -> slice:
+        return slice(window * self.config.shuffle_shards, (window + 1) * self.config.shuffle_shards)
+
+    def _epoch(self, epoch: int) -> Epoch:
+        """Cut this lane's part out of the epoch's permuted shards."""
+        shards = permutation(len(self.shard_rows), (SHARDS, self.config.seed, epoch, 0, 0))
+        shards = shards[self.shard_rows[shards] > 0]
+        ends = np.cumsum(self.shard_rows[shards])
+        starts = ends - self.shard_rows[shards]
+        end = self.begin + self.epoch_rows
+        mine = (starts < end) & (ends > self.begin)
+        first = np.maximum(self.begin - starts[mine], 0)
+        counts = np.minimum(ends[mine], end) - starts[mine] - first
+        offsets = np.cumsum(counts) - counts
+        return Epoch(shards[mine], first, counts, offsets[:: self.config.shuffle_shards])
+
+    def _window(self, epoch: int, window: int) -> np.ndarray:
+        """The shuffled rows of one window. Returns (R, 2) int64: shard, row."""
+        plan, pieces = self.epoch(epoch), self._pieces(window)
+        spans = zip(plan.shards[pieces], plan.first[pieces], plan.counts[pieces], strict=True)
+        rows: np.ndarray = np.concatenate(
+            [np.stack([np.full(n, s), np.arange(a, a + n)], axis=1) for s, a, n in spans]
+        )
+        entropy = (WINDOW, self.config.seed, epoch, self.lane, window)
+        return np.take(rows, permutation(len(rows), entropy), axis=0)

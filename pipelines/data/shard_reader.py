@@ -1,0 +1,196 @@
+"""Read training shards: the selected rows of pairs and embeddings, side by side.
+
+R rows to train on in a shard, B rows of a microbatch, D embedding width, S image size, T tokens.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from einops import rearrange
+from PIL import Image, ImageOps
+
+from pipelines.core.errors import PipelineError
+
+FIELDS = ("pixels", "image_embeds", "text_embeds", "tokens", "keys")  # what can be asked for
+PAIR_COLUMNS = {"pixels": "image", "tokens": "caption"}
+EMBEDDING_COLUMNS = ("image_embeds", "text_embeds")
+LISTING_THREADS = 16
+
+Tokenize = Callable[[list[str]], torch.Tensor]  # captions → (B, T) int64
+
+
+class TrainingDataError(PipelineError):
+    """Shards that should fit together do not, or cannot be read."""
+
+
+@dataclass(frozen=True)
+class ShardFiles:
+    """One training shard: the URLs of its Parquet files, and how many rows are trained on."""
+
+    name: str
+    pairs: str
+    embeddings: str
+    selection: str
+    rows: int
+
+
+def read_columns(url: str, columns: Sequence[str]) -> pa.Table:
+    """Only these columns of a Parquet file. Raises TrainingDataError."""
+    try:
+        with fsspec.open(url, "rb") as source:
+            return pq.read_table(source, columns=list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise TrainingDataError(
+            f"The shard {url} cannot be read: {error}. If the store has lost it, run again: the "
+            "stage that makes it is repeated."
+        ) from error
+
+
+def list_shards(pairs: str, embeddings: str, selection: str) -> tuple[ShardFiles, ...]:
+    """The shards of three folders, by name, with the count of rows that are not held out."""
+    fs, root = fsspec.core.url_to_fs(selection)
+    paths = fs.glob(f"{root.rstrip('/')}/*.parquet")
+    names = sorted(path.rpartition("/")[2] for path in paths)
+    if not names:
+        raise TrainingDataError(f"There are no shards in {selection}: nothing was selected.")
+
+    def count(name: str) -> ShardFiles:
+        url = f"{selection.rstrip('/')}/{name}"
+        held_out = read_columns(url, ["held_out"])["held_out"]
+        return ShardFiles(
+            name=name.removesuffix(".parquet"),
+            pairs=f"{pairs.rstrip('/')}/{name}",
+            embeddings=f"{embeddings.rstrip('/')}/{name}",
+            selection=url,
+            rows=len(held_out) - (pc.sum(held_out).as_py() or 0),
+        )
+
+    with ThreadPoolExecutor(LISTING_THREADS) as pool:
+        return tuple(pool.map(count, names))
+
+
+def decode_pixels(image: bytes, image_size: int) -> np.ndarray:
+    """A stored picture as (S, S, 3) uint8: the middle square, averaged down or enlarged."""
+    with Image.open(io.BytesIO(image)) as stored:
+        picture = stored.convert("RGB")
+    if picture.size != (image_size, image_size):
+        smaller = min(picture.size) > image_size
+        method = Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC
+        picture = ImageOps.fit(picture, (image_size, image_size), method=method)
+    return np.asarray(picture)
+
+
+def check_keys(keys: pa.ChunkedArray, others: pa.ChunkedArray, *, where: str, other: str) -> None:
+    """Raise an error that names both sides where the keys of two shards do not line up."""
+    if keys.equals(others):
+        return
+    unequal = (
+        next(i for i, (a, b) in enumerate(zip(keys, others, strict=False)) if a != b)
+        if len(keys) == len(others)
+        else min(len(keys), len(others))
+    )
+    raise TrainingDataError(
+        f"The rows of {where} ({len(keys)}) and {other} ({len(others)}) do not belong together: "
+        f"their keys differ from row {unequal} on. One of them was made from other pairs: run its "
+        "stage again with --force."
+    )
+
+
+class Shard:
+    """The asked-for columns of a shard's selected rows, in memory; pictures stay encoded.
+
+    `nbytes` is what it takes, with the decoded pictures that it was asked to keep.
+    """
+
+    def __init__(self, files: ShardFiles, fields: Sequence[str], *, held_out: bool = False) -> None:
+        selection = read_columns(files.selection, ["key", "row", "held_out"])
+        selection = selection.filter(pc.equal(selection["held_out"], held_out))
+        wanted = ["key", *(PAIR_COLUMNS[f] for f in fields if f in PAIR_COLUMNS)]
+        pairs = read_columns(files.pairs, wanted)
+        self.pairs = take_rows(pairs, selection, files.pairs, files.selection)
+        self.embeds: dict[str, np.ndarray] = {}
+        columns = [f for f in fields if f in EMBEDDING_COLUMNS]
+        if columns:
+            embeddings = read_columns(files.embeddings, ["key", *columns])
+            check_keys(pairs["key"], embeddings["key"], where=files.pairs, other=files.embeddings)
+            taken = embeddings.take(selection["row"])
+            self.embeds = {name: as_matrix(taken[name]) for name in columns}
+        self.pixels: dict[int, np.ndarray] = {}
+        # Summed up once, because the cache asks at every step.
+        self.nbytes = int(self.pairs.nbytes) + sum(m.nbytes for m in self.embeds.values())
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return int(self.pairs.num_rows)
+
+    def text(self, column: str, row: int) -> str:
+        """A value of the columns key and caption."""
+        return str(self.pairs[column][row].as_py())
+
+    def decode(self, row: int, image_size: int, *, keep: bool) -> np.ndarray:
+        """The row's picture as (S, S, 3) uint8; `keep` saves decoding it the next time."""
+        if row in self.pixels:
+            return self.pixels[row]
+        picture = decode_pixels(self.pairs["image"][row].as_py(), image_size)
+        if keep:
+            self.pixels[row] = picture
+            self.nbytes += picture.nbytes
+        return picture
+
+
+def take_rows(pairs: pa.Table, selection: pa.Table, where: str, other: str) -> pa.Table:
+    """The selected rows of the pairs, whose keys must be the selection's."""
+    if selection.num_rows and pc.max(selection["row"]).as_py() >= pairs.num_rows:
+        raise TrainingDataError(
+            f"{other} selects row {pc.max(selection['row']).as_py()} of {where}, which has only "
+            f"{pairs.num_rows}. One of them was made from other pairs: run its stage with --force."
+        )
+    taken = pairs.take(selection["row"]).combine_chunks()
+    check_keys(taken["key"], selection["key"], where=f"{where} that are selected", other=other)
+    return taken
+
+
+def as_matrix(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of fixed-size lists as (R, D) float32."""
+    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(values, dtype=np.float32).reshape(-1, column.type.list_size)
+
+
+def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
+    """B pictures of (S, S, 3) uint8 as (B, 3, S, S) float32 in [-1, 1]."""
+    stacked = rearrange(torch.from_numpy(np.stack(pictures)), "b h w c -> b c h w")
+    return stacked.contiguous().float().div_(127.5).sub_(1.0)
+
+
+def make_batch(
+    rows: Sequence[tuple[Shard, int]],
+    fields: Sequence[str],
+    *,
+    image_size: int | None,
+    tokenize: Tokenize | None,
+    keep_pixels: bool,
+) -> dict[str, Any]:
+    """The asked-for fields of B rows: keys (list of str), the others tensors with B first."""
+    batch: dict[str, Any] = {}
+    for field in fields:
+        if field == "keys":
+            batch[field] = [shard.text("key", row) for shard, row in rows]
+        elif field == "tokens":
+            assert tokenize is not None  # TrainingLoader has checked it
+            batch[field] = tokenize([shard.text("caption", row) for shard, row in rows])
+        elif field == "pixels":
+            assert image_size is not None
+            batch[field] = to_tensor([s.decode(r, image_size, keep=keep_pixels) for s, r in rows])
+        else:
+            batch[field] = torch.from_numpy(np.stack([s.embeds[field][r] for s, r in rows]))
+    return batch

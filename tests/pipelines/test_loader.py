@@ -1,0 +1,309 @@
+import io
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.data.loader import LoaderConfig, ShardCache, TrainingLoader, prefetch
+from pipelines.data.order import OrderConfig
+from pipelines.data.shard_reader import (
+    Shard,
+    ShardFiles,
+    TrainingDataError,
+    decode_pixels,
+    list_shards,
+)
+from pipelines.schema import PAIRS, SELECTION, embeddings
+from unclip.config import ConfigError
+
+WIDTH = 4
+SIZES = (5, 3, 0, 7)  # rows of each pairs shard
+CONFIG = LoaderConfig(
+    order=OrderConfig(seed=3, lanes=4, batch_size=8, shuffle_shards=2),
+    fields=("keys", "pixels", "image_embeds", "text_embeds", "tokens"),
+    image_size=8,
+)
+
+
+def png(colour: int) -> bytes:
+    encoded = io.BytesIO()
+    Image.new("RGB", (16, 16), (colour, colour, colour)).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def pair(shard: int, row: int) -> dict[str, Any]:
+    colour = 10 * shard + row
+    return {
+        "key": f"{shard}-{row}",
+        "url": "http://x/",
+        "caption": f"caption {colour}",
+        "image": png(colour),
+        "width": 16,
+        "height": 16,
+        "original_width": 16,
+        "original_height": 16,
+        "sha256": "",
+    }
+
+
+def write(folder: Path, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / name)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Shards whose colours, embeddings and captions all say which row they are of."""
+    for shard, size in enumerate(SIZES):
+        name = f"{shard:05d}.parquet"
+        pairs = [pair(shard, row) for row in range(size)]
+        write(tmp_path / "pairs", name, pairs, PAIRS)
+        vectors = [
+            {
+                "key": p["key"],
+                "image_embeds": [10.0 * shard + row] * WIDTH,
+                "text_embeds": [-10.0 * shard - row] * WIDTH,
+                "similarity": 0.5,
+            }
+            for row, p in enumerate(pairs)
+        ]
+        write(tmp_path / "embed", name, vectors, embeddings(WIDTH))
+        # The first row was not selected and the second is held out.
+        chosen = [
+            {"key": p["key"], "row": row, "held_out": row == 1}
+            for row, p in enumerate(pairs)
+            if row != 0
+        ]
+        write(tmp_path / "select", name, chosen, SELECTION)
+    return tmp_path
+
+
+def shards_of(store: Path) -> tuple[ShardFiles, ...]:
+    return list_shards(*(str(store / folder) for folder in ("pairs", "embed", "select")))
+
+
+def tokenize(captions: list[str]) -> torch.Tensor:
+    return torch.tensor([[int(caption.split()[1])] for caption in captions])
+
+
+def make(store: Path, lanes: tuple[int, ...], config: LoaderConfig = CONFIG) -> TrainingLoader:
+    return TrainingLoader(shards_of(store), config, own_lanes=lanes, tokenize=tokenize)
+
+
+def steps(loader: TrainingLoader, start: int, count: int) -> list[list[dict[str, Any]]]:
+    batches = loader.batches(start)
+    taken = list(islice(batches, count))
+    batches.close()
+    return taken
+
+
+def same(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> bool:
+    def equal(x: Any, y: Any) -> bool:
+        return torch.equal(x, y) if isinstance(x, torch.Tensor) else bool(x == y)
+
+    return all(
+        x.keys() == y.keys() and all(equal(x[k], y[k]) for k in x)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def test_every_field_of_a_row_is_of_the_same_row(store):
+    for lane in steps(make(store, (0, 1, 2, 3)), 0, 1)[0]:
+        ids = torch.tensor([10 * int(k[0]) + int(k[2:]) for k in lane["keys"]])
+        assert torch.equal(lane["tokens"][:, 0], ids)
+        assert torch.equal(lane["image_embeds"], ids[:, None].float().expand(-1, WIDTH))
+        assert torch.equal(lane["text_embeds"], -lane["image_embeds"])
+        assert lane["pixels"].shape == (2, 3, 8, 8)
+        assert torch.allclose(lane["pixels"][:, 0, 0, 0], ids / 127.5 - 1, atol=1e-6)
+
+
+def test_an_epoch_holds_every_selected_row_but_the_held_out_ones(store):
+    config = replace(CONFIG, order=replace(CONFIG.order, lanes=1, batch_size=9))
+    keys = steps(make(store, (0,), config), 0, 1)[0][0]["keys"]
+    expected = [f"{s}-{r}" for s, size in enumerate(SIZES) for r in range(2, size)]
+    assert sorted(keys) == expected
+
+
+def test_the_loader_from_a_step_is_the_tail_of_the_loader_from_the_start(store):
+    whole = steps(make(store, (1, 2)), 0, 12)
+    tail = steps(make(store, (1, 2)), 7, 5)
+    assert all(same(a, b) for a, b in zip(whole[7:], tail, strict=True))
+
+
+def test_what_a_lane_reads_does_not_depend_on_who_reads_it(store):
+    together = steps(make(store, (0, 1, 2, 3)), 0, 6)
+    for worker in ((0, 1), (2, 3), (3,)):
+        apart = steps(make(store, worker), 0, 6)
+        assert all(same(a, [b[i] for i in worker]) for a, b in zip(apart, together, strict=True))
+
+
+def test_a_small_cache_changes_nothing_but_the_work(store):
+    small = replace(CONFIG, cache_bytes=0, prefetch_steps=1)
+    one, other = (steps(make(store, (0, 3), config), 0, 10) for config in (CONFIG, small))
+    assert all(same(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_only_what_is_asked_for_is_given_and_read(store):
+    for file in (store / "pairs").iterdir():
+        pq.write_table(pq.read_table(file, columns=["key"]), file)
+    config = LoaderConfig(order=CONFIG.order, fields=("image_embeds",))
+    loader = TrainingLoader(shards_of(store), config, own_lanes=(0,))
+    assert list(steps(loader, 0, 1)[0][0]) == ["image_embeds"]
+
+
+def test_held_out_rows_can_be_read_too(store):
+    shard = Shard(shards_of(store)[0], ("tokens",), held_out=True)
+    assert [shard.text("key", i) for i in range(shard.rows)] == ["0-1"]
+
+
+def test_embeddings_of_other_pairs_are_an_error_that_names_both_sides(store):
+    path = store / "embed" / "00003.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.take(list(reversed(range(table.num_rows)))), path)
+    message = r"pairs/00003\.parquet .*embed/00003\.parquet .*row 0 on"
+    with pytest.raises(TrainingDataError, match=message):
+        steps(make(store, (0, 1, 2, 3)), 0, 6)
+    pq.write_table(table.slice(0, 2), path)
+    with pytest.raises(TrainingDataError, match=r"\(7\).*\(2\).*row 2 on"):
+        steps(make(store, (0, 1, 2, 3)), 0, 6)
+
+
+def test_a_selection_of_other_pairs_is_an_error_that_names_both_sides(store):
+    path = store / "pairs" / "00003.parquet"
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table.slice(1), table.slice(0, 1)]), path)
+    with pytest.raises(TrainingDataError, match=r"pairs/00003\.parquet .*select/00003\.parquet"):
+        steps(make(store, (0, 1, 2, 3)), 0, 6)
+    pq.write_table(table.slice(0, 2), path)
+    with pytest.raises(TrainingDataError, match=r"selects row 6 .*only 2"):
+        steps(make(store, (0, 1, 2, 3)), 0, 6)
+
+
+def test_a_lost_shard_is_an_error_that_names_it(store):
+    loader = make(store, (0, 1, 2, 3))
+    (store / "pairs" / "00000.parquet").unlink()
+    with pytest.raises(TrainingDataError, match=r"pairs/00000\.parquet cannot be read"):
+        steps(loader, 0, 6)
+
+
+def test_an_empty_selection_is_an_error(tmp_path):
+    (tmp_path / "select").mkdir()
+    with pytest.raises(TrainingDataError, match="no shards"):
+        list_shards(*[str(tmp_path / "select")] * 3)
+
+
+def test_shards_in_use_stay_and_the_longest_unused_leave_first():
+    class Fake:
+        nbytes = 10
+
+    loaded: list[int] = []
+
+    def load(index: int) -> Shard:
+        loaded.append(index)
+        return Fake()  # type: ignore[return-value]
+
+    cache = ShardCache(load, max_bytes=30)
+    for indices in ({0, 1}, {2}, {0}, {3}):
+        assert set(cache.use(indices)) == indices
+    assert loaded == [0, 1, 2, 3]
+    assert list(cache.shards) == [2, 0, 3]
+    assert set(cache.use({4, 5, 6, 7})) == {4, 5, 6, 7} == set(cache.shards)
+
+
+def test_decoded_pictures_are_kept_only_while_they_fit(store, monkeypatch):
+    calls: list[int] = []
+
+    def count(image: bytes, image_size: int) -> np.ndarray:
+        calls.append(1)
+        return decode_pixels(image, image_size)
+
+    monkeypatch.setattr("pipelines.data.shard_reader.decode_pixels", count)
+    config = replace(CONFIG, prefetch_steps=1)
+    steps(make(store, (0, 1, 2, 3), config), 0, 12)
+    assert len(calls) == 9  # each row once, in ten epochs
+    calls.clear()
+    steps(make(store, (0, 1, 2, 3), replace(config, cache_bytes=0)), 0, 12)
+    assert len(calls) >= 12 * 8
+
+
+@pytest.mark.parametrize("size", [(16, 16), (40, 20), (5, 9)])
+def test_pixels_are_the_middle_square_at_the_asked_size(size):
+    encoded = io.BytesIO()
+    Image.new("RGB", size, (9, 99, 199)).save(encoded, "PNG")
+    pixels = decode_pixels(encoded.getvalue(), 8)
+    assert pixels.shape == (8, 8, 3)
+    assert (pixels == (9, 99, 199)).all()
+
+
+def test_halving_a_picture_averages_its_pixels():
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    means = pixels.reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
+    assert (
+        np.abs(decode_pixels(encoded.getvalue(), 4) - means).max() <= 1
+    )  # rounded along each axis
+
+
+def threads() -> int:
+    return sum(thread.name == "prefetch" for thread in threading.enumerate())
+
+
+def test_closing_the_iterator_stops_its_thread_and_an_error_does_too(store):
+    batches = make(store, (0,)).batches(0)
+    next(batches)
+    assert threads() == 1
+    batches.close()
+    assert threads() == 0
+
+    def fail() -> Iterator[int]:
+        yield 1
+        raise RuntimeError("in the thread")
+
+    items = prefetch(fail, 2)
+    assert next(items) == 1
+    with pytest.raises(RuntimeError, match="in the thread"):
+        next(items)
+    assert threads() == 0
+
+
+def test_the_thread_works_ahead_and_no_further_than_asked():
+    made: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(100):
+            made.append(number)
+            yield number
+
+    items = prefetch(numbers, 3)
+    assert next(items) == 0
+    ends_at = time.monotonic() + 5
+    while len(made) < 5 and time.monotonic() < ends_at:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert len(made) == 5  # one taken, three waiting, one in hand
+    items.close()
+
+
+def test_an_iterator_that_ends_ends_the_consumer():
+    assert list(prefetch(lambda: iter([1, 2]), 1)) == [1, 2]
+
+
+def test_loaders_that_cannot_be_are_refused_with_the_way_out(store):
+    with pytest.raises(ConfigError, match=r"fields=\('images',\)"):
+        replace(CONFIG, fields=("images",))
+    with pytest.raises(ConfigError, match="image_size"):
+        replace(CONFIG, image_size=None)
+    with pytest.raises(ConfigError, match="tokenize"):
+        TrainingLoader(shards_of(store), CONFIG, own_lanes=(0,))
