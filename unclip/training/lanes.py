@@ -1,7 +1,7 @@
 """Lanes: who owns which microbatch of a step, and the randomness that belongs to it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ Batch = Mapping[str, Any]
 # of each of `lanes`. What it yields for (step, lane) must follow from those two numbers alone.
 Batches = Callable[[int, tuple[int, ...]], Iterator[Sequence[Batch]]]
 
+Model = TypeVar("Model", bound=nn.Module)
 # loss(model, batch on the device, generator on the device) -> mean over the batch, a scalar
-Loss = Callable[[nn.Module, Batch, torch.Generator], Tensor]
+Loss = Callable[[Model, Batch, torch.Generator], Tensor]
 
 
 def lanes_of(rank: int, *, world_size: int, lanes: int) -> tuple[int, ...]:

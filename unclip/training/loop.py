@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unclip.training.checkpoints import Checkpoints
 from unclip.training.config import TrainingConfig
 from unclip.training.health import Rollback
-from unclip.training.lanes import Batch, Batches, Loss
+from unclip.training.lanes import Batch, Batches, Loss, Model
 from unclip.training.meter import Meter
 from unclip.training.run import Run, Workers
 
@@ -38,8 +38,8 @@ class TrainingResult:
 
 
 def train(
-    model: nn.Module,
-    loss: Loss,
+    model: Model,
+    loss: Loss[Model],
     batches: Batches,
     config: TrainingConfig,
     *,

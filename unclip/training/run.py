@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -40,7 +41,7 @@ class Gradients:
 class _Objective(nn.Module):
     """The loss as a module, so that DDP sees its forward whatever part of the model it calls."""
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
+    def __init__(self, model: nn.Module, loss: Loss[Any]) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
@@ -55,7 +56,7 @@ class Run:
     def __init__(
         self,
         model: nn.Module,
-        loss: Loss,
+        loss: Loss[Any],
         config: TrainingConfig,
         checkpoints: Checkpoints,
         workers: Workers,
@@ -65,7 +66,12 @@ class Run:
         self.lanes = lanes_of(workers.rank, world_size=workers.world_size, lanes=config.lanes)
         self.model = model.to(workers.device).train()
         objective = _Objective(model, loss)
-        self.ddp = DistributedDataParallel(objective) if workers.world_size > 1 else None
+        # buffers are not sent round: what differs there is not trained
+        self.ddp = (
+            DistributedDataParallel(objective, broadcast_buffers=False)
+            if workers.world_size > 1
+            else None
+        )
         self.objective: nn.Module = self.ddp or objective
         self.optimizer = adamw(model, config)
         self.ema = Ema(model, decay=config.ema_decay)  # after DDP gave every rank equal weights
