@@ -18,6 +18,7 @@ from tests.unclip.toys import (
 )
 from unclip.config import ConfigError
 from unclip.models import Decoder, DiffusionPrior, TextEncoder, UNet, Upsampler, build
+from unclip.models.layers import attend
 from unclip.models.text_encoder import visible_tokens
 
 NONE = torch.zeros(4, dtype=torch.bool)
@@ -56,14 +57,37 @@ def test_only_trailing_zeros_are_padding() -> None:
 
 
 def test_text_encoding_does_not_depend_on_padding() -> None:
-    short = perturb(TextEncoder(replace(TEXT, context_length=3)))
-    long = TextEncoder(TEXT).eval()
-    state = short.state_dict()
-    state["positions"] = torch.cat([state["positions"], torch.randn(3, 16)])
-    long.load_state_dict(state)
-    tokens = torch.randint(1, 50, (4, 3), generator=seeded())
-    padded = torch.cat([tokens, torch.zeros(4, 3, dtype=torch.int64)], dim=1)
-    torch.testing.assert_close(long(padded).hidden[:, :3], short(tokens).hidden)
+    encoder = perturb(TextEncoder(TEXT))
+    tokens = torch.randint(1, 50, (4, 6), generator=seeded())
+    tokens[0, 3:] = 0
+    among_longer = encoder(tokens).hidden[:1, :3]
+    torch.testing.assert_close(encoder(tokens[:1]).hidden, among_longer)
+    torch.testing.assert_close(encoder(tokens[:1, :3]).hidden, among_longer)
+
+
+def test_the_prior_does_not_depend_on_padding(prior: DiffusionPrior) -> None:
+    batch = make_batch(8)
+    tokens, x = batch["tokens"].clone(), unit(4, 8, seed=7)
+    tokens[0, 2:] = 0
+    together = prior(x, T, prior.condition(tokens, batch["text_embeds"], NONE))[:1]
+    alone = prior.condition(tokens[:1], batch["text_embeds"][:1], NONE[:1])
+    torch.testing.assert_close(prior(x[:1], T[:1], alone), together)
+
+
+def test_captions_of_nothing_are_encoded_to_something_finite() -> None:
+    encoded = perturb(TextEncoder(TEXT))(torch.zeros(2, 6, dtype=torch.int64))
+    assert encoded.hidden.isfinite().all()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_bfloat16_is_close_to_float32(masked: bool) -> None:
+    q, k, v = torch.randn(3, 2, 2, 5, 8, generator=seeded())
+    mask = torch.tensor([True, False, True, True, False]).expand(5, 5) if masked else None
+    expected = attend(q, k, v, mask)
+    q16, k16, v16 = (t.bfloat16().requires_grad_() for t in (q, k, v))
+    training = attend(q16, k16, v16, mask)
+    assert training.dtype == torch.bfloat16
+    torch.testing.assert_close(training.float(), expected, atol=0.03, rtol=0.03)
 
 
 def test_tokens_of_another_length_are_refused_with_both_lengths() -> None:

@@ -1,6 +1,6 @@
 """The decoder: from a CLIP image embedding and a caption to the smallest image."""
 
-# B batch, C channels, S image size, L context length, W text encoder width
+# B batch, C channels, S image size, L tokens of the captions, W text encoder width
 # E width of the CLIP embeddings, I extra image tokens, D width of the U-Net's conditioning vector
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """The diffusion prior: from a caption and its CLIP text embedding to a CLIP image embedding."""
 
-# B batch, L context length, W text encoder width, E width of the CLIP embeddings, D width
+# B batch, L tokens of the captions, W text encoder width, E width of the CLIP embeddings, D width
 # z_t text embedding, z_i image embedding
 
 from dataclasses import dataclass
@@ -82,7 +82,9 @@ class DiffusionPrior(nn.Module):
         """Predict x_0; x: (B, E) noised and scaled; timesteps: (B,) int64. Returns (B, E)."""
         query = self.query.expand(len(x), -1)
         own = torch.stack([self.time(timesteps), self.from_image_embeds(x), query], dim=1)
-        sequence = torch.cat([condition.hidden, own], dim=1) + self.positions  # (B, L + 4, D)
+        text = condition.hidden.shape[1] - 1  # captions may be shorter than the context length
+        positions = torch.cat([self.positions[:text], self.positions[-4:]])
+        sequence = torch.cat([condition.hidden, own], dim=1) + positions  # (B, L + 4, D)
         visible = F.pad(condition.visible, (0, 3), value=True)[:, None, None, :]
         length = sequence.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()

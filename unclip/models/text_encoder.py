@@ -36,7 +36,7 @@ class TextEncoderConfig(Config):
 class EncodedText(NamedTuple):
     """What the encoder knows of a batch of captions."""
 
-    hidden: Tensor  # (B, L, W)
+    hidden: Tensor  # (B, L, W), L the tokens that were given or fewer
     visible: Tensor  # (B, L) bool: False where the caption is padded
 
 
@@ -52,6 +52,18 @@ def visible_tokens(tokens: Tensor) -> Tensor:
     return visible
 
 
+def without_empty_columns(tokens: Tensor) -> Tensor:
+    """Cut (B, L) after the longest caption, where that is cheap to know: on a CPU.
+
+    Nothing attends to padding, so the results are the same, sooner. On a GPU the question would
+    make it wait, and every shape would be compiled anew.
+    """
+    if tokens.device.type != "cpu":
+        return tokens
+    used = int(tokens.ne(0).any(0).nonzero().max()) + 1 if tokens.any() else 1
+    return tokens[:, :used]
+
+
 class TextEncoder(nn.Module):
     """A bidirectional transformer over a caption, with a learned stand-in for no caption."""
 
@@ -65,14 +77,15 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.embed.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> EncodedText:
-        """tokens: (B, L) int64, padded with 0 to the context length."""
-        if tokens.shape[1] != self.config.context_length:
+        """tokens: (B, L) int64, padded with 0, L at most the context length."""
+        if tokens.shape[1] > self.config.context_length:
             raise ConfigError(
                 f"tokens have shape {tuple(tokens.shape)}, but the text encoder's "
-                f"context_length={self.config.context_length}; tokenize to that length"
+                f"context_length={self.config.context_length}; tokenize to at most that length"
             )
+        tokens = without_empty_columns(tokens)
         visible = visible_tokens(tokens)  # (B, L)
-        hidden = self.embed(tokens) + self.positions  # (B, L, W)
+        hidden = self.embed(tokens) + self.positions[: tokens.shape[1]]  # (B, L, W)
         return EncodedText(self.transformer(hidden, visible[:, None, None, :]), visible)
 
     def drop(self, encoded: EncodedText, dropped: Tensor) -> EncodedText:
