@@ -64,9 +64,10 @@ def rows() -> tuple[tuple[str, str], ...]:
     return tuple(good)
 
 
-def url_list(port: int) -> pa.Table:
-    """The demo's URL list (columns url, caption) for a server on `port`."""
-    urls = [f"http://{HOST}:{port}{url}" if url.startswith("/") else url for url, _ in rows()]
+def url_list(port: int | None = None) -> pa.Table:
+    """The demo's URL list (columns url, caption) for a server on `port`; else relative paths."""
+    base = "" if port is None else f"http://{HOST}:{port}"
+    urls = [f"{base}{url}" if url.startswith("/") else url for url, _ in rows()]
     return pa.table({"url": urls, "caption": [text for _, text in rows()]}, schema=URL_LIST)
 
 

@@ -37,6 +37,12 @@ def test_the_url_list_holds_every_picture_the_failing_rows_and_one_duplicate():
     assert len(pairs) - len(set(pairs)) == 1
 
 
+def test_the_list_without_a_port_has_the_servers_paths_in_place_of_its_addresses():
+    relative, absolute = url_list()["url"].to_pylist(), url_list(80)["url"].to_pylist()
+    expected = [f"http://127.0.0.1:80{url}" if url[0] == "/" else url for url in relative]
+    assert absolute == expected
+
+
 def test_the_failing_rows_name_pictures_that_are_there_unless_missing_is_the_point():
     keys = set(emoji()["key"].to_pylist())
     named = [url for url, _ in FAILING_ROWS if url.startswith("/emoji/")]
