@@ -5,14 +5,13 @@ of the consumer. Shards of the windows in use stay in memory, and others as long
 lets them, decoded pictures included: a small data set is decoded once.
 """
 
-import queue
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from pipelines.data.order import LaneOrder, OrderConfig
+from pipelines.data.prefetch import prefetch
 from pipelines.data.shard_reader import (
     FIELDS,
     Shard,
@@ -22,10 +21,6 @@ from pipelines.data.shard_reader import (
     make_batch,
 )
 from unclip.config import Config, ConfigError
-
-Item = TypeVar("Item")
-
-POLL_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,46 +130,3 @@ class TrainingLoader:
                 "order was made: it was replaced meanwhile. Start the training again."
             )
         return shard
-
-
-@dataclass(frozen=True)
-class _Ended:
-    error: BaseException | None
-
-
-def prefetch(make: Callable[[], Iterator[Item]], ahead: int) -> Generator[Item, None, None]:
-    """The items of an iterator that runs in a thread, at most `ahead` of them waiting."""
-    ready: queue.Queue[Item | _Ended] = queue.Queue(ahead)
-    stop = threading.Event()
-
-    def put(item: Item | _Ended) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=POLL_S)
-                return
-            except queue.Full:
-                continue
-
-    def produce() -> None:
-        try:
-            for item in make():
-                put(item)
-                if stop.is_set():
-                    return
-            put(_Ended(None))
-        except BaseException as error:
-            put(_Ended(error))  # raised again by the consumer
-
-    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item = ready.get()
-            if isinstance(item, _Ended):
-                if item.error is not None:
-                    raise item.error
-                return
-            yield item
-    finally:
-        stop.set()
-        thread.join()

@@ -1,30 +1,23 @@
-import gzip
 import io
 import json
 import pickle
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pipelines.core.tables import check_schema
 from pipelines.data.decode import decode_rgb
 from pipelines.data.download import DownloadConfig, DownloadWorker
-from pipelines.data.url_list import UrlListError, list_digest, read_url_list
 from pipelines.data.url_policy import Refused
 from pipelines.demo.dataset import FAILING_ROWS, url_list
 from pipelines.demo.server import serve
 from pipelines.schema import PAIRS, pair_key
+from tests.pipelines.web import Page, body, web
 from unclip.config import ConfigError
 
 CONFIG = DownloadConfig(
@@ -63,50 +56,19 @@ def answer_reset(handler: BaseHTTPRequestHandler) -> None:
     handler.connection.close()
 
 
-def answer(content: bytes, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
-    def page(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        for name, value in headers.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.end_headers()
-        handler.wfile.write(content)
-
-    return page
-
-
-PAGES: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {
-    "/good.jpg": answer(GOOD),
-    "/grey.jpg": answer(GREY),
-    "/clear.png": answer(CLEAR),
-    "/page.jpg": answer(b"<html>not here</html>"),
-    "/cut.jpg": answer(GOOD[: len(GOOD) // 2]),
-    "/big.jpg": answer(b"\xff" * 300_000),
-    "/banner.png": answer(BANNER),
-    "/no-ai.jpg": answer(GOOD, X_Robots_Tag="noai, noimageai"),
+PAGES: dict[str, Page] = {
+    "/good.jpg": body(GOOD),
+    "/grey.jpg": body(GREY),
+    "/clear.png": body(CLEAR),
+    "/page.jpg": body(b"<html>not here</html>"),
+    "/cut.jpg": body(GOOD[: len(GOOD) // 2]),
+    "/big.jpg": body(b"\xff" * 300_000),
+    "/banner.png": body(BANNER),
+    "/no-ai.jpg": body(GOOD, X_Robots_Tag="noai, noimageai"),
     "/missing.jpg": lambda handler: handler.send_error(404),
     "/broken.jpg": lambda handler: handler.send_error(500),
     "/reset.jpg": answer_reset,
 }
-
-
-@contextmanager
-def web() -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            with suppress(ConnectionError, ValueError):
-                PAGES[self.path](self)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def pairs(*rows: tuple[str | None, str | None]) -> pa.Table:
@@ -120,7 +82,7 @@ def pixels(image: bytes) -> np.ndarray:
 
 
 def test_a_shard_keeps_the_order_of_its_list_and_counts_every_failure_by_reason():
-    with web() as site:
+    with web(PAGES) as site:
         names = [path for path in PAGES if path != "/good.jpg"]
         rows = [(f"{site}/good.jpg", "first")]
         rows += [(site + name, f"row {i}") for i, name in enumerate(names)]
@@ -150,7 +112,7 @@ def test_a_shard_keeps_the_order_of_its_list_and_counts_every_failure_by_reason(
 
 
 def test_pictures_become_rgb_of_the_asked_size_with_transparency_white():
-    with web() as site:
+    with web(PAGES) as site:
         urls = [f"{site}/{name}" for name in ("good.jpg", "grey.jpg", "clear.png")]
         table, _ = DownloadWorker(CONFIG)(pairs(*[(url, "x") for url in urls]))
     rows = table.to_pylist()
@@ -192,7 +154,7 @@ def test_the_worker_travels_to_another_process_and_its_facts_are_json():
 
 
 def test_relative_addresses_are_relative_to_the_base_and_keep_their_keys():
-    with web() as site:
+    with web(PAGES) as site:
         worker = DownloadWorker(CONFIG, base_url=site)
         table, facts = worker(pairs(("/good.jpg", "x"), ("file:///etc/hostname", "x")))
     assert table["key"].to_pylist() == [pair_key("/good.jpg", "x")]
@@ -252,81 +214,3 @@ def test_contradictions_in_the_config_are_refused_with_the_way_out():
         replace(CONFIG, threads=0)
     with pytest.raises(ConfigError, match="min_success_rate=2"):
         replace(CONFIG, min_success_rate=2.0)
-
-
-ROWS = {"link": ["http://a/1", "http://a/2"], "text": ["7", 'a "b", c'], "n": [1, 2]}
-
-
-def write_list(path: Path) -> None:
-    table = pa.table(ROWS)
-    if path.suffix == ".parquet":
-        pq.write_table(table, path)
-    elif path.suffix in {".csv", ".gz"}:
-        text = io.BytesIO()
-        pa.csv.write_csv(table, text)
-        path.write_bytes(
-            gzip.compress(text.getvalue()) if path.suffix == ".gz" else text.getvalue()
-        )
-    elif path.suffix == ".tsv":
-        pa.csv.write_csv(table, path, pa.csv.WriteOptions(delimiter="\t"))
-    else:
-        path.write_text("\n".join(json.dumps(row) for row in table.to_pylist()))
-
-
-@pytest.mark.parametrize("name", ["x.parquet", "x.csv", "x.csv.gz", "x.tsv", "x.jsonl", "x.json"])
-def test_every_format_gives_the_same_list(tmp_path, name):
-    write_list(tmp_path / name)
-    table = read_url_list(str(tmp_path / name), "link", "text")
-    assert table.to_pydict() == {"url": ROWS["link"], "caption": ROWS["text"]}
-    assert table.schema.types == [pa.string(), pa.string()]
-
-
-def test_a_folder_is_the_lists_in_it_by_name(tmp_path):
-    write_list(tmp_path / "b.csv")
-    write_list(tmp_path / "a.parquet")
-    (tmp_path / "_SUCCESS").touch()
-    assert read_url_list(str(tmp_path), "link", "text")["url"].to_pylist() == ROWS["link"] * 2
-
-
-def test_a_list_is_read_from_any_file_system_with_its_options():
-    fs = pytest.importorskip("fsspec").filesystem("memory")
-    with fs.open("/lists/x.parquet", "wb") as out:
-        pq.write_table(pa.table(ROWS), out)
-    table = read_url_list("memory://lists/x.parquet", "link", "text", {"use_listings_cache": False})
-    assert table.num_rows == 2
-
-
-def test_missing_text_reads_as_empty(tmp_path):
-    pq.write_table(pa.table({"url": ["a", None], "caption": [None, "b"]}), tmp_path / "x.parquet")
-    table = read_url_list(str(tmp_path / "x.parquet"))
-    assert table.to_pydict() == {"url": ["a", ""], "caption": ["", "b"]}
-
-
-def test_lists_that_cannot_be_used_are_errors_that_say_what_there_is(tmp_path):
-    write_list(tmp_path / "x.parquet")
-    write_list(tmp_path / "x.jsonl")
-    (tmp_path / "broken.parquet").write_bytes(b"not parquet")
-    (tmp_path / "x.xlsx").touch()
-    pq.write_table(pa.table({"url": [["a"]], "caption": ["b"]}), tmp_path / "nested.parquet")
-    pq.write_table(pa.table({"url": ["a"], "caption": ["b"]}).slice(0, 0), tmp_path / "e.parquet")
-    for name, message in [
-        ("none.parquet", "There is no URL list"),
-        ("x.parquet", "no column 'url', 'caption'; it has 'link', 'text', 'n'"),
-        ("x.jsonl", "no column 'url', 'caption'; it has 'link', 'text', 'n'"),
-        ("broken.parquet", "not readable as parquet"),
-        ("x.xlsx", "suffix '.xlsx'"),
-        ("nested.parquet", "not text"),
-        ("e.parquet", "no rows"),
-    ]:
-        with pytest.raises(UrlListError, match=message):
-            read_url_list(str(tmp_path / name))
-
-
-def test_the_digest_of_a_list_follows_its_bytes_and_not_its_place(tmp_path):
-    for name in ("a.csv", "b.csv"):
-        write_list(tmp_path / name)
-    first = list_digest(str(tmp_path / "a.csv"))
-    assert first == list_digest(str(tmp_path / "b.csv"))
-    with (tmp_path / "b.csv").open("a") as out:
-        out.write("http://a/3,x,3\n")
-    assert first != list_digest(str(tmp_path / "b.csv"))

@@ -1,7 +1,4 @@
 import io
-import threading
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.data.loader import LoaderConfig, ShardCache, TrainingLoader, prefetch
+from pipelines.data.loader import LoaderConfig, ShardCache, TrainingLoader
 from pipelines.data.order import OrderConfig
 from pipelines.data.shard_reader import (
     Shard,
@@ -254,50 +251,6 @@ def test_halving_a_picture_averages_its_pixels():
     assert (
         np.abs(decode_pixels(encoded.getvalue(), 4) - means).max() <= 1
     )  # rounded along each axis
-
-
-def threads() -> int:
-    return sum(thread.name == "prefetch" for thread in threading.enumerate())
-
-
-def test_closing_the_iterator_stops_its_thread_and_an_error_does_too(store):
-    batches = make(store, (0,)).batches(0)
-    next(batches)
-    assert threads() == 1
-    batches.close()
-    assert threads() == 0
-
-    def fail() -> Iterator[int]:
-        yield 1
-        raise RuntimeError("in the thread")
-
-    items = prefetch(fail, 2)
-    assert next(items) == 1
-    with pytest.raises(RuntimeError, match="in the thread"):
-        next(items)
-    assert threads() == 0
-
-
-def test_the_thread_works_ahead_and_no_further_than_asked():
-    made: list[int] = []
-
-    def numbers() -> Iterator[int]:
-        for number in range(100):
-            made.append(number)
-            yield number
-
-    items = prefetch(numbers, 3)
-    assert next(items) == 0
-    ends_at = time.monotonic() + 5
-    while len(made) < 5 and time.monotonic() < ends_at:
-        time.sleep(0.01)
-    time.sleep(0.2)
-    assert len(made) == 5  # one taken, three waiting, one in hand
-    items.close()
-
-
-def test_an_iterator_that_ends_ends_the_consumer():
-    assert list(prefetch(lambda: iter([1, 2]), 1)) == [1, 2]
 
 
 def test_loaders_that_cannot_be_are_refused_with_the_way_out(store):

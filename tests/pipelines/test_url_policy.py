@@ -1,20 +1,10 @@
 import socket
-import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,86 +12,11 @@ from pipelines.data import fetch as fetch_module
 from pipelines.data import url_policy
 from pipelines.data.fetch import fetch, fetch_with_retries
 from pipelines.data.url_policy import Refused, UrlPolicy, check_url, is_public
+from tests.pipelines.web import body, drip, redirect, web
 from unclip.config import ConfigError
 
 STRICT = UrlPolicy(max_bytes=1000, timeout_s=1.0)
 LOOPBACK = replace(STRICT, allow_hosts=("127.0.0.1",))
-
-Page = Callable[[BaseHTTPRequestHandler], None]
-
-
-def body(content: bytes, status: int = 200, **headers: str) -> Page:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(status)
-        for name, value in headers.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.end_headers()
-        handler.wfile.write(content)
-
-    return answer
-
-
-def redirect(location: str) -> Page:
-    return body(b"", 302, Location=location)
-
-
-def drip(handler: BaseHTTPRequestHandler) -> None:
-    """A byte every 50 ms: never slow enough for a timeout between two reads."""
-    handler.send_response(200)
-    handler.end_headers()
-    for _ in range(200):
-        handler.wfile.write(b"x")
-        handler.wfile.flush()
-        time.sleep(0.05)
-
-
-@contextmanager
-def web(pages: dict[str, Page], tls: ssl.SSLContext | None = None) -> Iterator[str]:
-    """A real server with these pages; yields its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            with suppress(ConnectionError):
-                pages[self.path](self)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.block_on_close = False
-    if tls:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def self_signed(folder: Path, host: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context for this host name, and a client's that trusts its certificate."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = folder / "server.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    pem.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(pem)
-    return server, ssl.create_default_context(cafile=str(pem))
 
 
 def reason(url: str, policy: UrlPolicy) -> str:
@@ -238,27 +153,6 @@ def test_what_is_not_http_is_a_bad_response_and_what_is_not_tls_is_tls():
     with web({"/x": lambda handler: handler.wfile.write(b"nonsense\r\n\r\n")}) as address:
         assert reason(f"{address}/x", LOOPBACK) == "bad_response"
         assert reason(f"{address}/x".replace("http", "https"), LOOPBACK) == "tls"
-
-
-def test_tls_checks_the_name_in_the_url_and_not_the_pinned_address(tmp_path, monkeypatch):
-    server, client = self_signed(tmp_path, "pictures.invalid")
-    monkeypatch.setattr(url_policy, "resolve", lambda host, port: ("127.0.0.1",))
-    policy = replace(STRICT, allow_hosts=("pictures.invalid", "other.invalid"))
-    with web({"/x": body(b"ok"), "/drip": drip}, server) as address:
-        good = address.replace("127.0.0.1", "pictures.invalid")
-        assert reason(f"{good}/x", policy) == "tls"  # nobody vouches for it
-        monkeypatch.setattr(fetch_module, "tls_context", lambda: client)
-        assert fetch(f"{good}/x", policy).body == b"ok"
-        assert reason(f"{good}/drip", replace(policy, timeout_s=0.3)) == "timeout"
-        assert reason(f"{address}/x".replace("127.0.0.1", "other.invalid"), policy) == "tls"
-
-
-def test_a_tls_handshake_that_never_ends_times_out_on_time():
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        began = time.monotonic()
-        url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
-        assert reason(url, replace(LOOPBACK, timeout_s=0.3)) == "timeout"
-        assert time.monotonic() - began < 1.5
 
 
 def test_a_closed_port_is_a_connection_failure():

@@ -1,0 +1,88 @@
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.data.url_list import UrlListError, list_digest, read_url_list
+
+ROWS = {"link": ["http://a/1", "http://a/2"], "text": ["7", 'a "b", c'], "n": [1, 2]}
+
+
+def write_list(path: Path) -> None:
+    table = pa.table(ROWS)
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    elif path.suffix in {".csv", ".gz"}:
+        text = io.BytesIO()
+        pa.csv.write_csv(table, text)
+        path.write_bytes(
+            gzip.compress(text.getvalue()) if path.suffix == ".gz" else text.getvalue()
+        )
+    elif path.suffix == ".tsv":
+        pa.csv.write_csv(table, path, pa.csv.WriteOptions(delimiter="\t"))
+    else:
+        path.write_text("\n".join(json.dumps(row) for row in table.to_pylist()))
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.csv", "x.csv.gz", "x.tsv", "x.jsonl", "x.json"])
+def test_every_format_gives_the_same_list(tmp_path, name):
+    write_list(tmp_path / name)
+    table = read_url_list(str(tmp_path / name), "link", "text")
+    assert table.to_pydict() == {"url": ROWS["link"], "caption": ROWS["text"]}
+    assert table.schema.types == [pa.string(), pa.string()]
+
+
+def test_a_folder_is_the_lists_in_it_by_name(tmp_path):
+    write_list(tmp_path / "b.csv")
+    write_list(tmp_path / "a.parquet")
+    (tmp_path / "_SUCCESS").touch()
+    assert read_url_list(str(tmp_path), "link", "text")["url"].to_pylist() == ROWS["link"] * 2
+
+
+def test_a_list_is_read_from_any_file_system_with_its_options():
+    fs = pytest.importorskip("fsspec").filesystem("memory")
+    with fs.open("/lists/x.parquet", "wb") as out:
+        pq.write_table(pa.table(ROWS), out)
+    table = read_url_list("memory://lists/x.parquet", "link", "text", {"use_listings_cache": False})
+    assert table.num_rows == 2
+
+
+def test_missing_text_reads_as_empty(tmp_path):
+    pq.write_table(pa.table({"url": ["a", None], "caption": [None, "b"]}), tmp_path / "x.parquet")
+    table = read_url_list(str(tmp_path / "x.parquet"))
+    assert table.to_pydict() == {"url": ["a", ""], "caption": ["", "b"]}
+
+
+def test_lists_that_cannot_be_used_are_errors_that_say_what_there_is(tmp_path):
+    write_list(tmp_path / "x.parquet")
+    write_list(tmp_path / "x.jsonl")
+    (tmp_path / "broken.parquet").write_bytes(b"not parquet")
+    (tmp_path / "x.xlsx").touch()
+    pq.write_table(pa.table({"url": [["a"]], "caption": ["b"]}), tmp_path / "nested.parquet")
+    pq.write_table(pa.table({"url": ["a"], "caption": ["b"]}).slice(0, 0), tmp_path / "e.parquet")
+    for name, message in [
+        ("none.parquet", "There is no URL list"),
+        ("x.parquet", "no column 'url', 'caption'; it has 'link', 'text', 'n'"),
+        ("x.jsonl", "no column 'url', 'caption'; it has 'link', 'text', 'n'"),
+        ("broken.parquet", "not readable as parquet"),
+        ("x.xlsx", "suffix '.xlsx'"),
+        ("nested.parquet", "not text"),
+        ("e.parquet", "no rows"),
+    ]:
+        with pytest.raises(UrlListError, match=message):
+            read_url_list(str(tmp_path / name))
+
+
+def test_the_digest_of_a_list_follows_its_bytes_and_not_its_place(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        write_list(tmp_path / name)
+    first = list_digest(str(tmp_path / "a.csv"))
+    assert first == list_digest(str(tmp_path / "b.csv"))
+    with (tmp_path / "b.csv").open("a") as out:
+        out.write("http://a/3,x,3\n")
+    assert first != list_digest(str(tmp_path / "b.csv"))
