@@ -11,11 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.config import Config, ConfigError
-from unclip.diffusion import to_x_start
-from unclip.guidance import clamp_static, classifier_free, threshold_dynamic
+from unclip.denoisers import (
+    decoder_denoiser,
+    prior_denoiser,
+    schedule_of,
+    upsampler_denoiser,
+)
 from unclip.models import Decoder, DiffusionPrior, Upsampler
 from unclip.samplers import Denoise, ddim, randn
-from unclip.schedules import Schedule, make_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +162,7 @@ class Cascade:
         return ddim(
             denoise,
             noise,
-            schedule=_schedule_of(model, noise.device),
+            schedule=schedule_of(model, noise.device),
             num_inference_steps=steps,
             eta=self.sampling.eta,
             generator=generator,
@@ -176,95 +179,3 @@ def closest(candidates: Tensor, text_embeds: Tensor) -> Tensor:
     """Of the candidates (B, K, E), the one with the largest dot product with (B, E); (B, E)."""
     best = torch.einsum("bke,be->bk", candidates, text_embeds.float()).argmax(dim=1)  # (B,)
     return candidates[torch.arange(len(candidates), device=candidates.device), best]
-
-
-def prior_denoiser(
-    model: DiffusionPrior, tokens: Tensor, text_embeds: Tensor, *, guidance_scale: float
-) -> Denoise:
-    """The prior's guided x_0, scaled back to unit-norm embeddings times the embedding scale."""
-    copies = 1 if guidance_scale == 1 else 2
-    dropped = _second_half(len(tokens), copies, tokens.device)
-    condition = model.condition(tokens.repeat(copies, 1), text_embeds.repeat(copies, 1), dropped)
-
-    def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
-        x_start: Tensor = model(x.repeat(copies, 1), timesteps.repeat(copies), condition)
-        return _guide(x_start.float(), copies, guidance_scale)
-
-    return denoise
-
-
-def decoder_denoiser(
-    model: Decoder,
-    image_embeds: Tensor | None,
-    tokens: Tensor | None,
-    *,
-    guidance_scale: float,
-    dynamic_threshold: float | None,
-) -> Denoise:
-    """The decoder's guided x_0 in [-1, 1]; guidance is away from neither embedding nor caption."""
-    config, device = model.config, model.null_image_embeds.device
-    copies = 1 if guidance_scale == 1 else 2
-    count = len(image_embeds if image_embeds is not None else tokens)  # type: ignore[arg-type]
-    unguided = _second_half(count, copies, device)
-    if tokens is None:
-        length = config.text_encoder.context_length
-        tokens = torch.zeros(count, length, dtype=torch.int64, device=device)
-        drop_text = torch.ones_like(unguided)
-    else:
-        drop_text = unguided
-    if image_embeds is None:
-        image_embeds = torch.zeros(count, config.embed_width, device=device)
-        drop_image = torch.ones_like(unguided)
-    else:
-        drop_image = unguided
-    condition = model.condition(
-        image_embeds.repeat(copies, 1),
-        tokens.repeat(copies, 1),
-        drop_image=drop_image,
-        drop_text=drop_text,
-    )
-    schedule = _schedule_of(model, device)
-
-    def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
-        x, timesteps = x.repeat(copies, 1, 1, 1), timesteps.repeat(copies)
-        output: Tensor = model(x, timesteps, condition)
-        x_start = to_x_start(config.prediction, output.float(), x, timesteps, schedule=schedule)
-        x_start = _guide(x_start, copies, guidance_scale)
-        if dynamic_threshold is None:
-            return clamp_static(x_start)
-        return threshold_dynamic(x_start, quantile=dynamic_threshold)
-
-    return denoise
-
-
-def upsampler_denoiser(model: Upsampler, low_res: Tensor) -> Denoise:
-    """The upsampler's x_0 in [-1, 1], given the image that it enlarges: (B, 3, s, s)."""
-    enlarged = model.condition(low_res)
-    schedule = _schedule_of(model, low_res.device)
-
-    def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
-        output: Tensor = model(x, timesteps, enlarged)
-        x_start = to_x_start(
-            model.config.prediction, output.float(), x, timesteps, schedule=schedule
-        )
-        return clamp_static(x_start)
-
-    return denoise
-
-
-def _guide(x_start: Tensor, copies: int, guidance_scale: float) -> Tensor:
-    """The first half of the batch away from the second, where there are two."""
-    if copies == 1:
-        return x_start
-    conditional, unconditional = x_start.chunk(2)
-    return classifier_free(conditional, unconditional, guidance_scale=guidance_scale)
-
-
-def _second_half(count: int, copies: int, device: torch.device) -> Tensor:
-    """False for the first `count` rows and True for their copies; (copies * count,) bool."""
-    return torch.arange(copies * count, device=device) >= count
-
-
-def _schedule_of(model: DiffusionPrior | Decoder | Upsampler, device: torch.device) -> Schedule:
-    config = model.config
-    return make_schedule(config.schedule, train_timesteps=config.train_timesteps, device=device)

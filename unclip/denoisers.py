@@ -1,0 +1,114 @@
+"""What a sampler asks of a model: a function from x_t to the guided x_0.
+
+Captions and embeddings are encoded once, before the first step. Guidance runs the model on a batch
+of two halves, with the condition and without.
+"""
+
+# B batch, L tokens of the captions, E width of the CLIP embeddings, s low-resolution size
+
+import torch
+from torch import Tensor
+
+from unclip.diffusion import to_x_start
+from unclip.guidance import clamp_static, classifier_free, threshold_dynamic
+from unclip.models import Decoder, DiffusionPrior, Upsampler
+from unclip.models.decoder import DecoderCondition
+from unclip.samplers import Denoise
+from unclip.schedules import Schedule, make_schedule
+
+
+def prior_denoiser(
+    model: DiffusionPrior, tokens: Tensor, text_embeds: Tensor, *, guidance_scale: float
+) -> Denoise:
+    """The prior's guided x_0, scaled back to unit-norm embeddings times the embedding scale."""
+    copies = 1 if guidance_scale == 1 else 2
+    dropped = _second_half(len(tokens), copies, tokens.device)
+    condition = model.condition(tokens.repeat(copies, 1), text_embeds.repeat(copies, 1), dropped)
+
+    def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
+        x_start: Tensor = model(x.repeat(copies, 1), timesteps.repeat(copies), condition)
+        return _guide(x_start.float(), copies, guidance_scale)
+
+    return denoise
+
+
+def decoder_denoiser(
+    model: Decoder,
+    image_embeds: Tensor | None,
+    tokens: Tensor | None,
+    *,
+    guidance_scale: float,
+    dynamic_threshold: float | None,
+) -> Denoise:
+    """The decoder's guided x_0 in [-1, 1]; guidance is away from neither embedding nor caption."""
+    config, copies = model.config, 1 if guidance_scale == 1 else 2
+    condition = _decoder_condition(model, image_embeds, tokens, copies)
+    schedule = schedule_of(model, condition.embedding.device)
+
+    def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
+        x, timesteps = x.repeat(copies, 1, 1, 1), timesteps.repeat(copies)
+        output: Tensor = model(x, timesteps, condition)
+        x_start = to_x_start(config.prediction, output.float(), x, timesteps, schedule=schedule)
+        x_start = _guide(x_start, copies, guidance_scale)
+        if dynamic_threshold is None:
+            return clamp_static(x_start)
+        return threshold_dynamic(x_start, quantile=dynamic_threshold)
+
+    return denoise
+
+
+def _decoder_condition(
+    model: Decoder, image_embeds: Tensor | None, tokens: Tensor | None, copies: int
+) -> DecoderCondition:
+    """What is given for the first copy of the batch, and nulls for the second."""
+    given = image_embeds if image_embeds is not None else tokens
+    assert given is not None
+    count, device = len(given), given.device
+    unguided = _second_half(count, copies, device)  # (copies * B,)
+    all_rows = torch.ones_like(unguided)
+    drop_image = all_rows if image_embeds is None else unguided
+    drop_text = all_rows if tokens is None else unguided
+    if image_embeds is None:
+        image_embeds = torch.zeros(count, model.config.embed_width, device=device)
+    if tokens is None:
+        tokens = torch.zeros(count, 1, dtype=torch.int64, device=device)
+    return model.condition(
+        image_embeds.repeat(copies, 1),
+        tokens.repeat(copies, 1),
+        drop_image=drop_image,
+        drop_text=drop_text,
+    )
+
+
+def upsampler_denoiser(model: Upsampler, low_res: Tensor) -> Denoise:
+    """The upsampler's x_0 in [-1, 1], given the image that it enlarges: (B, 3, s, s)."""
+    enlarged = model.condition(low_res)
+    schedule = schedule_of(model, low_res.device)
+
+    def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
+        output: Tensor = model(x, timesteps, enlarged)
+        x_start = to_x_start(
+            model.config.prediction, output.float(), x, timesteps, schedule=schedule
+        )
+        return clamp_static(x_start)
+
+    return denoise
+
+
+def _guide(x_start: Tensor, copies: int, guidance_scale: float) -> Tensor:
+    """The first half of the batch away from the second, where there are two."""
+    if copies == 1:
+        return x_start
+    conditional, unconditional = x_start.chunk(2)
+    return classifier_free(conditional, unconditional, guidance_scale=guidance_scale)
+
+
+def _second_half(count: int, copies: int, device: torch.device) -> Tensor:
+    """False for the first `count` rows and True for their copies; (copies * count,) bool."""
+    return torch.arange(copies * count, device=device) >= count
+
+
+def schedule_of(model: DiffusionPrior | Decoder | Upsampler, device: torch.device) -> Schedule:
+    """The noise schedule that the model was trained with."""
+    config = model.config
+    return make_schedule(config.schedule, train_timesteps=config.train_timesteps, device=device)
