@@ -219,6 +219,20 @@ def test_pictures_with_equal_captions_are_not_held_against_each_other() -> None:
     assert model.visual.proj.grad.abs().max() < 1e-6
 
 
+def test_loss_and_gradients_in_bfloat16_are_close_to_those_in_float32() -> None:
+    torch.manual_seed(0)
+    model = build_clip(TINY)
+    found = []
+    for enabled in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss = clip_loss(model, clip_batch(), torch.Generator().manual_seed(0))
+        loss.backward()
+        found.append((loss.detach(), model.visual.conv1.weight.grad.clone()))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=2e-2, atol=0)
+    assert torch.cosine_similarity(found[0][1].flatten(), found[1][1].flatten(), dim=0) > 0.99
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_contrastive_training_learns_to_match_colours_with_their_names(
     tmp_path: Path, precision: Any
