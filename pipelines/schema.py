@@ -67,3 +67,43 @@ def pair_key(url: str, caption: str) -> str:
 def is_held_out(key: str, fraction: float) -> bool:
     """Whether the pair belongs to the held-out split: follows from the key alone."""
     return int(key[-8:], 16) < fraction * 2**32
+
+
+THUMBNAIL_SIDE = 16  # pixels; what colours and coarse shapes are compared on
+
+
+def samples(width: int) -> pa.Schema:
+    """What `evaluate` writes: one row a caption, with its pictures (PNG) and their embeddings.
+
+    A row that is no probe has null where only probes are made. Thumbnails are raw RGB bytes of
+    `THUMBNAIL_SIDE` squared pixels.
+    """
+    vector = pa.list_(pa.float32(), width)
+    probe_vector = pa.list_(pa.float32())  # Parquet cannot give back a null of a fixed size
+    return pa.schema(
+        [
+            pa.field("key", pa.string(), nullable=False),
+            pa.field("caption", pa.string(), nullable=False),
+            pa.field("held_out", pa.bool_(), nullable=False),
+            pa.field("original", pa.binary(), nullable=False),  # at the cascade's final size
+            pa.field("generated", pa.binary(), nullable=False),  # final size
+            pa.field("generated_small", pa.binary(), nullable=False),  # the decoder's
+            pa.field("generated_middle", pa.binary(), nullable=False),  # the first upsampler's
+            pa.field("untrained", pa.binary(), nullable=False),  # by random weights, final size
+            pa.field("from_true_embedding", pa.binary()),  # probes only, as the next two
+            pa.field("from_shuffled_embedding", pa.binary()),
+            pa.field("variations", pa.list_(pa.binary())),
+            pa.field("image_embeds", vector, nullable=False),  # of the original
+            pa.field("text_embeds", vector, nullable=False),
+            pa.field("predicted_image_embeds", vector, nullable=False),  # by the prior
+            pa.field("generated_embeds", vector, nullable=False),
+            pa.field("untrained_embeds", vector, nullable=False),
+            pa.field("from_true_embedding_embeds", probe_vector),
+            pa.field("from_shuffled_embedding_embeds", probe_vector),
+            pa.field("variation_embeds", pa.list_(probe_vector)),
+            pa.field("original_thumbnail", pa.binary(), nullable=False),
+            pa.field("generated_thumbnail", pa.binary(), nullable=False),
+            pa.field("from_true_embedding_thumbnail", pa.binary()),
+            pa.field("from_shuffled_embedding_thumbnail", pa.binary()),
+        ]
+    )

@@ -1,0 +1,1 @@
+"""What a trained cascade makes of captions, and how good it is."""

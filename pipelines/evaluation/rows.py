@@ -1,0 +1,136 @@
+"""Which captions are evaluated, and what is known of each: gathered once, before any drawing."""
+
+import heapq
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards
+from pipelines.core.errors import PipelineError
+from pipelines.core.store import Folder
+from pipelines.evaluation.config import EvaluateConfig
+
+INPUTS = ".inputs"  # one file a shard of samples; working state, gone when the stage is done
+REFERENCE = f"{INPUTS}/reference.parquet"  # image_embeds of training pairs beside the samples
+
+Values = dict[str, Any]  # of one row, by column
+
+
+class Row(NamedTuple):
+    """Where a pair is. Ordered by key, which is a hash: the first n rows are a random n."""
+
+    key: str
+    held_out: bool
+    shard: str
+    position: int
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The artifacts that rows are gathered from."""
+
+    pairs: PairShards
+    embeddings: EmbeddingShards
+    selection: SelectionShards
+
+
+def gather(sources: Sources, config: EvaluateConfig, folder: Folder) -> list[str]:
+    """Write an input file for each shard of samples, and the reference; returns the shards' names.
+
+    A file lists pairs in the order of their own shards, so that each of those is read about once.
+    """
+    held_out = choose(sources.selection, config.held_out_samples, held_out=True)
+    known = choose(
+        sources.selection, config.training_samples + config.reference_rows, held_out=False
+    )
+    training, others = known[: config.training_samples], known[config.training_samples :]
+    embeds = read_rows(sources.embeddings, [*held_out, *known])
+    reference = [embeds[row.key]["image_embeds"] for row in others or training]
+    _write(folder, REFERENCE, [{"image_embeds": vector} for vector in reference])
+    extras = {
+        **_extras(held_out, embeds, config.probe_samples),
+        **_extras(training, embeds, config.probe_samples),
+    }
+    names = []
+    by_place = sorted([*held_out, *training], key=lambda row: (row.shard, row.position))
+    for number, batch in enumerate(_batches(by_place, config.batch_size)):
+        pairs = read_rows(sources.pairs, batch, ["key", "caption", "image"])
+        rows = [{**pairs[row.key], **embeds[row.key], **extras[row.key]} for row in batch]
+        names.append(f"samples-{number:05d}")
+        _write(folder, input_file(names[-1]), rows)
+    return names
+
+
+def input_file(name: str) -> str:
+    """What a shard of samples is made from."""
+    return f"{INPUTS}/{name}.parquet"
+
+
+def choose(selection: SelectionShards, most: int, *, held_out: bool) -> list[Row]:
+    """The rows of one split with the smallest keys, by key; at most `most`."""
+    chosen: list[Row] = []
+    for shard in selection.rows:
+        rows = (
+            Row(r["key"], r["held_out"], shard, r["row"])
+            for r in selection.read(shard).to_pylist()
+            if r["held_out"] is held_out
+        )
+        chosen = heapq.nsmallest(most, [*chosen, *rows])
+    if len(chosen) < 2:
+        raise PipelineError(
+            f"Stage evaluate: the {'held-out' if held_out else 'training'} split has {len(chosen)} "
+            "pairs, and 2 are the least that can be compared. Start from more pairs, select less "
+            "strictly, or hold out another fraction."
+        )
+    return chosen
+
+
+def read_rows(
+    shards: PairShards | EmbeddingShards, rows: Iterable[Row], columns: list[str] | None = None
+) -> dict[str, Values]:
+    """The values of some rows, by key. Raises `PipelineError` where a key is not at its place."""
+    by_shard: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_shard[row.shard].append(row)
+    values: dict[str, Values] = {}
+    for shard, wanted in by_shard.items():
+        table = shards.read(shard, columns).take([row.position for row in wanted])
+        for row, found in zip(wanted, table.to_pylist(), strict=True):
+            if found["key"] != row.key:
+                raise PipelineError(
+                    f"{shards.folder.file(shard)}.parquet has {found['key']} in row "
+                    f"{row.position}, where the selection has {row.key}: they were made from "
+                    "different pairs. Run the pipeline again with --from embed."
+                )
+            values[row.key] = found
+    return values
+
+
+def _extras(rows: Sequence[Row], embeds: dict[str, Values], probes: int) -> dict[str, Values]:
+    """What follows from a row's place among the others of its split, by key."""
+    others = [*rows[1:], rows[0]]  # keys are random, and so is who follows whom
+    return {
+        row.key: {
+            "held_out": row.held_out,
+            "probe": place < probes,
+            "other_image_embeds": embeds[other.key]["image_embeds"],
+        }
+        for place, (row, other) in enumerate(zip(rows, others, strict=True))
+    }
+
+
+def _batches(rows: Sequence[Row], size: int) -> Iterable[Sequence[Row]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _write(folder: Folder, name: str, rows: list[Values]) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch) / "rows.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), local)
+        folder.publish(local, name)
