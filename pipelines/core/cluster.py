@@ -71,6 +71,6 @@ def describe_capacity() -> str:
     listed = ", ".join(
         f"{name} {free.get(name, 0):g} of {amount:g}"
         for name, amount in sorted(capacity().items())
-        if not name.startswith(("node:", "memory", "object_store_memory"))
+        if not name.startswith(("node:", "memory", "object_store_memory")) and "_group_" not in name
     )
     return f"Free on the cluster: {listed}."

@@ -6,6 +6,7 @@ a new driver, a new worker group and a new machine resume in the same way.
 
 import math
 import os
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,25 +37,24 @@ def run_gang(
 ) -> None:
     """Run `function(config)` on every worker; start all of them again when one dies."""
     from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
     for attempt in range(settings.retries + 1):
         try:
             _fit(function, config, stage=stage, folder=folder, settings=settings)
             return
         except WorkerGroupError as error:
-            raised = [e for e in error.worker_failures.values() if _is_users(e)]
+            raised = [e for e in map(_raised, error.worker_failures.values()) if e]
             if raised:
                 raise _readable(stage, raised[0]) from error
-            if attempt == settings.retries:
-                raise WorkLostError(
-                    f"Stage {stage}: its workers died {attempt + 1} times. Its checkpoints are kept: "
-                    "run again to go on from the last one."
-                ) from error
-            emit(Note(stage, "a training worker died; all start again from the last checkpoint"))
+            _give_up_after(attempt, stage, settings, error)
         except ControllerError as error:
-            raise _no_room(stage, settings, error) from error
+            if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+                raise _no_room(stage, settings) from error
+            _give_up_after(attempt, stage, settings, error)
         except TrainingFailedError as error:
             raise WorkLostError(f"Stage {stage}: {str(error).splitlines()[0]}") from error
+        emit(Note(stage, "a training worker died; all start again from the last checkpoint"))
 
 
 def _fit(
@@ -89,24 +89,34 @@ def _fit(
     ).fit()
 
 
-def _is_users(error: BaseException) -> bool:
-    """Whether the function itself raised, which would happen again; a dead process did not."""
-    from ray.exceptions import RayActorError, RaySystemError
+def _raised(failure: BaseException) -> BaseException | None:
+    """What the function itself raised, which it would again; None where its process is gone."""
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
-    return not isinstance(error, RayActorError | RaySystemError)
+    return failure._base_exc if isinstance(failure, UserExceptionWithTraceback) else None
 
 
 def _readable(stage: str, error: BaseException) -> Exception:
-    cause = getattr(error, "cause", None) or error
-    if isinstance(cause, PipelineError):
-        return cause
-    return WorkLostError(f"Stage {stage}: {type(cause).__name__}: {cause}")
+    if isinstance(error, PipelineError):
+        return error
+    return WorkLostError(f"Stage {stage}: {type(error).__name__}: {error}")
 
 
-def _no_room(stage: str, settings: PoolSettings, error: Exception) -> WorkLostError:
+def _give_up_after(attempt: int, stage: str, settings: PoolSettings, error: Exception) -> None:
+    # The frames hold Ray Train's controller, and it the workers' places, for as long as they live.
+    traceback.clear_frames(error.__traceback__)
+    if attempt == settings.retries:
+        raise WorkLostError(
+            f"Stage {stage}: its workers died {attempt + 1} times, last with: "
+            f"{str(error).splitlines()[-1]} Its checkpoints are kept: run again to go on from the "
+            "last one."
+        ) from error
+
+
+def _no_room(stage: str, settings: PoolSettings) -> WorkLostError:
     resources = settings.resources
     return WorkLostError(
         f"Stage {stage} could not start {resources.workers} workers with {resources.per_worker()} "
-        f"each within {settings.wait_s:.0f} s ({str(error).splitlines()[-1]}). "
-        f"{describe_capacity()} Ask for less with run.resources.{stage}, add nodes, or raise run.wait_s."
+        f"each within {settings.wait_s:.0f} s. {describe_capacity()} Ask for less with "
+        f"run.resources.{stage}, add nodes, or raise run.wait_s."
     )

@@ -5,16 +5,13 @@ those without the mark. Work goes to an actor only once it is up, so actors that
 hold nothing back; an actor that dies is replaced, and its shard is done again by another.
 """
 
-import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayError, RaySystemError, RayTaskError
 
@@ -55,10 +52,7 @@ class _ShardActor:
     def make(self, name: str, item: Any) -> Facts:
         table, facts = self.worker(item)
         check_schema(table, self.schema, where=self.folder.file(f"{name}.parquet"))
-        with tempfile.TemporaryDirectory() as scratch:
-            local = Path(scratch) / "shard.parquet"
-            pq.write_table(table, local)
-            self.folder.publish(local, f"{name}.parquet")
+        self.folder.write_table(f"{name}.parquet", table)
         facts = {**facts, "rows": table.num_rows}
         self.folder.write_json(f"{DONE}/{name}.json", facts)
         return facts
@@ -75,6 +69,7 @@ class ShardPool:
         self.idle: list[Any] = []
         self.deaths: Counter[str] = Counter()
         self.done: dict[str, Facts] = {}
+        self.failure: Exception | None = None  # the first; shards under way still finish
 
     def run(self, items: Mapping[str, Any], *, total: int, unit: str) -> dict[str, Facts]:
         """Make the shards of all items; `total` counts those of an earlier run too."""
@@ -84,7 +79,7 @@ class ShardPool:
         for _ in range(min(self.settings.resources.workers, len(queue))):
             self._start_actor()
         try:
-            while len(self.done) < len(items):
+            while queue or any(name for _, name in self.calls.values()):
                 while self.idle and queue:
                     name, actor = queue.popleft(), self.idle.pop()
                     self.calls[actor.make.remote(name, items[name])] = (actor, name)
@@ -98,6 +93,8 @@ class ShardPool:
         finally:
             for actor in [*self.idle, *(actor for actor, _ in self.calls.values())]:
                 ray.kill(actor)
+        if self.failure:
+            raise self.failure
         return self.done
 
     def _start_actor(self) -> None:
@@ -109,23 +106,35 @@ class ShardPool:
         try:
             facts = ray.get(call)
         except RayTaskError as error:
-            raise _cause(error, self.stage, name) from error
+            self._fail(_cause(error, self.stage, name), queue)
         except RayError as error:  # the process, its node or its memory is gone
             self._replace(name, error, queue)
             return
-        if name is not None:
-            self.done[name] = facts
+        else:
+            if name is not None:
+                self.done[name] = facts
         self.idle.append(actor)
+
+    def _fail(self, error: Exception, queue: "deque[str]") -> None:
+        """Start nothing more, and forget actors that have not come up."""
+        self.failure = self.failure or error
+        queue.clear()
+        for call in [c for c, (_, name) in self.calls.items() if name is None]:
+            ray.kill(self.calls.pop(call)[0])
 
     def _replace(self, name: str | None, error: RayError, queue: "deque[str]") -> None:
         label = name or "start"
         self.deaths[label] += 1
+        if self.failure:
+            return
         if self.deaths[label] > self.settings.retries:
-            raise WorkLostError(
+            lost = WorkLostError(
                 f"Stage {self.stage}: the worker of shard {label} died {self.deaths[label]} times, "
                 f"last with: {_first_line(error)}. If it ran out of memory, give the stage more "
                 f"with run.resources.{self.stage}.memory_gib; run again to go on from here."
-            ) from error
+            )
+            self._fail(lost, queue)
+            return
         self.emit(Note(self.stage, f"a worker died at shard {label}; another does it again"))
         if name is not None:
             queue.appendleft(name)

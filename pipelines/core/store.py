@@ -5,7 +5,10 @@ presence is the commit. Files are written under a temporary name and published w
 that is killed at any point leaves no half-written file under a name that somebody reads.
 """
 
+import atexit
 import json
+import shutil
+import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -77,6 +80,27 @@ class Folder:
         with self.open(name) as source:
             return pq.read_table(source, columns=columns)
 
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Publish a table as Parquet."""
+        with tempfile.TemporaryDirectory() as scratch:
+            local = Path(scratch) / "table.parquet"
+            pq.write_table(table, local)
+            self.publish(local, name)
+
+    def local(self, name: str = "") -> Path:
+        """A path on this machine with the file's, or the folder's, content.
+
+        A local store's own path; else a copy that lasts as long as the process.
+        """
+        fs = _fs(self.url)
+        if "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
+            return Path(self._path(name))
+        scratch = Path(tempfile.mkdtemp(prefix="unclip-"))
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        target = scratch / (name or "folder")
+        fs.get(self._path(name).rstrip("/"), str(target), recursive=not name)
+        return target
+
     def files(self) -> dict[str, int]:
         """Every published file below this folder with its size in bytes, hidden ones left out."""
         fs = _fs(self.url)
@@ -94,6 +118,10 @@ class Folder:
         root = self._path(name)
         fs.invalidate_cache(root)
         return [f"{name}/{str(p).rsplit('/', 1)[-1]}" for p in fs.find(root)]
+
+    def remove_file(self, name: str) -> None:
+        """Delete one file."""
+        _fs(self.url).rm_file(self._path(name))
 
     def remove_hidden(self) -> None:
         """Delete working state: temporary files of killed workers, checkpoints of a past run."""

@@ -23,6 +23,7 @@ from tests.core.toys import BEHAVIOURS_FILE, Add, Count, Sum, Walk, traces
 pytestmark = pytest.mark.ray
 
 TWO_WORKERS = {name: Resources(workers=2, cpus=1) for name in ("count", "add", "walk")}
+EVERYTHING = Scope()
 SETTINGS = RunSettings(resources=TWO_WORKERS, retries=2, wait_s=20, cluster=ClusterSettings(cpus=2))
 
 
@@ -59,7 +60,7 @@ def graph(amount: int = 1) -> Graph:
 
 
 def run(
-    store: Store, toys: Graph, scope: Scope = Scope(), recorder: Recorder | None = None
+    store: Store, toys: Graph, scope: Scope = EVERYTHING, recorder: Recorder | None = None
 ) -> None:
     run_plan(make_plan(toys, store, scope), store, SETTINGS, [recorder] if recorder else [])
 
