@@ -147,9 +147,10 @@ class Cascade:
         size = pixels.shape[-1] * model.config.scale
         noise = self._randn((len(pixels), 3, size, size), generator)
         with self._autocast():
-            denoise = upsampler_denoiser(model, pixels)
-            large = self._ddim(model, denoise, noise, steps, generator)
-        return large.clamp(-1, 1)
+            enlarged = model.condition(pixels)
+            denoise = upsampler_denoiser(model, enlarged)
+            drawn = self._ddim(model, denoise, noise, steps, generator)
+        return model.to_pixels(drawn, enlarged).clamp(-1, 1)
 
     def _ddim(
         self,

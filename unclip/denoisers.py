@@ -4,7 +4,7 @@ Captions and embeddings are encoded once, before the first step. Guidance runs t
 of two halves, with the condition and without.
 """
 
-# B batch, L tokens of the captions, E width of the CLIP embeddings, s low-resolution size
+# B batch, L tokens of the captions, E width of the CLIP embeddings, S image size
 
 import torch
 from torch import Tensor
@@ -80,17 +80,19 @@ def _decoder_condition(
     )
 
 
-def upsampler_denoiser(model: Upsampler, low_res: Tensor) -> Denoise:
-    """The upsampler's x_0 in [-1, 1], given the image that it enlarges: (B, 3, s, s)."""
-    enlarged = model.condition(low_res)
-    schedule = schedule_of(model, low_res.device)
+def upsampler_denoiser(model: Upsampler, enlarged: Tensor) -> Denoise:
+    """The upsampler's x_0, as it is noised, whose pixels are in [-1, 1].
+
+    enlarged: (B, 3, S, S) from the model's `condition`.
+    """
+    schedule = schedule_of(model, enlarged.device)
 
     def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
         output: Tensor = model(x, timesteps, enlarged)
         x_start = to_x_start(
             model.config.prediction, output.float(), x, timesteps, schedule=schedule
         )
-        return clamp_static(x_start)
+        return model.to_diffused(clamp_static(model.to_pixels(x_start, enlarged)), enlarged)
 
     return denoise
 

@@ -63,7 +63,7 @@ def decoder_loss(model: Decoder, batch: Batch, generator: torch.Generator) -> Te
         drop_text=_bernoulli(config.text_dropout, len(pixels), generator, pixels.device),
     )
     with _dropout_from(generator, rate=config.unet.dropout, device=pixels.device):
-        return _denoising_loss(model, pixels, condition, generator)
+        return _denoising_loss(model, pixels.float(), condition, generator)
 
 
 def upsampler_loss(model: Upsampler, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -78,8 +78,10 @@ def upsampler_loss(model: Upsampler, batch: Batch, generator: torch.Generator) -
         probability=config.degradation_probability,
         generator=generator,
     )
+    enlarged = model.condition(low_res)
+    x_start = model.to_diffused(pixels.float(), enlarged)
     with _dropout_from(generator, rate=config.unet.dropout, device=pixels.device):
-        return _denoising_loss(model, pixels, model.condition(low_res), generator)
+        return _denoising_loss(model, x_start, enlarged, generator)
 
 
 OBJECTIVES: dict[type[Config], Callable[[Any, Batch, torch.Generator], Tensor]] = {
@@ -98,11 +100,10 @@ def training_loss(model: nn.Module, batch: Batch, generator: torch.Generator) ->
 
 
 def _denoising_loss(
-    model: Decoder | Upsampler, pixels: Tensor, condition: object, generator: torch.Generator
+    model: Decoder | Upsampler, x_start: Tensor, condition: object, generator: torch.Generator
 ) -> Tensor:
     """Mean squared error in the space that the model predicts, weighted as its config says."""
     config = model.config
-    x_start = pixels.float()
     schedule = make_schedule(
         config.schedule, train_timesteps=config.train_timesteps, device=x_start.device
     )

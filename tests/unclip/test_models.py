@@ -189,6 +189,15 @@ def test_upsampler_trained_on_crops_runs_at_any_size() -> None:
     assert model(torch.zeros(4, 3, 24, 24), T, model.condition(low_res)).shape == (4, 3, 24, 24)
 
 
+@pytest.mark.parametrize("residual_scale", [None, 4.0])
+def test_what_an_upsampler_noises_stands_for_the_pixels(residual_scale: float | None) -> None:
+    model = Upsampler(replace(upsampler_config(8), residual_scale=residual_scale))
+    enlarged = model.condition(make_batch(8)["pixels"])
+    pixels = make_batch(16)["pixels"]
+    diffused = model.to_diffused(pixels, enlarged)
+    torch.testing.assert_close(model.to_pixels(diffused, enlarged), pixels)
+
+
 def test_a_unet_starts_from_zero_output() -> None:
     model = UNet(UNET, image_size=8, in_channels=3, out_channels=3, context_width=16)
     context, visible = torch.randn(4, 5, 16), torch.ones(4, 5, dtype=torch.bool)
@@ -220,6 +229,7 @@ def test_a_unet_ignores_context_that_is_not_visible() -> None:
         (DECODER, {"image_size": 16}, r"no level has 4 pixels.*\[16, 8\]"),
         (upsampler_config(8), {"crop_fraction": 0.3}, "crops of 5 pixels"),
         (upsampler_config(8), {"degradation": "jpeg"}, "'jpeg'.*gaussian_blur"),
+        (upsampler_config(8), {"residual_scale": 0.0}, "residual_scale=0.0 must be positive"),
         (upsampler_config(8), {"unet": UNET}, "no attention; give"),
     ],
 )

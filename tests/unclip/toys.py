@@ -66,6 +66,7 @@ def upsampler_config(low_res_size: int) -> UpsamplerConfig:
         train_timesteps=100,
         prediction="epsilon",
         min_snr_gamma=5.0,
+        residual_scale=None if low_res_size == 8 else 4.0,
         crop_fraction=0.5,
         degradation="gaussian_blur",
         degradation_probability=0.5,

@@ -27,6 +27,8 @@ class UpsamplerConfig(Config):
     train_timesteps: int
     prediction: str  # "epsilon", "v" or "x_0"
     min_snr_gamma: float | None  # cap on the loss weight of nearly clean images; None: no weights
+    residual_scale: float | None  # None: noise the image; else what it adds to the enlarged one,
+    # times this. A short training then starts from bicubic enlargement; 1 / std gives unit variance
     crop_fraction: float  # side of the training crops over image_size; 0.25 in the paper
     degradation: str  # of the low-resolution input while training
     degradation_probability: float
@@ -38,6 +40,11 @@ class UpsamplerConfig(Config):
         check_degradation(self.degradation)
         check_schedule(self.schedule, self.train_timesteps)
         check_prediction(self.prediction)
+        if self.residual_scale is not None and self.residual_scale <= 0:
+            raise ConfigError(
+                f"upsampler.residual_scale={self.residual_scale} must be positive; give "
+                "null to noise the image itself"
+            )
         if self.unet.attention_resolutions:
             raise ConfigError(
                 f"upsampler.unet.attention_resolutions={self.unet.attention_resolutions}: it "
@@ -78,6 +85,16 @@ class Upsampler(nn.Module):
         """Enlarge low_res: (B, 3, s, s) in [-1, 1] to (B, 3, S, S); once for all steps."""
         enlarged = F.interpolate(low_res, scale_factor=float(self.config.scale), mode="bicubic")
         return enlarged.clamp(-1, 1)
+
+    def to_diffused(self, pixels: Tensor, enlarged: Tensor) -> Tensor:
+        """What is noised for pixels: (B, 3, S, S) in [-1, 1]; the inverse of `to_pixels`."""
+        scale = self.config.residual_scale
+        return pixels if scale is None else (pixels - enlarged) * scale
+
+    def to_pixels(self, diffused: Tensor, enlarged: Tensor) -> Tensor:
+        """The pixels (B, 3, S, S) that something denoised stands for."""
+        scale = self.config.residual_scale
+        return diffused if scale is None else enlarged + diffused / scale
 
     def forward(self, x: Tensor, timesteps: Tensor, enlarged: Tensor) -> Tensor:
         """The prediction for x: (B, 3, S, S) at timesteps: (B,) int64; (B, 3, S, S).
