@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import open_clip
 import pyarrow as pa
 import torch
 from PIL import Image
@@ -99,7 +100,7 @@ class GenerationWorker:
 
     def generate(self, cascade: Cascade, rows: Sequence[Values], purpose: str) -> Generated:
         """Captions through a whole cascade."""
-        tokens = self.clip.tokenize([row["caption"] for row in rows]).to(self.device)  # (B, L)
+        tokens = self.tokenizer([row["caption"] for row in rows]).to(self.device)  # (B, L)
         with self.noise(rows, purpose):
             text_embeds = self.tensor(rows, "text_embeds")  # (B, E)
             return cascade.generate(tokens, text_embeds, generator=torch.Generator())
@@ -146,6 +147,12 @@ class GenerationWorker:
     def clip(self) -> FrozenClip:
         """The CLIP that the models were trained with."""
         return FrozenClip.load(self.weights.clip.folder.local(), device=self.device)
+
+    @cached_property
+    def tokenizer(self) -> open_clip.SimpleTokenizer:
+        """Of the models' own text encoders, as in training; the CLIP may have another."""
+        length = self.cascade.decoder.config.text_encoder.context_length
+        return open_clip.SimpleTokenizer(context_length=length)
 
     @cached_property
     def cascade(self) -> Cascade:

@@ -1,0 +1,28 @@
+"""What the report is called and how much it shows."""
+
+from dataclasses import dataclass
+
+from unclip.config import Config, ConfigError
+
+HEADLINE = (
+    "clip/retrieval_at_10",
+    "prior/cosine",
+    "decoder/clip_cosine",
+    "colour/closer_to_own",
+    "generated/clip_score",
+    "fidelity/frechet_distance",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(Config):
+    """The report's own settings; what is measured is the evaluation's."""
+
+    title: str
+    samples: int = 24  # captions of each split that are shown
+    headline: tuple[str, ...] = HEADLINE  # metrics of the summary, those of the held-out split
+
+    def __post_init__(self) -> None:
+        """Refuse a report that would show nothing."""
+        if self.samples < 1:
+            raise ConfigError(f"report.samples={self.samples} shows nothing; give 1 or more")

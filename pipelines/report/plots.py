@@ -1,0 +1,82 @@
+"""Plots as inline SVG, which takes its text colour from the page."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+WIDTH_IN, HEIGHT_IN = 4.4, 2.5
+ACCENT = "#4f7cac"
+# Drawn where the plot needs the page's text colour, and replaced by `currentColor` in the SVG.
+INK = "#010203"
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "unclip",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": INK,
+    "grid.alpha": 0.12,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+}
+
+
+def curve(history: Sequence[Mapping[str, float]], title: str) -> str:
+    """The loss of a training over its steps."""
+    steps = [entry["step"] for entry in history]
+    losses = [entry["loss"] for entry in history]
+
+    def draw(axes: Axes) -> None:
+        axes.plot(steps, losses, color=ACCENT, linewidth=1.4)
+        if min(losses) > 0:
+            axes.set_yscale("log")
+        axes.set(title=title, xlabel="step", ylabel="loss")
+
+    return svg(draw)
+
+
+def histogram(values: np.ndarray, title: str, label: str) -> str:
+    """How often values lie where."""
+
+    def draw(axes: Axes) -> None:
+        axes.hist(values, bins=40, color=ACCENT)
+        axes.set(title=title, xlabel=label, ylabel="pairs")
+
+    return svg(draw)
+
+
+def explained(eigenvalues: np.ndarray, dimensions: int) -> str:
+    """The share of the variance that the first components keep."""
+    shares = np.cumsum(eigenvalues) / eigenvalues.sum()
+
+    def draw(axes: Axes) -> None:
+        axes.plot(np.arange(1, len(shares) + 1), shares, color=ACCENT, linewidth=1.4)
+        axes.axvline(dimensions, color=INK, linestyle=":", linewidth=1)
+        axes.set(title="Explained variance", xlabel="components", ylabel="share", ylim=(0, 1.03))
+
+    return svg(draw)
+
+
+def svg(draw: Any) -> str:
+    """What `draw` puts on one pair of axes, without the XML prologue."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained")
+        draw(figure.add_subplot())
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -1,0 +1,365 @@
+"""Stages that make small real-looking artifacts on the spot, for the stages that read them.
+
+`make` runs a stage and all it needs in this process, without Ray.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from pipelines.artifacts import (
+    ClipWeights,
+    EmbeddingShards,
+    PairShards,
+    PcaBasisFile,
+    SelectionShards,
+    TrainedModel,
+)
+from pipelines.core.events import Event
+from pipelines.core.runner import _manifest, load_artifact
+from pipelines.core.stage import Artifact, Context, Facts, ShardWorker, Stage
+from pipelines.core.store import Folder, Store
+from pipelines.core.tables import check_schema
+from pipelines.demo.dataset import emoji
+from pipelines.evaluation.config import EvaluateConfig
+from pipelines.schema import PAIRS, SELECTION, embeddings, pair_key, pca_basis
+from pipelines.stages.embed import EmbedConfig, EmbedWorker
+from pipelines.stages.evaluate import Evaluate
+from unclip import presets
+from unclip.cascade import SamplingConfig
+from unclip.checkpoint import save_model
+from unclip.clip import FrozenClip
+from unclip.clip_training import ClipArchitecture, build_clip
+from unclip.config import Config
+from unclip.models import DecoderConfig, DiffusionPriorConfig, UpsamplerConfig, build
+
+CONTEXT_LENGTH = 24  # as in the tiny preset
+HOSTILE_CAPTION = '<script>alert("caption")</script>'
+HOSTILE_URL = 'http://example.invalid/"><img src=x onerror=alert(1)>'
+
+
+A = TypeVar("A", bound=Artifact)
+
+
+@dataclass(frozen=True)
+class LocalContext:
+    """A stage's context without any process beside this one."""
+
+    store: Store
+    folder: Folder
+    events: list[Event] = field(default_factory=list)
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    def load(self, stage: Stage[A]) -> A:
+        return load_artifact(self.store, stage)
+
+    def map_shards(
+        self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
+    ) -> dict[str, Facts]:
+        done = {}
+        for name, item in items.items():
+            table, facts = worker(item)
+            check_schema(table, schema, where=name)
+            write_table(self.folder, f"{name}.parquet", table)
+            done[name] = {**facts, "rows": table.num_rows}
+        return done
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
+    def train(self, function: Any, config: Mapping[str, Any]) -> None:
+        raise NotImplementedError("no given stage trains")
+
+
+def make(store: Store, stage: Stage[A], events: list[Event] | None = None) -> A:
+    """The artifact of a stage, made where it is not there yet."""
+    if store.manifest(stage.name, stage.key) is None:
+        for dependency in stage.dependencies.values():
+            make(store, dependency)
+        folder = store.folder(stage.name, stage.key)
+        artifact = stage.run(LocalContext(store, folder, [] if events is None else events))
+        store.commit(_manifest(stage, artifact, {}, 1.0))
+    return load_artifact(store, stage)
+
+
+def write_table(folder: Folder, name: str, table: pa.Table) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch) / "table.parquet"
+        pq.write_table(table, local)
+        folder.publish(local, name)
+
+
+def pair(number: int) -> dict[str, Any]:
+    row = emoji().slice(number * 7, 1).to_pylist()[0]
+    caption = HOSTILE_CAPTION if number == 0 else row["label"]
+    url = f"http://example.invalid/{row['key']}.jpg"
+    return {
+        "key": pair_key(url, caption),
+        "url": url,
+        "caption": caption,
+        "image": row["image"],
+        "width": 128,
+        "height": 128,
+        "original_width": 128,
+        "original_height": 128,
+        "sha256": "0" * 64,
+    }
+
+
+@dataclass(frozen=True)
+class GivenPairs(Stage[PairShards]):
+    """Packaged pictures in two shards."""
+
+    name: ClassVar[str] = "filter"
+    artifact: ClassVar[type[Artifact]] = PairShards
+
+    rows: int
+    stands_for: str = "kept"
+
+    def run(self, ctx: Context) -> PairShards:
+        rows = [pair(number) for number in range(self.rows)]
+        half = len(rows) // 2
+        shards = {"00000": rows[:half], "00001": rows[half:]}
+        for name, part in shards.items():
+            write_table(ctx.folder, f"{name}.parquet", pa.Table.from_pylist(part, schema=PAIRS))
+        return PairShards(ctx.folder, {n: len(p) for n, p in shards.items()}, self.counts())
+
+    def counts(self) -> Mapping[str, Any]:
+        rejected = {"not_an_image": 2, "private_address": 1}
+        examples = {"not_an_image": [HOSTILE_URL], "private_address": ["http://10.0.0.1/a.jpg"]}
+        total = {"rows": self.rows + 3, "read": self.rows + 3}
+        return {**total, self.stands_for: self.rows, "rejected": rejected, "examples": examples}
+
+
+@dataclass(frozen=True)
+class GivenDownload(GivenPairs):
+    name: ClassVar[str] = "download"
+
+
+@dataclass(frozen=True)
+class GivenClip(Stage[ClipWeights]):
+    """A small CLIP with random weights."""
+
+    name: ClassVar[str] = "clip"
+    artifact: ClassVar[type[Artifact]] = ClipWeights
+
+    width: int = 64
+
+    def run(self, ctx: Context) -> ClipWeights:
+        architecture = ClipArchitecture(
+            embed_dim=self.width,
+            image_size=32,
+            patch_size=8,
+            vision_width=64,
+            vision_layers=2,
+            vision_heads=2,
+            text_context_length=CONTEXT_LENGTH,
+            text_width=64,
+            text_layers=1,
+            text_heads=2,
+            init_temperature=0.07,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = build_clip(architecture)
+        device = torch.device("cpu")
+        clip = FrozenClip.from_trained(model, architecture, name="given", device=device)
+        with tempfile.TemporaryDirectory() as scratch:
+            clip.save(Path(scratch))
+            for file in Path(scratch).iterdir():
+                ctx.folder.publish(file, file.name)
+        return ClipWeights(
+            ctx.folder, "given", clip.digest, clip.width, clip.image_size, clip.context_length
+        )
+
+
+@dataclass(frozen=True)
+class GivenEmbeddings(Stage[EmbeddingShards]):
+    """What that CLIP makes of the pairs."""
+
+    name: ClassVar[str] = "embed"
+    artifact: ClassVar[type[Artifact]] = EmbeddingShards
+
+    pairs: Stage[PairShards]
+    clip: Stage[ClipWeights]
+
+    def run(self, ctx: Context) -> EmbeddingShards:
+        pairs, clip = ctx.load(self.pairs), ctx.load(self.clip)
+        items = {name: pairs.folder.file(f"{name}.parquet") for name in pairs.rows}
+        worker = EmbedWorker(clip, EmbedConfig(batch_size=16))
+        ctx.map_shards(worker, items, schema=embeddings(clip.width), unit="shards")
+        counts = {"embedded": pairs.total_rows}
+        return EmbeddingShards(ctx.folder, pairs.rows, counts, clip.width, clip.name, clip.digest)
+
+
+@dataclass(frozen=True)
+class GivenSelection(Stage[SelectionShards]):
+    """All rows; every third is held out."""
+
+    name: ClassVar[str] = "select"
+    artifact: ClassVar[type[Artifact]] = SelectionShards
+
+    embeddings: Stage[EmbeddingShards]
+
+    def run(self, ctx: Context) -> SelectionShards:
+        shards = ctx.load(self.embeddings)
+        held_out = 0
+        for name, count in shards.rows.items():
+            keys = shards.read(name, ["key"])["key"].to_pylist()
+            rows = [
+                {"key": key, "row": row, "held_out": row % 3 == 0} for row, key in enumerate(keys)
+            ]
+            held_out += len(range(0, count, 3))
+            write_table(ctx.folder, f"{name}.parquet", pa.Table.from_pylist(rows, schema=SELECTION))
+        counts = {"rejected": {"similarity": 1, "near_duplicate": 0}}
+        training = shards.total_rows - held_out
+        return SelectionShards(ctx.folder, shards.rows, counts, training, held_out)
+
+
+@dataclass(frozen=True)
+class GivenPca(Stage[PcaBasisFile]):
+    """A basis with falling eigenvalues."""
+
+    name: ClassVar[str] = "pca"
+    artifact: ClassVar[type[Artifact]] = PcaBasisFile
+
+    width: int = 64
+
+    def run(self, ctx: Context) -> PcaBasisFile:
+        eye = np.eye(self.width, dtype=np.float32)
+        rows = [
+            {"component": eye[i], "eigenvalue": 0.8**i, "mean": eye[0]} for i in range(self.width)
+        ]
+        table = pa.Table.from_pylist(rows, schema=pca_basis(self.width))
+        write_table(ctx.folder, "basis.parquet", table)
+        return PcaBasisFile(ctx.folder, self.width, explained=0.97, dimensions=16)
+
+
+@dataclass(frozen=True)
+class GivenModel(Stage[TrainedModel]):
+    """A model with random weights, and the history of a training that never was."""
+
+    artifact: ClassVar[type[Artifact]] = TrainedModel
+
+    model: Config
+    seed: int = 0
+
+    def run(self, ctx: Context) -> TrainedModel:
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            model = build(self.model)
+            for weight in model.parameters():  # fresh ones make the same of every condition
+                weight.data += 0.1 * torch.randn_like(weight)
+        with tempfile.TemporaryDirectory() as scratch:
+            local = Path(scratch) / "model.safetensors"
+            save_model(local, model)
+            ctx.folder.publish(local, local.name)
+        history = [
+            {
+                "step": step,
+                "loss": 1 / step + 0.1,
+                "grad_norm": 1.0,
+                "learning_rate": 1e-3,
+                "samples_per_s": 50.0,
+            }
+            for step in range(10, 210, 10)
+        ]
+        if self.name != "upsampler_2":  # one model without a history: the report says so
+            ctx.folder.write_json("history.json", history)
+        parameters = sum(p.numel() for p in model.parameters())
+        return TrainedModel(ctx.folder, parameters, steps=200, final_loss=0.105)
+
+
+@dataclass(frozen=True)
+class GivenPrior(GivenModel):
+    name: ClassVar[str] = "prior"
+
+
+@dataclass(frozen=True)
+class GivenDecoder(GivenModel):
+    name: ClassVar[str] = "decoder"
+
+
+@dataclass(frozen=True)
+class GivenUpsampler1(GivenModel):
+    name: ClassVar[str] = "upsampler_1"
+
+
+@dataclass(frozen=True)
+class GivenUpsampler2(GivenModel):
+    name: ClassVar[str] = "upsampler_2"
+
+
+def small_models() -> tuple[DiffusionPriorConfig, DecoderConfig, UpsamplerConfig, UpsamplerConfig]:
+    """The tiny preset, shrunk further: 8, 16 and 32 pixels."""
+    tiny = presets.tiny()
+    decoder_unet = replace(
+        tiny.decoder.unet,
+        channels=16,
+        channel_multipliers=(1, 2),
+        attention_resolutions=(4,),
+        head_channels=8,
+    )
+    upsampler_unet = replace(tiny.upsampler_1.unet, channels=16, channel_multipliers=(1, 2))
+    return (
+        replace(tiny.prior, width=48, depth=1),
+        replace(tiny.decoder, image_size=8, unet=decoder_unet),
+        replace(tiny.upsampler_1, low_res_size=8, image_size=16, unet=upsampler_unet),
+        replace(tiny.upsampler_2, low_res_size=16, image_size=32, unet=upsampler_unet),
+    )
+
+
+def sampling(**changes: Any) -> SamplingConfig:
+    config = SamplingConfig(
+        prior_steps=2,
+        prior_guidance_scale=2.0,
+        prior_candidates=2,
+        decoder_steps=2,
+        decoder_guidance_scale=2.0,
+        dynamic_threshold=None,
+        upsampler_1_steps=1,
+        upsampler_2_steps=1,
+        eta=1.0,
+        bf16=False,
+    )
+    return replace(config, **changes)
+
+
+def evaluate_config(**changes: Any) -> EvaluateConfig:
+    config = EvaluateConfig(
+        held_out_samples=10,
+        training_samples=9,
+        probe_samples=4,
+        variations=2,
+        reference_rows=12,
+        batch_size=8,
+        seed=3,
+        sampling=sampling(),
+    )
+    return replace(config, **changes)
+
+
+def evaluate_stage(config: EvaluateConfig, *, rows: int = 48) -> Evaluate:
+    pairs, clip = GivenPairs(rows), GivenClip()
+    embeddings = GivenEmbeddings(pairs, clip)
+    prior, decoder, upsampler_1, upsampler_2 = small_models()
+    return Evaluate(
+        pairs=pairs,
+        embeddings=embeddings,
+        selection=GivenSelection(embeddings),
+        clip=clip,
+        prior=GivenPrior(prior),
+        decoder=GivenDecoder(decoder),
+        upsampler_1=GivenUpsampler1(upsampler_1),
+        upsampler_2=GivenUpsampler2(upsampler_2),
+        config=config,
+    )

@@ -1,0 +1,136 @@
+"""The report, made from real artifacts of models with random weights."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from pipelines.artifacts import Report
+from pipelines.core.events import Event, Output
+from pipelines.core.store import Store
+from pipelines.report.config import ReportConfig
+from pipelines.report.render import duration, number
+from pipelines.stages.report import BuildReport
+from tests.pipelines import given
+
+TITLE = "Tiny & <untrained>"
+
+
+def report_stage(title: str = TITLE) -> BuildReport:
+    evaluate = given.evaluate_stage(given.evaluate_config())
+    return BuildReport(
+        evaluation=evaluate,
+        downloaded=given.GivenDownload(48, stands_for="downloaded"),
+        pairs=evaluate.pairs,
+        embeddings=evaluate.embeddings,
+        selection=evaluate.selection,
+        pca=given.GivenPca(),
+        clip=evaluate.clip,
+        prior=evaluate.prior,
+        decoder=evaluate.decoder,
+        upsampler_1=evaluate.upsampler_1,
+        upsampler_2=evaluate.upsampler_2,
+        config=ReportConfig(title=title),
+    )
+
+
+class Page(HTMLParser):
+    """What a browser would find on the page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def events() -> list[Event]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, events: list[Event]) -> Report:
+    return given.make(Store(str(tmp_path_factory.mktemp("store"))), report_stage(), events)
+
+
+@pytest.fixture(scope="module")
+def html(report: Report) -> str:
+    with report.folder.open("report.html") as file:
+        return file.read().decode()
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_the_report_is_announced_and_titled(report: Report, events: list[Event], page: Page):
+    assert Output("report", "report.html") in events
+    assert report.title == TITLE
+    assert TITLE in page.text
+
+
+def test_nothing_is_loaded_from_anywhere(html: str, page: Page):
+    addresses = [v for n, v in page.attributes if n in ("src", "href", "xlink:href") and v]
+    assert addresses
+    assert {a.split(":")[0] if ":" in a else a[0] for a in addresses} == {"data", "#"}
+    assert not re.search(r"url\((?!#)", html)
+    assert "@import" not in html
+
+
+def test_captions_and_addresses_cannot_become_markup(html: str, page: Page):
+    assert given.HOSTILE_CAPTION in page.text
+    assert given.HOSTILE_URL in page.text
+    assert "script" not in page.tags
+    assert not [n for n, _ in page.attributes if n.startswith("on")]
+
+
+def test_every_stage_stands_in_the_lineage_with_its_key(page: Page):
+    stage = report_stage()
+    for dependency in stage.dependencies.values():
+        assert dependency.key in page.text
+
+
+def test_a_training_without_history_gets_a_sentence_and_the_others_a_curve(page: Page):
+    assert "No history was kept of the training of upsampler 2." in page.text
+    assert page.tags.count("svg") == 3 + 2  # curves; similarity and explained variance
+
+
+def test_rejections_are_told_by_reason(page: Page):
+    assert "private address" in page.text
+    assert "not an image" in page.text
+
+
+def test_both_splits_show_samples_and_metrics(page: Page):
+    assert "Training split" in page.text
+    assert "Held-out split" in page.text
+    assert [v for n, v in page.attributes if n == "alt"].count("generated") == 10 + 9
+
+
+def test_the_title_is_part_of_the_key_and_the_evaluation_is_not_made_again():
+    one, other = report_stage("one"), report_stage("other")
+    assert one.key != other.key
+    assert one.evaluation.key == other.evaluation.key
+
+
+def test_numbers_are_short_and_keep_their_size():
+    assert [number(v) for v in (0.0, 0.12345, -3.14159, 1234.5, 1.5e-7)] == [
+        "0",
+        "0.123",
+        "-3.14",
+        "1,234",
+        "1.50e-07",
+    ]
+
+
+def test_durations_read_like_clocks():
+    assert [duration(s) for s in (None, 3.2, 75, 3700)] == ["–", "3 s", "1 min 15 s", "1 h 1 min"]
