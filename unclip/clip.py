@@ -7,7 +7,6 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,48 +20,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unclip.clip_training import ClipArchitecture
-from unclip.config import Config, ConfigError
+from unclip.clip_config import CONFIG_FILE, WEIGHTS_FILE, ClipArchitecture, ClipConfig
+from unclip.config import ConfigError
 
 Images = Sequence[Image.Image] | Tensor
 
-_CONFIG_FILE = "open_clip_config.json"  # both names are open_clip's own
-_WEIGHTS_FILE = "open_clip_model.safetensors"
 _PREPROCESS_FIELDS = ("mean", "std", "interpolation", "resize_mode")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipConfig(Config):
-    """Where the frozen CLIP comes from.
-
-    `model` is one of open_clip's model names, and `pretrained` one of its tags for that model or
-    the path of a checkpoint; or `model` is "local-dir:<folder>", as `FrozenClip.save` writes it, or
-    "hf-hub:<owner>/<name>", and `pretrained` is None.
-    """
-
-    model: str
-    pretrained: str | None
-
-    def __post_init__(self) -> None:
-        has_schema = self.model.startswith(("local-dir:", "hf-hub:"))
-        if has_schema and self.pretrained is not None:
-            raise ConfigError(
-                f"clip: model={self.model!r} brings its own weights, so pretrained="
-                f"{self.pretrained!r} would be ignored; set pretrained to null"
-            )
-        if has_schema:
-            return
-        if self.model not in open_clip.list_models():
-            raise ConfigError(
-                f"clip: open_clip has no model {self.model!r}; it has "
-                f"{', '.join(open_clip.list_models()[:8])}, ...; for a folder, write local-dir:<it>"
-            )
-        if self.pretrained is None:
-            tags = open_clip.list_pretrained_tags_by_model(self.model)
-            raise ConfigError(
-                f"clip: model={self.model!r} needs pretrained weights; set pretrained to one of "
-                f"{tags} or to the path of a checkpoint"
-            )
 
 
 class FrozenClip:
@@ -135,10 +98,10 @@ class FrozenClip:
     @classmethod
     def load(cls, folder: Path, *, device: torch.device) -> "FrozenClip":
         """Read what `save` wrote."""
-        file = folder / _CONFIG_FILE
+        file = folder / CONFIG_FILE
         if not file.is_file():
             raise ConfigError(
-                f"clip: {folder} has no {_CONFIG_FILE}; give a folder that FrozenClip.save wrote"
+                f"clip: {folder} has no {CONFIG_FILE}; give a folder that FrozenClip.save wrote"
             )
         config = ClipConfig(model=f"local-dir:{folder}", pretrained=None)
         clip = cls.from_config(config, device=device)
@@ -148,7 +111,7 @@ class FrozenClip:
     def save(self, folder: Path) -> None:
         """Write weights, configuration and name, in open_clip's own "local-dir:" format."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self._weights(), folder / _WEIGHTS_FILE)
+        save_file(self._weights(), folder / WEIGHTS_FILE)
         if hasattr(
             self._tokenizer, "tokenizer"
         ):  # transformers' tokenizers have files of their own
@@ -158,7 +121,7 @@ class FrozenClip:
             "model_cfg": self.model_config,
             "preprocess_cfg": self._preprocess_config(),
         }
-        (folder / _CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
+        (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
     @cached_property
     def digest(self) -> str:

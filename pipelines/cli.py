@@ -1,0 +1,182 @@
+"""The command `unclip`. Arguments are read here; work is imported only by the command that does it."""
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+EXIT_ERROR = 2  # something that the user can mend
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+DESCRIPTION = """\
+unCLIP (DALL-E 2) from a list of image URLs to evaluated text-to-image models.
+
+  unclip run demo                  the whole pipeline on the packaged data, on this machine
+  unclip plan my.yaml              what a run would do, and why, before anything starts
+  unclip run my.yaml --from prior  the prior and all that depends on it, again
+  unclip generate "a red heart"    pictures from the trained models
+  unclip submit my.yaml --address http://head:8265
+
+CONFIG is the path of a YAML file, or the name of a packaged one: demo, small, paper.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their flags."""
+    root = argparse.ArgumentParser(
+        prog="unclip",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    init = commands.add_parser("init", help="write a configuration to start from")
+    init.add_argument("path", nargs="?", default="unclip.yaml", help="default: %(default)s")
+    init.add_argument("--like", default="demo", help="demo, small or paper; default: %(default)s")
+    init.set_defaults(module="init")
+
+    plan = commands.add_parser("plan", help="what would run and why; starts nothing")
+    _add_config(plan)
+    _add_scope(plan)
+    plan.set_defaults(module="plan")
+
+    run = commands.add_parser("run", help="run what is not done yet")
+    _add_config(run)
+    _add_scope(run)
+    run.set_defaults(module="run")
+
+    ls = commands.add_parser("ls", help="the results in the store")
+    _add_config(ls)
+    ls.set_defaults(module="ls")
+
+    show = commands.add_parser("show", help="one stage: its manifest, lineage, and why this key")
+    show.add_argument("stage", help="such as prior")
+    _add_config(show)
+    show.set_defaults(module="show")
+
+    ui = commands.add_parser("ui", help="browse the runs in MLflow, on this machine")
+    _add_config(ui)
+    ui.add_argument("--port", type=int, default=5000, help="default: %(default)s")
+    ui.set_defaults(module="ui")
+
+    generate = commands.add_parser("generate", help="pictures of a caption")
+    generate.add_argument("caption", help='such as "a red heart"')
+    _add_config(generate)
+    generate.add_argument("--count", type=int, default=8, help="pictures; default: %(default)s")
+    generate.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    generate.add_argument("--out", default="generated.png", help="default: %(default)s")
+    generate.set_defaults(module="generate")
+
+    _add_cluster_commands(commands)
+    return root
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "config", nargs="?", default="demo", metavar="CONFIG", help="default: demo"
+    )
+    command.add_argument("--store", help="where results live; overrides run.store")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        dest="overrides",
+        help="change one setting; may be repeated",
+    )
+
+
+def _add_scope(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--only", metavar="STAGE", help="run this stage again, and no other")
+    command.add_argument(
+        "--from", dest="start", metavar="STAGE", help="run this stage and all after it again"
+    )
+    command.add_argument(
+        "--force",
+        action="append",
+        default=[],
+        metavar="STAGE",
+        help="run this stage again; may be repeated",
+    )
+
+
+def _add_cluster_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    submit = commands.add_parser("submit", help="run on a cluster, and follow what it prints")
+    _add_config(submit)
+    _add_scope(submit)
+    _add_address(submit)
+    submit.add_argument("--no-wait", action="store_true", help="return once it is submitted")
+    submit.add_argument(
+        "--attempts", type=int, default=3, help="starts of a driver that dies; default: %(default)s"
+    )
+    submit.set_defaults(module="submit")
+    for name, told in (
+        ("status", "the state of a submitted run"),
+        ("logs", "what a submitted run printed"),
+        ("stop", "end a submitted run; what is finished stays"),
+    ):
+        command = commands.add_parser(name, help=told)
+        command.add_argument("job", help="as `unclip submit` printed it")
+        _add_address(command)
+        if name == "logs":
+            command.add_argument("-f", "--follow", action="store_true", help="until it ends")
+        command.set_defaults(module="jobs", verb=name)
+
+
+def _add_address(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--address",
+        default=os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265"),
+        help="of the cluster's dashboard; default: %(default)s",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 2 for what the user can mend, or 130 for Ctrl-C."""
+    arguments = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        import_module(f"pipelines.commands.{arguments.module}").run(arguments)
+    except KeyboardInterrupt:
+        print("\nInterrupted. What was finished stays; the same command goes on.", file=sys.stderr)
+        _leave(EXIT_INTERRUPTED)
+    except SystemExit as terminated:
+        if terminated.code == EXIT_TERMINATED:
+            _leave(EXIT_TERMINATED)
+        raise
+    except Exception as error:
+        if arguments.debug:
+            traceback.print_exc()
+        elif not _is_expected(error):
+            raise
+        print(f"unclip: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    return 0
+
+
+def _is_expected(error: Exception) -> bool:
+    from pipelines.core.errors import PipelineError
+    from unclip.config import ConfigError
+
+    return isinstance(error, PipelineError | ConfigError)
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise SystemExit(EXIT_TERMINATED)
+
+
+def _leave(code: int) -> NoReturn:
+    """End now: threads of stages that were cut off may wait for workers that are gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""One YAML file → one typed, frozen configuration; what cannot work is refused with its line.
+
+Everything but `run` is part of what is made, and so of the stages' keys; `run` says where and with
+what, and changes nothing that is made. `preset` fills in the sizes of the models and of their
+sampling, which the file may change field by field.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipelines.core.cluster import ClusterSettings
+from pipelines.core.resources import Resources
+from pipelines.data.download import DownloadConfig
+from pipelines.data.filter import FilterConfig
+from pipelines.evaluation.config import EvaluateConfig
+from pipelines.report.config import ReportConfig
+from pipelines.stages.clip import PretrainedClip, TrainedClip
+from pipelines.stages.download import SourceConfig
+from pipelines.stages.embed import EmbedConfig
+from pipelines.stages.models import LoaderSettings
+from pipelines.stages.pca import PcaConfig
+from pipelines.stages.select import SelectConfig
+from pipelines.tracking_settings import TrackingSettings
+from unclip.config import Config, ConfigError
+from unclip.models import DecoderConfig, DiffusionPriorConfig, UpsamplerConfig
+from unclip.presets import Preset
+from unclip.training import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSection(Config):
+    """Caption → CLIP image embedding."""
+
+    model: DiffusionPriorConfig
+    training: TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSection(Config):
+    """CLIP image embedding and caption → small picture."""
+
+    model: DecoderConfig
+    training: TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpsamplerSection(Config):
+    """A picture → one of a larger size."""
+
+    model: UpsamplerConfig
+    training: TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSection(Config):
+    """Where and with what it runs; none of it changes what is made."""
+
+    store: str  # a folder, or a URL that fsspec knows, such as s3://bucket/prefix
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    resources: Mapping[str, Resources] = field(default_factory=dict)  # by stage
+    retries: int = 3  # of a shard or a training whose worker died
+    wait_s: float = 600.0  # the longest wait for resources
+
+    def __post_init__(self) -> None:
+        if self.retries < 0 or self.wait_s <= 0:
+            raise ConfigError(
+                f"retries={self.retries} must not be negative, and wait_s={self.wait_s} positive"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig(Config):
+    """The whole pipeline, section by section, in the order of its stages."""
+
+    preset: Literal["tiny", "small", "paper"]
+    source: SourceConfig
+    download: DownloadConfig
+    filter: FilterConfig
+    clip: Annotated[PretrainedClip | TrainedClip, Field(discriminator="kind")]
+    embed: EmbedConfig
+    select: SelectConfig
+    pca: PcaConfig
+    loader: LoaderSettings
+    prior: PriorSection
+    decoder: DecoderSection
+    upsampler_1: UpsamplerSection
+    upsampler_2: UpsamplerSection
+    evaluate: EvaluateConfig
+    report: ReportConfig
+    run: RunSection
+
+    def __post_init__(self) -> None:
+        self.check_widths()
+        self.check_models()
+        self.check_lanes()
+
+    def check_widths(self) -> None:
+        """The CLIP's width against that of the models and the PCA."""
+        width = self.clip.width
+        if width is None:
+            return
+        for name, model in (("prior", self.prior.model), ("decoder", self.decoder.model)):
+            if model.embed_width != width:
+                raise ConfigError(
+                    f"{name}.model.embed_width={model.embed_width}, but the CLIP of section clip "
+                    f"makes embeddings of width {width}; set {name}.model.embed_width={width}, or "
+                    "choose another CLIP"
+                )
+        if self.pca.dimensions > width:
+            raise ConfigError(
+                f"pca.dimensions={self.pca.dimensions} is more than the CLIP's width {width}; "
+                f"give {width} or less"
+            )
+
+    def check_models(self) -> None:
+        """The models against each other."""
+        Preset(
+            prior=self.prior.model,
+            decoder=self.decoder.model,
+            upsampler_1=self.upsampler_1.model,
+            upsampler_2=self.upsampler_2.model,
+        )
+        lengths = [m.text_encoder.context_length for m in (self.prior.model, self.decoder.model)]
+        if lengths[0] != lengths[1]:
+            raise ConfigError(
+                f"prior.model.text_encoder.context_length={lengths[0]} and that of decoder.model, "
+                f"{lengths[1]}, differ; captions are tokenised once for both, so make them equal"
+            )
+
+    def check_lanes(self) -> None:
+        """The lanes of each training against its workers."""
+        for name in ("prior", "decoder", "upsampler_1", "upsampler_2"):
+            lanes = getattr(self, name).training.lanes
+            workers = self.run.resources.get(name, Resources()).workers
+            if lanes % workers:
+                raise ConfigError(
+                    f"run.resources.{name}.workers={workers} cannot share "
+                    f"{name}.training.lanes={lanes} evenly; give a number of workers that divides it"
+                )

@@ -1,0 +1,46 @@
+"""Drop pairs that would teach nothing or the wrong thing; every rejection is counted by reason."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipelines.artifacts import PairShards
+from pipelines.core.errors import PipelineError
+from pipelines.core.stage import Artifact, Context, Stage
+from pipelines.data.duplicates import IDENTITY_COLUMNS, exact_duplicates
+from pipelines.data.filter import FilterConfig, FilterItem, FilterWorker
+from pipelines.schema import PAIRS
+from pipelines.stages.download import total_counts
+
+
+@dataclass(frozen=True)
+class Filter(Stage[PairShards]):
+    """The pairs that pass every rule."""
+
+    name: ClassVar[str] = "filter"
+    artifact: ClassVar[type[Artifact]] = PairShards
+
+    pairs: Stage[PairShards]
+    config: FilterConfig
+
+    def run(self, ctx: Context) -> PairShards:
+        """Find duplicates over all shards, then filter each."""
+        pairs = ctx.load(self.pairs)
+        repeats = ctx.call(find_duplicates, pairs)
+        items = {
+            name: FilterItem(pairs.folder.file(f"{name}.parquet"), repeats[name])
+            for name in pairs.rows
+        }
+        facts = ctx.map_shards(FilterWorker(self.config), items, schema=PAIRS, unit="shards")
+        counts = total_counts(facts.values())
+        if not counts["kept"]:
+            reasons = ", ".join(f"{reason} {n}" for reason, n in counts["rejected"].items())
+            raise PipelineError(
+                f"The filter rejected all {counts['read']} pairs: {reasons}. Loosen the filter's "
+                "rules of these names."
+            )
+        return PairShards(ctx.folder, {n: f["rows"] for n, f in facts.items()}, counts)
+
+
+def find_duplicates(pairs: PairShards) -> dict[str, frozenset[int]]:
+    """The rows of each shard that repeat an earlier one."""
+    return exact_duplicates({n: pairs.read(n, list(IDENTITY_COLUMNS)) for n in pairs.rows})

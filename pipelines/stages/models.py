@@ -1,0 +1,112 @@
+"""The trainings of the prior, the decoder and the two upsamplers, under Ray Train."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards, TrainedModel
+from pipelines.core.stage import Artifact, Context, Stage
+from pipelines.data.shard_reader import ShardFiles
+from unclip.config import Config, ConfigError
+from unclip.models import DecoderConfig, DiffusionPriorConfig, UpsamplerConfig
+from unclip.training import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderSettings(Config):
+    """How far rows are shuffled."""
+
+    shuffle_shards: int  # that are in memory, and mixed, at the same time
+
+    def __post_init__(self) -> None:
+        if self.shuffle_shards < 1:
+            raise ConfigError(f"shuffle_shards={self.shuffle_shards} must be at least 1")
+
+
+@dataclass(frozen=True)
+class TrainModel(Stage[TrainedModel]):
+    """Base of the four: a model trained on the selected rows that are not held out."""
+
+    artifact: ClassVar[type[Artifact]] = TrainedModel
+    gang: ClassVar[bool] = True
+
+    pairs: Stage[PairShards]
+    embeddings: Stage[EmbeddingShards]
+    selection: Stage[SelectionShards]
+    model: DiffusionPriorConfig | DecoderConfig | UpsamplerConfig
+    training: TrainingConfig
+    loader: LoaderSettings
+
+    def run(self, ctx: Context) -> TrainedModel:
+        """Train to the end, from the last checkpoint where there is one."""
+        from pipelines.stages.tasks import ModelTask
+        from pipelines.stages.training import SUMMARY, TrainingJob, train_worker
+
+        embeddings = ctx.load(self.embeddings)
+        check_width(self.model, embeddings)
+        job = TrainingJob(
+            stage=self.name,
+            task=ModelTask(self.model, preview_seed=self.training.seed),
+            training=self.training,
+            shuffle_shards=self.loader.shuffle_shards,
+            shards=training_shards(ctx.load(self.pairs), embeddings, ctx.load(self.selection)),
+            folder=ctx.folder,
+            emit=ctx.emit,
+        )
+        ctx.train(train_worker, {"job": job})
+        summary = ctx.folder.read_json(SUMMARY)
+        return TrainedModel(
+            ctx.folder,
+            parameters=summary["parameters"],
+            steps=summary["steps"],
+            final_loss=summary["final_loss"],
+        )
+
+
+@dataclass(frozen=True)
+class TrainPrior(TrainModel):
+    """Caption → CLIP image embedding."""
+
+    name: ClassVar[str] = "prior"
+
+
+@dataclass(frozen=True)
+class TrainDecoder(TrainModel):
+    """CLIP image embedding and caption → small picture."""
+
+    name: ClassVar[str] = "decoder"
+
+
+@dataclass(frozen=True)
+class TrainUpsampler1(TrainModel):
+    """Small picture → middle size."""
+
+    name: ClassVar[str] = "upsampler_1"
+
+
+@dataclass(frozen=True)
+class TrainUpsampler2(TrainModel):
+    """Middle size → full size."""
+
+    name: ClassVar[str] = "upsampler_2"
+
+
+def training_shards(
+    pairs: PairShards, embeddings: EmbeddingShards, selection: SelectionShards
+) -> tuple[ShardFiles, ...]:
+    """The shards that hold rows to train on."""
+    from pipelines.data.shard_reader import list_shards
+
+    found = list_shards(pairs.folder.url, embeddings.folder.url, selection.folder.url)
+    return tuple(files for files in found if files.rows)
+
+
+def check_width(
+    model: DiffusionPriorConfig | DecoderConfig | UpsamplerConfig, embeddings: EmbeddingShards
+) -> None:
+    """Raise `ConfigError` where the embeddings are of another CLIP's width than the model's."""
+    wanted = getattr(model, "embed_width", None)
+    if wanted is not None and wanted != embeddings.width:
+        raise ConfigError(
+            f"{type(model).__name__}.embed_width={wanted}, but the embeddings of "
+            f"{embeddings.clip_name} are {embeddings.width} wide; set it to {embeddings.width}"
+        )

@@ -1,0 +1,122 @@
+"""What the trainings differ in: the unCLIP models, and the CLIP that is trained by contrast."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from unclip.checkpoint import save_model
+from unclip.clip import FrozenClip
+from unclip.clip_config import ClipArchitecture
+from unclip.clip_training import build_clip, clip_loss
+from unclip.models import DecoderConfig, DiffusionPriorConfig, UpsamplerConfig, build
+from unclip.objectives import training_loss
+from unclip.previews import COLUMNS, preview
+from unclip.training import Batch, Loss
+
+MODEL_FILE = "model.safetensors"
+TILE_SIZE = 64  # pixels; smaller pictures are enlarged for a person to see
+
+ModelConfig = DiffusionPriorConfig | DecoderConfig | UpsamplerConfig
+
+FIELDS: dict[type[ModelConfig], tuple[str, ...]] = {
+    DiffusionPriorConfig: ("image_embeds", "text_embeds", "tokens", "keys"),
+    DecoderConfig: ("pixels", "image_embeds", "tokens", "keys"),
+    UpsamplerConfig: ("pixels", "keys"),
+}
+
+
+@dataclass(frozen=True)
+class ModelTask:
+    """Train the model that a config describes."""
+
+    config: ModelConfig
+    preview_seed: int
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What it needs of a row."""
+        return FIELDS[type(self.config)]
+
+    @property
+    def image_size(self) -> int | None:
+        """Of "pixels"."""
+        return None if isinstance(self.config, DiffusionPriorConfig) else self.config.image_size
+
+    @property
+    def context_length(self) -> int:
+        """Of "tokens"; 0 where it reads none."""
+        if isinstance(self.config, UpsamplerConfig):
+            return 0
+        return self.config.text_encoder.context_length
+
+    @property
+    def loss(self) -> Loss:
+        """The objective of the config's model."""
+        return training_loss
+
+    def build(self) -> nn.Module:
+        """The untrained model."""
+        return build(self.config)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Weights with their config inside."""
+        save_model(folder / MODEL_FILE, model)
+
+    def preview(self, model: nn.Module, batch: Batch, path: Path) -> bool:
+        """Truth and samples, from the same noise every time."""
+        from torchvision.utils import save_image
+
+        device = next(model.parameters()).device
+        generator = torch.Generator(device).manual_seed(self.preview_seed)
+        pictures = preview(model, batch, generator=generator)
+        if pictures is None:
+            return False
+        scale = max(1, TILE_SIZE // pictures.shape[-1])
+        tiles = F.interpolate(pictures, scale_factor=scale, mode="nearest")
+        save_image(tiles, path, nrow=COLUMNS, normalize=True, value_range=(-1, 1))
+        return True
+
+
+@dataclass(frozen=True)
+class ClipTask:
+    """Train a small CLIP by contrast."""
+
+    architecture: ClipArchitecture
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Pictures and their captions."""
+        return ("pixels", "tokens", "keys")
+
+    @property
+    def image_size(self) -> int:
+        """Of "pixels"."""
+        return self.architecture.image_size
+
+    @property
+    def context_length(self) -> int:
+        """Of "tokens"."""
+        return self.architecture.text_context_length
+
+    @property
+    def loss(self) -> Loss:
+        """The contrastive loss."""
+        return clip_loss
+
+    def build(self) -> nn.Module:
+        """The untrained model."""
+        return build_clip(self.architecture)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """In open_clip's own format."""
+        name = f"trained here, {self.architecture.image_size} px, {self.architecture.embed_dim}-d"
+        FrozenClip.from_trained(
+            model, self.architecture, name=name, device=torch.device("cpu")
+        ).save(folder)
+
+    def preview(self, model: nn.Module, batch: Batch, path: Path) -> bool:  # noqa: ARG002
+        """A CLIP makes no picture."""
+        return False
