@@ -48,7 +48,7 @@ def _attention(device: torch.device) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
-def random_crop(pixels: Tensor, generator: torch.Generator, *, smallest: float = 0.75) -> Tensor:
+def random_crop(pixels: Tensor, generator: torch.Generator, *, smallest: float = 0.85) -> Tensor:
     """Cut a square of `smallest` to 1 of the side from each picture and scale it up again.
 
     pixels: (B, 3, S, S). Place and size change; colours and left and right do not, since captions
