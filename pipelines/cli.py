@@ -1,4 +1,4 @@
-"""The command `unclip`. Arguments are read here; work is imported only by the command that does it."""
+"""The command `unclip`. Only arguments are read here; a command imports its work when called."""
 
 import argparse
 import os

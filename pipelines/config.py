@@ -20,38 +20,34 @@ from pipelines.report.config import ReportConfig
 from pipelines.stages.clip import PretrainedClip, TrainedClip
 from pipelines.stages.download import SourceConfig
 from pipelines.stages.embed import EmbedConfig
-from pipelines.stages.models import LoaderSettings
+from pipelines.stages.models import LoaderSettings, TrainingSection
 from pipelines.stages.pca import PcaConfig
 from pipelines.stages.select import SelectConfig
 from pipelines.tracking_settings import TrackingSettings
 from unclip.config import Config, ConfigError
 from unclip.models import DecoderConfig, DiffusionPriorConfig, UpsamplerConfig
 from unclip.presets import Preset
-from unclip.training import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriorSection(Config):
+class PriorSection(TrainingSection):
     """Caption → CLIP image embedding."""
 
     model: DiffusionPriorConfig
-    training: TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderSection(Config):
+class DecoderSection(TrainingSection):
     """CLIP image embedding and caption → small picture."""
 
     model: DecoderConfig
-    training: TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpsamplerSection(Config):
+class UpsamplerSection(TrainingSection):
     """A picture → one of a larger size."""
 
     model: UpsamplerConfig
-    training: TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,10 +130,10 @@ class PipelineConfig(Config):
     def check_lanes(self) -> None:
         """The lanes of each training against its workers."""
         for name in ("prior", "decoder", "upsampler_1", "upsampler_2"):
-            lanes = getattr(self, name).training.lanes
+            lanes = getattr(self, name).lanes
             workers = self.run.resources.get(name, Resources()).workers
             if lanes % workers:
                 raise ConfigError(
                     f"run.resources.{name}.workers={workers} cannot share "
-                    f"{name}.training.lanes={lanes} evenly; give a number of workers that divides it"
+                    f"{name}.lanes={lanes} evenly; give a number that divides it"
                 )

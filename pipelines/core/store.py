@@ -132,13 +132,17 @@ class Folder:
                 fs.rm_file(path)
 
     def move_to(self, other: "Folder") -> None:
-        """Rename the folder with all it holds."""
-        _fs(self.url).mv(self._path("").rstrip("/"), other._path("").rstrip("/"), recursive=True)
+        """Move all files, the manifest first: killed in between, neither counts as finished."""
+        fs = _fs(self.url)
+        for name in sorted(self.files(), key=lambda name: name != MANIFEST):
+            fs.makedirs(str(PurePosixPath(other._path(name)).parent), exist_ok=True)
+            fs.mv(self._path(name), other._path(name))
 
     def remove(self) -> None:
         """Delete the folder with all it holds."""
-        if self.files():
-            _fs(self.url).rm(self._path("").rstrip("/"), recursive=True)
+        root = self._path("").rstrip("/")
+        if _fs(self.url).exists(root):
+            _fs(self.url).rm(root, recursive=True)
 
     def _path(self, name: str) -> str:
         return str(_fs(self.url)._strip_protocol(self.file(name)))

@@ -10,10 +10,9 @@ from pipelines.artifacts import ClipWeights, PairShards
 from pipelines.core.stage import Artifact, Context, Facts, Stage
 from pipelines.core.store import Folder
 from pipelines.schema import SELECTION, is_held_out
-from pipelines.stages.models import LoaderSettings
+from pipelines.stages.models import LoaderSettings, TrainingSection
 from unclip.clip_config import ClipArchitecture, ClipConfig
 from unclip.config import Config
-from unclip.training import TrainingConfig
 
 SPLIT = "split"
 
@@ -26,18 +25,17 @@ class PretrainedClip(Config):
     source: ClipConfig
 
     @property
-    def width(self) -> int:
-        """Of its embeddings."""
+    def width(self) -> int | None:
+        """Of its embeddings, where that is known without the weights."""
         return self.source.width
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedClip(Config):
+class TrainedClip(TrainingSection):
     """A small CLIP, trained on the pairs that are not held out."""
 
     kind: Literal["trained"]
     architecture: ClipArchitecture
-    training: TrainingConfig
 
     @property
     def width(self) -> int:

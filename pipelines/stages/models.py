@@ -1,6 +1,6 @@
 """The trainings of the prior, the decoder and the two upsamplers, under Ray Train."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards, TrainedModel
@@ -20,6 +20,16 @@ class LoaderSettings(Config):
     def __post_init__(self) -> None:
         if self.shuffle_shards < 1:
             raise ConfigError(f"shuffle_shards={self.shuffle_shards} must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSection(TrainingConfig):
+    """A section of the configuration that trains: the settings of training, and what is trained."""
+
+    @property
+    def training(self) -> TrainingConfig:
+        """The settings of training alone."""
+        return TrainingConfig(**{f.name: getattr(self, f.name) for f in fields(TrainingConfig)})
 
 
 @dataclass(frozen=True)

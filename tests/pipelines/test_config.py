@@ -1,0 +1,99 @@
+"""A configuration is refused before anything runs, with the place and the way out."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.graph import unclip_graph
+from pipelines.load_config import CONFIGS, ConfigFileError, find_config, load_config
+
+PACKAGED = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def edited(tmp_path: Path, old: str, new: str) -> str:
+    text = find_config("demo").read_text()
+    assert old in text
+    path = tmp_path / "edited.yaml"
+    path.write_text(text.replace(old, new, 1))
+    return str(path)
+
+
+def line_of(path: str, text: str) -> int:
+    return next(i for i, line in enumerate(Path(path).read_text().splitlines(), 1) if text in line)
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_every_packaged_configuration_builds_a_graph(name: str) -> None:
+    config = load_config(name, ["source.urls=demo"])
+    names = list(unclip_graph(config).stages)
+    assert names[0] == "download"
+    assert names[-1] == "report"
+    assert {"prior", "decoder", "upsampler_1", "upsampler_2", "evaluate", "pca"} < set(names)
+
+
+def test_an_override_changes_one_field_and_the_keys_of_what_depends_on_it() -> None:
+    base = unclip_graph(load_config("demo"))
+    changed = unclip_graph(load_config("demo", ["prior.steps=70"]))
+    different = {n for n in base.stages if base[n].key != changed[n].key}
+    assert different == {"prior", "evaluate", "report"}
+
+
+def test_where_it_runs_is_no_part_of_any_key() -> None:
+    base = unclip_graph(load_config("demo"))
+    moved = unclip_graph(
+        load_config("demo", ["run.store=/elsewhere", "run.resources.embed.workers=1"])
+    )
+    assert {n: s.key for n, s in base.stages.items()} == {n: s.key for n, s in moved.stages.items()}
+
+
+def test_an_unknown_key_is_refused_with_its_line_and_the_one_that_was_meant(
+    tmp_path: Path,
+) -> None:
+    path = edited(tmp_path, "  min_side: 32", "  min_sides: 32")
+    with pytest.raises(ConfigFileError) as refusal:
+        load_config(path)
+    told = str(refusal.value)
+    assert f"line {line_of(path, 'min_sides')}: filter.min_sides" in told
+    assert "did you mean min_side?" in told
+
+
+def test_a_wrong_type_is_refused_with_its_line_and_value(tmp_path: Path) -> None:
+    path = edited(tmp_path, "  threads: 8", '  threads: "8"')
+    with pytest.raises(ConfigFileError, match=r"download\.threads is '8': input should be a valid"):
+        load_config(path)
+
+
+def test_a_missing_section_is_named(tmp_path: Path) -> None:
+    path = edited(tmp_path, "embed:\n  batch_size: 128\n", "")
+    with pytest.raises(ConfigFileError, match="embed is missing"):
+        load_config(path)
+
+
+def test_a_clip_of_another_width_is_refused_with_both_widths() -> None:
+    with pytest.raises(ConfigFileError, match=r"prior\.model\.embed_width=64.*width 96"):
+        load_config("demo", ["clip.architecture.embed_dim=96"])
+
+
+def test_workers_that_cannot_share_the_lanes_are_refused() -> None:
+    with pytest.raises(ConfigFileError, match=r"workers=3 cannot share prior\.lanes=1"):
+        load_config("demo", ["run.resources.prior.workers=3"])
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("nonsense", "not of the form"),
+        ("preset=huge", "choose one of tiny, small, paper"),
+        ("source.urls.deeper=1", "is a value, not a section"),
+        ("select.held_out_fraction=1.5", "leaves nothing to train"),
+        ("run.wait_s=-1.0", "wait_s=-1.0"),
+    ],
+)
+def test_an_impossible_override_is_refused(override: str, told: str) -> None:
+    with pytest.raises(ConfigFileError, match=told):
+        load_config("demo", [override])
+
+
+def test_an_unknown_configuration_lists_the_packaged_ones() -> None:
+    with pytest.raises(ConfigFileError, match="demo"):
+        load_config("no-such-file.yaml")
