@@ -117,7 +117,9 @@ def pipeline_note(
 ) -> str:
     """The description on the pipeline's page: every stage, how it stands, its run, and why."""
     told = [(step.stage.name, step.reason) for step in steps]
-    return "\n".join(f"- **{n}** {status[n]}{_link(links.get(n, {}))} · why: {why}" for n, why in told)
+    return "\n".join(
+        f"- **{n}** {status[n]}{_link(links.get(n, {}))} · why: {why}" for n, why in told
+    )
 
 
 def _link(link: Mapping[str, str]) -> str:

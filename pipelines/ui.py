@@ -35,6 +35,8 @@ def serve_ui(
     say: Callable[[str], None] = print,
 ) -> None:
     """Serve until Ctrl-C. Raises `PipelineError` where there is nothing to serve, or no port."""
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     with running_ui(store_root, settings, port=port) as server:
         say(f"The runs of {store_root} are at http://{HOST}:{port} (Ctrl-C ends).")
         with contextlib.suppress(KeyboardInterrupt):
