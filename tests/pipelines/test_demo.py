@@ -81,7 +81,7 @@ def test_the_digest_follows_the_captions_and_not_the_port(monkeypatch):
     before = data_digest()
     for cached in (rows, data_digest):
         cached.cache_clear()
-    monkeypatch.setattr("pipelines.demo.dataset.caption", lambda label, tags, group: label + "!")
+    monkeypatch.setattr("pipelines.demo.dataset.caption", lambda label, tags: label + "!")
     changed = data_digest()
     for cached in (rows, data_digest):
         cached.cache_clear()
@@ -89,8 +89,13 @@ def test_the_digest_follows_the_captions_and_not_the_port(monkeypatch):
     assert "port" not in data_digest.__wrapped__.__code__.co_varnames
 
 
-def test_a_caption_begins_with_the_label():
-    assert caption("red heart", ["love"], "symbols").startswith("red heart")
+def test_a_caption_is_the_label_and_at_most_three_tags_that_add_words():
+    tags = ["heart", "love", "<3", "red hot", "ace", "amour", "♥"]
+    told = caption("red heart", tags).split(", ")
+    assert told[0] == "red heart"
+    assert len(told) == 4
+    assert set(told[1:]) <= {"love", "<3", "ace", "amour"}
+    assert caption("flag: Peru", ["flag", "PE"]) == "flag: Peru, PE"
 
 
 def test_code_points_have_one_spelling():
