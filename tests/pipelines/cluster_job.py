@@ -41,7 +41,8 @@ def node_name() -> str:
     import ray
 
     here = ray.get_runtime_context().get_node_id()
-    return next(n["NodeName"] for n in ray.nodes() if n["NodeID"] == here)
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return next(str(n["NodeName"]) for n in nodes if n["NodeID"] == here)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class NoteWorker:
 
     def __call__(self, item: str) -> tuple[pa.Table, dict[str, Any]]:
         time.sleep(self.pause_s)
-        note(self.trace, f"{self.stage}-{item}", f"{node_name()} {os.getpid()}")
+        code = Path(pipelines.__file__).parent
+        note(self.trace, f"{self.stage}-{item}", f"{node_name()} {os.getpid()} {code}")
         return pa.table({"value": [int(item)]}, schema=NUMBERS), {}
 
 

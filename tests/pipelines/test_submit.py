@@ -265,7 +265,9 @@ def test_stages_land_where_their_resources_say_and_run_the_code_that_was_sent(jo
     for stage, node in (("gather", "data"), ("learn", "gpu")):
         made = job.places(stage)
         assert set(made) == set(NAMES)
-        assert {line.split()[0] for lines in made.values() for line in lines} == {node}
+        notes = [line.split() for lines in made.values() for line in lines]
+        assert {where for where, _, _ in notes} == {node}
+        assert all("working_dir_files" in code for _, _, code in notes)
     [(_, code)] = job.drivers()
     assert "working_dir_files" in code
     assert "all stages are done" in "".join(job.output)
@@ -336,6 +338,8 @@ def test_an_unknown_job_and_another_unclip_on_the_cluster_are_named(
     client = connect(cluster)
     check_packages(client, cluster)
     ours = submit_client.version
-    monkeypatch.setattr(submit_client, "version", lambda p: "9.9" if p == "unclip" else ours(p))
+    monkeypatch.setattr(
+        f"{submit_client.__name__}.version", lambda p: "9.9" if p == "unclip" else ours(p)
+    )
     with pytest.raises(PipelineError, match=r"has unclip .* and this checkout is 9\.9"):
         check_packages(client, cluster)
