@@ -72,7 +72,7 @@ class RunSection(Config):
 class PipelineConfig(Config):
     """The whole pipeline, section by section, in the order of its stages."""
 
-    preset: Literal["tiny", "small", "paper"]
+    preset: Literal["tiny", "small", "paper"]  # the sizes of the four models
     source: SourceConfig
     download: DownloadConfig
     filter: FilterConfig

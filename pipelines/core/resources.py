@@ -12,11 +12,11 @@ GIB = 2**30
 class Resources(Config):
     """What each worker of a stage gets, and how many workers it may have at once."""
 
-    workers: int = 1
-    cpus: float = 1.0
-    gpus: float = 0.0
+    workers: int = 1  # at most; trainings start with all of them or not at all
+    cpus: float = 1.0  # of each worker
+    gpus: float = 0.0  # of each worker
     memory_gib: float = 0.0  # 0 reserves none
-    custom: Mapping[str, float] = field(default_factory=dict)
+    custom: Mapping[str, float] = field(default_factory=dict)  # resources that nodes declare
 
     def __post_init__(self) -> None:
         if self.workers < 1:

@@ -42,11 +42,11 @@ class DownloadConfig(Config):
     """How pictures are fetched and stored."""
 
     image_size: int  # pixels; what it bounds follows from resize_mode
-    resize_mode: Literal["border", "keep_ratio", "center_crop", "no"]
-    encode_format: Literal["jpg", "png"]
+    resize_mode: Literal["border", "keep_ratio", "center_crop", "no"]  # as img2dataset has them
+    encode_format: Literal["jpg", "png"]  # of what is kept
     encode_quality: int  # 1-100 for jpg, compression 0-9 for png
-    threads: int
-    retries: int
+    threads: int  # of one worker
+    retries: int  # of what may pass, such as a time-out or a 503
     timeout_s: float  # for one picture
     max_bytes: int  # of one downloaded file
     min_success_rate: float  # of the whole list; the stage fails below it

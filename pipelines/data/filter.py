@@ -26,15 +26,15 @@ EXAMPLES_PER_REASON = 3
 class FilterConfig(Config):
     """Which pairs are kept."""
 
-    min_caption_chars: int
-    max_caption_chars: int
-    drop_date_captions: bool
+    min_caption_chars: int  # shorter captions go
+    max_caption_chars: int  # longer captions go
+    drop_date_captions: bool  # captions that are mostly a date
     languages: tuple[str, ...]  # ISO 639-1 codes to keep; empty: any
     language_min_probability: float  # how sure of another language a rejection has to be
     language_min_chars: int  # shorter captions pass: their language cannot be told
     min_side: int  # pixels, of the picture as it was downloaded
     max_aspect_ratio: float  # long side to short side, as it was downloaded
-    drop_exact_duplicates: bool
+    drop_exact_duplicates: bool  # same picture and caption, or same key
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_caption_chars <= self.max_caption_chars:

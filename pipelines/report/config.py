@@ -18,7 +18,7 @@ HEADLINE = (
 class ReportConfig(Config):
     """The report's own settings; what is measured is the evaluation's."""
 
-    title: str
+    title: str  # on top of the page
     samples: int = 24  # captions of each split that are shown
     headline: tuple[str, ...] = HEADLINE  # metrics of the summary, those of the held-out split
 

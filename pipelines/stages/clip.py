@@ -21,7 +21,7 @@ SPLIT = "split"
 class PretrainedClip(Config):
     """Weights from open_clip, by name or path."""
 
-    kind: Literal["pretrained"]
+    kind: Literal["pretrained"]  # take weights that exist
     source: ClipConfig
 
     @property
@@ -34,7 +34,7 @@ class PretrainedClip(Config):
 class TrainedClip(TrainingSection):
     """A small CLIP, trained on the pairs that are not held out."""
 
-    kind: Literal["trained"]
+    kind: Literal["trained"]  # train one here
     architecture: ClipArchitecture
 
     @property

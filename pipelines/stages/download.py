@@ -26,9 +26,9 @@ class SourceConfig(Config):
     """The list of URLs and captions."""
 
     urls: str  # a path or URL of Parquet, CSV, TSV or JSON lines, or "demo"
-    url_column: str
-    caption_column: str
-    rows_per_shard: int
+    url_column: str  # its column of URLs
+    caption_column: str  # its column of captions
+    rows_per_shard: int  # the unit of work and of resume, in every stage
 
     def __post_init__(self) -> None:
         if self.rows_per_shard < 1:

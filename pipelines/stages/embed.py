@@ -21,7 +21,7 @@ from unclip.config import Config, ConfigError
 class EmbedConfig(Config):
     """How many pairs go through the CLIP at once."""
 
-    batch_size: int
+    batch_size: int  # pairs that go through the CLIP at once
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

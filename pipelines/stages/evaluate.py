@@ -16,7 +16,6 @@ from pipelines.core.events import Metrics, Output
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.core.store import Folder
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.evaluation.generate import GenerationWorker, Weights
 from pipelines.evaluation.grids import write_grids
 from pipelines.evaluation.measured import HELD_OUT, TRAINING, Measured
 from pipelines.evaluation.metrics import Compared
@@ -48,6 +47,8 @@ class Evaluate(Stage[Evaluation]):
 
     def run(self, ctx: Context) -> Evaluation:
         """Gather the rows, draw shard by shard, then measure all."""
+        from pipelines.evaluation.generate import GenerationWorker, Weights  # takes seconds
+
         weights = Weights(
             clip=ctx.load(self.clip),
             prior=ctx.load(self.prior),

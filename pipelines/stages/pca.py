@@ -29,7 +29,7 @@ MOMENTS = pa.schema(
 class PcaConfig(Config):
     """How many components count as kept; all of them are stored."""
 
-    dimensions: int
+    dimensions: int  # components that count as kept; 319 in the paper
 
     def __post_init__(self) -> None:
         if self.dimensions < 1:

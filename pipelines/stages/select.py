@@ -24,7 +24,7 @@ class SelectConfig(Config):
 
     min_similarity: float  # cosine of image and caption; -1 keeps all
     near_duplicate_similarity: float | None  # cosine of two images from which one goes; None: off
-    held_out_fraction: float
+    held_out_fraction: float  # of the rows, by their keys; no training sees them
 
     def __post_init__(self) -> None:
         if not -1 <= self.min_similarity < 1:

@@ -26,24 +26,24 @@ class TrainingConfig(Config):
     share the lanes out among them. Any number of workers that divides `lanes` takes the same steps.
     """
 
-    steps: int
+    steps: int  # optimiser steps
     batch_size: int  # of a step, over all lanes and workers
-    lanes: int
-    learning_rate: float
-    lr_schedule: Literal["constant", "cosine"]
-    warmup_steps: int
-    weight_decay: float
+    lanes: int  # parts of a batch; the most workers that can share it
+    learning_rate: float  # after the warm-up
+    lr_schedule: Literal["constant", "cosine"]  # after the warm-up; cosine falls to 0
+    warmup_steps: int  # of a linear rise from 0
+    weight_decay: float  # of AdamW, on matrices only
     adam_beta1: float
     adam_beta2: float
     adam_eps: float
     max_grad_norm: float | None  # None: gradients are not clipped
-    ema_decay: float
+    ema_decay: float  # of the averaged weights, which are what is kept
     precision: Literal["float32", "bfloat16"]  # of the arithmetic; weights stay float32
     log_every_steps: int
     checkpoint_every_steps: int
-    keep_checkpoints: int
+    keep_checkpoints: int  # the newest ones
     sample_every_steps: int | None  # None: no samples on the way
-    seed: int
+    seed: int  # of weights, order and noise
     max_loss_ratio: float | None = 10.0  # a loss above this times the running median is a spike
     max_rollbacks: int = 3  # to the same checkpoint, before training is given up
 
