@@ -103,14 +103,16 @@ class Folder:
 
     def files(self) -> dict[str, int]:
         """Every published file below this folder with its size in bytes, hidden ones left out."""
+        return {n: s for n, s in sorted(self._all_files().items()) if not _is_hidden(n)}
+
+    def _all_files(self) -> dict[str, int]:
         fs = _fs(self.url)
         root = self._path("").rstrip("/")
         if not fs.exists(root):
             return {}
         fs.invalidate_cache(root)
         found = fs.find(root, detail=True)
-        named = {str(PurePosixPath(p).relative_to(root)): i["size"] for p, i in found.items()}
-        return {n: s for n, s in sorted(named.items()) if not _is_hidden(n)}
+        return {str(PurePosixPath(p).relative_to(root)): i["size"] for p, i in found.items()}
 
     def marks(self, name: str) -> list[str]:
         """Names of the files below one hidden folder, which `files` leaves out."""
@@ -127,9 +129,12 @@ class Folder:
         """Delete working state: temporary files of killed workers, checkpoints of a past run."""
         fs = _fs(self.url)
         root = self._path("").rstrip("/")
-        for path in fs.find(root, withdirs=False):
-            if _is_hidden(str(PurePosixPath(path).relative_to(root))):
-                fs.rm_file(path)
+        for name in sorted(self._all_files()):
+            if _is_hidden(name):
+                fs.rm_file(f"{root}/{name}")
+        for path in fs.ls(root, detail=False):  # folders, where the file system has them
+            if _is_hidden(PurePosixPath(path).name):
+                fs.rm(path, recursive=True)
 
     def move_to(self, other: "Folder") -> None:
         """Move all files, the manifest first: killed in between, neither counts as finished."""
