@@ -215,7 +215,7 @@ def _tiny_upsampler(low_res_size: int, image_size: int) -> UpsamplerConfig:
     return UpsamplerConfig(
         image_size=image_size,
         low_res_size=low_res_size,
-        unet=_unet(32, (1, 2, 2), residual_blocks=1),
+        unet=_unet(24, (1, 2, 2), residual_blocks=1),
         schedule="cosine",
         train_timesteps=1000,
         prediction="v",
