@@ -30,6 +30,7 @@ from pipelines.tracking_records import (
     headline_numbers,
     pipeline_note,
     place,
+    run_page,
     safe_name,
     stage_note,
     stage_params,
@@ -108,8 +109,7 @@ class Tracker:
         link = self.server.link(self.parent)
         if not link or not self.server.uri.startswith("http"):
             return None
-        root, run = self.server.uri.rstrip("/"), link["mlflow_run_id"]
-        return f"{root}/#/experiments/{link['mlflow_experiment_id']}/runs/{run}"
+        return f"{self.server.uri.rstrip('/')}/{run_page(link)}"
 
     def started(self, step: Step) -> Mapping[str, str]:
         """Open the stage's run; its link is empty where the server is away."""

@@ -14,6 +14,7 @@ from pipelines.core.store import Manifest, Store
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg")
 DIGITS = re.compile(r"(\d+)$")
+TRAINING_VIEW = "?workflowType=machine_learning"  # else MLflow shows pages for chat applications
 SOURCE_TYPES = {"s3": "s3", "gs": "gs", "http": "http", "https": "http"}  # as MLflow names them
 
 
@@ -102,7 +103,7 @@ def step_of(file: str) -> int | None:
 
 def stage_note(stage: Stage[Artifact], store: Store, status: str) -> str:
     """The description on a stage's page."""
-    summary = inspect.cleandoc(type(stage).__doc__ or stage.name)
+    summary = inspect.cleandoc(type(stage).__doc__ or stage.name).split("\n\n")[0]
     inputs = ", ".join(f"`{d.label}`" for d in stage.dependencies.values()) or "none"
     return (
         f"{summary}\n\n"
@@ -122,9 +123,14 @@ def pipeline_note(
     )
 
 
+def run_page(link: Mapping[str, str]) -> str:
+    """The address of a run's page within a server's, in its view for training."""
+    experiment, run = link["mlflow_experiment_id"], link["mlflow_run_id"]
+    return f"#/experiments/{experiment}/runs/{run}{TRAINING_VIEW}"
+
+
 def _link(link: Mapping[str, str]) -> str:
-    run, experiment = link.get("mlflow_run_id"), link.get("mlflow_experiment_id")
-    return f", [run {run[:8]}](#/experiments/{experiment}/runs/{run})" if run else ""
+    return f", [run {link['mlflow_run_id'][:8]}]({run_page(link)})" if link else ""
 
 
 def duration(seconds: float) -> str:

@@ -226,7 +226,8 @@ class Server:
         """Show a picture of a step among the metrics too, where a slider runs over the steps."""
         from PIL import Image
 
-        key = local.stem.rstrip("0123456789").strip("_-. ") or "samples"
+        named = local.stem.rstrip("0123456789").strip("_-. ")
+        key = "samples" if named in ("", "step") else named
         with Image.open(local) as image:
             self.client.log_image(
                 run_id, image.convert("RGB"), key=key, step=step_of(local.name), synchronous=True

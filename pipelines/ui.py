@@ -16,6 +16,7 @@ from typing import IO
 from pipelines.core.errors import PipelineError
 from pipelines.core.store import Store
 from pipelines.tracking import TrackingSettings
+from pipelines.tracking_records import TRAINING_VIEW
 from pipelines.tracking_server import ARTIFACTS, DATABASE, local_root
 
 HOST = "127.0.0.1"
@@ -38,7 +39,8 @@ def serve_ui(
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
     with running_ui(store_root, settings, port=port) as server:
-        say(f"The runs of {store_root} are at http://{HOST}:{port} (Ctrl-C ends).")
+        page = f"http://{HOST}:{port}/#/experiments{TRAINING_VIEW}"
+        say(f"The runs of {store_root} are at {page} (Ctrl-C ends).")
         with contextlib.suppress(KeyboardInterrupt):
             code = server.wait()
             raise PipelineError(f"The MLflow server on port {port} ended by itself: code {code}.")
