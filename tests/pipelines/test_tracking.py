@@ -125,7 +125,7 @@ def test_a_stage_page_has_params_metrics_pictures_model_data_sets_and_notes(stor
     files = artifacts(client, fit.info.run_id)
     assert {"samples/step_000010.png", "samples/step_000020.png"} <= files
     assert "model/model.safetensors" in files
-    assert any(file.startswith("images/step+step+20") for file in files)
+    assert any(file.startswith("images/samples+step+20") for file in files)
     assert "A model fitted to the pairs." in fit.data.tags["mlflow.note.content"]
 
     (made,), (used,) = pairs.inputs.dataset_inputs, fit.inputs.dataset_inputs
