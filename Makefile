@@ -1,5 +1,7 @@
 # `make demo` and `make test` are all a fresh machine needs; both build the same environment.
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+# A name may exist and still not run (version managers leave such stubs), so each is tried.
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 export NO_ALBUMENTATIONS_UPDATE = 1
@@ -9,7 +11,7 @@ export NO_ALBUMENTATIONS_UPDATE = 1
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml requirements.lock
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else "Python 3.11 or 3.12 is needed, this is %d.%d: make PYTHON=/path/to/python3.12" % v)'
+	@$(or $(PYTHON),false) -c '$(FITS)' || { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[test]'
 	touch $@
