@@ -58,6 +58,8 @@ def submit(
     times in all. `env` is set for the driver and the workers. Raises `SubmitError`.
     """
     check_store(store)
+    if attempts < 1:
+        raise SubmitError(f"--attempts {attempts} would start nothing; give 1 or more.")
     client, url = connect(address), dashboard_url(address)
     check_packages(client, url)
     job = _new_id(config_path.stem)

@@ -123,6 +123,11 @@ def test_a_store_that_would_vanish_with_the_job_is_refused() -> None:
     check_store("/shared/runs")
 
 
+def test_no_attempt_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="--attempts 0 would start nothing"):
+        submit(tmp_path / "c.yaml", [], address="127.0.0.1:1", store="s3://b", attempts=0)
+
+
 def test_the_code_and_the_config_travel_and_nothing_else(tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text("a: 1\n")
