@@ -41,8 +41,8 @@ DISTRIBUTIONS: tuple[tuple[str, Callable[[Tensor, Tensor], float], bool, str], .
         "frechet_distance",
         frechet_distance,
         False,
-        "Fréchet distance of generated to real pictures, as FID, over CLIP features; it falls "
-        "with the number of pictures, so compare equal numbers only",
+        "Fréchet distance (as in FID) of generated to real pictures over CLIP features; it falls "
+        "with their number",
     ),
     ("cmmd", cmmd, False, "maximum mean discrepancy of generated to real pictures' CLIP features"),
     ("precision", precision, True, "share of generated pictures that lie among real ones"),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.artifacts import (
@@ -76,21 +77,18 @@ def metric_rows(records: Mapping[str, Values]) -> list[Values]:
     return list(rows.values())
 
 
-def sample_rows(evaluation: Evaluation, most: int) -> dict[str, list[Values]]:
-    """The first samples of each split, with their pictures as data URIs."""
+def read_samples(evaluation: Evaluation) -> dict[str, pa.Table]:
+    """Captions and pictures of each split, by key."""
     files = evaluation.folder.files()
-    names = [name.removesuffix(".parquet") for name in files if name.startswith("samples-0")]
+    names = [name.removesuffix(".parquet") for name in files if name.endswith(".parquet")]
     columns = ["key", "caption", "held_out", *PICTURES]
     table = read_pictures(evaluation.folder, names, columns)
-    return {
-        split: [
-            _inline(row)
-            for row in table.filter(pc.equal(table["held_out"], split == HELD_OUT))
-            .slice(0, most)
-            .to_pylist()
-        ]
-        for split in SPLITS
-    }
+    return {s: table.filter(pc.equal(table["held_out"], s == HELD_OUT)) for s in SPLITS}
+
+
+def sample_rows(table: pa.Table, most: int) -> list[Values]:
+    """The first samples of a split, with their pictures as data URIs."""
+    return [_inline(row) for row in table.slice(0, most).to_pylist()]
 
 
 def _inline(row: Values) -> Values:

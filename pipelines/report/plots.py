@@ -43,6 +43,8 @@ def curve(history: Sequence[Mapping[str, float]], title: str) -> str:
         axes.plot(steps, losses, color=ACCENT, linewidth=1.4)
         if min(losses) > 0:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:.3g}")
+            axes.yaxis.set_minor_formatter("{x:.3g}")
         axes.set(title=title, xlabel="step", ylabel="loss")
 
     return svg(draw)

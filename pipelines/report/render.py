@@ -1,5 +1,6 @@
 """From the artifacts to one HTML file with all it shows inside."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -15,6 +16,7 @@ from pipelines.report import content, plots
 from pipelines.report.config import ReportConfig
 from pipelines.report.content import Inputs, Lineage
 
+SPELLINGS = {"clip": "CLIP", "cmmd": "CMMD", "frechet": "Fréchet"}
 MOST_SHARDS = 64  # of the embeddings, that the histogram reads
 
 
@@ -34,13 +36,15 @@ def render(inputs: Inputs, lineage: Sequence[Lineage], config: ReportConfig) -> 
 
 def _evaluated(inputs: Inputs, config: ReportConfig) -> dict[str, Any]:
     records = inputs.evaluation.folder.read_json("metrics.json")
+    samples = content.read_samples(inputs.evaluation)
     held_out = [record for record in records.values() if record["split"] == HELD_OUT]
     return {
         "headline": content.headline(records, config),
         "metrics": content.metric_rows(records),
         "beaten": sum(record["beats_baseline"] for record in held_out),
         "total": len(held_out),
-        "samples": content.sample_rows(inputs.evaluation, config.samples),
+        "evaluated": {split: table.num_rows for split, table in samples.items()},
+        "samples": {s: content.sample_rows(t, config.samples) for s, t in samples.items()},
     }
 
 
@@ -62,7 +66,6 @@ def _data(inputs: Inputs) -> dict[str, Any]:
         read_similarity(inputs.embeddings), "Similarity of picture and caption", "CLIP cosine"
     )
     return {
-        "counts": {"held_out": inputs.selection.held_out_rows},
         "funnel": _funnel(inputs),
         "download_rejections": content.rejections(inputs.downloaded.counts),
         "filter_rejections": content.rejections(inputs.pairs.counts),
@@ -118,12 +121,22 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "words": lambda name: name.replace("/", ": ").replace("_", " "),
+        "words": lambda name: name.replace("_", " "),
+        "metric": metric_label,
         "number": number,
         "count": lambda amount: f"{amount:,}",
         "duration": duration,
     }
     return environment
+
+
+def metric_label(name: str) -> str:
+    """The name of a metric as people write it: "prior/clip_score" as "Prior: CLIP score"."""
+    subject, what = name.replace("_", " ").split("/")
+    label = f"{subject.capitalize()}: {what}"
+    for written, meant in SPELLINGS.items():
+        label = re.sub(rf"\b{written}\b", meant, label, flags=re.IGNORECASE)
+    return label
 
 
 def number(value: float) -> str:

@@ -86,6 +86,7 @@ def make(store: Store, stage: Stage[A], events: list[Event] | None = None) -> A:
         for dependency in stage.dependencies.values():
             make(store, dependency)
         folder = store.folder(stage.name, stage.key)
+        torch.set_num_threads(1)  # on a busy machine two threads wait for each other
         artifact = stage.run(LocalContext(store, folder, [] if events is None else events))
         store.commit(_manifest(stage, artifact, {}, 1.0))
     return load_artifact(store, stage)
