@@ -5,9 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from pipelines.artifacts import (
     ClipWeights,
     EmbeddingShards,
@@ -18,7 +15,7 @@ from pipelines.artifacts import (
     TrainedModel,
 )
 from pipelines.core.store import MANIFEST, Folder
-from pipelines.evaluation.grids import read_pictures
+from pipelines.evaluation.grids import first_samples
 from pipelines.evaluation.measured import HELD_OUT, TRAINING
 from pipelines.report.config import ReportConfig
 
@@ -77,18 +74,17 @@ def metric_rows(records: Mapping[str, Values]) -> list[Values]:
     return list(rows.values())
 
 
-def read_samples(evaluation: Evaluation) -> dict[str, pa.Table]:
-    """Captions and pictures of each split, by key."""
+def sample_files(evaluation: Evaluation) -> list[str]:
+    """The names of the evaluation's shards."""
     files = evaluation.folder.files()
-    names = [name.removesuffix(".parquet") for name in files if name.endswith(".parquet")]
-    columns = ["key", "caption", "held_out", *PICTURES]
-    table = read_pictures(evaluation.folder, names, columns)
-    return {s: table.filter(pc.equal(table["held_out"], s == HELD_OUT)) for s in SPLITS}
+    return [name.removesuffix(".parquet") for name in files if name.endswith(".parquet")]
 
 
-def sample_rows(table: pa.Table, most: int) -> list[Values]:
-    """The first samples of a split, with their pictures as data URIs."""
-    return [_inline(row) for row in table.slice(0, most).to_pylist()]
+def sample_rows(evaluation: Evaluation, most: int) -> dict[str, list[Values]]:
+    """The first samples of each split, with their pictures as data URIs."""
+    names, columns = sample_files(evaluation), ["caption", *PICTURES]
+    first = first_samples(evaluation.folder, names, columns, most)
+    return {split: [_inline(row) for row in rows] for split, rows in first.items()}
 
 
 def _inline(row: Values) -> Values:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from pipelines.artifacts import EmbeddingShards
 from pipelines.core.store import Folder
+from pipelines.evaluation.grids import count_samples
 from pipelines.evaluation.measured import HELD_OUT
 from pipelines.report import content, plots
 from pipelines.report.config import ReportConfig
@@ -35,16 +36,16 @@ def render(inputs: Inputs, lineage: Sequence[Lineage], config: ReportConfig) -> 
 
 
 def _evaluated(inputs: Inputs, config: ReportConfig) -> dict[str, Any]:
-    records = inputs.evaluation.folder.read_json("metrics.json")
-    samples = content.read_samples(inputs.evaluation)
+    evaluation = inputs.evaluation
+    records = evaluation.folder.read_json("metrics.json")
     held_out = [record for record in records.values() if record["split"] == HELD_OUT]
     return {
         "headline": content.headline(records, config),
         "metrics": content.metric_rows(records),
         "beaten": sum(record["beats_baseline"] for record in held_out),
         "total": len(held_out),
-        "evaluated": {split: table.num_rows for split, table in samples.items()},
-        "samples": {s: content.sample_rows(t, config.samples) for s, t in samples.items()},
+        "evaluated": count_samples(evaluation.folder, content.sample_files(evaluation)),
+        "samples": content.sample_rows(evaluation, config.samples),
     }
 
 
