@@ -5,9 +5,11 @@ starts stages whose inputs are there and for which the cluster has room, passes 
 listeners, and commits what is finished. A stage that fails stops only what depends on it.
 """
 
+import contextlib
+import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +27,8 @@ from pipelines.core.resources import Resources, lacking
 from pipelines.core.shards import PoolSettings
 from pipelines.core.stage import Artifact, Facts, ShardWorker, Stage
 from pipelines.core.store import Folder, Manifest, Store
+
+log = logging.getLogger(__name__)
 
 TICK_S = 0.5
 A = TypeVar("A", bound=Artifact)
@@ -202,7 +206,8 @@ class _Run:
         self.pending.remove(step)
         links: dict[str, str] = {}
         for listener in self.listeners:
-            links.update(listener.started(step))
+            with _harmless(listener):
+                links.update(listener.started(step))
         self.running[threads.submit(self._work, step, links)] = step
 
     def _work(self, step: Step, links: Mapping[str, str]) -> Manifest:
@@ -232,18 +237,21 @@ class _Run:
         if error is None:
             self.unfinished.remove(step.stage.name)
             for listener in self.listeners:
-                listener.finished(future.result())
+                with _harmless(listener):
+                    listener.finished(future.result())
             return
         self.failures[step.stage.name] = error
         if self.settings.debug:
             traceback.print_exception(error)
         for listener in self.listeners:
-            listener.failed(step, error)
+            with _harmless(listener):
+                listener.failed(step, error)
 
     def _pass_on_events(self) -> None:
         for event in self.bus.take():
             for listener in self.listeners:
-                listener.event(event)
+                with _harmless(listener):
+                    listener.event(event)
 
     def _failure(self) -> PipelineError:
         stopped = [s.stage.name for s in self.pending]
@@ -255,6 +263,15 @@ class _Run:
         error = StageFailedError(f"{told}{waiting} What was finished stays in {self.store.root}.")
         error.__cause__ = next(iter(self.failures.values()))
         return error
+
+
+@contextlib.contextmanager
+def _harmless(listener: Listener) -> Iterator[None]:
+    """Whoever only watches cannot stop the work."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s failed; the work goes on", type(listener).__name__)
 
 
 def _take(free: dict[str, float], amounts: Mapping[str, float]) -> None:

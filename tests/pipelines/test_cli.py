@@ -1,0 +1,128 @@
+"""The command line: quick help, and one clear paragraph for whatever a user can mend."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import main, parser
+
+COMMANDS = (
+    "init",
+    "plan",
+    "run",
+    "ls",
+    "show",
+    "ui",
+    "generate",
+    "submit",
+    "status",
+    "logs",
+    "stop",
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Unclip = Callable[..., Result]
+
+
+@pytest.fixture
+def unclip(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Unclip:
+    """Calls the command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Result:
+        code = main(list(arguments))
+        return Result(code, *capsys.readouterr())
+
+    return call
+
+
+def paragraph(result: Result) -> str:
+    assert result.code == 2, result.out
+    told = result.err.strip()
+    assert told.startswith("unclip: ")
+    assert "\n" not in told
+    return told
+
+
+def test_help_names_every_command_and_imports_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys\nfrom pipelines.cli import parser\nhelp = parser().format_help()\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'pydantic', 'pyarrow', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\nprint(help)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert all(f"    {name} " in result.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        parser().parse_args([command, "--help"])
+    assert f"usage: unclip {command}" in capsys.readouterr().out
+
+
+def test_init_writes_a_configuration_that_plans_and_never_overwrites(unclip: Unclip) -> None:
+    assert unclip("init", "my.yaml").code == 0
+    assert "12 to run, 0 cached" in unclip("plan", "my.yaml").out
+    assert not Path("runs").exists()
+    assert "my.yaml cannot be written" in paragraph(unclip("init", "my.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["plan", "nowhere.yaml"], "There is no configuration"),
+        (["run", "demo", "--set", "source.urls=nowhere.parquet"], "There is no URL list at"),
+        (["run", "demo", "--set", "prior.width=1"], "prior.width is not a setting"),
+        (["run", "demo", "--set", "pca.dimensions=100"], "pca.dimensions=100 is more than"),
+        (["run", "demo", "--only", "nothing"], "There is no stage 'nothing'"),
+        (["run", "demo", "--only", "evaluate"], "--only evaluate needs results"),
+        (["run", "demo", "--store", "/proc/nowhere"], "cannot be written"),
+        (["generate", "a red heart"], "Train them first"),
+        (["generate", " "], "caption is empty"),
+        (["generate", "a heart", "--count", "0"], "--count 0 makes no picture"),
+        (["generate", "a heart", "--out", "no/such/folder.png"], "There is no folder"),
+        (["show", "nothing"], "There is no stage 'nothing'"),
+        (["ui"], "no "),
+    ],
+)
+def test_bad_input_is_one_paragraph(unclip: Unclip, arguments: list[str], told: str) -> None:
+    where = [] if "--store" in arguments else ["--store", "store"]
+    assert told in paragraph(unclip(*arguments, *where))
+    assert not Path("store").exists()
+
+
+def test_an_unreachable_tracking_server_stops_a_run_before_anything_starts(
+    unclip: Unclip,
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    flags = ["--store", "store", "--set", f"run.tracking.uri={uri}"]
+    told = paragraph(unclip("run", "demo", *flags))
+    assert uri in told
+    assert "--set run.tracking.uri" in told
+    assert not list(Path("store").glob("download/*"))
+
+
+def test_a_list_with_other_columns_names_those_that_it_has(unclip: Unclip) -> None:
+    Path("list.csv").write_text("link,text\nhttp://127.0.0.1/a.jpg,a picture\n")
+    told = paragraph(unclip("run", "demo", "--store", "store", "--set", "source.urls=list.csv"))
+    assert "no column 'url', 'caption'; it has 'link', 'text'" in told

@@ -1,0 +1,181 @@
+"""The whole pipeline, end to end, on the packaged data with models that learn next to nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.core.store import Store
+
+ROOT = Path(__file__).parents[2]
+STAGES = (
+    *("download", "filter", "clip", "embed", "select", "pca"),
+    *("prior", "decoder", "upsampler_1", "upsampler_2", "evaluate", "report"),
+)
+# A few steps of everything: what is proven is the way, not what the models learn.
+QUICK = {
+    "source.rows_per_shard": "480",
+    "clip.steps": "4",
+    "clip.warmup_steps": "1",
+    "clip.batch_size": "64",
+    "evaluate.held_out_samples": "6",
+    "evaluate.training_samples": "4",
+    "evaluate.probe_samples": "2",
+    "evaluate.variations": "1",
+    "evaluate.batch_size": "4",
+    "evaluate.reference_rows": "64",
+    "evaluate.sampling.prior_steps": "2",
+    "evaluate.sampling.decoder_steps": "2",
+    "evaluate.sampling.upsampler_1_steps": "1",
+    "evaluate.sampling.upsampler_2_steps": "1",
+    **{
+        f"{model}.{key}": value
+        for model in ("prior", "decoder", "upsampler_1", "upsampler_2")
+        for key, value in (
+            ("steps", "6"),
+            ("warmup_steps", "1"),
+            ("batch_size", "8"),
+            ("log_every_steps", "2"),
+            ("checkpoint_every_steps", "2"),
+            ("sample_every_steps", "null"),
+        )
+    },
+}
+
+
+def command(store: Path, *arguments: str, **settings: str) -> list[str]:
+    flags = [f"{k}={v}" for k, v in {**QUICK, **settings}.items()]
+    verb, *rest = arguments
+    sets = [word for flag in flags for word in ("--set", flag)]
+    return [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        verb,
+        "demo",
+        "--store",
+        str(store),
+        *rest,
+        *sets,
+    ]
+
+
+def unclip(store: Path, *arguments: str, **settings: str) -> str:
+    result = subprocess.run(
+        command(store, *arguments, **settings),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def ran(output: str) -> set[str]:
+    return {s for s in STAGES if f" {s}: done in" in output}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which everything has run once."""
+    store = tmp_path_factory.mktemp("pipeline") / "store"
+    assert ran(unclip(store, "run")) == set(STAGES)
+    return store
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+class TestWholePipeline:
+    def test_a_second_run_finds_everything_cached(self, finished: Path) -> None:
+        assert "no stage had to run" in unclip(finished, "run")
+
+    def test_the_rows_that_fail_on_purpose_are_rejected_by_reason(self, finished: Path) -> None:
+        store = Store(str(finished))
+        downloaded = store.manifests("download")[0].facts["counts"]
+        assert downloaded["listed"] == 1881
+        assert {"scheme", "private_address", "not_an_image", "truncated", "http_404"} <= set(
+            downloaded["rejected"]
+        )
+        filtered = store.manifests("filter")[0].facts["counts"]
+        assert {"too_small", "aspect_ratio", "language", "caption_is_a_date"} <= set(
+            filtered["rejected"]
+        )
+        assert filtered["read"] == downloaded["downloaded"]
+
+    def test_the_report_is_one_page_and_every_metric_has_a_baseline(self, finished: Path) -> None:
+        page = next(finished.glob("report/*/report.html")).read_text()
+        assert page.startswith("<!doctype html>")
+        assert 'src="http' not in page
+        metrics = json.loads(next(finished.glob("evaluate/*/metrics.json")).read_text())
+        assert metrics
+        assert all("baseline" in record for record in metrics.values())
+
+    def test_generate_draws_from_the_trained_models(self, finished: Path, tmp_path: Path) -> None:
+        picture = tmp_path / "heart.png"
+        arguments = command(finished, "generate")
+        arguments.insert(4, "a red heart")
+        subprocess.run(
+            [*arguments, "--count", "2", "--out", str(picture)], cwd=ROOT, check=True, timeout=300
+        )
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+    def test_only_one_stage_runs_again_when_only_it_is_asked_for(self, finished: Path) -> None:
+        planned = unclip(finished, "plan", "--only", "evaluate")
+        assert "1 to run, 11 cached" in planned
+        assert ran(unclip(finished, "run", "--only", "evaluate")) == {"evaluate"}
+
+    def test_a_changed_field_plans_just_what_depends_on_it(self, finished: Path) -> None:
+        planned = unclip(finished, "plan", **{"prior.steps": "8"})
+        lines = [line.split() for line in planned.splitlines() if line]
+        assert {w[0] for w in lines if w[1] == "run"} == {"prior", "evaluate", "report"}
+        assert "prior.training.steps: 6 → 8" in planned
+
+    def test_the_stages_and_their_lineage_can_be_looked_at(self, finished: Path) -> None:
+        listed = unclip(finished, "ls")
+        assert all(f"*  {stage} " in listed for stage in STAGES)
+        shown = command(finished, "show")
+        shown.insert(4, "prior")
+        told = subprocess.run(shown, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert "The key is the digest of" in told
+        assert "embeddings: embed/" in told
+
+
+def wait_for(pattern: str, store: Path, driver: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 300
+    while not list(store.glob(pattern)):
+        assert driver.poll() is None, f"the driver ended before {pattern} was there"
+        assert time.monotonic() < deadline, f"{pattern} never came"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(1800)
+def test_a_driver_killed_in_every_kind_of_stage_ends_with_the_same_keys_and_weights(
+    finished: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    for pattern in (
+        "download/*/.done/*",
+        "embed/*/.done/*",
+        "decoder/*/.checkpoints/step-00000002.pt",
+    ):
+        driver = subprocess.Popen(command(store, "run"), cwd=ROOT, stdout=subprocess.DEVNULL)
+        wait_for(pattern, store, driver)
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+    output = unclip(store, "run")
+    assert "decoder: resumes at step" in output
+    ours, theirs = Store(str(store)), Store(str(finished))
+    for stage in STAGES:
+        assert ours.manifests(stage)[0].key == theirs.manifests(stage)[0].key
+    for stage in ("decoder", "upsampler_1"):
+        weights = [next(s.glob(f"{stage}/*/model.safetensors")) for s in (store, finished)]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
