@@ -44,7 +44,7 @@ def up(state: Path, *, dashboard_port: int, cpus: int, gpus: int) -> str:
     token = _token(environment)
     port, client_port, free_port = free_ports(3)
     address = f"http://{HEAD}:{dashboard_port or free_port}"
-    head = ["--head", "--port", port, "--num-cpus", 0, "--num-gpus", 0, "--temp-dir", folder]
+    head = ["--head", "--port", port, "--num-cpus", 0, "--num-gpus", 0]
     head += ["--dashboard-host", HEAD, "--dashboard-port", dashboard_port or free_port]
     head += ["--ray-client-server-port", client_port]
     join = ["--address", f"{HEAD}:{port}", "--num-cpus", cpus]
@@ -117,6 +117,8 @@ def _start(
 ) -> None:
     command = ["ray", "start", "--block", "--disable-usage-stats", "--node-ip-address", host]
     command += ["--node-name", name, "--object-store-memory", str(OBJECT_STORE_BYTES)]
+    # A folder each, too: a node that unpacks a job's code first removes what lies in its place.
+    command += ["--temp-dir", str(folder / name)]
     agent, metrics = free_ports(2)  # their defaults may be taken by another Ray on this machine
     command += ["--dashboard-agent-listen-port", str(agent), "--metrics-export-port", str(metrics)]
     with (folder / f"{name}.log").open("wb") as log:

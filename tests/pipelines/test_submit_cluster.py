@@ -1,4 +1,4 @@
-"""Submitting to three real Ray nodes on this machine: a head, one for data, one with pretend GPUs."""
+"""Submitting to three real Ray nodes: a head, one for data, one with pretend GPUs."""
 
 import json
 import os
@@ -51,10 +51,14 @@ class Job:
             address=self.address,
             store=store,
             follow=follow,
-            write=self.output.append,
+            write=self.hear,
             env=env,
             entrypoint=TOY,
         )
+
+    def hear(self, text: str) -> None:
+        self.output.append(text)
+        print(text, end="")  # pytest shows it where a test fails
 
     @property
     def trace(self) -> Path:
