@@ -30,5 +30,7 @@ def test_every_command_that_the_documentation_names_exists() -> None:
     known = set(parser()._subparsers._group_actions[0].choices)  # type: ignore[union-attr]
     named = {c for page in PAGES for c in re.findall(r"unclip (\w+)", page.read_text())}
     assert {"run", "plan"} <= named & known
-    verbs = {c for page in PAGES for c in re.findall(r"^\$ \S*unclip (\w+)", page.read_text(), re.M)}
+    verbs = {
+        c for page in PAGES for c in re.findall(r"^\$ \S*unclip (\w+)", page.read_text(), re.M)
+    }
     assert verbs <= known

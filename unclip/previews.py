@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unclip.cascade import decoder_denoiser, upsampler_denoiser
+from unclip.denoisers import decoder_denoiser, upsampler_denoiser
 from unclip.models import Decoder, Upsampler
 from unclip.samplers import ddim, randn
 from unclip.schedules import make_schedule
@@ -35,7 +35,8 @@ def preview(model: nn.Module, batch: Batch, *, generator: torch.Generator) -> Te
     elif isinstance(model, Upsampler):
         truth = batch["pixels"][:COLUMNS]
         low_res = F.interpolate(truth, size=model.config.low_res_size, mode="area")
-        denoise = upsampler_denoiser(model, low_res)
+        enlarged = model.condition(low_res)
+        denoise = upsampler_denoiser(model, enlarged)
         given = [F.interpolate(low_res, size=truth.shape[-1], mode="nearest")]
     else:
         return None
@@ -50,4 +51,6 @@ def preview(model: nn.Module, batch: Batch, *, generator: torch.Generator) -> Te
         eta=0.0,
         generator=generator,
     )
+    if isinstance(model, Upsampler):
+        made = model.to_pixels(made, enlarged)
     return torch.cat([truth, *given, made.clamp(-1, 1)])

@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +30,7 @@ def connected(settings: ClusterSettings) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
+    on_terminate = signal.getsignal(signal.SIGTERM)
     address = settings.address or os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {} if address else _local_options(settings)
     try:
@@ -39,6 +42,8 @@ def connected(settings: ClusterSettings) -> Iterator[None]:
             f"Ray cannot be reached at {address or 'this machine'}: {str(error).splitlines()[0]} "
             "Check run.cluster.address and that the cluster is up."
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own in place
     try:
         yield
     finally:

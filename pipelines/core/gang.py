@@ -44,7 +44,7 @@ def run_gang(
             _fit(function, config, stage=stage, folder=folder, settings=settings)
             return
         except WorkerGroupError as error:
-            raised = [e for e in map(_raised, error.worker_failures.values()) if e]
+            raised = [e for e in error.worker_failures.values() if _is_users(e)]
             if raised:
                 raise _readable(stage, raised[0]) from error
             _give_up_after(attempt, stage, settings, error)
@@ -89,11 +89,12 @@ def _fit(
     ).fit()
 
 
-def _raised(failure: BaseException) -> BaseException | None:
-    """What the function itself raised, which it would again; None where its process is gone."""
-    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+def _is_users(error: BaseException) -> bool:
+    """Whether the function itself raised, which it would again; a process that is gone did not."""
+    from ray.exceptions import RayError
+    from ray.train.v2._internal.exceptions import RayTrainError
 
-    return failure._base_exc if isinstance(failure, UserExceptionWithTraceback) else None
+    return not isinstance(error, RayError | RayTrainError)
 
 
 def _readable(stage: str, error: BaseException) -> Exception:

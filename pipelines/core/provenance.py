@@ -1,5 +1,6 @@
 """Where a result was made: recorded in its manifest, never part of its key."""
 
+import os
 import platform
 import subprocess
 from functools import cache
@@ -29,7 +30,12 @@ def version(package: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """The checkout's commit, with "+changes" where it has uncommitted ones; None outside git."""
+    """The checkout's commit, with "+changes" where it has uncommitted ones; None outside git.
+
+    A run that was submitted has no checkout: its client says what was packed, in UNCLIP_COMMIT.
+    """
+    if submitted := os.environ.get("UNCLIP_COMMIT"):
+        return submitted
     folder = Path(__file__).parent
     try:
         commit = _git(folder, "rev-parse", "HEAD")

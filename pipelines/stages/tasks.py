@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,7 +54,7 @@ class ModelTask:
         return self.config.text_encoder.context_length
 
     @property
-    def loss(self) -> Loss:
+    def loss(self) -> Loss[Any]:
         """The objective of the config's model."""
         return training_loss
 
@@ -102,13 +103,14 @@ class ClipTask:
         return self.architecture.text_context_length
 
     @property
-    def loss(self) -> Loss:
+    def loss(self) -> Loss[Any]:
         """The contrastive loss."""
         return clip_loss
 
     def build(self) -> nn.Module:
         """The untrained model."""
-        return build_clip(self.architecture)
+        model: nn.Module = build_clip(self.architecture)
+        return model
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """In open_clip's own format."""

@@ -43,7 +43,7 @@ class TrainingTask(Protocol):
         ...
 
     @property
-    def loss(self) -> Loss: ...
+    def loss(self) -> Loss[Any]: ...
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the trained model's files into a local folder."""
@@ -77,7 +77,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
         config["job"],
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
-        device=ray.train.torch.get_device(),  # type: ignore[arg-type]
+        device=ray.train.torch.get_device(),
     )
     worker.run()
 

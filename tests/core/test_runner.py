@@ -147,6 +147,16 @@ def test_a_dead_training_worker_resumes_from_what_it_had(tmp_path: Path, trace: 
     assert set(store.manifests("walk")[0].outputs) == {"walked.json"}
 
 
+def test_a_training_that_raises_is_told_at_once_and_not_tried_again(
+    tmp_path: Path, trace: Path
+) -> None:
+    store, recorder = Store(str(tmp_path / "store")), Recorder()
+    with pytest.raises(StageFailedError, match="Stage walk: ValueError: step 2 cannot be taken"):
+        run(store, Graph([Walk(steps=6, fail_at=2)]), recorder=recorder)
+    assert traces(trace, "walk") == {"0": 1, "1": 1, "2": 1}
+    assert not [e for e in recorder.events if isinstance(e, Note)]
+
+
 def test_forcing_a_stage_runs_it_alone_and_failing_brings_the_old_result_back(
     tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,6 +153,8 @@ def walk(config: Mapping[str, Any]) -> None:
         if rank == 0:
             leave_trace(config["trace"], f"walk-{step}")
             folder.write_json(".walk/step.json", step + 1)
+        if step == config["fail_at"]:
+            raise ValueError(f"step {step} cannot be taken")
         time.sleep(0.5)  # Ray Train looks after its workers twice a second
         if step == config["die_at"] and start == 0 and rank == 0:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -175,6 +177,7 @@ class Walk(Stage[Walked]):
 
     steps: int
     die_at: int = -1
+    fail_at: int = -1
 
     def run(self, ctx: Context) -> Walked:
         ctx.train(
@@ -183,6 +186,7 @@ class Walk(Stage[Walked]):
                 "folder": ctx.folder,
                 "steps": self.steps,
                 "die_at": self.die_at,
+                "fail_at": self.fail_at,
                 "trace": os.environ[BEHAVIOURS_FILE],
             },
         )
