@@ -75,9 +75,8 @@ def _step(stage: Stage[Artifact], store: Store, forced: bool) -> Step:
 
 
 def _why_not_there(stage: Stage[Artifact], store: Store) -> str:
-    begun = store.folder(stage.name, stage.key).files()
-    if begun:
-        return f"was interrupted; {len(begun)} files are there and stay"
+    if store.folder(stage.name, stage.key).is_begun():
+        return "was interrupted; goes on from what is there"
     earlier = store.manifests(stage.name)
     if not earlier:
         return "never run"

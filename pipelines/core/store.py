@@ -105,6 +105,10 @@ class Folder:
         """Every published file below this folder with its size in bytes, hidden ones left out."""
         return {n: s for n, s in sorted(self._all_files().items()) if not _is_hidden(n)}
 
+    def is_begun(self) -> bool:
+        """Whether anything is here, finished or not."""
+        return bool(self._all_files())
+
     def _all_files(self) -> dict[str, int]:
         fs = _fs(self.url)
         root = self._path("").rstrip("/")
