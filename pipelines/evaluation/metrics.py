@@ -155,24 +155,33 @@ class Compared:
     def decoder(self) -> Iterator[Measured]:
         """Whether the decoder paints what the embedding says, no caption being given."""
         probes = self.samples.probes
-        images = probes.embeds("image_embeds")
-        yield self.make(
-            "decoder/clip_cosine",
-            cosine(probes.embeds("from_true_embedding_embeds"), images),
-            baseline=cosine(probes.embeds("from_shuffled_embedding_embeds"), images),
-            baseline_name="decoded from another picture's embedding",
+        images, original = probes.embeds("image_embeds"), probes.thumbnails("original")
+        by_cosine = partial(
+            self.make,
+            value=cosine(probes.embeds("from_true_embedding_embeds"), images),
             meaning="CLIP cosine to the original of a picture decoded from its embedding",
         )
-        original = probes.thumbnails("original")
-        yield self.make(
-            "decoder/squared_error",
-            squared_error(probes.thumbnails("from_true_embedding"), original),
-            baseline=squared_error(probes.thumbnails("from_shuffled_embedding"), original),
-            baseline_name="decoded from another picture's embedding",
+        by_error = partial(
+            self.make,
+            value=squared_error(probes.thumbnails("from_true_embedding"), original),
             higher_is_better=False,
             meaning="mean squared error at 16 pixels of a picture decoded from the original's "
             "embedding, colours in [0, 1]",
         )
+        for other, suffix, told in (
+            ("from_shuffled_embedding", "", "decoded from another picture's embedding"),
+            ("generated", "_over_text", "drawn from the caption"),
+        ):
+            yield by_cosine(
+                f"decoder/clip_cosine{suffix}",
+                baseline=cosine(probes.embeds(f"{other}_embeds"), images),
+                baseline_name=told,
+            )
+            yield by_error(
+                f"decoder/squared_error{suffix}",
+                baseline=squared_error(probes.thumbnails(other), original),
+                baseline_name=told,
+            )
 
     def colour(self) -> Iterator[Measured]:
         """Whether generated pictures have the colour of the caption's own picture."""
