@@ -1,6 +1,7 @@
 """The command `unclip`. Only arguments are read here; a command imports its work when called."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -146,6 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. What was finished stays; the same command goes on.", file=sys.stderr)
         _leave(EXIT_INTERRUPTED)
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
+        _leave(0)
     except SystemExit as terminated:
         if terminated.code == EXIT_TERMINATED:
             _leave(EXIT_TERMINATED)
@@ -173,8 +176,9 @@ def _terminate(*_: object) -> NoReturn:
 
 def _leave(code: int) -> NoReturn:
     """End now: threads of stages that were cut off may wait for workers that are gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 

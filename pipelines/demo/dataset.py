@@ -63,7 +63,7 @@ def data_bytes() -> bytes:
 @cache
 def emoji() -> pa.Table:
     """The packaged data: key, label, tags, group, image (JPEG)."""
-    return pq.read_table(pa.BufferReader(data_bytes()))
+    return pq.ParquetFile(pa.BufferReader(data_bytes())).read()
 
 
 @cache

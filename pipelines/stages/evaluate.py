@@ -16,11 +16,7 @@ from pipelines.core.events import Metrics, Output
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.core.store import Folder
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.evaluation.grids import write_grids
 from pipelines.evaluation.measured import HELD_OUT, TRAINING, Measured
-from pipelines.evaluation.metrics import Compared
-from pipelines.evaluation.rows import Sources, gather
-from pipelines.evaluation.samples import Samples, read_reference
 from pipelines.schema import samples
 
 __all__ = ["Evaluate", "EvaluateConfig", "read_metrics"]
@@ -47,7 +43,10 @@ class Evaluate(Stage[Evaluation]):
 
     def run(self, ctx: Context) -> Evaluation:
         """Gather the rows, draw shard by shard, then measure all."""
-        from pipelines.evaluation.generate import GenerationWorker, Weights  # takes seconds
+        # Here, because open_clip takes seconds, which a plan should not.
+        from pipelines.evaluation.generate import GenerationWorker, Weights
+        from pipelines.evaluation.grids import write_grids
+        from pipelines.evaluation.rows import Sources, gather
 
         weights = Weights(
             clip=ctx.load(self.clip),
@@ -84,6 +83,9 @@ class Evaluate(Stage[Evaluation]):
 
 def measure(folder: Folder, names: Sequence[str]) -> list[Measured]:
     """All metrics of both splits."""
+    from pipelines.evaluation.metrics import Compared
+    from pipelines.evaluation.samples import Samples, read_reference
+
     reference = read_reference(folder)
     measured: list[Measured] = []
     for split in (HELD_OUT, TRAINING):

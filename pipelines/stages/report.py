@@ -1,7 +1,7 @@
 """One HTML file that shows what came of a run, and from what."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pipelines.artifacts import (
     ClipWeights,
@@ -16,8 +16,9 @@ from pipelines.artifacts import (
 from pipelines.core.events import Output
 from pipelines.core.stage import Artifact, Context, Graph, Stage
 from pipelines.report.config import ReportConfig
-from pipelines.report.content import Inputs, Lineage
-from pipelines.report.render import render
+
+if TYPE_CHECKING:
+    from pipelines.report.content import Lineage
 
 __all__ = ["BuildReport", "ReportConfig"]
 
@@ -46,6 +47,10 @@ class BuildReport(Stage[Report]):
 
     def run(self, ctx: Context) -> Report:
         """Render in a worker, then publish."""
+        # Here, because matplotlib takes a second, which a plan should not.
+        from pipelines.report.content import Inputs
+        from pipelines.report.render import render
+
         models = (self.prior, self.decoder, self.upsampler_1, self.upsampler_2)
         inputs = Inputs(
             evaluation=ctx.load(self.evaluation),
@@ -62,8 +67,10 @@ class BuildReport(Stage[Report]):
         ctx.emit(Output(self.name, REPORT_FILE))
         return Report(ctx.folder, self.config.title)
 
-    def lineage(self) -> list[Lineage]:
+    def lineage(self) -> "list[Lineage]":
         """Every stage that this one rests on, in dependency order."""
+        from pipelines.report.content import Lineage
+
         stages = Graph(self.dependencies.values()).stages.values()
         return [
             Lineage(stage.name, stage.key, tuple(d.name for d in stage.dependencies.values()))
