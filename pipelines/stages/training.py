@@ -143,7 +143,7 @@ class TrainingWorker:
         """Tell the driver how it goes."""
         self.history.append({"step": step, **values})
         stage, steps = self.job.stage, self.job.training.steps
-        self.job.emit(Metrics(stage, step, values))
+        self.job.emit(Metrics(stage, step, {f"learning/{name}": v for name, v in values.items()}))
         self.job.emit(Progress(stage, step, steps, "steps", f"loss {values['loss']:.4f}"))
 
     def sample(self, step: int, model: nn.Module) -> None:
