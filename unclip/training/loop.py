@@ -71,7 +71,7 @@ def train(
         """Log, sample and save where the present step is due."""
         if _is_due(run.step, config.log_every_steps):
             values = meter.flush()
-            if on_log and leads:
+            if on_log and leads and values:  # none where all steps so far were skipped
                 on_log(run.step, values)
         if on_sample and leads and _is_due(run.step, config.sample_every_steps):
             with run.ema.applied() as averaged:
