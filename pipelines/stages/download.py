@@ -66,8 +66,9 @@ class Slices(Mapping[str, pa.Table]):
         self.starts = {f"{i:05d}": i * rows_per_shard for i in range(count)}
 
     def __getitem__(self, name: str) -> pa.Table:
-        # Copied, because a slice is sent with the whole buffer behind it.
-        return self.table.slice(self.starts[name], self.rows_per_shard).combine_chunks()
+        # Copied by `take`, because a slice is sent with the whole buffer behind it.
+        rows = self.table.slice(self.starts[name], self.rows_per_shard)
+        return rows.take(pa.array(range(rows.num_rows), pa.int64()))
 
     def __iter__(self) -> Any:
         return iter(self.starts)

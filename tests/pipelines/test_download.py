@@ -17,6 +17,7 @@ from pipelines.data.url_policy import Refused
 from pipelines.demo.dataset import FAILING_ROWS, url_list
 from pipelines.demo.server import serve
 from pipelines.schema import PAIRS, pair_key
+from pipelines.stages.download import Slices
 from tests.pipelines.web import Page, body, web
 from unclip.config import ConfigError
 
@@ -214,3 +215,12 @@ def test_contradictions_in_the_config_are_refused_with_the_way_out():
         replace(CONFIG, threads=0)
     with pytest.raises(ConfigError, match="min_success_rate=2"):
         replace(CONFIG, min_success_rate=2.0)
+
+
+def test_a_slice_of_the_list_is_sent_without_the_rest() -> None:
+    urls = [f"http://example.invalid/{number}.jpg" for number in range(10_005)]
+    whole = pa.table({"url": urls, "caption": urls})
+    slices = Slices(whole, 10)
+    assert len(slices) == 1001
+    assert slices["01000"].equals(whole.slice(10_000))
+    assert len(pickle.dumps(slices["00500"])) < len(pickle.dumps(whole)) / 100
