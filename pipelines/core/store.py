@@ -114,16 +114,13 @@ class Folder:
         root = self._path("").rstrip("/")
         if not fs.exists(root):
             return {}
-        fs.invalidate_cache(root)
         found = fs.find(root, detail=True)
         return {str(PurePosixPath(p).relative_to(root)): i["size"] for p, i in found.items()}
 
     def marks(self, name: str) -> list[str]:
         """Names of the files below one hidden folder, which `files` leaves out."""
-        fs = _fs(self.url)
         root = self._path(name)
-        fs.invalidate_cache(root)
-        return [f"{name}/{str(p).rsplit('/', 1)[-1]}" for p in fs.find(root)]
+        return [f"{name}/{PurePosixPath(p).relative_to(root)}" for p in _fs(self.url).find(root)]
 
     def remove_file(self, name: str) -> None:
         """Delete one file."""
@@ -158,7 +155,8 @@ class Folder:
 
 
 def _fs(url: str) -> Any:
-    return fsspec.core.url_to_fs(url)[0]
+    # Other processes write here too: a listing that was remembered would hide what they made.
+    return fsspec.core.url_to_fs(url, use_listings_cache=False)[0]
 
 
 def _is_hidden(name: str) -> bool:
@@ -220,8 +218,7 @@ class Store:
 
     def manifests(self, stage: str) -> list[Manifest]:
         """All finished results of a stage, the newest first."""
-        fs, root = fsspec.core.url_to_fs(f"{self.root.rstrip('/')}/{stage}")
-        fs.invalidate_cache(root)
+        fs, root = _fs(self.root), self.folder(stage, "")._path("").rstrip("/")
         names = (
             [str(p).rsplit("/", 1)[-1] for p in fs.ls(root, detail=False)]
             if fs.exists(root)

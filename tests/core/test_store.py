@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pytest
 from moto.server import ThreadedMotoServer
@@ -131,3 +132,20 @@ def test_publishing_leaves_no_temporary_name_behind(store: Store, tmp_path: Path
     folder.publish(local, "sub/a.bin")
     folder.publish(local, "sub/a.bin")
     assert folder.files() == {"sub/a.bin": 2}
+
+
+def test_what_another_process_writes_after_a_listing_is_seen(store: Store) -> None:
+    store.folder("embed", "k1").write_bytes("a.bin", b"1")
+    assert store.manifests("embed") == []  # a listing that a file system may remember
+    elsewhere = fsspec.core.url_to_fs(store.root, skip_instance_cache=True)[0]
+    folder = store.folder("embed", "k2")
+    elsewhere.makedirs(folder._path("").rstrip("/"), exist_ok=True)
+    elsewhere.pipe_file(folder._path("b.bin"), b"12")
+    assert folder.exists("b.bin")
+    assert folder.files() == {"b.bin": 2}
+
+
+def test_marks_of_shards_in_a_folder_keep_the_folder_in_their_names(store: Store) -> None:
+    folder = store.folder("clip", "k1")
+    folder.write_json(".done/split/00000.json", {"rows": 1})
+    assert folder.marks(".done") == [".done/split/00000.json"]
