@@ -7,7 +7,7 @@ a new driver, a new worker group and a new machine resume in the same way.
 import math
 import os
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import fsspec
@@ -44,9 +44,9 @@ def run_gang(
             _fit(function, config, stage=stage, folder=folder, settings=settings)
             return
         except WorkerGroupError as error:
-            raised = [e for e in error.worker_failures.values() if _is_users(e)]
-            if raised:
-                raise _readable(stage, raised[0]) from error
+            raised = raised_by_function(list(error.worker_failures.values()))
+            if raised is not None:
+                raise _readable(stage, raised) from error
             _give_up_after(attempt, stage, settings, error)
         except ControllerError as error:
             if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
@@ -89,12 +89,21 @@ def _fit(
     ).fit()
 
 
-def _is_users(error: BaseException) -> bool:
-    """Whether the function itself raised, which it would again; a process that is gone did not."""
+def raised_by_function(failures: Sequence[BaseException]) -> BaseException | None:
+    """The error that the function itself raised, and would again; None where a process is gone.
+
+    A worker whose peer is gone, or has raised, fails too: with an error of their connection.
+    """
     from ray.exceptions import RayError
     from ray.train.v2._internal.exceptions import RayTrainError
 
-    return not isinstance(error, RayError | RayTrainError)
+    if not failures or any(isinstance(e, RayError | RayTrainError) for e in failures):
+        return None
+    return min(failures, key=_is_of_connection)
+
+
+def _is_of_connection(error: BaseException) -> bool:
+    return type(error) is RuntimeError or type(error).__module__.startswith("torch.distributed")
 
 
 def _readable(stage: str, error: BaseException) -> Exception:
