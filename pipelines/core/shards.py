@@ -7,13 +7,13 @@ hold nothing back; an actor that dies is replaced, and its shard is done again b
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.exceptions import RayError, RaySystemError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from pipelines.core.cluster import describe_capacity
 from pipelines.core.errors import PipelineError
@@ -71,11 +71,11 @@ class ShardPool:
         self.done: dict[str, Facts] = {}
         self.failure: Exception | None = None  # the first; shards under way still finish
 
-    def run(self, items: Mapping[str, Any], *, total: int, unit: str) -> dict[str, Facts]:
-        """Make the shards of all items; `total` counts those of an earlier run too."""
-        queue = deque(items)
-        earlier = total - len(queue)
-        started = time.monotonic()
+    def run(self, items: Mapping[str, Any], names: Sequence[str], *, unit: str) -> dict[str, Facts]:
+        """Make the shards of these names; the other items were made earlier."""
+        queue = deque(names)
+        earlier, total = len(items) - len(queue), len(items)
+        heard_at = time.monotonic()
         for _ in range(min(self.settings.resources.workers, len(queue))):
             self._start_actor()
         try:
@@ -87,8 +87,9 @@ class ShardPool:
                 for call in finished:
                     self._finish(call, queue)
                 if finished:
+                    heard_at = time.monotonic()
                     self.emit(Progress(self.stage, earlier + len(self.done), total, unit))
-                elif not self.idle and self._nobody_came(time.monotonic() - started):
+                elif self._waits() and time.monotonic() - heard_at > self.settings.wait_s:
                     raise WorkLostError(_waited(self.stage, self.settings))
         finally:
             for actor in [*self.idle, *(actor for actor, _ in self.calls.values())]:
@@ -140,9 +141,9 @@ class ShardPool:
             queue.appendleft(name)
         self._start_actor()
 
-    def _nobody_came(self, waited_s: float) -> bool:
-        starting = all(name is None for _, name in self.calls.values())
-        return starting and not self.done and waited_s > self.settings.wait_s
+    def _waits(self) -> bool:
+        """Whether all actors still wait for room: the first ones, or those that replace others."""
+        return not self.idle and all(name is None for _, name in self.calls.values())
 
 
 def map_shards(
@@ -159,28 +160,42 @@ def map_shards(
     """Make `<name>.parquet` for every item that has none; the facts of all, in the items' order."""
     marks = {n.removeprefix(f"{DONE}/").removesuffix(".json") for n in folder.marks(DONE)}
     there = {name: folder.read_json(f"{DONE}/{name}.json") for name in items if name in marks}
-    missing = {name: item for name, item in items.items() if name not in there}
+    missing = [name for name in items if name not in there]  # no items, which may be made on demand
     if there:
         emit(Note(stage, f"resumes: {len(there)} of {len(items)} shards are there already"))
     emit(Progress(stage, len(there), len(items), unit))
     actor = ray.remote(_ShardActor).options(**settings.resources.actor_options())
     shared = ray.put(worker)
     pool = ShardPool(stage, emit, settings, lambda: actor.remote(shared, folder, schema))
-    made = pool.run(missing, total=len(items), unit=unit) if missing else {}
+    made = pool.run(items, missing, unit=unit) if missing else {}
     return {name: made[name] if name in made else there[name] for name in items}
 
 
+def forget(folder: Folder, names: Iterable[str]) -> None:
+    """Have these shards made again by the next run."""
+    for mark in (f"{DONE}/{name}.json" for name in names):
+        if folder.exists(mark):
+            folder.remove_file(mark)
+
+
 def call(function: Callable[..., Any], *args: Any, stage: str, settings: PoolSettings) -> Any:
-    """Run one function in a Ray task with the stage's resources, again if its worker dies."""
-    task = ray.remote(function).options(
-        max_retries=settings.retries, **settings.resources.actor_options()
-    )
+    """Run one function in a worker with the stage's resources, again if its worker dies."""
+    options = settings.resources.actor_options()
+    place = ray.remote(_answer).options(**options).remote()
+    if not ray.wait([place], timeout=settings.wait_s)[0]:
+        ray.cancel(place)
+        raise WorkLostError(_waited(stage, settings))
+    task = ray.remote(function).options(max_retries=settings.retries, **options)
     try:
         return ray.get(task.remote(*args))
     except RayTaskError as error:
         raise _cause(error, stage, None) from error
-    except RaySystemError as error:
+    except RayError as error:  # the process, its node or its memory is gone
         raise WorkLostError(f"Stage {stage}: its worker died: {_first_line(error)}.") from error
+
+
+def _answer() -> None:
+    """Answers once there is a worker: nothing else tells a task that waits from one that works."""
 
 
 def _cause(error: RayTaskError, stage: str, shard: str | None) -> Exception:

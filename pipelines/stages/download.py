@@ -114,18 +114,32 @@ class Download(Stage[PairShards]):
             facts = ctx.map_shards(worker, items, schema=PAIRS, unit="shards")
         counts = total_counts(facts.values())
         counts["listed"] = urls.num_rows
-        check_success_rate(counts, self.config.min_success_rate)
+        floor = self.config.min_success_rate
+        try:
+            check_success_rate(counts, floor)
+        except PipelineError:
+            from pipelines.core.shards import forget  # here, because it takes Ray along
+
+            # What failed may have been the network: without its mark, a shard is tried again.
+            forget(ctx.folder, [n for n, f in facts.items() if not is_enough(f, floor)])
+            raise
         return PairShards(ctx.folder, {n: f["rows"] for n, f in facts.items()}, counts)
 
 
 def check_success_rate(counts: Mapping[str, Any], floor: float) -> None:
     """Raise `PipelineError` with the counts by reason where too few rows were downloaded."""
-    listed, downloaded = counts["listed"], counts["downloaded"]
-    if downloaded and downloaded >= floor * listed:
+    if is_enough(counts, floor):
         return
+    listed, downloaded = counts["listed"], counts["downloaded"]
     reasons = ", ".join(f"{reason} {n}" for reason, n in counts["rejected"].items())
     raise PipelineError(
         f"Only {downloaded} of {listed} rows were downloaded ({downloaded / max(listed, 1):.1%}; "
         f"download.min_success_rate is {floor:.1%}). Rejected: {reasons}. Check the list and the "
-        "network, or lower download.min_success_rate; what was downloaded is kept."
+        "network, or lower download.min_success_rate; the next run tries the "
+        "shards with too few again."
     )
+
+
+def is_enough(counts: Mapping[str, Any], floor: float) -> bool:
+    """Whether at least this share of the listed rows was downloaded, and at least one."""
+    return bool(counts["downloaded"]) and counts["downloaded"] >= floor * counts["listed"]

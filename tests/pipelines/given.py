@@ -1,17 +1,15 @@
 """Stages that make small real-looking artifacts on the spot, for the stages that read them.
 
-`make` runs a stage and all it needs in this process, without Ray.
+The pairs are `given_pairs`'; `local.make` makes a stage with all it needs.
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from pipelines.artifacts import (
@@ -22,16 +20,17 @@ from pipelines.artifacts import (
     SelectionShards,
     TrainedModel,
 )
-from pipelines.core.events import Event
-from pipelines.core.runner import _manifest, load_artifact
-from pipelines.core.stage import Artifact, Context, Facts, ShardWorker, Stage
-from pipelines.core.store import Folder, Store
-from pipelines.core.tables import check_schema
-from pipelines.demo.dataset import emoji
+from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.schema import PAIRS, SELECTION, embeddings, pair_key, pca_basis
+from pipelines.schema import SELECTION, embeddings, pca_basis
 from pipelines.stages.embed import EmbedConfig, EmbedWorker
 from pipelines.stages.evaluate import Evaluate
+from tests.pipelines.given_pairs import HOSTILE_CAPTION as HOSTILE_CAPTION
+from tests.pipelines.given_pairs import HOSTILE_URL as HOSTILE_URL
+from tests.pipelines.given_pairs import GivenDownload as GivenDownload
+from tests.pipelines.given_pairs import GivenPairs
+from tests.pipelines.local import make as make
+from tests.pipelines.local import write_table
 from unclip import presets
 from unclip.cascade import SamplingConfig
 from unclip.checkpoint import save_model
@@ -41,109 +40,6 @@ from unclip.config import Config
 from unclip.models import DecoderConfig, DiffusionPriorConfig, UpsamplerConfig, build
 
 CONTEXT_LENGTH = 24  # as in the tiny preset
-HOSTILE_CAPTION = '<script>alert("caption")</script>'
-HOSTILE_URL = 'http://example.invalid/"><img src=x onerror=alert(1)>'
-
-
-A = TypeVar("A", bound=Artifact)
-
-
-@dataclass(frozen=True)
-class LocalContext:
-    """A stage's context without any process beside this one."""
-
-    store: Store
-    folder: Folder
-    events: list[Event] = field(default_factory=list)
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-
-    def load(self, stage: Stage[A]) -> A:
-        return load_artifact(self.store, stage)
-
-    def map_shards(
-        self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
-    ) -> dict[str, Facts]:
-        done = {}
-        for name, item in items.items():
-            table, facts = worker(item)
-            check_schema(table, schema, where=name)
-            write_table(self.folder, f"{name}.parquet", table)
-            done[name] = {**facts, "rows": table.num_rows}
-        return done
-
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        return function(*args)
-
-    def train(self, function: Any, config: Mapping[str, Any]) -> None:
-        raise NotImplementedError("no given stage trains")
-
-
-def make(store: Store, stage: Stage[A], events: list[Event] | None = None) -> A:
-    """The artifact of a stage, made where it is not there yet."""
-    if store.manifest(stage.name, stage.key) is None:
-        for dependency in stage.dependencies.values():
-            make(store, dependency)
-        folder = store.folder(stage.name, stage.key)
-        torch.set_num_threads(1)  # on a busy machine two threads wait for each other
-        artifact = stage.run(LocalContext(store, folder, [] if events is None else events))
-        store.commit(_manifest(stage, artifact, {}, 1.0))
-    return load_artifact(store, stage)
-
-
-def write_table(folder: Folder, name: str, table: pa.Table) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        local = Path(scratch) / "table.parquet"
-        pq.write_table(table, local)
-        folder.publish(local, name)
-
-
-def pair(number: int) -> dict[str, Any]:
-    row = emoji().slice(number * 7, 1).to_pylist()[0]
-    caption = HOSTILE_CAPTION if number == 0 else row["label"]
-    url = f"http://example.invalid/{row['key']}.jpg"
-    return {
-        "key": pair_key(url, caption),
-        "url": url,
-        "caption": caption,
-        "image": row["image"],
-        "width": 128,
-        "height": 128,
-        "original_width": 128,
-        "original_height": 128,
-        "sha256": "0" * 64,
-    }
-
-
-@dataclass(frozen=True)
-class GivenPairs(Stage[PairShards]):
-    """Packaged pictures in two shards."""
-
-    name: ClassVar[str] = "filter"
-    artifact: ClassVar[type[Artifact]] = PairShards
-
-    rows: int
-    stands_for: str = "kept"
-
-    def run(self, ctx: Context) -> PairShards:
-        rows = [pair(number) for number in range(self.rows)]
-        half = len(rows) // 2
-        shards = {"00000": rows[:half], "00001": rows[half:]}
-        for name, part in shards.items():
-            write_table(ctx.folder, f"{name}.parquet", pa.Table.from_pylist(part, schema=PAIRS))
-        return PairShards(ctx.folder, {n: len(p) for n, p in shards.items()}, self.counts())
-
-    def counts(self) -> Mapping[str, Any]:
-        rejected = {"not_an_image": 2, "private_address": 1}
-        examples = {"not_an_image": [HOSTILE_URL], "private_address": ["http://10.0.0.1/a.jpg"]}
-        total = {"rows": self.rows + 3, "read": self.rows + 3}
-        return {**total, self.stands_for: self.rows, "rejected": rejected, "examples": examples}
-
-
-@dataclass(frozen=True)
-class GivenDownload(GivenPairs):
-    name: ClassVar[str] = "download"
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,15 @@ import pickle
 import socket
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
+from pipelines.core.errors import PipelineError
+from pipelines.core.store import Store
 from pipelines.core.tables import check_schema
 from pipelines.data.decode import decode_rgb
 from pipelines.data.download import DownloadConfig, DownloadWorker
@@ -17,7 +20,8 @@ from pipelines.data.url_policy import Refused
 from pipelines.demo.dataset import FAILING_ROWS, url_list
 from pipelines.demo.server import serve
 from pipelines.schema import PAIRS, pair_key
-from pipelines.stages.download import Slices
+from pipelines.stages.download import Download, Slices, SourceConfig
+from tests.pipelines.local import make
 from tests.pipelines.web import Page, body, web
 from unclip.config import ConfigError
 
@@ -224,3 +228,25 @@ def test_a_slice_of_the_list_is_sent_without_the_rest() -> None:
     assert len(slices) == 1001
     assert slices["01000"].equals(whole.slice(10_000))
     assert len(pickle.dumps(slices["00500"])) < len(pickle.dumps(whole)) / 100
+
+
+def test_shards_with_too_few_pictures_are_tried_again_by_the_next_run(tmp_path: Path) -> None:
+    bad, ok = "http://127.0.0.1:9/gone.jpg", "00001"
+    with web(PAGES) as base:
+        (tmp_path / "list.csv").write_text(
+            "url,caption\n" + f"{bad},a\n{bad},b\n{base}/good.jpg,c\n{base}/grey.jpg,d\n{bad},e\n"
+        )
+        source = SourceConfig(
+            urls=str(tmp_path / "list.csv"),
+            url_column="url",
+            caption_column="caption",
+            rows_per_shard=2,
+        )
+        stage = Download(source, CONFIG)
+        store = Store(str(tmp_path / "store"))
+        folder = store.folder(stage.name, stage.key)
+        for name in ("00000", ok, "00002"):  # as the engine marks what is done
+            folder.write_json(f".done/{name}.json", {})
+        with pytest.raises(PipelineError, match=r"Only 2 of 5 rows.*connection 3"):
+            make(store, stage)
+    assert folder.marks(".done") == [f".done/{ok}.json"]

@@ -1,0 +1,70 @@
+"""A stage with all it needs, run in this process: `make` needs no Ray."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from pipelines.core.events import Event
+from pipelines.core.runner import _manifest, load_artifact
+from pipelines.core.stage import Artifact, Facts, ShardWorker, Stage
+from pipelines.core.store import Folder, Store
+from pipelines.core.tables import check_schema
+
+A = TypeVar("A", bound=Artifact)
+
+
+@dataclass(frozen=True)
+class LocalContext:
+    """A stage's context without any process beside this one."""
+
+    store: Store
+    folder: Folder
+    events: list[Event] = field(default_factory=list)
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    def load(self, stage: Stage[A]) -> A:
+        return load_artifact(self.store, stage)
+
+    def map_shards(
+        self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
+    ) -> dict[str, Facts]:
+        done = {}
+        for name, item in items.items():
+            table, facts = worker(item)
+            check_schema(table, schema, where=name)
+            write_table(self.folder, f"{name}.parquet", table)
+            done[name] = {**facts, "rows": table.num_rows}
+        return done
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
+    def train(self, function: Any, config: Mapping[str, Any]) -> None:
+        raise NotImplementedError("no given stage trains")
+
+
+def make(store: Store, stage: Stage[A], events: list[Event] | None = None) -> A:
+    """The artifact of a stage, made where it is not there yet."""
+    if store.manifest(stage.name, stage.key) is None:
+        for dependency in stage.dependencies.values():
+            make(store, dependency)
+        folder = store.folder(stage.name, stage.key)
+        torch.set_num_threads(1)  # on a busy machine two threads wait for each other
+        artifact = stage.run(LocalContext(store, folder, [] if events is None else events))
+        store.commit(_manifest(stage, artifact, {}, 1.0))
+    return load_artifact(store, stage)
+
+
+def write_table(folder: Folder, name: str, table: pa.Table) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch) / "table.parquet"
+        pq.write_table(table, local)
+        folder.publish(local, name)
