@@ -60,15 +60,26 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> PipelineConfig:
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
-    text = path.read_text()
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigFileError(f"{path} cannot be read as text: {error}.") from error
     try:
         raw = yaml.safe_load(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise ConfigFileError(f"{path} is no valid YAML: {error}") from error
+        raise ConfigFileError(f"{path} is no valid YAML: {_on_one_line(error)}.") from error
     if not isinstance(raw, dict):
         raise ConfigFileError(f"{path} holds no sections. `unclip init` writes an example.")
     return raw, dict(_line_numbers(node, ()))
+
+
+def _on_one_line(error: yaml.YAMLError) -> str:
+    """What PyYAML spreads over several lines: the problem and its place."""
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    if mark is None:
+        return " ".join(str(error).split())
+    return f"{error.problem}, in line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _line_numbers(node: yaml.Node | None, at: Path_) -> typing.Iterator[tuple[Path_, int]]:
@@ -90,7 +101,9 @@ def _parse_override(text: str) -> tuple[Path_, Any]:
     try:
         return tuple(key.strip().split(".")), yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigFileError(f"--set {text!r}: the value is no valid YAML: {error}") from error
+        raise ConfigFileError(
+            f"--set {text!r}: the value is no valid YAML: {_on_one_line(error)}."
+        ) from error
 
 
 def _assign(raw: dict[str, Any], key: Path_, value: Any, text: str) -> None:
@@ -139,7 +152,7 @@ def _explain_one(error: dict[str, Any], path: Path, lines: Mapping[Path_, int]) 
     if isinstance(cause, ConfigError):
         return f"{where}: {str(cause).rstrip('.')}."
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{where} is not a setting{_suggest(place)}."
+        return f"{where} is not a setting{_suggest(place)}"
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{where} is missing and has no default; docs/reference/config.md describes it."
     return f"{where} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}."
@@ -150,7 +163,7 @@ def _suggest(place: Path_) -> str:
     close = difflib.get_close_matches(place[-1], names, n=1)
     if close:
         return f"; did you mean {close[0]}?"
-    return f"; there are {', '.join(names)}" if names else ""
+    return f"; there are {', '.join(names)}." if names else "."
 
 
 def _field_names(kind: Any, place: Path_) -> list[str]:

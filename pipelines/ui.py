@@ -101,9 +101,11 @@ def _check_free(port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
-        except (OSError, OverflowError) as error:
+        except OverflowError as error:
+            raise PipelineError(f"--port {port} is no port; give 1 to 65535.") from error
+        except OSError as error:
             raise PipelineError(
-                f"Port {port} of {HOST} cannot be used ({error}): something listens there "
+                f"Port {port} of {HOST} cannot be used ({error.strerror}): something listens there "
                 f"already. Choose another, such as --port {port % 60000 + 1}."
             ) from error
 

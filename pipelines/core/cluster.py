@@ -37,7 +37,7 @@ def connected(settings: ClusterSettings) -> Iterator[None]:
         ray.init(
             address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local
         )
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+    except Exception as error:  # a node that is too slow to start raises a bare one
         raise PipelineError(
             f"Ray cannot be reached at {address or 'this machine'}: {str(error).splitlines()[0]} "
             "Check run.cluster.address and that the cluster is up."

@@ -6,11 +6,12 @@ that is killed at any point leaves no half-written file under a name that somebo
 """
 
 import atexit
+import contextlib
 import json
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -208,8 +209,9 @@ class Store:
 
     def manifest(self, stage: str, key: str) -> Manifest | None:
         """The manifest, or None where the stage has not finished."""
-        folder = self.folder(stage, key)
-        return _read_manifest(folder) if folder.exists(MANIFEST) else None
+        with self._readable():
+            folder = self.folder(stage, key)
+            return _read_manifest(folder) if folder.exists(MANIFEST) else None
 
     def missing_outputs(self, manifest: Manifest) -> list[str]:
         """Outputs that the manifest lists and the store has lost or changed in size."""
@@ -218,14 +220,25 @@ class Store:
 
     def manifests(self, stage: str) -> list[Manifest]:
         """All finished results of a stage, the newest first."""
-        fs, root = _fs(self.root), self.folder(stage, "")._path("").rstrip("/")
-        names = (
-            [str(p).rsplit("/", 1)[-1] for p in fs.ls(root, detail=False)]
-            if fs.exists(root)
-            else []
-        )
+        with self._readable():
+            fs, root = _fs(self.root), self.folder(stage, "")._path("").rstrip("/")
+            paths = fs.ls(root, detail=False) if fs.exists(root) else []
+        names = [str(p).rsplit("/", 1)[-1] for p in paths]
         found = [self.manifest(stage, name) for name in names if "." not in name]
         return sorted((m for m in found if m), key=lambda m: m.created_at, reverse=True)
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Tell what a file system raises, which may be anything, as one error of the store."""
+        try:
+            yield
+        except PipelineError:
+            raise
+        except Exception as error:
+            raise StoreError(
+                f"The store {self.root} cannot be read: {_first_line(error)}. Check its address "
+                "(--store or run.store) and, for a bucket, the credentials in the environment."
+            ) from error
 
     def commit(self, manifest: Manifest) -> Manifest:
         """Clear working state, list what was made, and write the manifest: the stage is done."""

@@ -149,3 +149,11 @@ def test_marks_of_shards_in_a_folder_keep_the_folder_in_their_names(store: Store
     folder = store.folder("clip", "k1")
     folder.write_json(".done/split/00000.json", {"rows": 1})
     assert folder.marks(".done") == [".done/split/00000.json"]
+
+
+def test_a_store_that_cannot_be_read_is_refused_with_its_address() -> None:
+    store = Store("nosuch://bucket/store")
+    with pytest.raises(StoreError, match=r"nosuch://bucket/store cannot be read: .*--store"):
+        store.manifest("embed", "k1")
+    with pytest.raises(StoreError, match=r"nosuch://bucket/store cannot be read: .*--store"):
+        store.manifests("embed")

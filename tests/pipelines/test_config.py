@@ -97,3 +97,19 @@ def test_an_impossible_override_is_refused(override: str, told: str) -> None:
 def test_an_unknown_configuration_lists_the_packaged_ones() -> None:
     with pytest.raises(ConfigFileError, match="demo"):
         load_config("no-such-file.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\xff\xfe\x00", "cannot be read as text"),
+        (b"preset: tiny\nsource: [1,2\n", r"is no valid YAML: .*, in line 3, column 1\.$"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_refused_in_one_line(
+    tmp_path: Path, content: bytes, told: str
+) -> None:
+    (tmp_path / "my.yaml").write_bytes(content)
+    with pytest.raises(ConfigFileError, match=told) as refusal:
+        load_config(str(tmp_path / "my.yaml"))
+    assert "\n" not in str(refusal.value)

@@ -41,6 +41,8 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(PipelineError, match=f"Port {port} .* cannot be used"):
             serve_ui(str(tmp_path), SETTINGS, port=port)
+    with pytest.raises(PipelineError, match="--port 70000 is no port"):
+        serve_ui(str(tmp_path), SETTINGS, port=70000)
 
 
 def test_runs_and_pictures_of_a_store_are_served_until_ctrl_c(tmp_path: Path) -> None:
