@@ -85,8 +85,15 @@ class EventBus:
         self.mailbox.put.remote(event)
 
     def take(self) -> list[Event]:
-        """All that came since the last call, in the order of arrival."""
-        import ray
+        """All that came since the last call, in the order of arrival.
 
-        events: list[Event] = ray.get(self.mailbox.take.remote())
+        Nothing while the mailbox is started again elsewhere, because its node was lost.
+        """
+        import ray
+        from ray.exceptions import RayActorError
+
+        try:
+            events: list[Event] = ray.get(self.mailbox.take.remote())
+        except RayActorError:
+            return []
         return events

@@ -198,9 +198,12 @@ class _Run:
         return chosen
 
     def _holds(self, step: Step) -> dict[str, float]:
-        """What a stage occupies: all its workers, or as many as the cluster has room for."""
+        """What a stage occupies: all its workers, or as many as the cluster has room for.
+
+        So a stage whose resource was lost during the run starts, waits, and says what is missing.
+        """
         total, there = self.settings.of(step.stage).resources.total(), capacity()
-        return {name: min(amount, there.get(name, amount)) for name, amount in total.items()}
+        return {name: min(amount, there.get(name, 0.0)) for name, amount in total.items()}
 
     def _start(self, step: Step, threads: ThreadPoolExecutor) -> None:
         self.pending.remove(step)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.core import runner
 from pipelines.core.cluster import ClusterSettings
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Event, Metrics, Note, Progress
@@ -182,3 +183,22 @@ def test_a_request_that_the_cluster_cannot_meet_starts_nothing(tmp_path: Path, t
     with pytest.raises(PipelineError, match=r"walk \(GPU: 3 asked, 0 there\).*Nothing was started"):
         run_plan(plan, store, settings)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", ["count", "sum"])
+def test_a_resource_that_is_lost_during_the_run_is_an_error_and_no_silent_end(
+    tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    store = Store(str(tmp_path / "store"))
+    if name == "sum":  # a single call, where the others make shards
+        run(store, graph(), Scope())
+        store.folder("sum", graph()["sum"].key).remove()
+    there = [{"CPU": 2.0, "rare": 1.0}]  # while the plan is checked, and never again
+    monkeypatch.setattr(runner, "capacity", lambda: there.pop() if there else {"CPU": 2.0})
+    settings = RunSettings(
+        resources={name: Resources(custom={"rare": 1})},
+        wait_s=2,
+        cluster=ClusterSettings(cpus=2),
+    )
+    with pytest.raises(StageFailedError, match=rf"{name} waited 2 s for a worker with .*rare"):
+        run_plan(make_plan(graph(), store, Scope()), store, settings)
