@@ -103,7 +103,8 @@ def read_file(fs: Any, path: str, url_column: str, caption_column: str) -> pa.Ta
             table = READERS[suffix](source, (url_column, caption_column))
     except (OSError, EOFError, pa.ArrowException) as error:
         raise UrlListError(
-            f"The URL list {path} is not readable as {suffix.removeprefix('.')}: {error}. Check "
+            f"The URL list {path} is not readable as {suffix.removeprefix('.')}: "
+            f"{' '.join(str(error).split()).rstrip('.')}. Check "
             "the file, or give it the suffix of what it is."
         ) from error
     missing = [name for name in (url_column, caption_column) if name not in table.column_names]
