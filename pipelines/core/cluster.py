@@ -29,7 +29,10 @@ def connected(settings: ClusterSettings) -> Iterator[None]:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
+    from ray._private import auto_init_hook
 
+    # Else a stage's thread that is cut off, and still polls, would start another Ray.
+    auto_init_hook.enable_auto_connect = False
     on_terminate = signal.getsignal(signal.SIGTERM)
     address = settings.address or os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {} if address else _local_options(settings)
