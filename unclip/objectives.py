@@ -16,7 +16,14 @@ from torch.nn import functional as F
 
 from unclip.config import Config, ConfigError
 from unclip.degradations import degrade
-from unclip.diffusion import min_snr_weights, q_sample, target
+from unclip.diffusion import (
+    interpolated_log_variance,
+    min_snr_weights,
+    q_sample,
+    target,
+    to_x_start,
+    vlb_terms,
+)
 from unclip.models import (
     Decoder,
     DecoderConfig,
@@ -26,9 +33,11 @@ from unclip.models import (
     UpsamplerConfig,
 )
 from unclip.samplers import randn
-from unclip.schedules import make_schedule
+from unclip.schedules import Schedule, make_schedule
 
 Batch = Mapping[str, Tensor]
+
+VLB_WEIGHT = 0.001  # λ of L_hybrid, on the sum of the bound's terms over all timesteps
 
 
 def prior_loss(model: DiffusionPrior, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -110,14 +119,47 @@ def _denoising_loss(
     timesteps = _timesteps(len(x_start), config.train_timesteps, generator, x_start.device)
     noise = randn(tuple(x_start.shape), generator=generator, device=x_start.device)
     x = q_sample(x_start, timesteps, noise=noise, schedule=schedule)
-    predicted: Tensor = model(x, timesteps, condition)
+    output: Tensor = model(x, timesteps, condition)
+    predicted, variance = output.float()[:, :3], output.float()[:, 3:]  # the second may be empty
     wanted = target(config.prediction, x_start, noise, timesteps, schedule=schedule)
-    losses = (predicted.float() - wanted).square().flatten(1).mean(1)  # (B,)
+    losses = (predicted - wanted).square().flatten(1).mean(1)  # (B,)
     if config.min_snr_gamma is not None:
         losses = losses * min_snr_weights(
             config.prediction, timesteps, gamma=config.min_snr_gamma, schedule=schedule
         )
+    if isinstance(config, DecoderConfig) and config.learned_variance:
+        predicted_x_start = to_x_start(
+            config.prediction, predicted.detach(), x, timesteps, schedule=schedule
+        )
+        losses = losses + _variance_losses(
+            x_start, x, timesteps, predicted_x_start, variance, schedule
+        )
     return losses.mean()
+
+
+def _variance_losses(
+    x_start: Tensor,
+    x: Tensor,
+    timesteps: Tensor,
+    predicted_x_start: Tensor,
+    output: Tensor,
+    schedule: Schedule,
+) -> Tensor:
+    """What L_hybrid adds to L_simple (Nichol and Dhariwal 2021, eq. 16); (B,).
+
+    The bound is the sum over all T timesteps, of which one was drawn: T times its term. The mean
+    is not to learn from it, so predicted_x_start comes without gradient.
+    """
+    log_variance = interpolated_log_variance(output, timesteps, schedule=schedule)
+    terms = vlb_terms(
+        x_start,
+        x,
+        timesteps,
+        predicted_x_start=predicted_x_start,
+        predicted_log_variance=log_variance,
+        schedule=schedule,
+    )
+    return VLB_WEIGHT * schedule.train_timesteps * terms
 
 
 def _random_crops(

@@ -43,6 +43,7 @@ DECODER = DecoderConfig(
     schedule="cosine",
     train_timesteps=100,
     prediction="v",
+    learned_variance=False,
     min_snr_gamma=None,
     image_dropout=0.1,
     text_dropout=0.5,
