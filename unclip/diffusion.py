@@ -139,7 +139,7 @@ def posterior_mean(x_start: Tensor, x: Tensor, timesteps: Tensor, *, schedule: S
 
 
 def posterior_log_variance(like: Tensor, timesteps: Tensor, *, schedule: Schedule) -> Tensor:
-    """The log of β̃_t, float64; (B, 1, ...). The first timestep, where β̃ is 0, takes the second's."""
+    """The log of β̃_t, float64; (B, 1, ...). The first, of which β̃ is 0, takes the second's."""
     second = min(1, schedule.train_timesteps - 1)
     variance = posterior_coefficients(*_levels(like, timesteps.clamp(min=second), schedule))[2]
     return variance.clamp(min=1e-20).log()
@@ -162,7 +162,7 @@ def gaussian_kl(
     """KL divergence of the second Gaussian from the first, of each dimension, in nats."""
     difference = log_variance - other_log_variance
     apart = (mean - other_mean).square() * torch.exp(-other_log_variance)
-    return 0.5 * (difference.exp() - difference - 1 + apart)
+    return (difference.exp() - difference - 1 + apart) / 2
 
 
 def discretised_gaussian_nll(x_start: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -178,8 +178,9 @@ def discretised_gaussian_nll(x_start: Tensor, mean: Tensor, log_variance: Tensor
     # Both ends far out on one side differ by rounding alone: mirrored, they keep their digits.
     flip = above + below > 0
     low, high = torch.where(flip, -above, below), torch.where(flip, -below, above)
-    log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
-    return -(log_high + torch.log1p(-torch.exp(log_low - log_high).clamp(max=1 - 1e-7)))
+    log_high: Tensor = torch.special.log_ndtr(high)
+    outside = torch.exp(torch.special.log_ndtr(low) - log_high)
+    return -log_high - torch.log1p(-outside.clamp(max=1 - 1e-7))
 
 
 def vlb_terms(

@@ -10,13 +10,17 @@ from unclip.config import ConfigError
 from unclip.models import Decoder, DiffusionPrior, Upsampler
 
 SAMPLING = SamplingConfig(
+    prior_sampler="ddim",
     prior_steps=4,
     prior_guidance_scale=2.0,
     prior_candidates=2,
+    decoder_sampler="ddim",
     decoder_steps=4,
     decoder_guidance_scale=2.0,
     dynamic_threshold=None,
+    upsampler_1_sampler="ddim",
     upsampler_1_steps=2,
+    upsampler_2_sampler="ddim",
     upsampler_2_steps=2,
     eta=0.0,
     bf16=False,

@@ -2,6 +2,7 @@
 
 # B batch; x (B, ...); N inference steps
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -47,7 +48,8 @@ def analytic_variance(step: Step, noise_norm: float) -> float:
     """
     _, level, previous = step
     small = posterior_coefficients(level, previous)[2]
-    spread = ((1 - level) * previous / level) ** 0.5 - max(1 - previous - small, 0.0) ** 0.5
+    least = math.sqrt(max(1 - previous - small, 0.0))
+    spread = math.sqrt((1 - level) * previous / level) - least
     return small + spread**2 * (1 - min(max(noise_norm, 0.0), 1.0))
 
 
