@@ -72,7 +72,7 @@ def decoder_loss(model: Decoder, batch: Batch, generator: torch.Generator) -> Te
         drop_text=_bernoulli(config.text_dropout, len(pixels), generator, pixels.device),
     )
     with _dropout_from(generator, rate=config.unet.dropout, device=pixels.device):
-        return _denoising_loss(model, pixels.float(), condition, generator)
+        return _denoising_loss(model, pixels.float(), (condition,), generator)
 
 
 def upsampler_loss(model: Upsampler, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -87,10 +87,11 @@ def upsampler_loss(model: Upsampler, batch: Batch, generator: torch.Generator) -
         probability=config.degradation_probability,
         generator=generator,
     )
+    low_res, noise_std = _add_noise(low_res, config.low_res_noise, generator)
     enlarged = model.condition(low_res)
     x_start = model.to_diffused(pixels.float(), enlarged)
     with _dropout_from(generator, rate=config.unet.dropout, device=pixels.device):
-        return _denoising_loss(model, x_start, enlarged, generator)
+        return _denoising_loss(model, x_start, (enlarged, noise_std), generator)
 
 
 OBJECTIVES: dict[type[Config], Callable[[Any, Batch, torch.Generator], Tensor]] = {
@@ -109,7 +110,10 @@ def training_loss(model: nn.Module, batch: Batch, generator: torch.Generator) ->
 
 
 def _denoising_loss(
-    model: Decoder | Upsampler, x_start: Tensor, condition: object, generator: torch.Generator
+    model: Decoder | Upsampler,
+    x_start: Tensor,
+    condition: tuple[Any, ...],
+    generator: torch.Generator,
 ) -> Tensor:
     """Mean squared error in the space that the model predicts, weighted as its config says."""
     config = model.config
@@ -119,7 +123,7 @@ def _denoising_loss(
     timesteps = _timesteps(len(x_start), config.train_timesteps, generator, x_start.device)
     noise = randn(tuple(x_start.shape), generator=generator, device=x_start.device)
     x = q_sample(x_start, timesteps, noise=noise, schedule=schedule)
-    output: Tensor = model(x, timesteps, condition)
+    output: Tensor = model(x, timesteps, *condition)
     predicted, variance = output.float()[:, :3], output.float()[:, 3:]  # the second may be empty
     wanted = target(config.prediction, x_start, noise, timesteps, schedule=schedule)
     losses = (predicted - wanted).square().flatten(1).mean(1)  # (B,)
@@ -160,6 +164,18 @@ def _variance_losses(
         schedule=schedule,
     )
     return VLB_WEIGHT * schedule.train_timesteps * terms
+
+
+def _add_noise(
+    low_res: Tensor, largest: float | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """Noise of a uniform standard deviation on each image, and that deviation (B,)."""
+    if largest is None:
+        return low_res, None
+    std = torch.rand(len(low_res), generator=generator, device=generator.device) * largest
+    std = std.to(low_res.device)
+    noise = randn(tuple(low_res.shape), generator=generator, device=low_res.device)
+    return low_res + std[:, None, None, None] * noise, std
 
 
 def _random_crops(

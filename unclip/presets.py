@@ -129,6 +129,7 @@ def small() -> Preset:
             crop_fraction=0.25,
             degradation="gaussian_blur",
             degradation_probability=0.5,
+            low_res_noise=None,
         ),
         upsampler_2=UpsamplerConfig(
             image_size=1024,
@@ -140,8 +141,9 @@ def small() -> Preset:
             min_snr_gamma=5.0,
             residual_scale=None,
             crop_fraction=0.25,
-            degradation="gaussian_blur",
+            degradation="bsr",
             degradation_probability=0.5,
+            low_res_noise=None,
         ),
     )
 
@@ -197,6 +199,7 @@ def paper() -> Preset:
             crop_fraction=0.25,
             degradation="gaussian_blur",
             degradation_probability=0.5,
+            low_res_noise=None,
         ),
         upsampler_2=UpsamplerConfig(
             image_size=1024,
@@ -208,8 +211,9 @@ def paper() -> Preset:
             min_snr_gamma=None,
             residual_scale=None,
             crop_fraction=0.25,
-            degradation="gaussian_blur",
+            degradation="bsr",
             degradation_probability=0.5,
+            low_res_noise=None,
         ),
     )
 
@@ -227,6 +231,7 @@ def _tiny_upsampler(low_res_size: int, image_size: int) -> UpsamplerConfig:
         crop_fraction=0.5,
         degradation="gaussian_blur",
         degradation_probability=0.5,
+        low_res_noise=None,
     )
 
 

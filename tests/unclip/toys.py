@@ -71,6 +71,7 @@ def upsampler_config(low_res_size: int) -> UpsamplerConfig:
         crop_fraction=0.5,
         degradation="gaussian_blur",
         degradation_probability=0.5,
+        low_res_noise=None,
     )
 
 
