@@ -24,8 +24,10 @@ def estimate_noise_norms(
 ) -> Tensor:
     """E |ε(x_t)|² / d at each step, the paper's (1 - ᾱ_t) Γ_t; (N,) float64, first step first.
 
-    batches: a denoiser with data x_0 (B, ...) that it is conditioned on. The squared norm is 1
-    where the prediction is all noise, and falls with what the data leave open.
+    batches: a denoiser with data x_0 (B, ...) that it is conditioned on. The norm is had from the
+    error in x_0, to which it is tied by E |ε(x_t)|² / d = 1 - ᾱ_t / (1 - ᾱ_t) E |x_0 - x̂_0|² / d
+    for the best denoiser: where hardly any signal is left, it differs from 1 by less than the
+    spread of a direct estimate, which the variance would multiply.
     """
     steps = list(steps_of(schedule, num_inference_steps))
     sums, rows = torch.zeros(len(steps), dtype=torch.float64), 0
@@ -34,8 +36,8 @@ def estimate_noise_norms(
         for index, (timestep, level, _) in enumerate(steps):
             x = level**0.5 * x_start + (1 - level) ** 0.5 * randn_like(x_start, generator)
             predicted = denoise(x, timesteps_of(x, timestep))
-            noise = (x - level**0.5 * predicted) / (1 - level) ** 0.5
-            sums[index] += noise.double().square().flatten(1).mean(1).sum().cpu()
+            error = (predicted - x_start).double().square().flatten(1).mean(1).sum()
+            sums[index] += len(x) - level / (1 - level) * error.cpu()
     if rows == 0:
         raise ConfigError("noise norms cannot be estimated from no data; give at least one batch")
     return sums / rows
