@@ -24,6 +24,7 @@ from pipelines.stages.models import LoaderSettings, TrainingSection
 from pipelines.stages.pca import PcaConfig
 from pipelines.stages.select import SelectConfig
 from pipelines.tracking_settings import TrackingSettings
+from unclip.cascade import check_decoder_sampler
 from unclip.config import Config, ConfigError
 from unclip.models import DecoderConfig, DiffusionPriorConfig, UpsamplerConfig
 from unclip.presets import Preset
@@ -120,6 +121,7 @@ class PipelineConfig(Config):
             upsampler_1=self.upsampler_1.model,
             upsampler_2=self.upsampler_2.model,
         )
+        check_decoder_sampler(self.evaluate.sampling, self.decoder.model)
         lengths = [m.text_encoder.context_length for m in (self.prior.model, self.decoder.model)]
         if lengths[0] != lengths[1]:
             raise ConfigError(

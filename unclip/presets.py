@@ -72,6 +72,7 @@ def tiny() -> Preset:
             schedule="cosine",
             train_timesteps=1000,
             prediction="v",
+            learned_variance=False,
             min_snr_gamma=None,
             image_dropout=0.1,
             text_dropout=0.5,
@@ -111,6 +112,7 @@ def small() -> Preset:
             schedule="cosine",
             train_timesteps=1000,
             prediction="v",
+            learned_variance=True,
             min_snr_gamma=5.0,
             image_dropout=0.1,
             text_dropout=0.5,
@@ -127,6 +129,7 @@ def small() -> Preset:
             crop_fraction=0.25,
             degradation="gaussian_blur",
             degradation_probability=0.5,
+            low_res_noise=None,
         ),
         upsampler_2=UpsamplerConfig(
             image_size=1024,
@@ -138,8 +141,9 @@ def small() -> Preset:
             min_snr_gamma=5.0,
             residual_scale=None,
             crop_fraction=0.25,
-            degradation="gaussian_blur",
+            degradation="bsr",
             degradation_probability=0.5,
+            low_res_noise=None,
         ),
     )
 
@@ -178,6 +182,7 @@ def paper() -> Preset:
             schedule="cosine",
             train_timesteps=1000,
             prediction="epsilon",
+            learned_variance=True,
             min_snr_gamma=None,
             image_dropout=0.1,
             text_dropout=0.5,
@@ -194,6 +199,7 @@ def paper() -> Preset:
             crop_fraction=0.25,
             degradation="gaussian_blur",
             degradation_probability=0.5,
+            low_res_noise=None,
         ),
         upsampler_2=UpsamplerConfig(
             image_size=1024,
@@ -205,8 +211,9 @@ def paper() -> Preset:
             min_snr_gamma=None,
             residual_scale=None,
             crop_fraction=0.25,
-            degradation="gaussian_blur",
+            degradation="bsr",
             degradation_probability=0.5,
+            low_res_noise=None,
         ),
     )
 
@@ -224,6 +231,7 @@ def _tiny_upsampler(low_res_size: int, image_size: int) -> UpsamplerConfig:
         crop_fraction=0.5,
         degradation="gaussian_blur",
         degradation_probability=0.5,
+        low_res_noise=None,
     )
 
 

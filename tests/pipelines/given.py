@@ -217,13 +217,17 @@ def small_models() -> tuple[DiffusionPriorConfig, DecoderConfig, UpsamplerConfig
 
 def sampling(**changes: Any) -> SamplingConfig:
     config = SamplingConfig(
+        prior_sampler="ddim",
         prior_steps=2,
         prior_guidance_scale=2.0,
         prior_candidates=2,
+        decoder_sampler="ddim",
         decoder_steps=2,
         decoder_guidance_scale=2.0,
         dynamic_threshold=None,
+        upsampler_1_sampler="ddim",
         upsampler_1_steps=1,
+        upsampler_2_sampler="ddim",
         upsampler_2_steps=1,
         eta=1.0,
         bf16=False,

@@ -43,6 +43,7 @@ DECODER = DecoderConfig(
     schedule="cosine",
     train_timesteps=100,
     prediction="v",
+    learned_variance=False,
     min_snr_gamma=None,
     image_dropout=0.1,
     text_dropout=0.5,
@@ -70,6 +71,7 @@ def upsampler_config(low_res_size: int) -> UpsamplerConfig:
         crop_fraction=0.5,
         degradation="gaussian_blur",
         degradation_probability=0.5,
+        low_res_noise=None,
     )
 
 
