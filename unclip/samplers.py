@@ -3,6 +3,7 @@
 # B batch; x (B, ...)
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -48,4 +49,24 @@ def ddim(
         if variance > 0:
             fresh = randn(tuple(x.shape), generator=generator, device=x.device)
             x = x + variance**0.5 * fresh
+    return x
+
+
+@torch.no_grad()
+def ddim_inversion(
+    denoise: Denoise, x: Tensor, *, schedule: Schedule, num_inference_steps: int
+) -> Tensor:
+    """From x_0 to the x_T that `ddim` with eta = 0 leads back from (Song et al. 2021, section 4.3).
+
+    Runs DDIM's steps upwards with the prediction at the start of each, so the way back ends the
+    closer to x_0 the more steps there are.
+    """
+    # x_0 stands for x at timestep 0, which hardly has any noise.
+    steps = sorted({0, *respaced_timesteps(schedule.train_timesteps, num_inference_steps)})
+    levels = schedule.alphas_cumprod[steps].tolist()
+    for step, (_, following) in zip(steps, pairwise(levels), strict=False):
+        timesteps = torch.full((len(x),), step, dtype=torch.int64, device=x.device)  # (B,)
+        x_start = denoise(x, timesteps)
+        noise = noise_from_x_start(x_start, x, timesteps, schedule=schedule)
+        x = following**0.5 * x_start + (1 - following) ** 0.5 * noise
     return x
