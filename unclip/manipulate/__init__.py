@@ -17,7 +17,12 @@ from unclip.manipulate.latents import (
     to_pixels,
     variations,
 )
-from unclip.manipulate.probes import CONDITIONS, class_probabilities, importance_of_the_prior
+from unclip.manipulate.probes import (
+    CONDITIONS,
+    class_probabilities,
+    importance_of_the_prior,
+    typographic_attack,
+)
 
 __all__ = [
     "CONDITIONS",
@@ -34,5 +39,6 @@ __all__ = [
     "slerp",
     "text_diff",
     "to_pixels",
+    "typographic_attack",
     "variations",
 ]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from unclip.cascade import Cascade
+from unclip.manipulate.latents import Latent, variations
 
 CONDITIONS = {  # name → what the decoder is told beside the caption
     "caption": "the caption alone: the null embedding",
@@ -47,13 +48,33 @@ def importance_of_the_prior(
     }
 
 
+def typographic_attack(
+    cascade: Cascade,
+    latent: Latent,
+    class_embeds: Tensor,
+    *,
+    logit_scale: float,
+    count: int,
+    eta: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """What CLIP takes a picture for, and what the decoder makes of the same embedding.
+
+    Of a picture that carries a misleading word, CLIP may name the word while the variations show
+    what is to be seen (section 3.3, figure 6). latent: of one picture; class_embeds: (K, E).
+    Returns the classes' probabilities (K,) and variations (count, 3, S, S).
+    """
+    probabilities = class_probabilities(latent.image_embeds, class_embeds, logit_scale=logit_scale)
+    varied = variations(cascade, latent, count=count, eta=eta, generator=generator)
+    return probabilities[0], varied
+
+
 def class_probabilities(
     image_embeds: Tensor, class_embeds: Tensor, *, logit_scale: float
 ) -> Tensor:
     """Zero-shot classification (CLIP, section 3.1.2); image_embeds: (B, E); class_embeds: (K, E).
 
-    Returns (B, K), whose rows sum to 1. Beside the decoded variations of a picture that carries a
-    misleading word, they tell whether the embedding itself is misled (section 3.3, figure 6).
+    Returns (B, K), whose rows sum to 1.
     """
     similarity = torch.einsum("be,ke->bk", image_embeds, class_embeds)
     return (logit_scale * similarity).softmax(dim=-1)
