@@ -128,6 +128,6 @@ def load_basis(stored: PcaBasisFile) -> "PcaBasis":
     from unclip.pca import PcaBasis
 
     table = stored.folder.read_table("basis.parquet")
-    components, mean = (torch.from_numpy(to_array(table[n])) for n in ("component", "mean"))
+    components, mean = (torch.tensor(to_array(table[n])) for n in ("component", "mean"))
     eigenvalues = torch.tensor(table["eigenvalue"].to_pylist())
     return PcaBasis(mean=mean[0], components=components, eigenvalues=eigenvalues)
