@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from unclip.ar_sampling import sample_codes
 from unclip.config import Config, ConfigError
 from unclip.denoisers import (
     decoder_denoiser,
@@ -17,7 +18,7 @@ from unclip.denoisers import (
     schedule_of,
     upsampler_denoiser,
 )
-from unclip.models import Decoder, DiffusionPrior, Upsampler
+from unclip.models import ARPrior, Decoder, DiffusionPrior, Upsampler
 from unclip.samplers import Denoise, ddim, randn
 
 
@@ -25,9 +26,9 @@ from unclip.samplers import Denoise, ddim, randn
 class SamplingConfig(Config):
     """How to sample from each model of a cascade."""
 
-    prior_steps: int
+    prior_steps: int  # of a diffusion prior
     prior_guidance_scale: float  # 1: no guidance
-    prior_candidates: int  # image embeddings drawn per caption; the closest to z_t is kept
+    prior_candidates: int  # drawn per caption by a diffusion prior; the closest to z_t is kept
     decoder_steps: int
     decoder_guidance_scale: float
     dynamic_threshold: float | None  # quantile of |x_0| in the decoder; None clamps to [-1, 1]
@@ -35,6 +36,7 @@ class SamplingConfig(Config):
     upsampler_2_steps: int
     eta: float  # 0: DDIM, deterministic in the first noise; 1: as much noise as ancestral sampling
     bf16: bool  # autocast to bfloat16
+    prior_temperature: float = 1.0  # of an autoregressive prior; below 1 favours likely codes
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
@@ -42,6 +44,11 @@ class SamplingConfig(Config):
             raise ConfigError(
                 f"sampling.prior_candidates={self.prior_candidates} must be at least 1; "
                 "the paper draws 2"
+            )
+        if self.prior_temperature <= 0:
+            raise ConfigError(
+                f"sampling.prior_temperature={self.prior_temperature} must be positive; "
+                "1 samples from the model as it was trained"
             )
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"sampling.eta={self.eta} must lie between 0 and 1")
@@ -63,7 +70,7 @@ class Generated(NamedTuple):
 class Cascade:
     """Four trained models, in evaluation mode and on one device, and how to sample from them."""
 
-    prior: DiffusionPrior
+    prior: DiffusionPrior | ARPrior
     decoder: Decoder
     upsampler_1: Upsampler
     upsampler_2: Upsampler
@@ -86,17 +93,39 @@ class Cascade:
     def sample_image_embeds(
         self, tokens: Tensor, text_embeds: Tensor, *, generator: torch.Generator
     ) -> Tensor:
+        """Image embeddings for captions, by the prior of either kind; (B, E) unit-norm."""
+        if isinstance(self.prior, ARPrior):
+            return self._sample_autoregressive(self.prior, tokens, text_embeds, generator)
+        return self._sample_diffusion(self.prior, tokens, text_embeds, generator)
+
+    def _sample_autoregressive(
+        self, prior: ARPrior, tokens: Tensor, text_embeds: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        with self._autocast():
+            codes = sample_codes(
+                prior,
+                tokens,
+                text_embeds,
+                guidance_scale=self.sampling.prior_guidance_scale,
+                temperature=self.sampling.prior_temperature,
+                generator=generator,
+            )
+        return prior.decode(codes)
+
+    def _sample_diffusion(
+        self, prior: DiffusionPrior, tokens: Tensor, text_embeds: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """Draw candidates for each caption and keep the one closest to z_t; (B, E) unit-norm."""
         candidates = self.sampling.prior_candidates
-        noise = self._randn((len(tokens) * candidates, self.prior.config.embed_width), generator)
+        noise = self._randn((len(tokens) * candidates, prior.config.embed_width), generator)
         with self._autocast():
             denoise = prior_denoiser(
-                self.prior,
+                prior,
                 tokens.repeat_interleave(candidates, dim=0),
                 text_embeds.repeat_interleave(candidates, dim=0),
                 guidance_scale=self.sampling.prior_guidance_scale,
             )
-            drawn = self._ddim(self.prior, denoise, noise, self.sampling.prior_steps, generator)
+            drawn = self._ddim(prior, denoise, noise, self.sampling.prior_steps, generator)
         drawn = rearrange(F.normalize(drawn, dim=-1), "(b k) e -> b k e", k=candidates)
         return closest(drawn, text_embeds)
 
