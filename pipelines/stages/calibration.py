@@ -1,0 +1,58 @@
+"""What the training data decide of an autoregressive prior, before its first step.
+
+It follows from artifacts alone, so that it is the same on every worker and after every restart.
+"""
+
+# N training rows, E width of the CLIP embeddings
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from pipelines.artifacts import EmbeddingShards, PcaBasisFile, SelectionShards
+from pipelines.stages.embed import to_array
+from unclip.pca import PcaBasis
+from unclip.quantise import quantile_edges
+
+MOST_SHARDS = 256  # evenly spaced over all, that the bins of the dot product are made from
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `ARPrior.calibrate` takes."""
+
+    basis: PcaBasis
+    dot_edges: Tensor  # (dot_bins - 1,)
+
+
+def calibrate(
+    pca: PcaBasisFile, embeddings: EmbeddingShards, selection: SelectionShards, dot_bins: int
+) -> Calibration:
+    """The basis of the training rows, and the quantiles of their dot products z_i · z_t."""
+    products = training_similarities(embeddings, selection)
+    return Calibration(read_basis(pca), quantile_edges(products, buckets=dot_bins))
+
+
+def read_basis(pca: PcaBasisFile) -> PcaBasis:
+    """What the stage pca wrote."""
+    table = pca.folder.read_table("basis.parquet")
+    return PcaBasis(
+        mean=torch.from_numpy(to_array(table["mean"])[0].copy()),
+        components=torch.from_numpy(to_array(table["component"]).copy()),
+        eigenvalues=torch.from_numpy(table["eigenvalue"].to_numpy().copy()),
+    )
+
+
+def training_similarities(embeddings: EmbeddingShards, selection: SelectionShards) -> Tensor:
+    """Cosines of picture and caption of the rows that are trained on; (N,) float32."""
+    names = [name for name, rows in selection.rows.items() if rows]
+    places = np.linspace(0, len(names) - 1, min(len(names), MOST_SHARDS)).round().astype(int)
+    found = []
+    for name in (names[place] for place in places):
+        chosen = selection.read(name)
+        rows = chosen.filter(pc.invert(chosen["held_out"]))["row"].to_numpy()
+        found.append(embeddings.read(name, ["similarity"])["similarity"].to_numpy()[rows])
+    return torch.from_numpy(np.concatenate(found).astype(np.float32))
