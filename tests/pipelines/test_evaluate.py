@@ -180,6 +180,7 @@ def drawn(rows: int, *, perfect: bool) -> Samples:
         "image_embeds": list(images),
         "text_embeds": list(images),
         "predicted_image_embeds": list(made),
+        "second_predicted_image_embeds": [None] * rows,
         "generated_embeds": list(made),
         "untrained_embeds": list(-images),
         "from_true_embedding_embeds": list(made),
