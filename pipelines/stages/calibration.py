@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipelines.artifacts import EmbeddingShards, PcaBasisFile, SelectionShards
-from pipelines.stages.embed import to_array
+from pipelines.stages.pca import load_basis
 from unclip.pca import PcaBasis
 from unclip.quantise import quantile_edges
 
@@ -33,17 +33,7 @@ def calibrate(
 ) -> Calibration:
     """The basis of the training rows, and the quantiles of their dot products z_i · z_t."""
     products = training_similarities(embeddings, selection)
-    return Calibration(read_basis(pca), quantile_edges(products, buckets=dot_bins))
-
-
-def read_basis(pca: PcaBasisFile) -> PcaBasis:
-    """What the stage pca wrote."""
-    table = pca.folder.read_table("basis.parquet")
-    return PcaBasis(
-        mean=torch.from_numpy(to_array(table["mean"])[0].copy()),
-        components=torch.from_numpy(to_array(table["component"]).copy()),
-        eigenvalues=torch.from_numpy(table["eigenvalue"].to_numpy().copy()),
-    )
+    return Calibration(load_basis(pca), quantile_edges(products, buckets=dot_bins))
 
 
 def training_similarities(embeddings: EmbeddingShards, selection: SelectionShards) -> Tensor:

@@ -12,8 +12,9 @@ import torch
 
 from pipelines.core.store import Folder, Store
 from pipelines.load_config import load_config
-from pipelines.stages.calibration import calibrate, read_basis, training_similarities
+from pipelines.stages.calibration import calibrate, training_similarities
 from pipelines.stages.models import LoaderSettings, TrainARPrior
+from pipelines.stages.pca import load_basis
 from pipelines.stages.tasks import MODEL_FILE
 from pipelines.stages.training import TrainingJob, TrainingWorker
 from tests.pipelines import given
@@ -93,7 +94,7 @@ def trained(store: Store, folder: Path, *, killed: bool = False) -> ARPrior:
 
 def test_the_trained_model_holds_the_basis_and_the_edges(store: Store, tmp_path: Path) -> None:
     model = trained(store, tmp_path)
-    basis = read_basis(given.make(store, given.GivenPca()))
+    basis = load_basis(given.make(store, given.GivenPca()))
     torch.testing.assert_close(model.mean, basis.mean)
     torch.testing.assert_close(model.components, basis.components[:8])
     torch.testing.assert_close(model.edges[:, -1], 4 * basis.eigenvalues[:8].sqrt())
