@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from unclip.ar_sampling import sample_codes
 from unclip.config import Config, ConfigError
 from unclip.denoisers import (
     decoder_denoiser,
@@ -19,7 +20,7 @@ from unclip.denoisers import (
     schedule_of,
     upsampler_denoiser,
 )
-from unclip.models import Decoder, DecoderConfig, DiffusionPrior, Upsampler
+from unclip.models import ARPrior, Decoder, DecoderConfig, DiffusionPrior, Upsampler
 from unclip.samplers import (
     SAMPLERS,
     Denoise,
@@ -42,9 +43,9 @@ class SamplingConfig(Config):
     """How to sample from each model of a cascade."""
 
     prior_sampler: str  # ddim, ddpm_fixed_small, ddpm_fixed_large, dpm_solver_pp_2m, analytic_dpm
-    prior_steps: int
+    prior_steps: int  # of a diffusion prior
     prior_guidance_scale: float  # 1: no guidance
-    prior_candidates: int  # image embeddings drawn per caption; the closest to z_t is kept
+    prior_candidates: int  # drawn per caption by a diffusion prior; the closest to z_t is kept
     decoder_sampler: str  # as for the prior, but ddpm_learned in place of analytic_dpm
     decoder_steps: int
     decoder_guidance_scale: float
@@ -55,6 +56,7 @@ class SamplingConfig(Config):
     upsampler_2_steps: int
     eta: float  # of ddim; 0: deterministic in the first noise; 1: as much noise as ddpm_fixed_small
     bf16: bool  # autocast to bfloat16
+    prior_temperature: float = 1.0  # of an autoregressive prior; below 1 favours likely codes
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
@@ -66,6 +68,11 @@ class SamplingConfig(Config):
             raise ConfigError(
                 f"sampling.prior_candidates={self.prior_candidates} must be at least 1; "
                 "the paper draws 2"
+            )
+        if self.prior_temperature <= 0:
+            raise ConfigError(
+                f"sampling.prior_temperature={self.prior_temperature} must be positive; "
+                "1 samples from the model as it was trained"
             )
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"sampling.eta={self.eta} must lie between 0 and 1")
@@ -96,7 +103,7 @@ def check_decoder_sampler(sampling: SamplingConfig, decoder: DecoderConfig) -> N
 class Cascade:
     """Four trained models, in evaluation mode and on one device, and how to sample from them."""
 
-    prior: DiffusionPrior
+    prior: DiffusionPrior | ARPrior
     decoder: Decoder
     upsampler_1: Upsampler
     upsampler_2: Upsampler
@@ -124,6 +131,28 @@ class Cascade:
     def sample_image_embeds(
         self, tokens: Tensor, text_embeds: Tensor, *, generator: torch.Generator
     ) -> Tensor:
+        """Image embeddings for captions, by the prior of either kind; (B, E) unit-norm."""
+        if isinstance(self.prior, ARPrior):
+            return self._sample_autoregressive(self.prior, tokens, text_embeds, generator)
+        return self._sample_diffusion(self.prior, tokens, text_embeds, generator)
+
+    def _sample_autoregressive(
+        self, prior: ARPrior, tokens: Tensor, text_embeds: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        with self._autocast():
+            codes = sample_codes(
+                prior,
+                tokens,
+                text_embeds,
+                guidance_scale=self.sampling.prior_guidance_scale,
+                temperature=self.sampling.prior_temperature,
+                generator=generator,
+            )
+        return prior.decode(codes)
+
+    def _sample_diffusion(
+        self, prior: DiffusionPrior, tokens: Tensor, text_embeds: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """Draw candidates for each caption and keep the one closest to z_t; (B, E) unit-norm."""
         if self.sampling.prior_sampler == "analytic_dpm" and self.prior_noise_norms is None:
             raise ConfigError(
@@ -131,15 +160,15 @@ class Cascade:
                 "that `with_prior_noise_norms` returns"
             )
         candidates = self.sampling.prior_candidates
-        noise = self._randn((len(tokens) * candidates, self.prior.config.embed_width), generator)
+        noise = self._randn((len(tokens) * candidates, prior.config.embed_width), generator)
         with self._autocast():
             denoise = prior_denoiser(
-                self.prior,
+                prior,
                 tokens.repeat_interleave(candidates, dim=0),
                 text_embeds.repeat_interleave(candidates, dim=0),
                 guidance_scale=self.sampling.prior_guidance_scale,
             )
-            drawn = self._sample(self.prior, "prior", denoise, noise, generator)
+            drawn = self._sample(prior, "prior", denoise, noise, generator)
         drawn = rearrange(F.normalize(drawn, dim=-1), "(b k) e -> b k e", k=candidates)
         return closest(drawn, text_embeds)
 
@@ -239,6 +268,10 @@ def with_prior_noise_norms(
     dozens are enough, because each step needs one number.
     """
     prior, sampling = cascade.prior, cascade.sampling
+    if isinstance(prior, ARPrior):
+        raise ConfigError(
+            "an autoregressive prior has no noise to estimate norms of; sample from it as it is"
+        )
     image_embeds = batch["image_embeds"].to(cascade.device) * prior.config.embedding_scale
     with (
         torch.no_grad(),

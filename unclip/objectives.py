@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +26,8 @@ from unclip.diffusion import (
     vlb_terms,
 )
 from unclip.models import (
+    ARPrior,
+    ARPriorConfig,
     Decoder,
     DecoderConfig,
     DiffusionPrior,
@@ -57,6 +60,19 @@ def prior_loss(model: DiffusionPrior, batch: Batch, generator: torch.Generator) 
     predicted: Tensor = model(x, timesteps, condition)
     # Over the square of the scale, so that losses of different scales compare.
     return F.mse_loss(predicted.float(), x_start) / config.embedding_scale**2 * config.embed_width
+
+
+def ar_prior_loss(model: ARPrior, batch: Batch, generator: torch.Generator) -> Tensor:
+    """Mean cross entropy of the codes, in nats a code (section 2.2 of the paper)."""
+    config = model.config
+    text_embeds, tokens = _take(batch, "text_embeds", "tokens")
+    image_embeds = _expect(batch, "image_embeds", (config.embed_width,))
+    codes = model.encode(image_embeds)  # (B, K)
+    dots = model.dots(image_embeds, text_embeds)
+    dropped = _bernoulli(config.text_dropout, len(codes), generator, codes.device)
+    condition = model.condition(tokens, text_embeds.float(), dots, dropped)
+    logits: Tensor = model(codes[:, :-1], condition)  # (B, K, buckets)
+    return F.cross_entropy(rearrange(logits.float(), "b k c -> (b k) c"), codes.flatten())
 
 
 def decoder_loss(model: Decoder, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -96,6 +112,7 @@ def upsampler_loss(model: Upsampler, batch: Batch, generator: torch.Generator) -
 
 OBJECTIVES: dict[type[Config], Callable[[Any, Batch, torch.Generator], Tensor]] = {
     DiffusionPriorConfig: prior_loss,
+    ARPriorConfig: ar_prior_loss,
     DecoderConfig: decoder_loss,
     UpsamplerConfig: upsampler_loss,
 }

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from unclip.config import Config, ConfigError
 from unclip.models import (
+    ARPriorConfig,
     DecoderConfig,
     DiffusionPriorConfig,
     TextEncoderConfig,
@@ -18,7 +19,7 @@ CLIP_VOCAB_SIZE = 49_408
 class Preset(Config):
     """The four models of a cascade, whose sizes fit together."""
 
-    prior: DiffusionPriorConfig
+    prior: DiffusionPriorConfig | ARPriorConfig
     decoder: DecoderConfig
     upsampler_1: UpsamplerConfig
     upsampler_2: UpsamplerConfig
@@ -41,10 +42,13 @@ class Preset(Config):
 
 def with_embed_width(preset: Preset, embed_width: int) -> Preset:
     """The preset for a CLIP of another width, embeddings scaled to the same variance as before."""
-    scale = preset.prior.embedding_scale * (embed_width / preset.prior.embed_width) ** 0.5
+    prior = replace(preset.prior, embed_width=embed_width)
+    if isinstance(prior, DiffusionPriorConfig):
+        scale = prior.embedding_scale * (embed_width / preset.prior.embed_width) ** 0.5
+        prior = replace(prior, embedding_scale=scale)
     return replace(
         preset,
-        prior=replace(preset.prior, embed_width=embed_width, embedding_scale=scale),
+        prior=prior,
         decoder=replace(preset.decoder, embed_width=embed_width),
     )
 

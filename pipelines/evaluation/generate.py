@@ -47,6 +47,7 @@ class Weights:
     decoder: TrainedModel
     upsampler_1: TrainedModel
     upsampler_2: TrainedModel
+    second_prior: TrainedModel | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class GenerationWorker:
             for column in ("key", "caption", "held_out", "image_embeds", "text_embeds")
         }
         columns |= self.from_captions(rows)
+        columns |= self.from_second_prior(rows)
         columns |= self.from_embeddings(rows)
         return pa.table(columns, schema=samples(self.weights.clip.width)), {}
 
@@ -82,6 +84,18 @@ class GenerationWorker:
             **self.columns("untrained", to_images(untrained.pixels[-1])),
             "predicted_image_embeds": list(generated.image_embeds.float().cpu().numpy()),
         }
+
+    def from_second_prior(self, rows: Sequence[Values]) -> dict[str, Any]:
+        """What the other prior predicts, from captions alone; null where there is none."""
+        if self.second_prior is None:
+            return {"second_predicted_image_embeds": [None] * len(rows)}
+        cascade = replace(self.cascade, prior=self.second_prior)
+        tokens = self.tokenizer([row["caption"] for row in rows]).to(self.device)  # (B, L)
+        with self.noise(rows, "generated"):
+            predicted = cascade.sample_image_embeds(
+                tokens, self.tensor(rows, "text_embeds"), generator=torch.Generator()
+            )  # (B, E)
+        return {"second_predicted_image_embeds": list(predicted.float().cpu().numpy())}
 
     def from_embeddings(self, rows: Sequence[Values]) -> dict[str, Any]:
         """The columns of the probes: decoded from embeddings, without a caption."""
@@ -175,6 +189,12 @@ class GenerationWorker:
         }
         generator = torch.Generator().manual_seed(self.config.seed)
         return with_prior_noise_norms(cascade, batch, generator=generator)
+
+    @cached_property
+    def second_prior(self) -> Any:
+        """The prior that the cascade's own is compared with."""
+        weights = self.weights.second_prior
+        return weights and load_model(weights.folder.local(MODEL_FILE), device=self.device)
 
     @cached_property
     def untrained(self) -> Cascade:

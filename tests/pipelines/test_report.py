@@ -2,11 +2,13 @@
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
-from pipelines.artifacts import Report
+from pipelines.artifacts import Report, TrainedModel
 from pipelines.core.events import Event, Output
+from pipelines.core.stage import Stage
 from pipelines.core.store import Store
 from pipelines.report.config import ReportConfig
 from pipelines.report.render import duration, number
@@ -16,8 +18,10 @@ from tests.pipelines import given
 TITLE = "Tiny & <untrained>"
 
 
-def report_stage(title: str = TITLE) -> BuildReport:
-    evaluate = given.evaluate_stage(given.evaluate_config())
+def report_stage(
+    title: str = TITLE, second_prior: Stage[TrainedModel] | None = None
+) -> BuildReport:
+    evaluate = given.evaluate_stage(given.evaluate_config(), second_prior=second_prior)
     return BuildReport(
         evaluation=evaluate,
         downloaded=given.GivenDownload(48, stands_for="downloaded"),
@@ -31,6 +35,7 @@ def report_stage(title: str = TITLE) -> BuildReport:
         upsampler_1=evaluate.upsampler_1,
         upsampler_2=evaluate.upsampler_2,
         config=ReportConfig(title=title),
+        second_prior=second_prior,
     )
 
 
@@ -134,3 +139,16 @@ def test_numbers_are_short_and_keep_their_size():
 
 def test_durations_read_like_clocks():
     assert [duration(s) for s in (None, 3.2, 75, 3700)] == ["–", "3 s", "1 min 15 s", "1 h 1 min"]
+
+
+def test_two_priors_are_shown_beside_each_other(tmp_path: Path, page: Page):
+    second = given.GivenSecondPrior(given.small_ar_prior())
+    report = given.make(Store(str(tmp_path)), report_stage(second_prior=second))
+    with report.folder.open("report.html") as file:
+        html = file.read().decode()
+    section = html[html.index('<h2 id="priors">') : html.index('<h2 id="samples">')]
+    assert section.index("<td>diffusion</td>") < section.index("<td>autoregressive</td>")
+    assert section.count("cosine over mean") == 2  # once for each split
+    assert "Second prior: cosine" in Page(html).text
+    assert "second prior" in Page(html).text  # among the trainings
+    assert "Two priors" not in page.text

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.unclip.toys import PRESET, make_batch, perturb, seeded, unit
+from tests.unclip.toys import AR_PRIOR, PRESET, make_batch, perturb, seeded, unit
 from unclip.cascade import Cascade, SamplingConfig, closest, with_prior_noise_norms
 from unclip.config import ConfigError
-from unclip.models import Decoder, DiffusionPrior, Upsampler
+from unclip.models import ARPrior, Decoder, DiffusionPrior, Upsampler
 
 SAMPLING = SamplingConfig(
     prior_sampler="ddim",
@@ -64,6 +64,20 @@ def test_generate_follows_its_generator(cascade: Cascade) -> None:
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_an_autoregressive_prior_takes_the_place_of_a_diffusion_prior(
+    cascade: Cascade, bf16: bool
+) -> None:
+    batch = make_batch(8)
+    prior = perturb(ARPrior(AR_PRIOR))
+    assert isinstance(prior, ARPrior)
+    cascade = replace(cascade, prior=prior, sampling=replace(SAMPLING, bf16=bf16))
+    out = cascade.generate(batch["tokens"], batch["text_embeds"], generator=seeded())
+    assert out.image_embeds.dtype == torch.float32
+    torch.testing.assert_close(out.image_embeds.norm(dim=-1), torch.ones(4))
+    assert out.pixels[-1].isfinite().all()
 
 
 def test_the_candidate_closest_to_the_text_is_kept() -> None:
@@ -130,6 +144,7 @@ def test_guidance_scale_one_needs_no_unconditional_pass_and_equals_its_limit(
     ("changes", "message"),
     [
         ({"prior_candidates": 0}, "prior_candidates=0"),
+        ({"prior_temperature": 0.0}, "prior_temperature=0.0"),
         ({"eta": -0.1}, "eta=-0.1"),
         ({"dynamic_threshold": 99.5}, "dynamic_threshold=99.5 is not a quantile"),
     ],

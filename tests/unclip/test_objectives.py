@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.unclip.toys import DECODER, PRESET, PRIOR, UNET, make_batch, perturb, seeded
+from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, PRIOR, UNET, make_batch, perturb, seeded
 from unclip.config import Config, ConfigError
 from unclip.degradations import degrade, gaussian_blur
 from unclip.models import build
@@ -11,6 +11,7 @@ from unclip.objectives import training_loss
 
 MODELS = [
     PRESET.prior,
+    AR_PRIOR,
     PRESET.decoder,
     PRESET.upsampler_1,
     PRESET.upsampler_2,

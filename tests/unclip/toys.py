@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.models import (
+    ARPriorConfig,
     DecoderConfig,
     DiffusionPriorConfig,
     TextEncoderConfig,
@@ -33,6 +34,18 @@ PRIOR = DiffusionPriorConfig(
     train_timesteps=100,
     embedding_scale=8**0.5,
     text_dropout=0.1,
+)
+AR_PRIOR = ARPriorConfig(
+    embed_width=8,
+    width=16,
+    depth=2,
+    heads=2,
+    text_encoder=TEXT,
+    dimensions=5,
+    buckets=16,
+    bucket_reach=3.0,
+    dot_bins=4,
+    text_dropout=0.5,
 )
 DECODER = DecoderConfig(
     image_size=8,

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from unclip.config import Config, ConfigError
+from unclip.models.ar_prior import ARPrior, ARPriorConfig
 from unclip.models.decoder import Decoder, DecoderConfig
 from unclip.models.prior import DiffusionPrior, DiffusionPriorConfig
 from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
@@ -14,6 +15,7 @@ from unclip.models.upsampler import Upsampler, UpsamplerConfig
 
 MODELS: dict[type[Config], Callable[[Any], nn.Module]] = {
     DiffusionPriorConfig: DiffusionPrior,
+    ARPriorConfig: ARPrior,
     DecoderConfig: Decoder,
     UpsamplerConfig: Upsampler,
 }
@@ -30,6 +32,8 @@ def build(config: Config) -> nn.Module:
 
 __all__ = [
     "MODELS",
+    "ARPrior",
+    "ARPriorConfig",
     "Decoder",
     "DecoderConfig",
     "DiffusionPrior",
