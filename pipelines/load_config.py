@@ -83,9 +83,9 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
 
 def _on_one_line(error: yaml.YAMLError) -> str:
     """What PyYAML spreads over several lines: the problem and its place."""
-    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-    if mark is None:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return " ".join(str(error).split())
+    mark = error.problem_mark
     return f"{error.problem}, in line {mark.line + 1}, column {mark.column + 1}"
 
 

@@ -154,7 +154,8 @@ def test_a_training_that_raises_is_told_at_once_and_not_tried_again(
     store, recorder = Store(str(tmp_path / "store")), Recorder()
     with pytest.raises(StageFailedError, match="Stage walk: ValueError: step 2 cannot be taken"):
         run(store, Graph([Walk(steps=6, fail_at=2)]), recorder=recorder)
-    assert traces(trace, "walk") == {"0": 1, "1": 1, "2": 1}
+    # Rank 1 may be the first to raise, and rank 0 be ended before its own step 2.
+    assert traces(trace, "walk") in [{"0": 1, "1": 1}, {"0": 1, "1": 1, "2": 1}]
     assert not [e for e in recorder.events if isinstance(e, Note)]
 
 
