@@ -7,6 +7,14 @@ from torch import nn
 
 from unclip.config import Config, ConfigError
 from unclip.models.decoder import Decoder, DecoderConfig
+from unclip.models.karlo import (
+    KarloDecoder,
+    KarloDecoderConfig,
+    KarloPrior,
+    KarloPriorConfig,
+    KarloUpsampler,
+    KarloUpsamplerConfig,
+)
 from unclip.models.prior import DiffusionPrior, DiffusionPriorConfig
 from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
 from unclip.models.unet import UNet, UNetConfig
@@ -16,6 +24,9 @@ MODELS: dict[type[Config], Callable[[Any], nn.Module]] = {
     DiffusionPriorConfig: DiffusionPrior,
     DecoderConfig: Decoder,
     UpsamplerConfig: Upsampler,
+    KarloPriorConfig: KarloPrior,
+    KarloDecoderConfig: KarloDecoder,
+    KarloUpsamplerConfig: KarloUpsampler,
 }
 
 
@@ -34,6 +45,12 @@ __all__ = [
     "DecoderConfig",
     "DiffusionPrior",
     "DiffusionPriorConfig",
+    "KarloDecoder",
+    "KarloDecoderConfig",
+    "KarloPrior",
+    "KarloPriorConfig",
+    "KarloUpsampler",
+    "KarloUpsamplerConfig",
     "TextEncoder",
     "TextEncoderConfig",
     "UNet",
