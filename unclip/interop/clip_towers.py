@@ -1,4 +1,4 @@
-"""CLIP in transformers' layout: both towers as a frozen open_clip model, its tokenizer, and back."""
+"""CLIP in the layout of transformers: towers as a frozen open_clip model, tokenizer, and back."""
 
 import math
 from pathlib import Path
@@ -11,10 +11,11 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from unclip.clip import FrozenClip
 from unclip.clip_config import MAX_LOGIT_SCALE
-from unclip.interop.configs import CLIP, CLIP_IGNORED, Json
+from unclip.interop.configs import CLIP, CLIP_IGNORED
 from unclip.interop.errors import InteropError
 from unclip.interop.names import IMAGE_ENCODER, Table, open_clip_table
 from unclip.interop.settings import Settings, read_json, write_json
+from unclip.interop.unet_configs import Json
 from unclip.interop.weights import Components, Tensors, load, unload
 from unclip.models.karlo import ClipTextConfig
 

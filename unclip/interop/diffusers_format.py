@@ -16,6 +16,7 @@ from unclip.interop.errors import InteropError
 from unclip.interop.karlo_pipeline import KarloPipeline
 from unclip.interop.karlo_sampling import KARLO_SAMPLING, KarloCascade, KarloSampling
 from unclip.interop.settings import Settings, read_json, write_json
+from unclip.interop.unet_configs import Json
 from unclip.interop.weights import Tensors, build_from, read_tensors, unload, write_tensors
 from unclip.models import KarloDecoder, KarloPrior, KarloUpsampler
 from unclip.models.karlo import ClipTextConfig
@@ -93,7 +94,7 @@ def _kind(folder: Path) -> str:
 
 
 def _components(kind: str) -> Iterator[str]:
-    """The components of a pipeline, in the order of `CLASSES`, less what any class can stand for."""
+    """The components of a pipeline whose class says how to read them."""
     others = {name for other, only in ONLY.items() if other != kind for name in only}
     return (name for name in CLASSES if name not in others and name in STRICT)
 
@@ -226,7 +227,7 @@ def _write_settings(folder: Path, cascade: KarloCascade) -> None:
         _write(folder, component, scheduler)
 
 
-def _write(folder: Path, component: str, content: configs.Json) -> None:
+def _write(folder: Path, component: str, content: Json) -> None:
     """One component's settings, with the version that diffusers looks for."""
     file = "scheduler_config.json" if component.endswith("scheduler") else "config.json"
     write_json(folder / component / file, content | {"_diffusers_version": VERSION})

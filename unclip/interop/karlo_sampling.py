@@ -1,7 +1,8 @@
-"""Karlo from a caption or a picture to an image: ancestral sampling with the variance it learned."""
+"""Karlo from a caption or picture to an image: ancestral sampling with the learned variance."""
 
 # B batch, L tokens of the captions, E width of the CLIP embeddings, S image size, s the smaller one
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -79,8 +80,8 @@ def ancestral(
 def posterior_mean(x_start: Tensor, x: Tensor, *, level: float, previous: float) -> Tensor:
     """Of x at ᾱ = previous, given x_0 and x at ᾱ = level (DDPM eq. 7)."""
     beta = 1 - level / previous
-    of_x_start = previous**0.5 * beta / (1 - level)
-    of_x = (1 - beta) ** 0.5 * (1 - previous) / (1 - level)
+    of_x_start = math.sqrt(previous) * beta / (1 - level)
+    of_x = math.sqrt(1 - beta) * (1 - previous) / (1 - level)
     return of_x_start * x_start + of_x * x
 
 

@@ -1,4 +1,4 @@
-"""CLIP's text tower (Radford et al. 2021), frozen: its hidden states are Karlo's encoded captions."""
+"""The text tower of CLIP (Radford et al. 2021), frozen: Karlo reads its hidden states."""
 
 # B batch, L tokens of the captions, W width of the tower, E width of the CLIP embeddings
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unclip.config import Config, ConfigError
 from unclip.models.layers import check_divisible
 from unclip.models.text_encoder import visible_tokens, without_empty_columns
-from unclip.models.transformer import Transformer
+from unclip.models.transformer import Block, Transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,8 @@ class ClipText(nn.Module):
         self.positions = nn.Parameter(torch.randn(config.context_length, config.width) * 0.01)
         self.transformer = Transformer(width=config.width, depth=config.depth, heads=config.heads)
         for block in self.transformer.blocks:
-            block.mlp[1] = QuickGelu()  # type: ignore[index,operator]
+            assert isinstance(block, Block)
+            block.mlp[1] = QuickGelu()
         self.project = nn.Linear(config.width, config.embed_width, bias=False)
         self.requires_grad_(False)
 
