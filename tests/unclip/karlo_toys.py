@@ -1,5 +1,6 @@
 """Karlo in small, built by diffusers and transformers with random weights."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,14 @@ def variation(folder: Path) -> Any:
             image_encoder=image_encoder(), feature_extractor=extractor, **common(folder)
         )
     )
+
+
+def save(pipeline: Any, folder: Path) -> None:
+    """As published: what diffusers writes since it set them aside, it cannot load itself."""
+    pipeline.save_pretrained(folder)
+    file = folder / "model_index.json"
+    index = json.loads(file.read_text()) | {"text_proj": ["unclip", "UnCLIPTextProjModel"]}
+    file.write_text(json.dumps(index))
 
 
 def tamed(model: Any, *, seed: int) -> Any:

@@ -2,6 +2,10 @@
 
 A folder has `model_index.json` and a subfolder per component, of JSON settings and safetensors.
 UnCLIPPipeline has a prior; UnCLIPImageVariationPipeline has CLIP's image tower in its place.
+
+What is written names the classes as the published Karlo does. diffusers has since moved the one
+of `text_proj`, and loads such folders, its own and the published ones too, only after
+`diffusers.pipelines.unclip = diffusers.pipelines.deprecated.unclip`.
 """
 
 from collections.abc import Iterator
