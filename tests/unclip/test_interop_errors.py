@@ -105,6 +105,14 @@ def test_settings_that_mean_another_model_are_named(
     refused(folder, message)
 
 
+def test_a_tokenizer_in_one_file_is_read_too(folder: Path) -> None:
+    file = folder / "tokenizer" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["vocab"]["a"] = 7
+    file.write_text(json.dumps(content))
+    refused(folder, "tokenizer.json: 1 tokens are not CLIP's")
+
+
 def test_levels_that_do_not_mirror_each_other_are_refused(folder: Path) -> None:
     change_json(folder / "decoder" / "config.json", up_block_types=["ResnetUpsampleBlock2D"] * 3)
     refused(folder, "do not mirror each other")

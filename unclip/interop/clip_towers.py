@@ -1,6 +1,7 @@
 """CLIP in the layout of transformers: towers as a frozen open_clip model, tokenizer, and back."""
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +155,13 @@ def _read_preprocess(extractor: Settings, image_size: int) -> PreprocessCfg:
 def check_tokenizer(folder: Path) -> None:
     """Refuse a vocabulary that is not CLIP's, which our tokenizer has."""
     file = folder / "vocab.json"
-    if not file.is_file():
+    if file.is_file():
+        theirs = read_json(file)
+    elif (file := folder / "tokenizer.json").is_file():
+        theirs = read_json(file).get("model", {}).get("vocab", {})
+    else:
         return
-    ours, theirs = _vocabulary(), read_json(file)
+    ours = _vocabulary()
     if theirs != ours:
         differing = sorted(
             word for word in theirs.keys() | ours if theirs.get(word) != ours.get(word)
@@ -190,8 +195,10 @@ def write_tokenizer(folder: Path, *, context_length: int) -> None:
     )
 
 
+@cache
 def _vocabulary() -> dict[str, Any]:
     """CLIP's tokens with their numbers, under transformers' names for the last two."""
     words = dict(open_clip.SimpleTokenizer().encoder)
-    start, end = sorted(words, key=words.__getitem__)[-2:]
-    return words | {SPECIAL["start"]: words.pop(start), SPECIAL["end"]: words.pop(end)}
+    *others, start, end = sorted(words, key=words.__getitem__)
+    special = {SPECIAL["start"]: words[start], SPECIAL["end"]: words[end]}
+    return {word: words[word] for word in others} | special
