@@ -8,6 +8,14 @@ from torch import nn
 from unclip.config import Config, ConfigError
 from unclip.models.ar_prior import ARPrior, ARPriorConfig
 from unclip.models.decoder import Decoder, DecoderConfig
+from unclip.models.karlo import (
+    KarloDecoder,
+    KarloDecoderConfig,
+    KarloPrior,
+    KarloPriorConfig,
+    KarloUpsampler,
+    KarloUpsamplerConfig,
+)
 from unclip.models.prior import DiffusionPrior, DiffusionPriorConfig
 from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
 from unclip.models.unet import UNet, UNetConfig
@@ -18,6 +26,9 @@ MODELS: dict[type[Config], Callable[[Any], nn.Module]] = {
     ARPriorConfig: ARPrior,
     DecoderConfig: Decoder,
     UpsamplerConfig: Upsampler,
+    KarloPriorConfig: KarloPrior,
+    KarloDecoderConfig: KarloDecoder,
+    KarloUpsamplerConfig: KarloUpsampler,
 }
 
 
@@ -38,6 +49,12 @@ __all__ = [
     "DecoderConfig",
     "DiffusionPrior",
     "DiffusionPriorConfig",
+    "KarloDecoder",
+    "KarloDecoderConfig",
+    "KarloPrior",
+    "KarloPriorConfig",
+    "KarloUpsampler",
+    "KarloUpsamplerConfig",
     "TextEncoder",
     "TextEncoderConfig",
     "UNet",
