@@ -73,8 +73,11 @@ def decode(
     eta: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The pictures of a latent, (B, 3, S, S) in [-1, 1]; eta = 0 gives back what was encoded."""
-    sampler = replace(cascade, sampling=replace(cascade.sampling, eta=eta))
+    """The pictures of a latent, (B, 3, S, S) in [-1, 1]; eta = 0 gives back what was encoded.
+
+    By DDIM, whatever the cascade draws with: no other sampler has an inverse.
+    """
+    sampler = replace(cascade, sampling=replace(cascade.sampling, decoder_sampler="ddim", eta=eta))
     generator = generator if generator is not None else torch.Generator()
     return sampler.decode(latent.image_embeds, None, generator=generator, noise=latent.noise)
 
