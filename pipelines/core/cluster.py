@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,26 +59,3 @@ def _local_options(settings: ClusterSettings) -> dict[str, Any]:
         "num_cpus": settings.cpus,
         "object_store_memory": int(settings.object_store_gib * GIB),
     }
-
-
-def capacity() -> Mapping[str, float]:
-    """What the cluster has, or what its autoscaler may add up to."""
-    import ray
-    from ray._private.state import state
-
-    most = state.get_max_resources_from_cluster_config() or {}
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return {name: max(there.get(name, 0), most.get(name, 0)) for name in {*there, *most}}
-
-
-def describe_capacity() -> str:
-    """What there is and what of it is free, as a sentence of an error."""
-    import ray
-
-    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    listed = ", ".join(
-        f"{name} {free.get(name, 0):g} of {amount:g}"
-        for name, amount in sorted(capacity().items())
-        if not name.startswith(("node:", "memory", "object_store_memory")) and "_group_" not in name
-    )
-    return f"Free on the cluster: {listed}."

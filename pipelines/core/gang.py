@@ -13,7 +13,7 @@ from typing import Any
 import fsspec
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from pipelines.core.cluster import describe_capacity
+from pipelines.core.capacity import describe_capacity
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Emit, Note
 from pipelines.core.shards import PoolSettings, WorkLostError

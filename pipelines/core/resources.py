@@ -46,14 +46,6 @@ class Resources(Config):
         return options
 
 
-def lacking(request: Mapping[str, float], capacity: Mapping[str, float]) -> list[str]:
-    """What `capacity` has too little of: ["GPU: 4 asked, 0 there"]."""
-    return [
-        f"{name}: {_readable(name, amount)} asked, {_readable(name, capacity.get(name, 0))} there"
-        for name, amount in request.items()
-        if amount > capacity.get(name, 0) + 1e-6
-    ]
-
-
-def _readable(name: str, amount: float) -> str:
-    return f"{amount / GIB:.1f} GiB" if name == "memory" else f"{amount:g}"
+def fits(request: Mapping[str, float], there: Mapping[str, float]) -> bool:
+    """Whether there is as much of each resource as the request asks for."""
+    return all(amount <= there.get(name, 0) + 1e-6 for name, amount in request.items())

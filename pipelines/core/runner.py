@@ -18,12 +18,13 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from pipelines.core import gang, shards
-from pipelines.core.cluster import ClusterSettings, capacity, connected
+from pipelines.core.capacity import capacity, check_capacity
+from pipelines.core.cluster import ClusterSettings, connected
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Emit, Event, EventBus
 from pipelines.core.plan import Plan, Step
 from pipelines.core.provenance import provenance
-from pipelines.core.resources import Resources, lacking
+from pipelines.core.resources import Resources, fits
 from pipelines.core.shards import PoolSettings
 from pipelines.core.stage import Artifact, Facts, ShardWorker, Stage
 from pipelines.core.store import Folder, Manifest, Store
@@ -137,23 +138,9 @@ def run_plan(
         return
     store.check_writable()
     with connected(settings.cluster):
-        check_capacity(plan, settings)
+        requests = {s.stage.name: settings.of(s.stage).resources for s in plan.to_run}
+        check_capacity(plan, requests)
         _Run(plan, store, settings, listeners).loop()
-
-
-def check_capacity(plan: Plan, settings: RunSettings) -> None:
-    """Compare every stage's request with what the cluster can ever have."""
-    there = capacity()
-    short = []
-    for step in plan.to_run:
-        resources = settings.of(step.stage).resources
-        asked = resources.total() if step.stage.gang else resources.per_worker()
-        short += [f"{step.stage.name} ({what})" for what in lacking(asked, there)]
-    if short:
-        raise PipelineError(
-            f"The cluster is too small for {'; '.join(short)}. Nothing was started. "
-            "Ask for less with run.resources.<stage>, or add nodes."
-        )
 
 
 class _Run:
@@ -192,7 +179,7 @@ class _Run:
         chosen = []
         for step in self.pending:
             ready = not any(d.name in self.unfinished for d in step.stage.dependencies.values())
-            if ready and not lacking(self._holds(step), free):
+            if ready and fits(self._holds(step), free):
                 _take(free, self._holds(step))
                 chosen.append(step)
         return chosen

@@ -15,7 +15,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from pipelines.core.cluster import describe_capacity
+from pipelines.core.capacity import describe_capacity
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Emit, Note, Progress
 from pipelines.core.resources import Resources

@@ -11,7 +11,7 @@ import ray.autoscaler
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from pipelines.core.resources import Resources, lacking
+from pipelines.core.resources import Resources, fits
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +25,7 @@ def cluster() -> dict[str, Any]:
 def homes(cluster: dict[str, Any], resources: Resources) -> set[str]:
     """The node types on which one worker of a stage fits."""
     types = cluster["available_node_types"]
-    return {n for n, t in types.items() if not lacking(resources.per_worker(), t["resources"])}
+    return {n for n, t in types.items() if fits(resources.per_worker(), t["resources"])}
 
 
 def test_rays_own_schema_accepts_the_file(cluster: dict[str, Any]) -> None:

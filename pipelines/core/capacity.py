@@ -1,0 +1,90 @@
+"""What a cluster has room for, now and with every node that its autoscaler may add."""
+
+from collections.abc import Mapping, Sequence
+
+from pipelines.core.errors import PipelineError
+from pipelines.core.plan import Plan
+from pipelines.core.resources import GIB, Resources
+
+
+def capacity() -> Mapping[str, float]:
+    """What the cluster has, or what its autoscaler may add up to."""
+    import ray
+    from ray._private.state import state
+
+    most = state.get_max_resources_from_cluster_config() or {}
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return {name: max(there.get(name, 0), most.get(name, 0)) for name in {*there, *most}}
+
+
+def nodes() -> list[Mapping[str, float]]:
+    """The resources of each node that is there, and of each that the autoscaler may have."""
+    import ray
+    from ray._private.state import state
+
+    there = [n["Resources"] for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
+    config = state.get_cluster_config()
+    groups = config.node_group_configs if config else []
+    return there + [dict(g.resources) for g in groups for _ in range(g.max_count)]
+
+
+def describe_capacity() -> str:
+    """What there is and what of it is free, as a sentence of an error."""
+    import ray
+
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    listed = ", ".join(
+        f"{name} {free.get(name, 0):g} of {amount:g}"
+        for name, amount in sorted(capacity().items())
+        if not name.startswith(("node:", "memory", "object_store_memory")) and "_group_" not in name
+    )
+    return f"Free on the cluster: {listed}."
+
+
+def check_capacity(plan: Plan, requests: Mapping[str, Resources]) -> None:
+    """Compare every stage's request with what the cluster's nodes can ever hold.
+
+    A training needs places for all its workers at once, another stage for one. Raises
+    `PipelineError`.
+    """
+    there = nodes()
+    short = []
+    for step in plan.to_run:
+        request = requests[step.stage.name]
+        wanted = request.workers if step.stage.gang else 1
+        if places(request, there) < wanted:
+            short.append(f"{step.stage.name} ({_shortage(request, wanted, there)})")
+    if short:
+        raise PipelineError(
+            f"The cluster is too small for {'; '.join(short)}. Nothing was started. "
+            "Ask for less with run.resources.<stage>, or add nodes."
+        )
+
+
+def places(request: Resources, nodes: Sequence[Mapping[str, float]]) -> float:
+    """How many of the request's workers the nodes hold together; none spans two of them."""
+    return sum(
+        min(
+            ((node.get(name, 0) + 1e-6) // amount for name, amount in request.per_worker().items()),
+            default=float("inf"),
+        )
+        for node in nodes
+    )
+
+
+def _shortage(request: Resources, wanted: int, nodes: Sequence[Mapping[str, float]]) -> str:
+    asked = ", ".join(
+        f"{name}: {_readable(name, amount)}" for name, amount in request.per_worker().items()
+    )
+    largest = ", ".join(
+        f"{name}: {_readable(name, max(node.get(name, 0) for node in nodes))}"
+        for name in request.per_worker()
+    )
+    return (
+        f"{wanted} of its workers, each with {asked}; there is room for "
+        f"{places(request, nodes):g}, and the most on one node is {largest}"
+    )
+
+
+def _readable(name: str, amount: float) -> str:
+    return f"{amount / GIB:.1f} GiB" if name == "memory" else f"{amount:g}"
