@@ -18,7 +18,8 @@ from pipelines.stages.pca import load_basis
 from pipelines.stages.tasks import MODEL_FILE
 from pipelines.stages.training import TrainingJob, TrainingWorker
 from tests.pipelines import given
-from tests.pipelines.local import make
+from tests.pipelines.given_pairs import GivenPairs
+from tests.pipelines.local import LocalContext, make
 from unclip.checkpoint import load_model
 from unclip.models import ARPrior
 from unclip.training import TrainingConfig
@@ -33,7 +34,7 @@ QUICK: TrainingConfig = replace(
 )
 
 
-class TrainingContext(given.LocalContext):
+class TrainingContext(LocalContext):
     def train(self, function: Any, config: Mapping[str, Any]) -> None:
         job: TrainingJob = config["job"]
         TrainingWorker(job, rank=0, world_size=1, device=torch.device("cpu")).run()
@@ -43,7 +44,7 @@ class Killed(Exception):  # noqa: N818
     pass
 
 
-class KilledContext(given.LocalContext):
+class KilledContext(LocalContext):
     """Dies in the middle of the training."""
 
     def train(self, function: Any, config: Mapping[str, Any]) -> None:
@@ -60,7 +61,7 @@ class KilledContext(given.LocalContext):
 
 
 def stage_of(training: TrainingConfig = QUICK) -> TrainARPrior:
-    pairs, clip = given.GivenPairs(48), given.GivenClip()
+    pairs, clip = GivenPairs(48), given.GivenClip()
     embeddings = given.GivenEmbeddings(pairs, clip)
     return TrainARPrior(
         pairs,
