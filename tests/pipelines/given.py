@@ -25,11 +25,7 @@ from pipelines.evaluation.config import EvaluateConfig
 from pipelines.schema import SELECTION, embeddings, pca_basis
 from pipelines.stages.embed import EmbedConfig, EmbedWorker
 from pipelines.stages.evaluate import Evaluate
-from tests.pipelines.given_pairs import HOSTILE_CAPTION as HOSTILE_CAPTION
-from tests.pipelines.given_pairs import HOSTILE_URL as HOSTILE_URL
-from tests.pipelines.given_pairs import GivenDownload as GivenDownload
 from tests.pipelines.given_pairs import GivenPairs
-from tests.pipelines.local import make as make
 from tests.pipelines.local import write_table
 from unclip import ar_presets, presets
 from unclip.cascade import SamplingConfig

@@ -18,6 +18,8 @@ from pipelines.stages.pca import load_basis
 from pipelines.stages.tasks import MODEL_FILE
 from pipelines.stages.training import TrainingJob, TrainingWorker
 from tests.pipelines import given
+from tests.pipelines.given_pairs import GivenPairs
+from tests.pipelines.local import LocalContext, make
 from unclip.checkpoint import load_model
 from unclip.models import ARPrior
 from unclip.training import TrainingConfig
@@ -32,7 +34,7 @@ QUICK: TrainingConfig = replace(
 )
 
 
-class TrainingContext(given.LocalContext):
+class TrainingContext(LocalContext):
     def train(self, function: Any, config: Mapping[str, Any]) -> None:
         job: TrainingJob = config["job"]
         TrainingWorker(job, rank=0, world_size=1, device=torch.device("cpu")).run()
@@ -42,7 +44,7 @@ class Killed(Exception):  # noqa: N818
     pass
 
 
-class KilledContext(given.LocalContext):
+class KilledContext(LocalContext):
     """Dies in the middle of the training."""
 
     def train(self, function: Any, config: Mapping[str, Any]) -> None:
@@ -59,7 +61,7 @@ class KilledContext(given.LocalContext):
 
 
 def stage_of(training: TrainingConfig = QUICK) -> TrainARPrior:
-    pairs, clip = given.GivenPairs(48), given.GivenClip()
+    pairs, clip = GivenPairs(48), given.GivenClip()
     embeddings = given.GivenEmbeddings(pairs, clip)
     return TrainARPrior(
         pairs,
@@ -76,7 +78,7 @@ def stage_of(training: TrainingConfig = QUICK) -> TrainARPrior:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(str(tmp_path_factory.mktemp("store")))
     for dependency in stage_of().dependencies.values():
-        given.make(store, dependency)
+        make(store, dependency)
     return store
 
 
@@ -94,7 +96,7 @@ def trained(store: Store, folder: Path, *, killed: bool = False) -> ARPrior:
 
 def test_the_trained_model_holds_the_basis_and_the_edges(store: Store, tmp_path: Path) -> None:
     model = trained(store, tmp_path)
-    basis = load_basis(given.make(store, given.GivenPca()))
+    basis = load_basis(make(store, given.GivenPca()))
     torch.testing.assert_close(model.mean, basis.mean)
     torch.testing.assert_close(model.components, basis.components[:8])
     torch.testing.assert_close(model.edges[:, -1], 4 * basis.eigenvalues[:8].sqrt())
@@ -111,10 +113,10 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(
 def test_bins_of_the_dot_product_hold_equal_shares_of_the_training_rows(store: Store) -> None:
     stage = stage_of()
     embeddings, selection = (
-        given.make(store, stage.embeddings),
-        given.make(store, stage.selection),
+        make(store, stage.embeddings),
+        make(store, stage.selection),
     )
-    calibration = calibrate(given.make(store, stage.pca), embeddings, selection, dot_bins=4)
+    calibration = calibrate(make(store, stage.pca), embeddings, selection, dot_bins=4)
     products = training_similarities(embeddings, selection)
     counts = torch.bucketize(products, calibration.dot_edges).bincount(minlength=4)
     assert counts.tolist() == [8, 8, 8, 8]

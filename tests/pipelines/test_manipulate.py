@@ -14,7 +14,8 @@ from pipelines.evaluation.generate import GenerationWorker, Weights
 from pipelines.evaluation.labelled import FONT_SIZE, Tile, labelled_grid, wrap
 from pipelines.tracking_picture import log_picture
 from pipelines.tracking_settings import TrackingSettings
-from tests.pipelines.given import evaluate_config, evaluate_stage, make
+from tests.pipelines.given import evaluate_config, evaluate_stage
+from tests.pipelines.local import make
 
 MODELS = ("clip", "prior", "decoder", "upsampler_1", "upsampler_2")
 

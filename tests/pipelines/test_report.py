@@ -14,6 +14,8 @@ from pipelines.report.config import ReportConfig
 from pipelines.report.render import duration, number
 from pipelines.stages.report import BuildReport
 from tests.pipelines import given
+from tests.pipelines.given_pairs import HOSTILE_CAPTION, HOSTILE_URL, GivenDownload
+from tests.pipelines.local import make
 
 TITLE = "Tiny & <untrained>"
 
@@ -24,7 +26,7 @@ def report_stage(
     evaluate = given.evaluate_stage(given.evaluate_config(), second_prior=second_prior)
     return BuildReport(
         evaluation=evaluate,
-        downloaded=given.GivenDownload(48, stands_for="downloaded"),
+        downloaded=GivenDownload(48, stands_for="downloaded"),
         pairs=evaluate.pairs,
         embeddings=evaluate.embeddings,
         selection=evaluate.selection,
@@ -64,7 +66,7 @@ def events() -> list[Event]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory, events: list[Event]) -> Report:
-    return given.make(Store(str(tmp_path_factory.mktemp("store"))), report_stage(), events)
+    return make(Store(str(tmp_path_factory.mktemp("store"))), report_stage(), events)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +95,8 @@ def test_nothing_is_loaded_from_anywhere(html: str, page: Page):
 
 
 def test_captions_and_addresses_cannot_become_markup(html: str, page: Page):
-    assert given.HOSTILE_CAPTION in page.text
-    assert given.HOSTILE_URL in page.text
+    assert HOSTILE_CAPTION in page.text
+    assert HOSTILE_URL in page.text
     assert "script" not in page.tags
     assert not [n for n, _ in page.attributes if n.startswith("on")]
 
@@ -143,7 +145,7 @@ def test_durations_read_like_clocks():
 
 def test_two_priors_are_shown_beside_each_other(tmp_path: Path, page: Page):
     second = given.GivenSecondPrior(given.small_ar_prior())
-    report = given.make(Store(str(tmp_path)), report_stage(second_prior=second))
+    report = make(Store(str(tmp_path)), report_stage(second_prior=second))
     with report.folder.open("report.html") as file:
         html = file.read().decode()
     section = html[html.index('<h2 id="priors">') : html.index('<h2 id="samples">')]
