@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.core import runner
+from pipelines.core import capacity
 from pipelines.core.cluster import ClusterSettings
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Event, Metrics, Note, Progress
@@ -181,7 +181,7 @@ def test_a_request_that_the_cluster_cannot_meet_starts_nothing(tmp_path: Path, t
         resources={"walk": Resources(workers=3, gpus=1)}, cluster=ClusterSettings(cpus=2)
     )
     plan = make_plan(Graph([Walk(steps=2), *graph().stages.values()]), store, Scope())
-    with pytest.raises(PipelineError, match=r"walk \(GPU: 3 asked, 0 there\).*Nothing was started"):
+    with pytest.raises(PipelineError, match=r"walk \(3 of its workers.*Nothing was started"):
         run_plan(plan, store, settings)
     assert not trace.exists()
 
@@ -194,8 +194,9 @@ def test_a_resource_that_is_lost_during_the_run_is_an_error_and_no_silent_end(
     if name == "sum":  # a single call, where the others make shards
         run(store, graph(), Scope())
         store.folder("sum", graph()["sum"].key).remove()
-    there = [{"CPU": 2.0, "rare": 1.0}]  # while the plan is checked, and never again
-    monkeypatch.setattr(runner, "capacity", lambda: there.pop() if there else {"CPU": 2.0})
+    monkeypatch.setattr(
+        capacity, "nodes", lambda: [{"CPU": 2.0, "rare": 1.0}]
+    )  # of a node that went
     settings = RunSettings(
         resources={name: Resources(custom={"rare": 1})},
         wait_s=2,
