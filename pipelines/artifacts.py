@@ -54,6 +54,7 @@ class TrainedModel(Artifact):
     parameters: int
     steps: int
     final_loss: float
+    model: str = ""  # the class of its config
 
 
 @dataclass(frozen=True)

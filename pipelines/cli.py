@@ -21,10 +21,18 @@ unCLIP (DALL-E 2) from a list of image URLs to evaluated text-to-image models.
   unclip plan my.yaml              what a run would do, and why, before anything starts
   unclip run my.yaml --from prior  the prior and all that depends on it, again
   unclip generate "a red heart"    pictures from the trained models
+  unclip edit a.png --to "a heart" a picture, changed by the trained models
   unclip submit my.yaml --address http://head:8265
 
 CONFIG is the path of a YAML file, or the name of a packaged one: demo, small, paper.
 """
+
+POSITIONALS = {
+    "image": "a picture file, or a pair's key in the store",
+    "other": "another one",
+    "mask": "of the same size, white where to paint and black elsewhere",
+    "caption": 'such as "a red heart"',
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,8 +82,53 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--out", default="generated.png", help="default: %(default)s")
     generate.set_defaults(module="generate")
 
+    _add_manipulations(commands)
     _add_cluster_commands(commands)
     return root
+
+
+def _add_manipulations(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    def add(name: str, told: str, *positionals: str, count: int | None) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=told)
+        for positional in positionals:
+            command.add_argument(
+                positional, metavar=positional.upper(), help=POSITIONALS[positional]
+            )
+        _add_config(command)
+        if count is not None:
+            command.add_argument(
+                "--count", type=int, default=count, help="pictures; default: %(default)s"
+            )
+        command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+        command.add_argument("--out", default=f"{name}.png", help="default: %(default)s")
+        command.set_defaults(module=name)
+        return command
+
+    variations = add("variations", "pictures like a picture", "image", count=6)
+    add("interpolate", "from one picture to another", "image", "other", count=7)
+    edit = add("edit", "turn a picture towards a caption", "image", count=8)
+    edit.add_argument("--to", required=True, metavar="CAPTION", help='such as "a green apple"')
+    edit.add_argument("--from-text", metavar="CAPTION", help="of the picture as it is")
+    edit.add_argument(
+        "--strength", type=float, default=0.5, help="how far, of 1; default: %(default)s"
+    )
+    reconstruct = add("reconstruct", "a picture from fewer dimensions", "image", count=None)
+    reconstruct.add_argument(
+        "--components",
+        default="20,30,40,80,120,160,200,320",
+        metavar="N,N,…",
+        help="of the embedding; default: %(default)s",
+    )
+    inpaint = add("inpaint", "paint a part of a picture anew", "image", "mask", count=6)
+    inpaint.add_argument("--caption", help="of the whole picture; default: as the rest suggests")
+    importance = add("importance", "a caption with and without the prior", "caption", count=6)
+    importance.add_argument("--image", help="a true picture of the caption, for its embedding")
+    attack = add("attack", "what CLIP takes a picture for", "image", count=7)
+    attack.add_argument("--labels", required=True, metavar="A,B,…", help="classes to choose from")
+    for command in (variations, attack):
+        command.add_argument(
+            "--eta", type=float, default=1.0, help="0: none to 1: most noise; default: %(default)s"
+        )
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:

@@ -24,16 +24,29 @@ from pipelines.stages.models import LoaderSettings, TrainingSection
 from pipelines.stages.pca import PcaConfig
 from pipelines.stages.select import SelectConfig
 from pipelines.tracking_settings import TrackingSettings
+from unclip.cascade import check_decoder_sampler
 from unclip.config import Config, ConfigError
-from unclip.models import DecoderConfig, DiffusionPriorConfig, UpsamplerConfig
+from unclip.models import ARPriorConfig, DecoderConfig, DiffusionPriorConfig, UpsamplerConfig
 from unclip.presets import Preset
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriorSection(TrainingSection):
-    """Caption → CLIP image embedding."""
+class DiffusionPriorSection(TrainingSection):
+    """Caption → CLIP image embedding, by denoising it."""
 
+    kind: Literal["diffusion"]  # a diffusion prior
     model: DiffusionPriorConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ARPriorSection(TrainingSection):
+    """Caption → CLIP image embedding, one quantised component after the other."""
+
+    kind: Literal["autoregressive"]  # an autoregressive prior
+    model: ARPriorConfig
+
+
+PriorSection = Annotated[DiffusionPriorSection | ARPriorSection, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +101,28 @@ class PipelineConfig(Config):
     evaluate: EvaluateConfig
     report: ReportConfig
     run: RunSection
+    second_prior: PriorSection | None = (
+        None  # compared with the first, whose training settings it has by default
+    )
 
     def __post_init__(self) -> None:
         self.check_widths()
         self.check_models()
         self.check_lanes()
 
+    @property
+    def priors(self) -> dict[str, DiffusionPriorSection | ARPriorSection]:
+        """The one that pictures are drawn with, and the one that it is compared with, if any."""
+        second = {} if self.second_prior is None else {"second_prior": self.second_prior}
+        return {"prior": self.prior, **second}
+
     def check_widths(self) -> None:
         """The CLIP's width against that of the models and the PCA."""
         width = self.clip.width
         if width is None:
             return
-        for name, model in (("prior", self.prior.model), ("decoder", self.decoder.model)):
+        readers = {**self.priors, "decoder": self.decoder}
+        for name, model in ((name, section.model) for name, section in readers.items()):
             if model.embed_width != width:
                 raise ConfigError(
                     f"{name}.model.embed_width={model.embed_width}, but the CLIP of section clip "
@@ -114,22 +137,31 @@ class PipelineConfig(Config):
 
     def check_models(self) -> None:
         """The models against each other."""
-        Preset(
-            prior=self.prior.model,
-            decoder=self.decoder.model,
-            upsampler_1=self.upsampler_1.model,
-            upsampler_2=self.upsampler_2.model,
-        )
-        lengths = [m.text_encoder.context_length for m in (self.prior.model, self.decoder.model)]
-        if lengths[0] != lengths[1]:
-            raise ConfigError(
-                f"prior.model.text_encoder.context_length={lengths[0]} and that of decoder.model, "
-                f"{lengths[1]}, differ; captions are tokenised once for both, so make them equal"
+        check_decoder_sampler(self.evaluate.sampling, self.decoder.model)
+        for name, prior in self.priors.items():
+            Preset(
+                prior=prior.model,
+                decoder=self.decoder.model,
+                upsampler_1=self.upsampler_1.model,
+                upsampler_2=self.upsampler_2.model,
             )
+            lengths = [m.text_encoder.context_length for m in (prior.model, self.decoder.model)]
+            if lengths[0] != lengths[1]:
+                raise ConfigError(
+                    f"{name}.model.text_encoder.context_length={lengths[0]} and that of "
+                    f"decoder.model, {lengths[1]}, differ; captions are tokenised once for both, "
+                    "so make them equal"
+                )
+            if isinstance(prior, ARPriorSection) and prior.model.dimensions != self.pca.dimensions:
+                raise ConfigError(
+                    f"{name}.model.dimensions={prior.model.dimensions}, but pca.dimensions="
+                    f"{self.pca.dimensions}; it predicts the components that the PCA keeps, so "
+                    "make them equal"
+                )
 
     def check_lanes(self) -> None:
         """The lanes of each training against its workers."""
-        for name in ("prior", "decoder", "upsampler_1", "upsampler_2"):
+        for name in (*self.priors, "decoder", "upsampler_1", "upsampler_2"):
             lanes = getattr(self, name).lanes
             workers = self.run.resources.get(name, Resources()).workers
             if lanes % workers:

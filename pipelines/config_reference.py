@@ -38,14 +38,17 @@ The last column is the value that the demo has.
 
 def reference() -> str:
     """The whole page."""
-    demo = dataclasses.asdict(load_config("demo"))
     parts = [INTRODUCTION]
-    for section in _sections(PipelineConfig, "", demo):
+    for section in _sections(PipelineConfig, "", load_config("demo"), {}):
         parts.append(section)
     return "\n".join(parts)
 
 
-def _sections(kind: Any, path: str, values: Mapping[str, Any]) -> Iterator[str]:
+def _sections(kind: Any, path: str, values: Any, told: dict[Any, str]) -> Iterator[str]:
+    """The section of a class and those within; told: class → the first path it was told of."""
+    if told.setdefault(kind, path) != path and values is None:
+        yield f"## {path}\n\nAs [{told[kind]}](#{_anchor(told[kind])}).\n"
+        return
     hints = typing.get_type_hints(kind)
     own, nested = [], []
     for field in dataclasses.fields(kind):
@@ -64,12 +67,14 @@ def _sections(kind: Any, path: str, values: Mapping[str, Any]) -> Iterator[str]:
     yield _table(kind, path, own, hints, values)
     for name, option, is_choice in nested:
         inner = f"{path}.{name}" if path else name
-        given = values.get(name)
-        matches = isinstance(given, Mapping) and {
-            f.name for f in dataclasses.fields(option)
-        } == set(given)
+        given = getattr(values, name, None)
         title = f"{inner} ({option.__name__})" if is_choice else inner
-        yield from _sections(option, title, given if matches and isinstance(given, Mapping) else {})
+        yield from _sections(option, title, given if isinstance(given, option) else None, told)
+
+
+def _anchor(title: str) -> str:
+    """Where a heading is found on the page."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def _configs(hint: Any) -> list[Any]:
@@ -86,7 +91,7 @@ def _table(
     path: str,
     fields: list[Any],
     hints: Mapping[str, Any],
-    values: Mapping[str, Any],
+    values: Any,
 ) -> str:
     told = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
     lines = [f"## {path}", "", told, ""] if path else []
@@ -104,9 +109,16 @@ def _table(
     return "\n".join([*lines, ""])
 
 
-def _example(values: Mapping[str, Any], name: str) -> str:
-    text = json.dumps(values[name]) if name in values else ""
+def _example(values: Any, name: str) -> str:
+    text = json.dumps(_plain(getattr(values, name))) if values is not None else ""
     return f"`{text}`" if 0 < len(text) <= LONGEST_EXAMPLE else ""
+
+
+def _plain(value: Any) -> Any:
+    """Without configuration classes."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
 
 
 def _comments(kind: type) -> dict[str, str]:

@@ -1,17 +1,35 @@
 """The pipeline's wiring, on one page. Building it runs nothing."""
 
-from pipelines.artifacts import ClipWeights
-from pipelines.config import PipelineConfig
+from pipelines.artifacts import (
+    ClipWeights,
+    EmbeddingShards,
+    PairShards,
+    PcaBasisFile,
+    SelectionShards,
+    TrainedModel,
+)
+from pipelines.config import ARPriorSection, DiffusionPriorSection, PipelineConfig
 from pipelines.core.stage import Graph, Stage
 from pipelines.stages.clip import LoadClip, PretrainedClip, TrainClip
 from pipelines.stages.download import Download
 from pipelines.stages.embed import Embed
 from pipelines.stages.evaluate import Evaluate
 from pipelines.stages.filter import Filter
-from pipelines.stages.models import TrainDecoder, TrainPrior, TrainUpsampler1, TrainUpsampler2
+from pipelines.stages.models import (
+    LoaderSettings,
+    TrainARPrior,
+    TrainDecoder,
+    TrainPrior,
+    TrainSecondARPrior,
+    TrainSecondPrior,
+    TrainUpsampler1,
+    TrainUpsampler2,
+)
 from pipelines.stages.pca import Pca
 from pipelines.stages.report import BuildReport
 from pipelines.stages.select import Select
+
+Rows = tuple[Stage[PairShards], Stage[EmbeddingShards], Stage[SelectionShards]]
 
 
 def unclip_graph(config: PipelineConfig) -> Graph:
@@ -31,7 +49,7 @@ def unclip_graph(config: PipelineConfig) -> Graph:
 
     rows = (pairs, embeddings, selection)
     decoder = TrainDecoder(*rows, config.decoder.model, config.decoder.training, config.loader)
-    prior = TrainPrior(*rows, config.prior.model, config.prior.training, config.loader)
+    prior = prior_stage(rows, pca, config.prior, config.loader)
     upsampler_1 = TrainUpsampler1(
         *rows, config.upsampler_1.model, config.upsampler_1.training, config.loader
     )
@@ -39,7 +57,29 @@ def unclip_graph(config: PipelineConfig) -> Graph:
         *rows, config.upsampler_2.model, config.upsampler_2.training, config.loader
     )
 
+    second_prior = None
+    if config.second_prior is not None:
+        second_prior = prior_stage(rows, pca, config.second_prior, config.loader, second=True)
+
     cascade = (prior, decoder, upsampler_1, upsampler_2)
-    evaluation = Evaluate(*rows, clip, *cascade, config.evaluate)
-    report = BuildReport(evaluation, downloaded, *rows, pca, clip, *cascade, config.report)
+    evaluation = Evaluate(*rows, clip, *cascade, config.evaluate, second_prior)
+    report = BuildReport(
+        evaluation, downloaded, *rows, pca, clip, *cascade, config.report, second_prior
+    )
     return Graph([decoder, report])  # the decoder first: it takes longest
+
+
+def prior_stage(
+    rows: Rows,
+    pca: Stage[PcaBasisFile],
+    section: DiffusionPriorSection | ARPriorSection,
+    loader: LoaderSettings,
+    *,
+    second: bool = False,
+) -> Stage[TrainedModel]:
+    """The training of a prior of either kind; only an autoregressive one depends on the PCA."""
+    if isinstance(section, ARPriorSection):
+        autoregressive = TrainSecondARPrior if second else TrainARPrior
+        return autoregressive(*rows, section.model, section.training, loader, pca)
+    diffusion = TrainSecondPrior if second else TrainPrior
+    return diffusion(*rows, section.model, section.training, loader)

@@ -14,13 +14,20 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipelines.config import PipelineConfig
 from pipelines.core.errors import PipelineError
-from unclip import presets
+from unclip import ar_presets, presets
 from unclip.config import ConfigError
 
 CONFIGS = Path(__file__).parent / "configs"
 MODELS = ("prior", "decoder", "upsampler_1", "upsampler_2")
 PRESETS = {"tiny": presets.tiny, "small": presets.small, "paper": presets.paper}
+AR_PRIORS = {
+    "tiny": ar_presets.tiny_ar_prior,
+    "small": ar_presets.small_ar_prior,
+    "paper": ar_presets.paper_ar_prior,
+}
+KINDS = ("pretrained", "trained", "diffusion", "autoregressive")  # pydantic puts them into places
 
+MERGE = "tag:yaml.org,2002:merge"  # the key "<<"
 Path_ = tuple[str, ...]  # keys from the top of the file down
 
 
@@ -85,6 +92,9 @@ def _on_one_line(error: yaml.YAMLError) -> str:
 def _line_numbers(node: yaml.Node | None, at: Path_) -> typing.Iterator[tuple[Path_, int]]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if key.tag == MERGE:
+                yield from _line_numbers(value, at)
+                continue
             inner = (*at, str(key.value))
             yield inner, key.start_mark.line + 1
             yield from _line_numbers(value, inner)
@@ -123,9 +133,30 @@ def _with_preset(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"{path}: preset is {name!r}; choose one of {', '.join(PRESETS)}, whose model sizes "
             "the file can then change."
         )
-    models = json.loads(json.dumps(dataclasses.asdict(PRESETS[name]())))
-    filled = {m: _merge({"model": models[m]}, raw.get(m) or {}) for m in MODELS}
-    return {**raw, **filled}
+    models = _plain(PRESETS[name]())
+    sections = {m: (models[m], raw.get(m) or {}) for m in MODELS}
+    if raw.get("second_prior") is not None:
+        sections["second_prior"] = (models["prior"], _like_the_first(raw))
+    for prior in sections.keys() & {"prior", "second_prior"}:
+        given = sections[prior][1]
+        if isinstance(given, dict) and given.get("kind") == "autoregressive":
+            sections[prior] = (_plain(AR_PRIORS[name]()), given)
+    return {**raw, **{m: _merge({"model": model}, own) for m, (model, own) in sections.items()}}
+
+
+def _like_the_first(raw: Mapping[str, Any]) -> Any:
+    """The second prior, trained as the first is where the file says nothing else."""
+    first = raw.get("prior")
+    shared = dict(first) if isinstance(first, dict) else {}
+    for own in ("kind", "model"):
+        shared.pop(own, None)
+    return _merge(shared, raw["second_prior"])
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A configuration as YAML would give it."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
 
 
 def _merge(below: Any, above: Any) -> Any:
@@ -145,12 +176,16 @@ def _explain(error: ValidationError, path: Path, lines: Mapping[Path_, int]) -> 
 
 
 def _explain_one(error: dict[str, Any], path: Path, lines: Mapping[Path_, int]) -> str:
-    place = tuple(str(p) for p in error["loc"] if str(p) not in ("pretrained", "trained"))
+    place = tuple(str(p) for p in error["loc"] if str(p) not in KINDS)
     line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), None)
     where = f"{path}{f', line {line}' if line else ''}: {'.'.join(place) or 'the file'}"
     cause = (error.get("ctx") or {}).get("error")
     if isinstance(cause, ConfigError):
         return f"{where}: {str(cause).rstrip('.')}."
+    if error["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        given = f"is {error['ctx']['tag']!r}" if "tag" in error["ctx"] else "is missing"
+        known = error["ctx"].get("expected_tags") or "docs/reference/config.md lists them"
+        return f"{where}.kind {given}; choose one of {known}."
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{where} is not a setting{_suggest(place)}"
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):

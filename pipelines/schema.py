@@ -96,6 +96,7 @@ def samples(width: int) -> pa.Schema:
             pa.field("image_embeds", vector, nullable=False),  # of the original
             pa.field("text_embeds", vector, nullable=False),
             pa.field("predicted_image_embeds", vector, nullable=False),  # by the prior
+            pa.field("second_predicted_image_embeds", probe_vector),  # where there is another prior
             pa.field("generated_embeds", vector, nullable=False),
             pa.field("untrained_embeds", vector, nullable=False),
             pa.field("from_true_embedding_embeds", probe_vector),

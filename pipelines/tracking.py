@@ -66,7 +66,7 @@ class Tracker:
         self.plan, self.store, self.settings = plan, store, settings
         self.warn, self.clock = warn, clock
         self.server = Server(uri, settings.experiment, store)
-        self.outbox = _outbox(self.server, warn)
+        self.outbox = open_outbox(self.server, warn)
         self.parent = uuid.uuid4().hex
         self.children: dict[str, str] = {}  # stage → its run, by our own id
         self.open: set[str] = set()  # stages that run
@@ -87,7 +87,7 @@ class Tracker:
             "mlflow.source.git.commit": git_commit() or "unknown",
             "mlflow.source.name": command,
         }
-        self._post("run", self.parent, _opening(f"{name} {datetime.now():%Y-%m-%d %H:%M}", tags))
+        self._post("run", self.parent, opening(f"{name} {datetime.now():%Y-%m-%d %H:%M}", tags))
         self._batch(self.parent, params=flatten(config))
         for step in self.plan.steps:
             if step.action == "cached" and step.manifest:
@@ -100,7 +100,7 @@ class Tracker:
             self.status[stage] = "ended before it was done"
             self._close(stage, "KILLED")
         self._describe()
-        self._post("end", self.parent, {"status": status, "at_ms": _now_ms()})
+        self._post("end", self.parent, {"status": status, "at_ms": now_ms()})
         self.outbox.close()
 
     @property
@@ -119,7 +119,7 @@ class Tracker:
         self.status[stage.name] = "running"
         tags = {"stage": stage.name, "stage_key": stage.key, "label": stage.label}
         tags |= {"reason": step.reason, NOTE: stage_note(stage, self.store, "running")}
-        self._post("run", run, {**_opening(stage.name, tags), "parent": self.parent})
+        self._post("run", run, {**opening(stage.name, tags), "parent": self.parent})
         self._batch(run, params=stage_params(stage))
         for dependency in stage.dependencies.values():
             self._dataset(run, self._manifest(dependency), "input")
@@ -137,7 +137,7 @@ class Tracker:
                 waiting = self.metrics.setdefault(stage, {})
                 for name, value in values.items():
                     key = safe_name(name)
-                    waiting[key, step] = [key, float(value), _now_ms(), step]
+                    waiting[key, step] = [key, float(value), now_ms(), step]
             case Output(stage, file):
                 self._file(stage, file)
             case Note(stage, text):
@@ -178,7 +178,7 @@ class Tracker:
         run = self.children[stage]
         note = stage_note(self.plan[stage].stage, self.store, said or self.status[stage])
         self._batch(run, tags={NOTE: note})
-        self._post("end", run, {"status": status, "at_ms": _now_ms()})
+        self._post("end", run, {"status": status, "at_ms": now_ms()})
         self.open.discard(stage)
 
     def _link_cached(self, manifest: Manifest) -> None:
@@ -250,7 +250,7 @@ class Tracker:
         body = {
             "params": list((params or {}).items()),
             "tags": list((tags or {}).items()),
-            "metrics": [[name, value, _now_ms(), 0] for name, value in (metrics or {}).items()],
+            "metrics": [[name, value, now_ms(), 0] for name, value in (metrics or {}).items()],
         }
         self._post("batch", run, {kind: pairs for kind, pairs in body.items() if pairs})
 
@@ -258,20 +258,22 @@ class Tracker:
         self.outbox.post(Record(kind, run, body))
 
 
-def _outbox(server: Server, warn: Callable[[str], None]) -> Outbox:
+def open_outbox(server: Server, warn: Callable[[str], None]) -> Outbox:
     """What waits for another server or experiment stays where it is."""
     name = hashlib.sha256(f"{server.uri}\n{server.experiment}".encode()).hexdigest()[:12]
     spool = SpoolFolder(f"{server.store.root.rstrip('/')}/{SPOOL}/{name}")
     return Outbox(spool, send=server.carry_out, answers=server.answers, warn=warn)
 
 
-def _opening(name: str, tags: Mapping[str, str]) -> dict[str, Any]:
-    return {"name": name, "parent": None, "tags": dict(tags), "at_ms": _now_ms()}
+def opening(name: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    """The body of a record that opens a run."""
+    return {"name": name, "parent": None, "tags": dict(tags), "at_ms": now_ms()}
 
 
 def _first_status(step: Step) -> str:
     return {"cached": "cached", "run": "waiting", "skip": "left alone"}[step.action]
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """Milliseconds since 1970, as the server counts time."""
     return int(time.time() * 1000)

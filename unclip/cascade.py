@@ -2,7 +2,8 @@
 
 # B batch, L context length, E width of the CLIP embeddings, S image size, K candidates
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -10,38 +11,68 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from unclip.ar_sampling import sample_codes
 from unclip.config import Config, ConfigError
 from unclip.denoisers import (
     decoder_denoiser,
+    decoder_denoiser_with_variance,
     prior_denoiser,
     schedule_of,
     upsampler_denoiser,
 )
-from unclip.models import Decoder, DiffusionPrior, Upsampler
-from unclip.samplers import Denoise, ddim, randn
+from unclip.models import ARPrior, Decoder, DecoderConfig, DiffusionPrior, Upsampler
+from unclip.samplers import (
+    SAMPLERS,
+    Denoise,
+    DenoiseWithVariance,
+    check_sampler,
+    estimate_noise_norms,
+    randn,
+)
+
+# ddpm_learned needs a model that tells its variance, analytic_dpm an estimate made with the prior.
+UPSAMPLER_SAMPLERS = tuple(
+    name for name in SAMPLERS if name not in ("ddpm_learned", "analytic_dpm")
+)
+PRIOR_SAMPLERS = (*UPSAMPLER_SAMPLERS, "analytic_dpm")
+DECODER_SAMPLERS = (*UPSAMPLER_SAMPLERS, "ddpm_learned")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig(Config):
     """How to sample from each model of a cascade."""
 
-    prior_steps: int
+    prior_sampler: str  # ddim, ddpm_fixed_small, ddpm_fixed_large, dpm_solver_pp_2m, analytic_dpm
+    prior_steps: int  # of a diffusion prior
     prior_guidance_scale: float  # 1: no guidance
-    prior_candidates: int  # image embeddings drawn per caption; the closest to z_t is kept
+    prior_candidates: int  # drawn per caption by a diffusion prior; the closest to z_t is kept
+    decoder_sampler: str  # as for the prior, but ddpm_learned in place of analytic_dpm
     decoder_steps: int
     decoder_guidance_scale: float
     dynamic_threshold: float | None  # quantile of |x_0| in the decoder; None clamps to [-1, 1]
+    upsampler_1_sampler: str  # as for the prior, but analytic_dpm
     upsampler_1_steps: int
+    upsampler_2_sampler: str  # as for the prior, but analytic_dpm
     upsampler_2_steps: int
-    eta: float  # 0: DDIM, deterministic in the first noise; 1: as much noise as ancestral sampling
+    eta: float  # of ddim; 0: deterministic in the first noise; 1: as much noise as ddpm_fixed_small
     bf16: bool  # autocast to bfloat16
+    prior_temperature: float = 1.0  # of an autoregressive prior; below 1 favours likely codes
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
+        check_sampler("sampling.prior_sampler", self.prior_sampler, known=PRIOR_SAMPLERS)
+        check_sampler("sampling.decoder_sampler", self.decoder_sampler, known=DECODER_SAMPLERS)
+        for name in ("upsampler_1_sampler", "upsampler_2_sampler"):
+            check_sampler(f"sampling.{name}", getattr(self, name), known=UPSAMPLER_SAMPLERS)
         if self.prior_candidates < 1:
             raise ConfigError(
                 f"sampling.prior_candidates={self.prior_candidates} must be at least 1; "
                 "the paper draws 2"
+            )
+        if self.prior_temperature <= 0:
+            raise ConfigError(
+                f"sampling.prior_temperature={self.prior_temperature} must be positive; "
+                "1 samples from the model as it was trained"
             )
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"sampling.eta={self.eta} must lie between 0 and 1")
@@ -59,20 +90,34 @@ class Generated(NamedTuple):
     pixels: tuple[Tensor, Tensor, Tensor]  # (B, 3, S, S) in [-1, 1] at rising S
 
 
+def check_decoder_sampler(sampling: SamplingConfig, decoder: DecoderConfig) -> None:
+    """Raise `ConfigError` where the sampler asks for a variance that the decoder did not learn."""
+    if sampling.decoder_sampler == "ddpm_learned" and not decoder.learned_variance:
+        raise ConfigError(
+            "sampling.decoder_sampler='ddpm_learned' needs decoder.model.learned_variance=true, "
+            "from training on; train such a decoder or choose another sampler"
+        )
+
+
 @dataclass(frozen=True)
 class Cascade:
     """Four trained models, in evaluation mode and on one device, and how to sample from them."""
 
-    prior: DiffusionPrior
+    prior: DiffusionPrior | ARPrior
     decoder: Decoder
     upsampler_1: Upsampler
     upsampler_2: Upsampler
     sampling: SamplingConfig
+    prior_noise_norms: Tensor | None = None  # (prior_steps,), for analytic_dpm
 
     @property
     def device(self) -> torch.device:
         """Where the models are."""
         return self.decoder.null_image_embeds.device
+
+    def __post_init__(self) -> None:
+        """Refuse a sampler that the decoder cannot serve."""
+        check_decoder_sampler(self.sampling, self.decoder.config)
 
     def generate(
         self, tokens: Tensor, text_embeds: Tensor, *, generator: torch.Generator
@@ -86,17 +131,44 @@ class Cascade:
     def sample_image_embeds(
         self, tokens: Tensor, text_embeds: Tensor, *, generator: torch.Generator
     ) -> Tensor:
+        """Image embeddings for captions, by the prior of either kind; (B, E) unit-norm."""
+        if isinstance(self.prior, ARPrior):
+            return self._sample_autoregressive(self.prior, tokens, text_embeds, generator)
+        return self._sample_diffusion(self.prior, tokens, text_embeds, generator)
+
+    def _sample_autoregressive(
+        self, prior: ARPrior, tokens: Tensor, text_embeds: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        with self._autocast():
+            codes = sample_codes(
+                prior,
+                tokens,
+                text_embeds,
+                guidance_scale=self.sampling.prior_guidance_scale,
+                temperature=self.sampling.prior_temperature,
+                generator=generator,
+            )
+        return prior.decode(codes)
+
+    def _sample_diffusion(
+        self, prior: DiffusionPrior, tokens: Tensor, text_embeds: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """Draw candidates for each caption and keep the one closest to z_t; (B, E) unit-norm."""
+        if self.sampling.prior_sampler == "analytic_dpm" and self.prior_noise_norms is None:
+            raise ConfigError(
+                "sampling.prior_sampler='analytic_dpm' needs noise norms; sample from the cascade "
+                "that `with_prior_noise_norms` returns"
+            )
         candidates = self.sampling.prior_candidates
-        noise = self._randn((len(tokens) * candidates, self.prior.config.embed_width), generator)
+        noise = self._randn((len(tokens) * candidates, prior.config.embed_width), generator)
         with self._autocast():
             denoise = prior_denoiser(
-                self.prior,
+                prior,
                 tokens.repeat_interleave(candidates, dim=0),
                 text_embeds.repeat_interleave(candidates, dim=0),
                 guidance_scale=self.sampling.prior_guidance_scale,
             )
-            drawn = self._ddim(self.prior, denoise, noise, self.sampling.prior_steps, generator)
+            drawn = self._sample(prior, "prior", denoise, noise, generator)
         drawn = rearrange(F.normalize(drawn, dim=-1), "(b k) e -> b k e", k=candidates)
         return closest(drawn, text_embeds)
 
@@ -121,52 +193,57 @@ class Cascade:
             size = self.decoder.config.image_size
             noise = self._randn((len(given), 3, size, size), generator)
         with self._autocast():
-            denoise = decoder_denoiser(
+            learned = self.sampling.decoder_sampler == "ddpm_learned"
+            make_denoiser = decoder_denoiser_with_variance if learned else decoder_denoiser
+            denoise: Denoise | DenoiseWithVariance = make_denoiser(
                 self.decoder,
                 image_embeds,
                 tokens,
                 guidance_scale=self.sampling.decoder_guidance_scale,
                 dynamic_threshold=self.sampling.dynamic_threshold,
             )
-            pixels = self._ddim(
-                self.decoder, denoise, noise, self.sampling.decoder_steps, generator
-            )
+            pixels = self._sample(self.decoder, "decoder", denoise, noise, generator)
         return pixels.clamp(-1, 1)
 
     def upsample(self, pixels: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(B, 3, s, s) in [-1, 1] to the two larger sizes."""
-        sampling = self.sampling
-        middle = self._upsample(self.upsampler_1, pixels, sampling.upsampler_1_steps, generator)
-        large = self._upsample(self.upsampler_2, middle, sampling.upsampler_2_steps, generator)
+        middle = self._upsample(self.upsampler_1, "upsampler_1", pixels, generator)
+        large = self._upsample(self.upsampler_2, "upsampler_2", middle, generator)
         return middle, large
 
     @torch.no_grad()
     def _upsample(
-        self, model: Upsampler, pixels: Tensor, steps: int, generator: torch.Generator
+        self, model: Upsampler, name: str, pixels: Tensor, generator: torch.Generator
     ) -> Tensor:
         size = pixels.shape[-1] * model.config.scale
         noise = self._randn((len(pixels), 3, size, size), generator)
         with self._autocast():
             enlarged = model.condition(pixels)
             denoise = upsampler_denoiser(model, enlarged)
-            drawn = self._ddim(model, denoise, noise, steps, generator)
+            drawn = self._sample(model, name, denoise, noise, generator)
         return model.to_pixels(drawn, enlarged).clamp(-1, 1)
 
-    def _ddim(
+    def _sample(
         self,
         model: DiffusionPrior | Decoder | Upsampler,
-        denoise: Denoise,
+        name: str,
+        denoise: Denoise | DenoiseWithVariance,
         noise: Tensor,
-        steps: int,
         generator: torch.Generator,
     ) -> Tensor:
-        return ddim(
+        """With the sampler and the steps that the config gives the model of this name."""
+        sampler = getattr(self.sampling, f"{name}_sampler")
+        options: dict[str, dict[str, object]] = {
+            "ddim": {"eta": self.sampling.eta},
+            "analytic_dpm": {"noise_norms": self.prior_noise_norms},
+        }
+        return SAMPLERS[sampler](
             denoise,
             noise,
             schedule=schedule_of(model, noise.device),
-            num_inference_steps=steps,
-            eta=self.sampling.eta,
+            num_inference_steps=getattr(self.sampling, f"{name}_steps"),
             generator=generator,
+            **options.get(sampler, {}),
         )
 
     def _randn(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -180,3 +257,36 @@ def closest(candidates: Tensor, text_embeds: Tensor) -> Tensor:
     """Of the candidates (B, K, E), the one with the largest dot product with (B, E); (B, E)."""
     best = torch.einsum("bke,be->bk", candidates, text_embeds.float()).argmax(dim=1)  # (B,)
     return candidates[torch.arange(len(candidates), device=candidates.device), best]
+
+
+def with_prior_noise_norms(
+    cascade: Cascade, batch: Mapping[str, Tensor], *, generator: torch.Generator
+) -> Cascade:
+    """The cascade, ready for sampling from its prior with analytic_dpm.
+
+    batch: "tokens" (B, L), "text_embeds" and "image_embeds" (B, E) unit-norm, of real pairs; some
+    dozens are enough, because each step needs one number.
+    """
+    prior, sampling = cascade.prior, cascade.sampling
+    if isinstance(prior, ARPrior):
+        raise ConfigError(
+            "an autoregressive prior has no noise to estimate norms of; sample from it as it is"
+        )
+    image_embeds = batch["image_embeds"].to(cascade.device) * prior.config.embedding_scale
+    with (
+        torch.no_grad(),
+        torch.autocast(cascade.device.type, torch.bfloat16, enabled=sampling.bf16),
+    ):
+        denoise = prior_denoiser(
+            prior,
+            batch["tokens"].to(cascade.device),
+            batch["text_embeds"].to(cascade.device),
+            guidance_scale=sampling.prior_guidance_scale,
+        )
+        noise_norms = estimate_noise_norms(
+            [(denoise, image_embeds)],
+            schedule=schedule_of(prior, cascade.device),
+            num_inference_steps=sampling.prior_steps,
+            generator=generator,
+        )
+    return replace(cascade, prior_noise_norms=noise_norms)

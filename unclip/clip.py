@@ -133,6 +133,12 @@ class FrozenClip:
             digest.update(weight.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
+    @property
+    def logit_scale(self) -> float:
+        """What similarities are multiplied by before a softmax: the inverse of a temperature."""
+        scale: Tensor = self.model.logit_scale  # type: ignore[assignment]
+        return scale.exp().item()
+
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Captions to tokens (B, L) int64 on the CPU; what does not fit L is cut off."""
         return self._tokenizer(list(captions))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unclip.bsr import bsr
 from unclip.config import ConfigError
 
 
@@ -32,7 +33,16 @@ def gaussian_blur(pixels: Tensor, *, kernel_size: int = 3, sigma: float = 0.6) -
     return F.conv2d(F.conv2d(padded, rows, groups=channels), columns, groups=channels)
 
 
-DEGRADATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gaussian_blur": gaussian_blur}
+def _gaussian_blur(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    del generator
+    return gaussian_blur(pixels)
+
+
+# From (B, C, H, W) in [-1, 1], with all chance in the generator, to the same shape.
+DEGRADATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "gaussian_blur": _gaussian_blur,
+    "bsr": bsr,
+}
 
 
 def check_degradation(name: str) -> None:
@@ -46,4 +56,4 @@ def degrade(pixels: Tensor, name: str, *, probability: float, generator: torch.G
     """Corrupt each image of (B, C, H, W) with the probability, independently."""
     draws = torch.rand(len(pixels), generator=generator, device=generator.device)
     chosen = (draws < probability).to(pixels.device)[:, None, None, None]
-    return torch.where(chosen, DEGRADATIONS[name](pixels), pixels)
+    return torch.where(chosen, DEGRADATIONS[name](pixels, generator), pixels)

@@ -13,7 +13,7 @@ from unclip.diffusion import to_x_start
 from unclip.guidance import clamp_static, classifier_free, threshold_dynamic
 from unclip.models import Decoder, DiffusionPrior, Upsampler
 from unclip.models.decoder import DecoderCondition
-from unclip.samplers import Denoise
+from unclip.samplers import Denoise, DenoiseWithVariance
 from unclip.schedules import Schedule, make_schedule
 
 
@@ -41,18 +41,46 @@ def decoder_denoiser(
     dynamic_threshold: float | None,
 ) -> Denoise:
     """The decoder's guided x_0 in [-1, 1]; guidance is away from neither embedding nor caption."""
+    denoise_with_variance = decoder_denoiser_with_variance(
+        model,
+        image_embeds,
+        tokens,
+        guidance_scale=guidance_scale,
+        dynamic_threshold=dynamic_threshold,
+    )
+
+    def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
+        return denoise_with_variance(x, timesteps)[0]
+
+    return denoise
+
+
+def decoder_denoiser_with_variance(
+    model: Decoder,
+    image_embeds: Tensor | None,
+    tokens: Tensor | None,
+    *,
+    guidance_scale: float,
+    dynamic_threshold: float | None,
+) -> DenoiseWithVariance:
+    """As `decoder_denoiser`, with the conditional variance beside x_0: guidance leaves it alone.
+
+    Without a learned variance the second tensor is empty: (B, 0, S, S).
+    """
     config, copies = model.config, 1 if guidance_scale == 1 else 2
     condition = _decoder_condition(model, image_embeds, tokens, copies)
     schedule = schedule_of(model, condition.embedding.device)
 
-    def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
+    def denoise(x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        count = len(x)
         x, timesteps = x.repeat(copies, 1, 1, 1), timesteps.repeat(copies)
-        output: Tensor = model(x, timesteps, condition)
-        x_start = to_x_start(config.prediction, output.float(), x, timesteps, schedule=schedule)
+        output = model(x, timesteps, condition).float()
+        predicted, variance = output[:, :3], output[:count, 3:]
+        x_start = to_x_start(config.prediction, predicted, x, timesteps, schedule=schedule)
         x_start = _guide(x_start, copies, guidance_scale)
         if dynamic_threshold is None:
-            return clamp_static(x_start)
-        return threshold_dynamic(x_start, quantile=dynamic_threshold)
+            return clamp_static(x_start), variance
+        return threshold_dynamic(x_start, quantile=dynamic_threshold), variance
 
     return denoise
 

@@ -11,13 +11,23 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unclip.config import Config, ConfigError
 from unclip.degradations import degrade
-from unclip.diffusion import min_snr_weights, q_sample, target
+from unclip.diffusion import (
+    interpolated_log_variance,
+    min_snr_weights,
+    q_sample,
+    target,
+    to_x_start,
+    vlb_terms,
+)
 from unclip.models import (
+    ARPrior,
+    ARPriorConfig,
     Decoder,
     DecoderConfig,
     DiffusionPrior,
@@ -26,9 +36,11 @@ from unclip.models import (
     UpsamplerConfig,
 )
 from unclip.samplers import randn
-from unclip.schedules import make_schedule
+from unclip.schedules import Schedule, make_schedule
 
 Batch = Mapping[str, Tensor]
+
+VLB_WEIGHT = 0.001  # λ of L_hybrid, on the sum of the bound's terms over all timesteps
 
 
 def prior_loss(model: DiffusionPrior, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -50,6 +62,19 @@ def prior_loss(model: DiffusionPrior, batch: Batch, generator: torch.Generator) 
     return F.mse_loss(predicted.float(), x_start) / config.embedding_scale**2 * config.embed_width
 
 
+def ar_prior_loss(model: ARPrior, batch: Batch, generator: torch.Generator) -> Tensor:
+    """Mean cross entropy of the codes, in nats a code (section 2.2 of the paper)."""
+    config = model.config
+    text_embeds, tokens = _take(batch, "text_embeds", "tokens")
+    image_embeds = _expect(batch, "image_embeds", (config.embed_width,))
+    codes = model.encode(image_embeds)  # (B, K)
+    dots = model.dots(image_embeds, text_embeds)
+    dropped = _bernoulli(config.text_dropout, len(codes), generator, codes.device)
+    condition = model.condition(tokens, text_embeds.float(), dots, dropped)
+    logits: Tensor = model(codes[:, :-1], condition)  # (B, K, buckets)
+    return F.cross_entropy(rearrange(logits.float(), "b k c -> (b k) c"), codes.flatten())
+
+
 def decoder_loss(model: Decoder, batch: Batch, generator: torch.Generator) -> Tensor:
     """Denoising error, with the embedding and the caption dropped independently."""
     config = model.config
@@ -63,7 +88,7 @@ def decoder_loss(model: Decoder, batch: Batch, generator: torch.Generator) -> Te
         drop_text=_bernoulli(config.text_dropout, len(pixels), generator, pixels.device),
     )
     with _dropout_from(generator, rate=config.unet.dropout, device=pixels.device):
-        return _denoising_loss(model, pixels.float(), condition, generator)
+        return _denoising_loss(model, pixels.float(), (condition,), generator)
 
 
 def upsampler_loss(model: Upsampler, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -78,14 +103,16 @@ def upsampler_loss(model: Upsampler, batch: Batch, generator: torch.Generator) -
         probability=config.degradation_probability,
         generator=generator,
     )
+    low_res, noise_std = _add_noise(low_res, config.low_res_noise, generator)
     enlarged = model.condition(low_res)
     x_start = model.to_diffused(pixels.float(), enlarged)
     with _dropout_from(generator, rate=config.unet.dropout, device=pixels.device):
-        return _denoising_loss(model, x_start, enlarged, generator)
+        return _denoising_loss(model, x_start, (enlarged, noise_std), generator)
 
 
 OBJECTIVES: dict[type[Config], Callable[[Any, Batch, torch.Generator], Tensor]] = {
     DiffusionPriorConfig: prior_loss,
+    ARPriorConfig: ar_prior_loss,
     DecoderConfig: decoder_loss,
     UpsamplerConfig: upsampler_loss,
 }
@@ -100,7 +127,10 @@ def training_loss(model: nn.Module, batch: Batch, generator: torch.Generator) ->
 
 
 def _denoising_loss(
-    model: Decoder | Upsampler, x_start: Tensor, condition: object, generator: torch.Generator
+    model: Decoder | Upsampler,
+    x_start: Tensor,
+    condition: tuple[Any, ...],
+    generator: torch.Generator,
 ) -> Tensor:
     """Mean squared error in the space that the model predicts, weighted as its config says."""
     config = model.config
@@ -110,14 +140,59 @@ def _denoising_loss(
     timesteps = _timesteps(len(x_start), config.train_timesteps, generator, x_start.device)
     noise = randn(tuple(x_start.shape), generator=generator, device=x_start.device)
     x = q_sample(x_start, timesteps, noise=noise, schedule=schedule)
-    predicted: Tensor = model(x, timesteps, condition)
+    output: Tensor = model(x, timesteps, *condition)
+    predicted, variance = output.float()[:, :3], output.float()[:, 3:]  # the second may be empty
     wanted = target(config.prediction, x_start, noise, timesteps, schedule=schedule)
-    losses = (predicted.float() - wanted).square().flatten(1).mean(1)  # (B,)
+    losses = (predicted - wanted).square().flatten(1).mean(1)  # (B,)
     if config.min_snr_gamma is not None:
         losses = losses * min_snr_weights(
             config.prediction, timesteps, gamma=config.min_snr_gamma, schedule=schedule
         )
+    if isinstance(config, DecoderConfig) and config.learned_variance:
+        predicted_x_start = to_x_start(
+            config.prediction, predicted.detach(), x, timesteps, schedule=schedule
+        )
+        losses = losses + _variance_losses(
+            x_start, x, timesteps, predicted_x_start, variance, schedule
+        )
     return losses.mean()
+
+
+def _variance_losses(
+    x_start: Tensor,
+    x: Tensor,
+    timesteps: Tensor,
+    predicted_x_start: Tensor,
+    output: Tensor,
+    schedule: Schedule,
+) -> Tensor:
+    """What L_hybrid adds to L_simple (Nichol and Dhariwal 2021, eq. 16); (B,).
+
+    The bound is the sum over all T timesteps, of which one was drawn: T times its term. The mean
+    is not to learn from it, so predicted_x_start comes without gradient.
+    """
+    log_variance = interpolated_log_variance(output, timesteps, schedule=schedule)
+    terms = vlb_terms(
+        x_start,
+        x,
+        timesteps,
+        predicted_x_start=predicted_x_start,
+        predicted_log_variance=log_variance,
+        schedule=schedule,
+    )
+    return VLB_WEIGHT * schedule.train_timesteps * terms
+
+
+def _add_noise(
+    low_res: Tensor, largest: float | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """Noise of a uniform standard deviation on each image, and that deviation (B,)."""
+    if largest is None:
+        return low_res, None
+    std = torch.rand(len(low_res), generator=generator, device=generator.device) * largest
+    std = std.to(low_res.device)
+    noise = randn(tuple(low_res.shape), generator=generator, device=low_res.device)
+    return low_res + std[:, None, None, None] * noise, std
 
 
 def _random_crops(

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from unclip.config import Config, ConfigError
 from unclip.models import (
+    ARPriorConfig,
     DecoderConfig,
     DiffusionPriorConfig,
     TextEncoderConfig,
@@ -18,7 +19,7 @@ CLIP_VOCAB_SIZE = 49_408
 class Preset(Config):
     """The four models of a cascade, whose sizes fit together."""
 
-    prior: DiffusionPriorConfig
+    prior: DiffusionPriorConfig | ARPriorConfig
     decoder: DecoderConfig
     upsampler_1: UpsamplerConfig
     upsampler_2: UpsamplerConfig
@@ -41,10 +42,13 @@ class Preset(Config):
 
 def with_embed_width(preset: Preset, embed_width: int) -> Preset:
     """The preset for a CLIP of another width, embeddings scaled to the same variance as before."""
-    scale = preset.prior.embedding_scale * (embed_width / preset.prior.embed_width) ** 0.5
+    prior = replace(preset.prior, embed_width=embed_width)
+    if isinstance(prior, DiffusionPriorConfig):
+        scale = prior.embedding_scale * (embed_width / preset.prior.embed_width) ** 0.5
+        prior = replace(prior, embedding_scale=scale)
     return replace(
         preset,
-        prior=replace(preset.prior, embed_width=embed_width, embedding_scale=scale),
+        prior=prior,
         decoder=replace(preset.decoder, embed_width=embed_width),
     )
 
@@ -72,6 +76,7 @@ def tiny() -> Preset:
             schedule="cosine",
             train_timesteps=1000,
             prediction="v",
+            learned_variance=False,
             min_snr_gamma=None,
             image_dropout=0.1,
             text_dropout=0.5,
@@ -111,6 +116,7 @@ def small() -> Preset:
             schedule="cosine",
             train_timesteps=1000,
             prediction="v",
+            learned_variance=True,
             min_snr_gamma=5.0,
             image_dropout=0.1,
             text_dropout=0.5,
@@ -127,6 +133,7 @@ def small() -> Preset:
             crop_fraction=0.25,
             degradation="gaussian_blur",
             degradation_probability=0.5,
+            low_res_noise=None,
         ),
         upsampler_2=UpsamplerConfig(
             image_size=1024,
@@ -138,8 +145,9 @@ def small() -> Preset:
             min_snr_gamma=5.0,
             residual_scale=None,
             crop_fraction=0.25,
-            degradation="gaussian_blur",
+            degradation="bsr",
             degradation_probability=0.5,
+            low_res_noise=None,
         ),
     )
 
@@ -178,6 +186,7 @@ def paper() -> Preset:
             schedule="cosine",
             train_timesteps=1000,
             prediction="epsilon",
+            learned_variance=True,
             min_snr_gamma=None,
             image_dropout=0.1,
             text_dropout=0.5,
@@ -194,6 +203,7 @@ def paper() -> Preset:
             crop_fraction=0.25,
             degradation="gaussian_blur",
             degradation_probability=0.5,
+            low_res_noise=None,
         ),
         upsampler_2=UpsamplerConfig(
             image_size=1024,
@@ -205,8 +215,9 @@ def paper() -> Preset:
             min_snr_gamma=None,
             residual_scale=None,
             crop_fraction=0.25,
-            degradation="gaussian_blur",
+            degradation="bsr",
             degradation_probability=0.5,
+            low_res_noise=None,
         ),
     )
 
@@ -224,6 +235,7 @@ def _tiny_upsampler(low_res_size: int, image_size: int) -> UpsamplerConfig:
         crop_fraction=0.5,
         degradation="gaussian_blur",
         degradation_probability=0.5,
+        low_res_noise=None,
     )
 
 

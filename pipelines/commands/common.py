@@ -2,8 +2,10 @@
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipelines.config import PipelineConfig
+from pipelines.core.errors import PipelineError
 from pipelines.core.plan import Scope
 from pipelines.core.stage import Graph
 from pipelines.core.store import Store
@@ -30,6 +32,16 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
     """`--set` with `--store` as one more of them."""
     store = [f"run.store={arguments.store}"] if arguments.store else []
     return [*arguments.overrides, *store]
+
+
+def target_of(arguments: argparse.Namespace) -> Path:
+    """`--out`; raises `PipelineError` where nothing can be written there."""
+    target = Path(arguments.out)
+    if not target.parent.is_dir():
+        raise PipelineError(f"There is no folder {target.parent} to write {target.name} into.")
+    if target.is_dir():
+        raise PipelineError(f"--out {target} is a folder; give the name of a picture in it.")
+    return target
 
 
 def scope_of(arguments: argparse.Namespace) -> Scope:

@@ -21,9 +21,9 @@ from pipelines.data.shard_reader import decode_pixels
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.noise import RowNoise, row_generator
 from pipelines.evaluation.pictures import png, thumbnail, to_images
-from pipelines.evaluation.rows import Values, input_file
+from pipelines.evaluation.rows import Values, input_file, shard_name
 from pipelines.schema import samples
-from unclip.cascade import Cascade, Generated, SamplingConfig
+from unclip.cascade import Cascade, Generated, SamplingConfig, with_prior_noise_norms
 from unclip.checkpoint import load_model
 from unclip.clip import FrozenClip
 from unclip.models import build
@@ -47,6 +47,7 @@ class Weights:
     decoder: TrainedModel
     upsampler_1: TrainedModel
     upsampler_2: TrainedModel
+    second_prior: TrainedModel | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class GenerationWorker:
             for column in ("key", "caption", "held_out", "image_embeds", "text_embeds")
         }
         columns |= self.from_captions(rows)
+        columns |= self.from_second_prior(rows)
         columns |= self.from_embeddings(rows)
         return pa.table(columns, schema=samples(self.weights.clip.width)), {}
 
@@ -82,6 +84,18 @@ class GenerationWorker:
             **self.columns("untrained", to_images(untrained.pixels[-1])),
             "predicted_image_embeds": list(generated.image_embeds.float().cpu().numpy()),
         }
+
+    def from_second_prior(self, rows: Sequence[Values]) -> dict[str, Any]:
+        """What the other prior predicts, from captions alone; null where there is none."""
+        if self.second_prior is None:
+            return {"second_predicted_image_embeds": [None] * len(rows)}
+        cascade = replace(self.cascade, prior=self.second_prior)
+        tokens = self.tokenizer([row["caption"] for row in rows]).to(self.device)  # (B, L)
+        with self.noise(rows, "generated"):
+            predicted = cascade.sample_image_embeds(
+                tokens, self.tensor(rows, "text_embeds"), generator=torch.Generator()
+            )  # (B, E)
+        return {"second_predicted_image_embeds": list(predicted.float().cpu().numpy())}
 
     def from_embeddings(self, rows: Sequence[Values]) -> dict[str, Any]:
         """The columns of the probes: decoded from embeddings, without a caption."""
@@ -151,8 +165,7 @@ class GenerationWorker:
     @cached_property
     def tokenizer(self) -> open_clip.SimpleTokenizer:
         """Of the models' own text encoders, as in training; the CLIP may have another."""
-        length = self.cascade.decoder.config.text_encoder.context_length
-        return open_clip.SimpleTokenizer(context_length=length)
+        return tokenizer_of(self.cascade)
 
     @cached_property
     def cascade(self) -> Cascade:
@@ -160,7 +173,28 @@ class GenerationWorker:
         weights, sampling = self.weights, self.config.sampling
         parts = (weights.prior, weights.decoder, weights.upsampler_1, weights.upsampler_2)
         files = [part.folder.local(MODEL_FILE) for part in parts]
-        return cascade_of([load_model(file, device=self.device) for file in files], sampling)
+        cascade = cascade_of([load_model(file, device=self.device) for file in files], sampling)
+        return (
+            self.with_noise_norms(cascade) if sampling.prior_sampler == "analytic_dpm" else cascade
+        )
+
+    def with_noise_norms(self, cascade: Cascade) -> Cascade:
+        """Every worker estimates on the first shard, so that all sample alike."""
+        columns = ["caption", "text_embeds", "image_embeds"]
+        rows = self.folder.read_table(input_file(shard_name(0)), columns).to_pylist()
+        batch = {
+            "tokens": tokenizer_of(cascade)([row["caption"] for row in rows]),
+            "text_embeds": self.tensor(rows, "text_embeds"),
+            "image_embeds": self.tensor(rows, "image_embeds"),
+        }
+        generator = torch.Generator().manual_seed(self.config.seed)
+        return with_prior_noise_norms(cascade, batch, generator=generator)
+
+    @cached_property
+    def second_prior(self) -> Any:
+        """The prior that the cascade's own is compared with."""
+        weights = self.weights.second_prior
+        return weights and load_model(weights.folder.local(MODEL_FILE), device=self.device)
 
     @cached_property
     def untrained(self) -> Cascade:
@@ -172,6 +206,7 @@ class GenerationWorker:
             models = [build(part.config).to(self.device).eval() for part in parts]
         sampling = replace(
             self.config.sampling,
+            prior_sampler="ddim",
             prior_steps=UNTRAINED_STEPS,
             prior_guidance_scale=1.0,
             decoder_steps=UNTRAINED_STEPS,
@@ -186,6 +221,13 @@ def cascade_of(models: Sequence[Any], sampling: SamplingConfig) -> Cascade:
     """Prior, decoder and two upsamplers as one object."""
     prior, decoder, upsampler_1, upsampler_2 = models
     return Cascade(prior, decoder, upsampler_1, upsampler_2, sampling)
+
+
+def tokenizer_of(cascade: Cascade) -> open_clip.SimpleTokenizer:
+    """What makes tokens of captions for both text encoders."""
+    return open_clip.SimpleTokenizer(
+        context_length=cascade.decoder.config.text_encoder.context_length
+    )
 
 
 def decode(content: bytes, size: int) -> Image.Image:

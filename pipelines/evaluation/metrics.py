@@ -23,6 +23,10 @@ from unclip.metrics import (
 
 LEAST_FOR_DISTRIBUTIONS = 8  # rows; of fewer, a covariance says nothing
 RANKS = (1, 10)
+PRIORS = {  # subject of metrics → the column of what it predicts
+    "prior": "predicted_image_embeds",
+    "second_prior": "second_predicted_image_embeds",
+}
 
 
 def precision(generated: Tensor, real: Tensor) -> float:
@@ -61,7 +65,9 @@ class Compared:
     def measured(self) -> Iterator[Measured]:
         """All metrics of the split."""
         yield from self.retrieval()
-        yield from self.prior()
+        for subject, column in PRIORS.items():
+            if self.samples.has(column):
+                yield from self.prior(subject, column)
         yield from self.fidelity()
         yield from self.alignment()
         yield from self.decoder()
@@ -81,9 +87,9 @@ class Compared:
                 f"{len(images)} by CLIP",
             )
 
-    def prior(self) -> Iterator[Measured]:
-        """Whether the prior's embeddings are those of the caption's picture."""
-        predicted = self.samples.embeds("predicted_image_embeds")
+    def prior(self, subject: str, column: str) -> Iterator[Measured]:
+        """Whether a prior's embeddings are those of the caption's picture."""
+        predicted = self.samples.embeds(column)
         images = self.samples.embeds("image_embeds")
         make = partial(
             self.make,
@@ -91,20 +97,20 @@ class Compared:
             meaning="cosine of the embedding that the prior predicts to the picture's own",
         )
         yield make(
-            "prior/cosine",
+            f"{subject}/cosine",
             baseline=cosine(shuffled(predicted), images),
             baseline_name="the prediction for another caption",
         )
         mean = self.reference.mean(dim=0).expand_as(images)
         yield make(
-            "prior/cosine_over_mean",
+            f"{subject}/cosine_over_mean",
             baseline=cosine(mean, images),
             baseline_name="the mean embedding of training pictures",
         )
         for rank in self.ranks():
             found = retrieval_at_k(predicted, images, k=rank)
             yield self.make(
-                f"prior/retrieval_at_{rank}",
+                f"{subject}/retrieval_at_{rank}",
                 found.recall,
                 baseline=found.chance,
                 baseline_name="chance",

@@ -62,9 +62,14 @@ def gather(sources: Sources, config: EvaluateConfig, folder: Folder) -> list[str
     for number, batch in enumerate(_batches(by_place, config.batch_size)):
         pairs = read_rows(sources.pairs, batch, ["key", "caption", "image"])
         rows = [{**pairs[row.key], **embeds[row.key], **extras[row.key]} for row in batch]
-        names.append(f"samples-{number:05d}")
+        names.append(shard_name(number))
         _write(folder, input_file(names[-1]), rows)
     return names
+
+
+def shard_name(number: int) -> str:
+    """Shards of samples are counted from 0; there is at least one."""
+    return f"samples-{number:05d}"
 
 
 def input_file(name: str) -> str:

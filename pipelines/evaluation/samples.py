@@ -20,6 +20,7 @@ EMBEDS = (
     "image_embeds",
     "text_embeds",
     "predicted_image_embeds",
+    "second_predicted_image_embeds",
     *(f"{name}_embeds" for name in EMBEDDED),
 )
 COLUMNS = ["key", "held_out", *EMBEDS, *(f"{name}_thumbnail" for name in THUMBNAILS)]
@@ -49,6 +50,10 @@ class Samples:
     def embeds(self, column: str) -> Tensor:
         """(N, E) float32."""
         return to_matrix(self.table[column])
+
+    def has(self, column: str) -> bool:
+        """Whether the column was made."""
+        return len(self) > 0 and bool(pc.all(pc.is_valid(self.table[column])).as_py())
 
     def thumbnails(self, name: str) -> np.ndarray:
         """(N, S, S, 3) in [0, 1]."""

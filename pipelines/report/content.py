@@ -28,6 +28,7 @@ PICTURES = (
     "from_true_embedding",
     "variations",
 )
+PRIOR_KINDS = {"DiffusionPriorConfig": "diffusion", "ARPriorConfig": "autoregressive"}
 Values = dict[str, Any]
 
 
@@ -90,6 +91,24 @@ def sample_rows(evaluation: Evaluation, most: int) -> dict[str, list[Values]]:
 def _inline(row: Values) -> Values:
     pictures = {name: row[name] and data_uri(row[name]) for name in PICTURES[:-1]}
     return {**row, **pictures, "variations": [data_uri(v) for v in row["variations"] or ()]}
+
+
+def prior_rows(
+    records: Mapping[str, Values], models: Mapping[str, TrainedModel]
+) -> dict[str, dict[str, dict[str, Values]]]:
+    """Kind of prior → metric → split → record, where there are two priors to compare."""
+    if "second_prior" not in models:
+        return {}
+    rows: dict[str, dict[str, dict[str, Values]]] = {}
+    for subject in ("prior", "second_prior"):
+        kind = PRIOR_KINDS.get(models[subject].model, subject.replace("_", " "))
+        label = kind if kind not in rows else f"second {kind}"
+        for record in records.values():
+            of, _, what = record["name"].partition("/")
+            if of == subject:
+                by_split = rows.setdefault(label, {}).setdefault(what, {})
+                by_split[record["split"]] = record
+    return rows
 
 
 def model_rows(models: Mapping[str, TrainedModel]) -> list[Values]:

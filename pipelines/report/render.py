@@ -42,6 +42,7 @@ def _evaluated(inputs: Inputs, config: ReportConfig) -> dict[str, Any]:
     return {
         "headline": content.headline(records, config),
         "metrics": content.metric_rows(records),
+        "priors": content.prior_rows(records, inputs.models),
         "beaten": sum(record["beats_baseline"] for record in held_out),
         "total": len(held_out),
         "evaluated": count_samples(evaluation.folder, content.sample_files(evaluation)),

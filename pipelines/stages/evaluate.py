@@ -40,6 +40,7 @@ class Evaluate(Stage[Evaluation]):
     upsampler_1: Stage[TrainedModel]
     upsampler_2: Stage[TrainedModel]
     config: EvaluateConfig
+    second_prior: Stage[TrainedModel] | None = None  # measured beside the first
 
     def run(self, ctx: Context) -> Evaluation:
         """Gather the rows, draw shard by shard, then measure all."""
@@ -54,6 +55,7 @@ class Evaluate(Stage[Evaluation]):
             decoder=ctx.load(self.decoder),
             upsampler_1=ctx.load(self.upsampler_1),
             upsampler_2=ctx.load(self.upsampler_2),
+            second_prior=ctx.load(self.second_prior) if self.second_prior else None,
         )
         sources = Sources(
             pairs=ctx.load(self.pairs),

@@ -1,14 +1,25 @@
 """The trainings of the prior, the decoder and the two upsamplers, under Ray Train."""
 
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards, TrainedModel
+from pipelines.artifacts import (
+    EmbeddingShards,
+    PairShards,
+    PcaBasisFile,
+    SelectionShards,
+    TrainedModel,
+)
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.data.shard_reader import ShardFiles
 from unclip.config import Config, ConfigError
-from unclip.models import DecoderConfig, DiffusionPriorConfig, UpsamplerConfig
+from unclip.models import ARPriorConfig, DecoderConfig, DiffusionPriorConfig, UpsamplerConfig
 from unclip.training import TrainingConfig
+
+if TYPE_CHECKING:
+    from pipelines.stages.tasks import ModelTask
+
+ModelConfig = DiffusionPriorConfig | ARPriorConfig | DecoderConfig | UpsamplerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +45,7 @@ class TrainingSection(TrainingConfig):
 
 @dataclass(frozen=True)
 class TrainModel(Stage[TrainedModel]):
-    """Base of the four: a model trained on the selected rows that are not held out."""
+    """Base of all: a model trained on the selected rows that are not held out."""
 
     artifact: ClassVar[type[Artifact]] = TrainedModel
     gang: ClassVar[bool] = True
@@ -42,20 +53,19 @@ class TrainModel(Stage[TrainedModel]):
     pairs: Stage[PairShards]
     embeddings: Stage[EmbeddingShards]
     selection: Stage[SelectionShards]
-    model: DiffusionPriorConfig | DecoderConfig | UpsamplerConfig
+    model: ModelConfig
     training: TrainingConfig
     loader: LoaderSettings
 
     def run(self, ctx: Context) -> TrainedModel:
         """Train to the end, from the last checkpoint where there is one."""
-        from pipelines.stages.tasks import ModelTask
         from pipelines.stages.training import SUMMARY, TrainingJob, train_worker
 
         embeddings = ctx.load(self.embeddings)
         check_width(self.model, embeddings)
         job = TrainingJob(
             stage=self.name,
-            task=ModelTask(self.model, preview_seed=self.training.seed),
+            task=self.task(ctx),
             training=self.training,
             shuffle_shards=self.loader.shuffle_shards,
             shards=training_shards(ctx.load(self.pairs), embeddings, ctx.load(self.selection)),
@@ -69,7 +79,14 @@ class TrainModel(Stage[TrainedModel]):
             parameters=summary["parameters"],
             steps=summary["steps"],
             final_loss=summary["final_loss"],
+            model=type(self.model).__name__,
         )
+
+    def task(self, ctx: Context) -> "ModelTask":  # noqa: ARG002
+        """What the workers train."""
+        from pipelines.stages.tasks import ModelTask
+
+        return ModelTask(self.model, preview_seed=self.training.seed)
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,40 @@ class TrainPrior(TrainModel):
     """Caption → CLIP image embedding."""
 
     name: ClassVar[str] = "prior"
+
+
+@dataclass(frozen=True)
+class TrainARPrior(TrainModel):
+    """Caption → the codes of a CLIP image embedding's principal components."""
+
+    name: ClassVar[str] = "prior"
+
+    model: ARPriorConfig
+    pca: Stage[PcaBasisFile]
+
+    def task(self, ctx: Context) -> "ModelTask":
+        """With the basis, the buckets' edges and the bins that the training rows decide."""
+        from pipelines.stages.calibration import calibrate
+        from pipelines.stages.tasks import ARPriorTask
+
+        embeddings, selection = ctx.load(self.embeddings), ctx.load(self.selection)
+        pca = ctx.load(self.pca)
+        calibration = ctx.call(calibrate, pca, embeddings, selection, self.model.dot_bins)
+        return ARPriorTask(self.model, preview_seed=self.training.seed, calibration=calibration)
+
+
+@dataclass(frozen=True)
+class TrainSecondPrior(TrainPrior):
+    """A diffusion prior beside the first, to be compared with it."""
+
+    name: ClassVar[str] = "second_prior"
+
+
+@dataclass(frozen=True)
+class TrainSecondARPrior(TrainARPrior):
+    """An autoregressive prior beside the first, to be compared with it."""
+
+    name: ClassVar[str] = "second_prior"
 
 
 @dataclass(frozen=True)
@@ -110,9 +161,7 @@ def training_shards(
     return tuple(files for files in found if files.rows)
 
 
-def check_width(
-    model: DiffusionPriorConfig | DecoderConfig | UpsamplerConfig, embeddings: EmbeddingShards
-) -> None:
+def check_width(model: ModelConfig, embeddings: EmbeddingShards) -> None:
     """Raise `ConfigError` where the embeddings are of another CLIP's width than the model's."""
     wanted = getattr(model, "embed_width", None)
     if wanted is not None and wanted != embeddings.width:

@@ -1,7 +1,7 @@
 """The principal components of the image embeddings, in one pass over the shards."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,9 @@ from pipelines.core.store import Folder
 from pipelines.schema import pca_basis
 from pipelines.stages.embed import to_array, to_lists
 from unclip.config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from unclip.pca import PcaBasis
 
 GROUPS = 64  # of shards, each summed up by one worker
 
@@ -116,3 +119,15 @@ def fit_basis(
     )
     folder.write_table("basis.parquet", pa.table(columns, schema=schema))
     return float(basis.explained_variance()[config.dimensions - 1])
+
+
+def load_basis(stored: PcaBasisFile) -> "PcaBasis":
+    """What `fit_basis` wrote."""
+    import torch
+
+    from unclip.pca import PcaBasis
+
+    table = stored.folder.read_table("basis.parquet")
+    components, mean = (torch.tensor(to_array(table[n])) for n in ("component", "mean"))
+    eigenvalues = torch.tensor(table["eigenvalue"].to_pylist())
+    return PcaBasis(mean=mean[0], components=components, eigenvalues=eigenvalues)

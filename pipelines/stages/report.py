@@ -44,6 +44,7 @@ class BuildReport(Stage[Report]):
     upsampler_1: Stage[TrainedModel]
     upsampler_2: Stage[TrainedModel]
     config: ReportConfig
+    second_prior: Stage[TrainedModel] | None = None  # shown beside the first
 
     def run(self, ctx: Context) -> Report:
         """Render in a worker, then publish."""
@@ -51,7 +52,13 @@ class BuildReport(Stage[Report]):
         from pipelines.report.content import Inputs
         from pipelines.report.render import render
 
-        models = (self.prior, self.decoder, self.upsampler_1, self.upsampler_2)
+        models = (
+            self.prior,
+            *([self.second_prior] if self.second_prior else []),
+            self.decoder,
+            self.upsampler_1,
+            self.upsampler_2,
+        )
         inputs = Inputs(
             evaluation=ctx.load(self.evaluation),
             downloaded=ctx.load(self.downloaded),

@@ -8,11 +8,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipelines.stages.calibration import Calibration
+from pipelines.stages.models import ModelConfig
 from unclip.checkpoint import save_model
 from unclip.clip import FrozenClip
 from unclip.clip_config import ClipArchitecture
 from unclip.clip_training import build_clip, clip_loss
-from unclip.models import DecoderConfig, DiffusionPriorConfig, UpsamplerConfig, build
+from unclip.models import (
+    ARPrior,
+    ARPriorConfig,
+    DecoderConfig,
+    DiffusionPriorConfig,
+    UpsamplerConfig,
+    build,
+)
 from unclip.objectives import training_loss
 from unclip.previews import COLUMNS, preview
 from unclip.training import Batch, Loss
@@ -20,10 +29,10 @@ from unclip.training import Batch, Loss
 MODEL_FILE = "model.safetensors"
 TILE_SIZE = 64  # pixels; smaller pictures are enlarged for a person to see
 
-ModelConfig = DiffusionPriorConfig | DecoderConfig | UpsamplerConfig
-
+PRIOR_FIELDS = ("image_embeds", "text_embeds", "tokens", "keys")
 FIELDS: dict[type[ModelConfig], tuple[str, ...]] = {
-    DiffusionPriorConfig: ("image_embeds", "text_embeds", "tokens", "keys"),
+    DiffusionPriorConfig: PRIOR_FIELDS,
+    ARPriorConfig: PRIOR_FIELDS,
     DecoderConfig: ("pixels", "image_embeds", "tokens", "keys"),
     UpsamplerConfig: ("pixels", "keys"),
 }
@@ -44,7 +53,8 @@ class ModelTask:
     @property
     def image_size(self) -> int | None:
         """Of "pixels"."""
-        return None if isinstance(self.config, DiffusionPriorConfig) else self.config.image_size
+        priors = DiffusionPriorConfig | ARPriorConfig
+        return None if isinstance(self.config, priors) else self.config.image_size
 
     @property
     def context_length(self) -> int:
@@ -79,6 +89,20 @@ class ModelTask:
         tiles = F.interpolate(pictures, scale_factor=scale, mode="nearest")
         save_image(tiles, path, nrow=COLUMNS, normalize=True, value_range=(-1, 1))
         return True
+
+
+@dataclass(frozen=True)
+class ARPriorTask(ModelTask):
+    """Train an autoregressive prior on codes that the training data decide."""
+
+    calibration: Calibration
+
+    def build(self) -> nn.Module:
+        """The untrained model, which knows its codes."""
+        model = build(self.config)
+        assert isinstance(model, ARPrior)
+        model.calibrate(self.calibration.basis, self.calibration.dot_edges)
+        return model
 
 
 @dataclass(frozen=True)

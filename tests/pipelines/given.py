@@ -25,19 +25,21 @@ from pipelines.evaluation.config import EvaluateConfig
 from pipelines.schema import SELECTION, embeddings, pca_basis
 from pipelines.stages.embed import EmbedConfig, EmbedWorker
 from pipelines.stages.evaluate import Evaluate
-from tests.pipelines.given_pairs import HOSTILE_CAPTION as HOSTILE_CAPTION
-from tests.pipelines.given_pairs import HOSTILE_URL as HOSTILE_URL
-from tests.pipelines.given_pairs import GivenDownload as GivenDownload
 from tests.pipelines.given_pairs import GivenPairs
-from tests.pipelines.local import make as make
 from tests.pipelines.local import write_table
-from unclip import presets
+from unclip import ar_presets, presets
 from unclip.cascade import SamplingConfig
 from unclip.checkpoint import save_model
 from unclip.clip import FrozenClip
 from unclip.clip_training import ClipArchitecture, build_clip
 from unclip.config import Config
-from unclip.models import DecoderConfig, DiffusionPriorConfig, UpsamplerConfig, build
+from unclip.models import (
+    ARPriorConfig,
+    DecoderConfig,
+    DiffusionPriorConfig,
+    UpsamplerConfig,
+    build,
+)
 
 CONTEXT_LENGTH = 24  # as in the tiny preset
 
@@ -173,12 +175,18 @@ class GivenModel(Stage[TrainedModel]):
         if self.name != "upsampler_2":  # one model without a history: the report says so
             ctx.folder.write_json("history.json", history)
         parameters = sum(p.numel() for p in model.parameters())
-        return TrainedModel(ctx.folder, parameters, steps=200, final_loss=0.105)
+        kind = type(self.model).__name__
+        return TrainedModel(ctx.folder, parameters, steps=200, final_loss=0.105, model=kind)
 
 
 @dataclass(frozen=True)
 class GivenPrior(GivenModel):
     name: ClassVar[str] = "prior"
+
+
+@dataclass(frozen=True)
+class GivenSecondPrior(GivenModel):
+    name: ClassVar[str] = "second_prior"
 
 
 @dataclass(frozen=True)
@@ -215,15 +223,24 @@ def small_models() -> tuple[DiffusionPriorConfig, DecoderConfig, UpsamplerConfig
     )
 
 
+def small_ar_prior() -> ARPriorConfig:
+    """An autoregressive prior for the same CLIP."""
+    return replace(ar_presets.tiny_ar_prior(), width=48, depth=1, dimensions=8)
+
+
 def sampling(**changes: Any) -> SamplingConfig:
     config = SamplingConfig(
+        prior_sampler="ddim",
         prior_steps=2,
         prior_guidance_scale=2.0,
         prior_candidates=2,
+        decoder_sampler="ddim",
         decoder_steps=2,
         decoder_guidance_scale=2.0,
         dynamic_threshold=None,
+        upsampler_1_sampler="ddim",
         upsampler_1_steps=1,
+        upsampler_2_sampler="ddim",
         upsampler_2_steps=1,
         eta=1.0,
         bf16=False,
@@ -245,7 +262,9 @@ def evaluate_config(**changes: Any) -> EvaluateConfig:
     return replace(config, **changes)
 
 
-def evaluate_stage(config: EvaluateConfig, *, rows: int = 48) -> Evaluate:
+def evaluate_stage(
+    config: EvaluateConfig, *, rows: int = 48, second_prior: Stage[TrainedModel] | None = None
+) -> Evaluate:
     pairs, clip = GivenPairs(rows), GivenClip()
     embeddings = GivenEmbeddings(pairs, clip)
     prior, decoder, upsampler_1, upsampler_2 = small_models()
@@ -259,4 +278,5 @@ def evaluate_stage(config: EvaluateConfig, *, rows: int = 48) -> Evaluate:
         upsampler_1=GivenUpsampler1(upsampler_1),
         upsampler_2=GivenUpsampler2(upsampler_2),
         config=config,
+        second_prior=second_prior,
     )

@@ -1,11 +1,14 @@
 """A configuration is refused before anything runs, with the place and the way out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipelines.graph import unclip_graph
 from pipelines.load_config import CONFIGS, ConfigFileError, find_config, load_config
+from pipelines.stages.models import TrainARPrior
+from unclip import ar_presets, presets
 
 PACKAGED = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
@@ -36,6 +39,65 @@ def test_an_override_changes_one_field_and_the_keys_of_what_depends_on_it() -> N
     changed = unclip_graph(load_config("demo", ["prior.steps=70"]))
     different = {n for n in base.stages if base[n].key != changed[n].key}
     assert different == {"prior", "evaluate", "report"}
+
+
+def test_the_preset_fills_in_the_prior_of_the_chosen_kind() -> None:
+    assert load_config("demo").prior.model == presets.tiny().prior
+    chosen = load_config("demo", ["prior.kind=autoregressive", "prior.model.depth=2"])
+    assert chosen.prior.model == replace(ar_presets.tiny_ar_prior(), depth=2)
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_every_packaged_configuration_builds_a_graph_with_an_autoregressive_prior(
+    name: str,
+) -> None:
+    graph = unclip_graph(load_config(name, ["source.urls=demo", "prior.kind=autoregressive"]))
+    assert "pca" in graph["prior"].dependencies
+    assert "pca" in graph["prior"].description["inputs"]
+
+
+def test_only_an_autoregressive_prior_depends_on_the_pca() -> None:
+    base = unclip_graph(load_config("demo"))
+    changed = unclip_graph(load_config("demo", ["pca.dimensions=30"]))
+    assert {n for n in base.stages if base[n].key != changed[n].key} == {"pca", "report"}
+    prior = unclip_graph(load_config("demo", ["prior.kind=autoregressive"]))["prior"]
+    assert isinstance(prior, TrainARPrior)
+    assert replace(prior, pca=changed["pca"]).key != prior.key  # type: ignore[arg-type]
+
+
+def test_a_second_prior_is_trained_like_the_first_and_reruns_just_the_comparison() -> None:
+    base = unclip_graph(load_config("demo"))
+    config = load_config("demo", ["second_prior.kind=autoregressive", "second_prior.seed=9"])
+    assert config.second_prior is not None
+    assert config.second_prior.training == replace(config.prior.training, seed=9)
+    compared = unclip_graph(config)
+    assert set(compared.stages) - set(base.stages) == {"second_prior"}
+    different = {n for n in base.stages if base[n].key != compared[n].key}
+    assert different == {"evaluate", "report"}
+
+
+def test_a_prior_of_no_known_kind_is_refused_with_the_kinds(tmp_path: Path) -> None:
+    with pytest.raises(ConfigFileError, match=r"prior\.kind is 'gan'; .*'autoregressive'"):
+        load_config("demo", ["prior.kind=gan"])
+    path = edited(tmp_path, "  kind: diffusion", "  # kind: diffusion")
+    with pytest.raises(ConfigFileError, match=r"prior\.kind is missing"):
+        load_config(path)
+
+
+def test_a_prior_of_other_components_than_the_pca_keeps_is_refused() -> None:
+    settings = ["prior.kind=autoregressive", "pca.dimensions=30"]
+    with pytest.raises(ConfigFileError, match=r"prior\.model\.dimensions=20.*pca\.dimensions=30"):
+        load_config("demo", settings)
+
+
+def test_settings_that_are_merged_in_are_refused_with_their_line(tmp_path: Path) -> None:
+    path = edited(tmp_path, "    warmup_steps: 50", "    warmup_stepz: 50")
+    with pytest.raises(ConfigFileError) as refusal:
+        load_config(path)
+    line = line_of(path, "warmup_stepz")
+    assert f"line {line}: prior.warmup_stepz is not a setting; did you mean warmup_steps?" in str(
+        refusal.value
+    )
 
 
 def test_where_it_runs_is_no_part_of_any_key() -> None:

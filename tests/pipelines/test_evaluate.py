@@ -30,6 +30,7 @@ from pipelines.evaluation.samples import COLUMNS, Samples
 from pipelines.schema import THUMBNAIL_SIDE
 from pipelines.stages.evaluate import Evaluate, read_metrics
 from tests.pipelines import given
+from tests.pipelines.local import make
 from unclip.config import ConfigError
 
 PICTURES = ("original", "generated", "generated_small", "generated_middle", "untrained")
@@ -62,7 +63,7 @@ def stage() -> Evaluate:
 
 @pytest.fixture(scope="module")
 def evaluation(store: Store, stage: Evaluate, events: list[Event]) -> Evaluation:
-    return given.make(store, stage, events)
+    return make(store, stage, events)
 
 
 def test_every_split_has_as_many_captions_as_asked_for_and_no_key_twice(evaluation: Evaluation):
@@ -101,7 +102,7 @@ def test_a_picture_follows_from_seed_and_key_whatever_shard_it_is_drawn_in(store
         held_out_samples=3, training_samples=2, probe_samples=1, variations=0
     )
     configs = [few, replace(few, batch_size=2), replace(few, seed=4)]
-    tables = [sample_table(given.make(store, given.evaluate_stage(c))) for c in configs]
+    tables = [sample_table(make(store, given.evaluate_stage(c))) for c in configs]
     for row, same, different in zip(*(table.to_pylist() for table in tables), strict=True):
         assert row["key"] == same["key"] == different["key"]
         for name in PICTURES:
@@ -180,6 +181,7 @@ def drawn(rows: int, *, perfect: bool) -> Samples:
         "image_embeds": list(images),
         "text_embeds": list(images),
         "predicted_image_embeds": list(made),
+        "second_predicted_image_embeds": [None] * rows,
         "generated_embeds": list(made),
         "untrained_embeds": list(-images),
         "from_true_embedding_embeds": list(made),
@@ -255,7 +257,7 @@ def test_noise_outside_the_block_is_left_alone():
 
 
 def test_rows_are_the_smallest_keys_over_all_shards(store: Store, stage: Evaluate):
-    selection = given.make(store, stage.selection)
+    selection = make(store, stage.selection)
     rows = choose(selection, 5, held_out=True)
     tables = [selection.read(name).to_pylist() for name in selection.rows]
     keys = sorted(r["key"] for table in tables for r in table if r["held_out"])
@@ -263,7 +265,7 @@ def test_rows_are_the_smallest_keys_over_all_shards(store: Store, stage: Evaluat
 
 
 def test_embeddings_of_other_pairs_are_refused(store: Store, stage: Evaluate):
-    embeddings = given.make(store, stage.embeddings)
+    embeddings = make(store, stage.embeddings)
     with pytest.raises(PipelineError, match="made from different pairs"):
         read_rows(embeddings, [Row("no such key", True, "00000", 0)])
 
@@ -272,3 +274,28 @@ def test_embeddings_of_other_pairs_are_refused(store: Store, stage: Evaluate):
 def test_counts_that_leave_nothing_to_measure_are_refused(field: str):
     with pytest.raises(ConfigError, match=f"evaluate.{field}=0"):
         replace(given.evaluate_config(), **{field: 0})
+
+
+def test_a_second_prior_is_measured_by_the_same_metrics_and_changes_no_picture(
+    store: Store, stage: Evaluate, evaluation: Evaluation
+):
+    second = given.GivenSecondPrior(given.small_ar_prior())
+    compared = make(store, replace(stage, second_prior=second))
+    first, both = sample_table(evaluation), sample_table(compared)
+    assert first["second_predicted_image_embeds"].null_count == first.num_rows
+    predicted = np.array(both["second_predicted_image_embeds"].to_pylist())
+    assert np.allclose(np.linalg.norm(predicted, axis=-1), 1, atol=1e-4)
+    assert both["generated"].equals(first["generated"])
+
+    def of(subject: str) -> set[str]:
+        found = [record["name"].split("/") for record in read_metrics(compared).values()]
+        return {name for of, name in found if of == subject}
+
+    assert of("second_prior") == of("prior")
+    assert {"cosine", "cosine_over_mean", "retrieval_at_1"} <= of("prior")
+    assert not [name for name in read_metrics(evaluation) if "second" in name]
+
+
+def test_pictures_can_be_drawn_with_an_autoregressive_prior(store: Store, stage: Evaluate):
+    drawn = make(store, replace(stage, prior=given.GivenPrior(given.small_ar_prior())))
+    assert len(read_metrics(drawn)) > 10

@@ -179,3 +179,19 @@ def test_a_driver_killed_in_every_kind_of_stage_ends_with_the_same_keys_and_weig
     for stage in ("decoder", "upsampler_1"):
         weights = [next(s.glob(f"{stage}/*/model.safetensors")) for s in (store, finished)]
         assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(1800)
+def test_both_kinds_of_prior_are_trained_and_compared(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    kinds = {"prior.kind": "autoregressive", "second_prior.kind": "diffusion"}
+    assert ran(unclip(store, "run", **kinds)) == set(STAGES)
+    models = [Store(str(store)).manifests(n)[0].facts["model"] for n in ("prior", "second_prior")]
+    assert models == ["ARPriorConfig", "DiffusionPriorConfig"]
+    metrics = json.loads(next(store.glob("evaluate/*/metrics.json")).read_text())
+    assert {"held_out/prior/cosine", "held_out/second_prior/cosine"} <= set(metrics)
+    page = next(store.glob("report/*/report.html")).read_text()
+    assert "<td>autoregressive</td>" in page
+    assert "no stage had to run" in unclip(store, "run", **kinds)

@@ -2,25 +2,31 @@
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
-from pipelines.artifacts import Report
+from pipelines.artifacts import Report, TrainedModel
 from pipelines.core.events import Event, Output
+from pipelines.core.stage import Stage
 from pipelines.core.store import Store
 from pipelines.report.config import ReportConfig
 from pipelines.report.render import duration, number
 from pipelines.stages.report import BuildReport
 from tests.pipelines import given
+from tests.pipelines.given_pairs import HOSTILE_CAPTION, HOSTILE_URL, GivenDownload
+from tests.pipelines.local import make
 
 TITLE = "Tiny & <untrained>"
 
 
-def report_stage(title: str = TITLE) -> BuildReport:
-    evaluate = given.evaluate_stage(given.evaluate_config())
+def report_stage(
+    title: str = TITLE, second_prior: Stage[TrainedModel] | None = None
+) -> BuildReport:
+    evaluate = given.evaluate_stage(given.evaluate_config(), second_prior=second_prior)
     return BuildReport(
         evaluation=evaluate,
-        downloaded=given.GivenDownload(48, stands_for="downloaded"),
+        downloaded=GivenDownload(48, stands_for="downloaded"),
         pairs=evaluate.pairs,
         embeddings=evaluate.embeddings,
         selection=evaluate.selection,
@@ -31,6 +37,7 @@ def report_stage(title: str = TITLE) -> BuildReport:
         upsampler_1=evaluate.upsampler_1,
         upsampler_2=evaluate.upsampler_2,
         config=ReportConfig(title=title),
+        second_prior=second_prior,
     )
 
 
@@ -59,7 +66,7 @@ def events() -> list[Event]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory, events: list[Event]) -> Report:
-    return given.make(Store(str(tmp_path_factory.mktemp("store"))), report_stage(), events)
+    return make(Store(str(tmp_path_factory.mktemp("store"))), report_stage(), events)
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +95,8 @@ def test_nothing_is_loaded_from_anywhere(html: str, page: Page):
 
 
 def test_captions_and_addresses_cannot_become_markup(html: str, page: Page):
-    assert given.HOSTILE_CAPTION in page.text
-    assert given.HOSTILE_URL in page.text
+    assert HOSTILE_CAPTION in page.text
+    assert HOSTILE_URL in page.text
     assert "script" not in page.tags
     assert not [n for n, _ in page.attributes if n.startswith("on")]
 
@@ -134,3 +141,16 @@ def test_numbers_are_short_and_keep_their_size():
 
 def test_durations_read_like_clocks():
     assert [duration(s) for s in (None, 3.2, 75, 3700)] == ["–", "3 s", "1 min 15 s", "1 h 1 min"]
+
+
+def test_two_priors_are_shown_beside_each_other(tmp_path: Path, page: Page):
+    second = given.GivenSecondPrior(given.small_ar_prior())
+    report = make(Store(str(tmp_path)), report_stage(second_prior=second))
+    with report.folder.open("report.html") as file:
+        html = file.read().decode()
+    section = html[html.index('<h2 id="priors">') : html.index('<h2 id="samples">')]
+    assert section.index("<td>diffusion</td>") < section.index("<td>autoregressive</td>")
+    assert section.count("cosine over mean") == 2  # once for each split
+    assert "Second prior: cosine" in Page(html).text
+    assert "second prior" in Page(html).text  # among the trainings
+    assert "Two priors" not in page.text

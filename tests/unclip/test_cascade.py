@@ -4,19 +4,23 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.unclip.toys import PRESET, make_batch, perturb, seeded, unit
-from unclip.cascade import Cascade, SamplingConfig, closest
+from tests.unclip.toys import AR_PRIOR, PRESET, make_batch, perturb, seeded, unit
+from unclip.cascade import Cascade, SamplingConfig, closest, with_prior_noise_norms
 from unclip.config import ConfigError
-from unclip.models import Decoder, DiffusionPrior, Upsampler
+from unclip.models import ARPrior, Decoder, DiffusionPrior, Upsampler
 
 SAMPLING = SamplingConfig(
+    prior_sampler="ddim",
     prior_steps=4,
     prior_guidance_scale=2.0,
     prior_candidates=2,
+    decoder_sampler="ddim",
     decoder_steps=4,
     decoder_guidance_scale=2.0,
     dynamic_threshold=None,
+    upsampler_1_sampler="ddim",
     upsampler_1_steps=2,
+    upsampler_2_sampler="ddim",
     upsampler_2_steps=2,
     eta=0.0,
     bf16=False,
@@ -60,6 +64,20 @@ def test_generate_follows_its_generator(cascade: Cascade) -> None:
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_an_autoregressive_prior_takes_the_place_of_a_diffusion_prior(
+    cascade: Cascade, bf16: bool
+) -> None:
+    batch = make_batch(8)
+    prior = perturb(ARPrior(AR_PRIOR))
+    assert isinstance(prior, ARPrior)
+    cascade = replace(cascade, prior=prior, sampling=replace(SAMPLING, bf16=bf16))
+    out = cascade.generate(batch["tokens"], batch["text_embeds"], generator=seeded())
+    assert out.image_embeds.dtype == torch.float32
+    torch.testing.assert_close(out.image_embeds.norm(dim=-1), torch.ones(4))
+    assert out.pixels[-1].isfinite().all()
 
 
 def test_the_candidate_closest_to_the_text_is_kept() -> None:
@@ -126,6 +144,7 @@ def test_guidance_scale_one_needs_no_unconditional_pass_and_equals_its_limit(
     ("changes", "message"),
     [
         ({"prior_candidates": 0}, "prior_candidates=0"),
+        ({"prior_temperature": 0.0}, "prior_temperature=0.0"),
         ({"eta": -0.1}, "eta=-0.1"),
         ({"dynamic_threshold": 99.5}, "dynamic_threshold=99.5 is not a quantile"),
     ],
@@ -133,3 +152,19 @@ def test_guidance_scale_one_needs_no_unconditional_pass_and_equals_its_limit(
 def test_impossible_sampling_settings_are_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(SAMPLING, **changes)
+
+
+def test_ddpm_learned_needs_a_decoder_that_learned_its_variance(cascade: Cascade) -> None:
+    with pytest.raises(ConfigError, match=r"learned_variance=true"):
+        replace(cascade, sampling=replace(SAMPLING, decoder_sampler="ddpm_learned"))
+
+
+def test_analytic_dpm_samples_once_its_noise_norms_are_estimated(cascade: Cascade) -> None:
+    batch = make_batch(8)
+    analytic = replace(cascade, sampling=replace(SAMPLING, prior_sampler="analytic_dpm"))
+    inputs = (batch["tokens"], batch["text_embeds"])
+    with pytest.raises(ConfigError, match="with_prior_noise_norms"):
+        analytic.sample_image_embeds(*inputs, generator=seeded())
+    ready = with_prior_noise_norms(analytic, batch, generator=seeded())
+    drawn = ready.sample_image_embeds(*inputs, generator=seeded())
+    torch.testing.assert_close(drawn.norm(dim=-1), torch.ones(4))

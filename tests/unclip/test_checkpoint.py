@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tests.unclip.toys import DECODER, PRESET, make_batch, perturb, seeded
+from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, make_batch, perturb, seeded
 from unclip.checkpoint import CheckpointError, config_metadata, load_model, save_model
 from unclip.config import Config
 from unclip.models import build
@@ -17,7 +17,13 @@ from unclip.objectives import training_loss
 
 @pytest.mark.parametrize(
     "config",
-    [PRESET.prior, PRESET.decoder, PRESET.upsampler_1, replace(DECODER, min_snr_gamma=5.0)],
+    [
+        PRESET.prior,
+        AR_PRIOR,
+        PRESET.decoder,
+        PRESET.upsampler_1,
+        replace(DECODER, min_snr_gamma=5.0),
+    ],
 )
 def test_a_saved_model_comes_back_as_it_was(config: Config, tmp_path: Path) -> None:
     model = perturb(build(config))

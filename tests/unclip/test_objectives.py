@@ -3,13 +3,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.unclip.toys import DECODER, PRESET, PRIOR, UNET, make_batch, perturb, seeded
+from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, PRIOR, UNET, make_batch, perturb, seeded
 from unclip.config import Config, ConfigError
 from unclip.degradations import degrade, gaussian_blur
 from unclip.models import build
 from unclip.objectives import training_loss
 
-MODELS = [PRESET.prior, PRESET.decoder, PRESET.upsampler_1, PRESET.upsampler_2]
+MODELS = [
+    PRESET.prior,
+    AR_PRIOR,
+    PRESET.decoder,
+    PRESET.upsampler_1,
+    PRESET.upsampler_2,
+    replace(DECODER, learned_variance=True),
+    replace(PRESET.upsampler_1, degradation="bsr", low_res_noise=0.3),
+]
 
 
 def batch_for(config: Config, *, count: int = 4) -> dict[str, torch.Tensor]:

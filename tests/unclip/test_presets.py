@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unclip import presets
+from unclip import ar_presets, presets
 from unclip.config import ConfigError
-from unclip.models import build
+from unclip.models import DiffusionPriorConfig, build
 
 NAMES = ["prior", "decoder", "upsampler_1", "upsampler_2"]
 
@@ -26,6 +26,11 @@ def test_paper_models_have_the_parameters_of_table_3(name: str, stated: float) -
     )
 
 
+def test_the_autoregressive_prior_of_the_paper_has_the_parameters_of_table_3() -> None:
+    preset = replace(presets.paper(), prior=ar_presets.paper_ar_prior())
+    assert parameters(preset, "prior") == pytest.approx(1e9, rel=0.1)
+
+
 @pytest.mark.parametrize("make", [presets.small, presets.paper])
 def test_large_presets_end_at_1024_pixels(make: object) -> None:
     preset = make()  # type: ignore[operator]
@@ -41,7 +46,15 @@ def test_tiny_is_small_enough_for_two_cores() -> None:
 def test_another_embed_width_reaches_every_model_that_reads_embeddings() -> None:
     preset = presets.with_embed_width(presets.tiny(), 256)
     assert preset.prior.embed_width == preset.decoder.embed_width == 256
-    assert preset.prior.embedding_scale == pytest.approx(2 * presets.tiny().prior.embedding_scale)
+    assert isinstance(preset.prior, DiffusionPriorConfig)
+    tiny = presets.tiny().prior
+    assert isinstance(tiny, DiffusionPriorConfig)
+    assert preset.prior.embedding_scale == pytest.approx(2 * tiny.embedding_scale)
+
+
+def test_another_embed_width_fits_an_autoregressive_prior_too() -> None:
+    tiny = replace(presets.tiny(), prior=ar_presets.tiny_ar_prior())
+    assert presets.with_embed_width(tiny, 256).prior.embed_width == 256
 
 
 def test_models_of_different_embed_widths_are_refused() -> None:

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.models import (
+    ARPriorConfig,
     DecoderConfig,
     DiffusionPriorConfig,
     TextEncoderConfig,
@@ -34,6 +35,18 @@ PRIOR = DiffusionPriorConfig(
     embedding_scale=8**0.5,
     text_dropout=0.1,
 )
+AR_PRIOR = ARPriorConfig(
+    embed_width=8,
+    width=16,
+    depth=2,
+    heads=2,
+    text_encoder=TEXT,
+    dimensions=5,
+    buckets=16,
+    bucket_reach=3.0,
+    dot_bins=4,
+    text_dropout=0.5,
+)
 DECODER = DecoderConfig(
     image_size=8,
     embed_width=8,
@@ -43,6 +56,7 @@ DECODER = DecoderConfig(
     schedule="cosine",
     train_timesteps=100,
     prediction="v",
+    learned_variance=False,
     min_snr_gamma=None,
     image_dropout=0.1,
     text_dropout=0.5,
@@ -70,6 +84,7 @@ def upsampler_config(low_res_size: int) -> UpsamplerConfig:
         crop_fraction=0.5,
         degradation="gaussian_blur",
         degradation_probability=0.5,
+        low_res_noise=None,
     )
 
 

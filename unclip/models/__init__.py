@@ -6,7 +6,16 @@ from typing import Any
 from torch import nn
 
 from unclip.config import Config, ConfigError
+from unclip.models.ar_prior import ARPrior, ARPriorConfig
 from unclip.models.decoder import Decoder, DecoderConfig
+from unclip.models.karlo import (
+    KarloDecoder,
+    KarloDecoderConfig,
+    KarloPrior,
+    KarloPriorConfig,
+    KarloUpsampler,
+    KarloUpsamplerConfig,
+)
 from unclip.models.prior import DiffusionPrior, DiffusionPriorConfig
 from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
 from unclip.models.unet import UNet, UNetConfig
@@ -14,8 +23,12 @@ from unclip.models.upsampler import Upsampler, UpsamplerConfig
 
 MODELS: dict[type[Config], Callable[[Any], nn.Module]] = {
     DiffusionPriorConfig: DiffusionPrior,
+    ARPriorConfig: ARPrior,
     DecoderConfig: Decoder,
     UpsamplerConfig: Upsampler,
+    KarloPriorConfig: KarloPrior,
+    KarloDecoderConfig: KarloDecoder,
+    KarloUpsamplerConfig: KarloUpsampler,
 }
 
 
@@ -30,10 +43,18 @@ def build(config: Config) -> nn.Module:
 
 __all__ = [
     "MODELS",
+    "ARPrior",
+    "ARPriorConfig",
     "Decoder",
     "DecoderConfig",
     "DiffusionPrior",
     "DiffusionPriorConfig",
+    "KarloDecoder",
+    "KarloDecoderConfig",
+    "KarloPrior",
+    "KarloPriorConfig",
+    "KarloUpsampler",
+    "KarloUpsamplerConfig",
     "TextEncoder",
     "TextEncoderConfig",
     "UNet",

@@ -30,6 +30,7 @@ class DecoderConfig(Config):
     schedule: str
     train_timesteps: int
     prediction: str  # "epsilon", "v" or "x_0"
+    learned_variance: bool  # three more channels, for the variance in ancestral sampling
     min_snr_gamma: float | None  # cap on the loss weight of nearly clean images; None: no weights
     image_dropout: float
     text_dropout: float
@@ -74,7 +75,7 @@ class Decoder(nn.Module):
             config.unet,
             image_size=config.image_size,
             in_channels=3,
-            out_channels=3,
+            out_channels=6 if config.learned_variance else 3,
             context_width=width,
         )
 
@@ -98,7 +99,10 @@ class Decoder(nn.Module):
         )
 
     def forward(self, x: Tensor, timesteps: Tensor, condition: DecoderCondition) -> Tensor:
-        """The prediction for x: (B, 3, S, S) at timesteps: (B,) int64; (B, 3, S, S)."""
+        """The prediction for x: (B, 3, S, S) at timesteps: (B,) int64; (B, 3, S, S).
+
+        With a learned variance (B, 6, S, S): three more channels, from -1 for the smallest to 1.
+        """
         out: Tensor = self.unet(
             x,
             timesteps,

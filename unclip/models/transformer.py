@@ -1,12 +1,32 @@
 """A pre-norm transformer over token sequences."""
 
-# B batch, N tokens, D width, h heads
+# B batch, N tokens, M tokens that are looked at, D width, h heads
+
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from unclip.models.layers import attend, check_divisible
+
+
+class KeyValueCache:
+    """The keys and values of the tokens that one attention layer has seen, with room for more."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity  # tokens
+        self.length = 0
+        self._kept: Tensor | None = None  # (2, B, h, capacity, D/h)
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Take in the next N tokens, each (B, h, N, D/h); returns all so far, (B, h, M, D/h)."""
+        if self._kept is None:
+            self._kept = k.new_empty(2, *k.shape[:2], self.capacity, k.shape[3])
+        start, self.length = self.length, self.length + k.shape[2]
+        self._kept[:, :, :, start : self.length] = torch.stack([k, v])
+        keys, values = self._kept[:, :, :, : self.length].unbind(0)
+        return keys, values
 
 
 class Attention(nn.Module):
@@ -19,10 +39,15 @@ class Attention(nn.Module):
         self.to_qkv = nn.Linear(width, 3 * width)
         self.to_out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x: (B, N, D); mask: True where a query sees a key, broadcastable to (B, h, N, N)."""
+    def forward(self, x: Tensor, mask: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """x: (B, N, D); mask: True where a query sees a key, broadcastable to (B, h, N, M).
+
+        With a cache, x holds the tokens after those in it, which they see too.
+        """
         qkv = rearrange(self.to_qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         q, k, v = qkv.unbind(0)
+        if cache is not None:
+            k, v = cache.extend(k, v)
         attended = attend(q, k, v, mask)  # (B, h, N, D/h)
         out: Tensor = self.to_out(rearrange(attended, "b h n d -> b n (h d)"))
         return out  # (B, N, D)
@@ -40,9 +65,9 @@ class Block(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x: (B, N, D); mask as for `Attention`."""
-        x = x + self.attention(self.norm_attention(x), mask)
+    def forward(self, x: Tensor, mask: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """x: (B, N, D); mask and cache as for `Attention`."""
+        x = x + self.attention(self.norm_attention(x), mask, cache)
         out: Tensor = x + self.mlp(self.norm_mlp(x))
         return out
 
@@ -66,9 +91,11 @@ class Transformer(nn.Module):
                     linear.weight.mul_((2 * depth) ** -0.5)
                     linear.bias.zero_()
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x: (B, N, D); mask as for `Attention`."""
-        for block in self.blocks:
-            x = block(x, mask)
+    def forward(
+        self, x: Tensor, mask: Tensor, caches: Sequence[KeyValueCache] | None = None
+    ) -> Tensor:
+        """x: (B, N, D); mask as for `Attention`; caches: one for each block."""
+        for number, block in enumerate(self.blocks):
+            x = block(x, mask, caches[number] if caches else None)
         out: Tensor = self.norm(x)
         return out  # (B, N, D)

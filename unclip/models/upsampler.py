@@ -1,6 +1,6 @@
 """The upsamplers: from an image to a larger one, by diffusion on the image alone."""
 
-# B batch, S image size, s low-resolution size
+# B batch, S image size, s low-resolution size, D width of the U-Net's conditioning vector
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from unclip.config import Config, ConfigError
 from unclip.degradations import check_degradation
 from unclip.diffusion import check_prediction
-from unclip.models.layers import check_divisible, check_rate
+from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
 from unclip.models.unet import UNet, UNetConfig
 from unclip.schedules import check_schedule
 
@@ -30,14 +30,19 @@ class UpsamplerConfig(Config):
     residual_scale: float | None  # None: noise the image; else what it adds to the enlarged one,
     # times this. A short training then starts from bicubic enlargement; 1 / std gives unit variance
     crop_fraction: float  # side of the training crops over image_size; 0.25 in the paper
-    degradation: str  # of the low-resolution input while training
+    degradation: str  # of the low-resolution input while training: "gaussian_blur" or "bsr"
     degradation_probability: float
+    low_res_noise: float | None  # noise up to this std on that input, of which the network is told
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
         check_divisible("upsampler.image_size", self.image_size, self.low_res_size)
         check_rate("upsampler.degradation_probability", self.degradation_probability)
         check_degradation(self.degradation)
+        if self.low_res_noise is not None and self.low_res_noise <= 0:
+            raise ConfigError(
+                f"upsampler.low_res_noise={self.low_res_noise} must be positive; give null for none"
+            )
         check_schedule(self.schedule, self.train_timesteps)
         check_prediction(self.prediction)
         if self.residual_scale is not None and self.residual_scale <= 0:
@@ -80,6 +85,11 @@ class Upsampler(nn.Module):
         super().__init__()
         self.config = config
         self.unet = UNet(config.unet, image_size=config.image_size, in_channels=6, out_channels=3)
+        self.noise_level = (
+            None
+            if config.low_res_noise is None
+            else TimestepEmbedding(config.unet.channels, config.unet.condition_width)
+        )
 
     def condition(self, low_res: Tensor) -> Tensor:
         """Enlarge low_res: (B, 3, s, s) in [-1, 1] to (B, 3, S, S); once for all steps."""
@@ -96,10 +106,17 @@ class Upsampler(nn.Module):
         scale = self.config.residual_scale
         return diffused if scale is None else enlarged + diffused / scale
 
-    def forward(self, x: Tensor, timesteps: Tensor, enlarged: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, timesteps: Tensor, enlarged: Tensor, noise_std: Tensor | None = None
+    ) -> Tensor:
         """The prediction for x: (B, 3, S, S) at timesteps: (B,) int64; (B, 3, S, S).
 
         enlarged: (B, 3, S, S) from `condition`. S is any multiple of the U-Net's stride.
+        noise_std: (B,) of the noise on the low-resolution input; None: there is none.
         """
-        out: Tensor = self.unet(torch.cat([x, enlarged], dim=1), timesteps)
+        embedding = None
+        if self.noise_level is not None:
+            noise_std = torch.zeros(len(x), device=x.device) if noise_std is None else noise_std
+            embedding = self.noise_level(1000 * noise_std)  # (B, D); as coarse as timesteps are
+        out: Tensor = self.unet(torch.cat([x, enlarged], dim=1), timesteps, embedding=embedding)
         return out

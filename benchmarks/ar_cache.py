@@ -1,0 +1,96 @@
+"""How much faster the autoregressive prior samples with its key-value cache than without.
+
+Both ways draw the same codes in one process; printed is one line for benchmarks/README.md:
+`python benchmarks/ar_cache.py`.
+"""
+
+import datetime
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unclip.ar_presets import paper_ar_prior
+from unclip.ar_sampling import sample_codes
+from unclip.models import ARPrior
+
+BATCH = 2
+CAPTION = 32  # tokens that are not padding
+
+
+def prior() -> ARPrior:
+    """The paper's 319 codes of 1,024 buckets, in a transformer that a laptop runs."""
+    paper = paper_ar_prior()
+    text = replace(paper.text_encoder, width=128, heads=2)
+    config = replace(paper, text_encoder=text, width=128, depth=4, heads=2)
+    return ARPrior(config).eval()
+
+
+def measure(model: ARPrior, device: torch.device) -> tuple[float, float]:
+    """Seconds with the cache and without; raises where the codes differ."""
+    tokens = torch.zeros(BATCH, model.config.text_encoder.context_length, dtype=torch.int64)
+    tokens[:, :CAPTION] = 7
+    text_embeds = F.normalize(torch.ones(BATCH, model.config.embed_width), dim=-1)
+
+    def sample(cached: bool) -> Tensor:
+        return sample_codes(
+            model,
+            tokens.to(device),
+            text_embeds.to(device),
+            guidance_scale=2.0,
+            temperature=1.0,
+            generator=torch.Generator().manual_seed(0),
+            cached=cached,
+        )
+
+    # On a CPU its own seconds count, so that other work on the machine does not.
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+
+    def timed(cached: bool) -> tuple[float, Tensor]:
+        start = clock()
+        codes = sample(cached).cpu()  # waits for the device
+        return clock() - start, codes
+
+    timed(True)  # warm-up
+    with_cache, codes = timed(True)
+    without, same = timed(False)
+    if not torch.equal(codes, same):
+        raise RuntimeError("the codes of sampling with the cache and without differ")
+    return with_cache, without
+
+
+def machine(device: torch.device) -> str:
+    """What it ran on, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} thread(s)"
+
+
+def main(show: Callable[[str], object] = sys.stdout.write) -> None:
+    """Print the line."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = prior().to(device)
+    with_cache, without = measure(model, device)
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    show(
+        f"| {datetime.datetime.now(datetime.UTC).date()} | {machine(device)} | "
+        f"{size:.0f}M parameters, {model.config.dimensions} codes, {BATCH} captions with guidance "
+        f"| {with_cache:.2f} s | {without:.2f} s | {without / with_cache:.1f} |\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

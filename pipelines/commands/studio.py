@@ -1,0 +1,134 @@
+"""What the commands that manipulate pictures share: models, latents, and the picture they write."""
+
+# B pictures, S image size, E width of the CLIP embeddings, L context length
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageOps
+
+from pipelines.commands.common import Project, target_of
+from pipelines.commands.models import MODELS, check_trained, open_models
+from pipelines.core.errors import PipelineError
+from pipelines.evaluation.labelled import Tile, labelled_grid
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from pipelines.evaluation.generate import GenerationWorker
+    from unclip.cascade import Cascade
+    from unclip.manipulate import Latent
+
+MOST_PICTURES = 256  # of one row or grid
+NOT_PARAMS = ("module", "debug", "overrides", "out", "store", "config")
+
+
+@dataclass(frozen=True)
+class Studio:
+    """A project's models at work on one command; whatever is heavy is loaded on first use."""
+
+    arguments: argparse.Namespace
+    project: Project
+    target: Path
+
+    @cached_property
+    def worker(self) -> "GenerationWorker":
+        """The models with their CLIP, device and tokeniser."""
+        return open_models(self.project)
+
+    @property
+    def cascade(self) -> "Cascade":
+        """The trained cascade."""
+        return self.worker.cascade
+
+    @property
+    def size(self) -> int:
+        """Side of the pictures that the cascade makes."""
+        return self.cascade.upsampler_2.config.image_size
+
+    def generator(self) -> "torch.Generator":
+        """Fresh from `--seed`."""
+        import torch
+
+        return torch.Generator(self.worker.device).manual_seed(self.arguments.seed)
+
+    def image_embeds(self, picture: Image.Image) -> "Tensor":
+        """z_i, (1, E)."""
+        return self.worker.clip.encode_images([picture])
+
+    def text_embeds(self, captions: Sequence[str]) -> "Tensor":
+        """z_t, (B, E)."""
+        return self.worker.clip.encode_texts(captions)
+
+    def tokens(self, captions: Sequence[str]) -> "Tensor":
+        """(B, L) as the models' own text encoders read them."""
+        tokens: Tensor = self.worker.tokenizer(list(captions)).to(self.worker.device)
+        return tokens
+
+    def latent(self, picture: Image.Image) -> "Latent":
+        """(z_i, x_T) of a picture."""
+        from unclip.manipulate import encode, to_pixels
+
+        pixels = to_pixels(self.cascade, [picture])
+        return encode(self.cascade, pixels, self.image_embeds(picture))
+
+    def original(self, picture: Image.Image, label: str = "original") -> Tile:
+        """The picture as the cascade could at best make it."""
+        method = Image.Resampling.LANCZOS
+        return Tile(ImageOps.fit(picture, (self.size, self.size), method=method), label)
+
+    def enlarged(self, pixels: "Tensor") -> list[Image.Image]:
+        """Pictures of the decoder's size (B, 3, S, S) at the cascade's."""
+        from pipelines.evaluation.pictures import to_images
+        from unclip.manipulate import enlarge
+
+        return to_images(enlarge(self.cascade, pixels, seed=self.arguments.seed))
+
+    def tiles(self, pixels: "Tensor", labels: Sequence[str]) -> list[Tile]:
+        """The same with a label each."""
+        return [Tile(*pair) for pair in zip(self.enlarged(pixels), labels, strict=True)]
+
+    def finish(self, rows: Sequence[Sequence[Tile]]) -> None:
+        """Write the grid, track it, and say where it is."""
+        from pipelines.tracking_picture import log_picture
+
+        labelled_grid(rows).save(self.target, "PNG")
+        print(f"Wrote {self.target}.")
+        log_picture(
+            self.target,
+            self.project.store,
+            self.project.config.run.tracking,
+            name=self.arguments.module,
+            params=params_of(self.arguments),
+            warn=lambda told: print(told, file=sys.stderr),
+        )
+
+
+def open_studio(arguments: argparse.Namespace, project: Project, *also: str) -> Studio:
+    """Check what is asked against what is there. Raises `PipelineError`; loads nothing."""
+    target = target_of(arguments)
+    count = getattr(arguments, "count", 1)
+    if not 1 <= count <= MOST_PICTURES:
+        raise PipelineError(f"--count {count} must lie between 1 and {MOST_PICTURES}.")
+    if not 0 <= getattr(arguments, "eta", 0) <= 1:
+        raise PipelineError(f"--eta {arguments.eta} must lie between 0 and 1.")
+    check_trained(project, (*MODELS, *also))
+    return Studio(arguments, project, target)
+
+
+def check_words(flag: str, text: str | None) -> None:
+    """Raise `PipelineError` for a caption without a word; None is one that was not given."""
+    if text is not None and not text.strip():
+        raise PipelineError(f"{flag} is empty; give a caption, such as a green apple.")
+
+
+def params_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the picture follows from, as it was typed."""
+    given = {name: v for name, v in vars(arguments).items() if name not in NOT_PARAMS}
+    return {"config": arguments.config, **{n: v for n, v in given.items() if v is not None}}

@@ -1,0 +1,48 @@
+"""What the training data decide of an autoregressive prior, before its first step.
+
+It follows from artifacts alone, so that it is the same on every worker and after every restart.
+"""
+
+# N training rows, E width of the CLIP embeddings
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from pipelines.artifacts import EmbeddingShards, PcaBasisFile, SelectionShards
+from pipelines.stages.pca import load_basis
+from unclip.pca import PcaBasis
+from unclip.quantise import quantile_edges
+
+MOST_SHARDS = 256  # evenly spaced over all, that the bins of the dot product are made from
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `ARPrior.calibrate` takes."""
+
+    basis: PcaBasis
+    dot_edges: Tensor  # (dot_bins - 1,)
+
+
+def calibrate(
+    pca: PcaBasisFile, embeddings: EmbeddingShards, selection: SelectionShards, dot_bins: int
+) -> Calibration:
+    """The basis of the training rows, and the quantiles of their dot products z_i · z_t."""
+    products = training_similarities(embeddings, selection)
+    return Calibration(load_basis(pca), quantile_edges(products, buckets=dot_bins))
+
+
+def training_similarities(embeddings: EmbeddingShards, selection: SelectionShards) -> Tensor:
+    """Cosines of picture and caption of the rows that are trained on; (N,) float32."""
+    names = [name for name, rows in selection.rows.items() if rows]
+    places = np.linspace(0, len(names) - 1, min(len(names), MOST_SHARDS)).round().astype(int)
+    found = []
+    for name in (names[place] for place in places):
+        chosen = selection.read(name)
+        rows = chosen.filter(pc.invert(chosen["held_out"]))["row"].to_numpy()
+        found.append(embeddings.read(name, ["similarity"])["similarity"].to_numpy()[rows])
+    return torch.from_numpy(np.concatenate(found).astype(np.float32))

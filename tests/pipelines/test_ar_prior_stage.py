@@ -1,0 +1,130 @@
+"""The training of an autoregressive prior, in this process."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import torch
+
+from pipelines.core.store import Folder, Store
+from pipelines.load_config import load_config
+from pipelines.stages.calibration import calibrate, training_similarities
+from pipelines.stages.models import LoaderSettings, TrainARPrior
+from pipelines.stages.pca import load_basis
+from pipelines.stages.tasks import MODEL_FILE
+from pipelines.stages.training import TrainingJob, TrainingWorker
+from tests.pipelines import given
+from tests.pipelines.given_pairs import GivenPairs
+from tests.pipelines.local import LocalContext, make
+from unclip.checkpoint import load_model
+from unclip.models import ARPrior
+from unclip.training import TrainingConfig
+
+QUICK: TrainingConfig = replace(
+    load_config("demo").prior.training,
+    steps=4,
+    warmup_steps=1,
+    batch_size=8,
+    log_every_steps=2,
+    checkpoint_every_steps=2,
+)
+
+
+class TrainingContext(LocalContext):
+    def train(self, function: Any, config: Mapping[str, Any]) -> None:
+        job: TrainingJob = config["job"]
+        TrainingWorker(job, rank=0, world_size=1, device=torch.device("cpu")).run()
+
+
+class Killed(Exception):  # noqa: N818
+    pass
+
+
+class KilledContext(LocalContext):
+    """Dies in the middle of the training."""
+
+    def train(self, function: Any, config: Mapping[str, Any]) -> None:
+        worker = TrainingWorker(config["job"], rank=0, world_size=1, device=torch.device("cpu"))
+        keep_history = worker.keep_history
+
+        def die(step: int, values: dict[str, float]) -> None:
+            keep_history(step, values)
+            if step == 2:
+                raise Killed
+
+        worker.keep_history = die  # type: ignore[method-assign]
+        worker.run()
+
+
+def stage_of(training: TrainingConfig = QUICK) -> TrainARPrior:
+    pairs, clip = GivenPairs(48), given.GivenClip()
+    embeddings = given.GivenEmbeddings(pairs, clip)
+    return TrainARPrior(
+        pairs,
+        embeddings,
+        given.GivenSelection(embeddings),
+        given.small_ar_prior(),
+        training,
+        LoaderSettings(shuffle_shards=2),
+        pca=given.GivenPca(),
+    )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(str(tmp_path_factory.mktemp("store")))
+    for dependency in stage_of().dependencies.values():
+        make(store, dependency)
+    return store
+
+
+def trained(store: Store, folder: Path, *, killed: bool = False) -> ARPrior:
+    torch.set_num_threads(1)
+    if killed:
+        with pytest.raises(Killed):
+            stage_of().run(KilledContext(store, Folder(str(folder)), []))
+    made = stage_of().run(TrainingContext(store, Folder(str(folder)), []))
+    assert (made.steps, made.model) == (4, "ARPriorConfig")
+    model = load_model(made.folder.local(MODEL_FILE))
+    assert isinstance(model, ARPrior)
+    return model
+
+
+def test_the_trained_model_holds_the_basis_and_the_edges(store: Store, tmp_path: Path) -> None:
+    model = trained(store, tmp_path)
+    basis = load_basis(make(store, given.GivenPca()))
+    torch.testing.assert_close(model.mean, basis.mean)
+    torch.testing.assert_close(model.components, basis.components[:8])
+    torch.testing.assert_close(model.edges[:, -1], 4 * basis.eigenvalues[:8].sqrt())
+
+
+def test_a_training_that_was_killed_ends_with_the_same_weights(
+    store: Store, tmp_path: Path
+) -> None:
+    whole, resumed = (trained(store, tmp_path / str(k), killed=k) for k in (False, True))
+    state = resumed.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in whole.state_dict().items())
+
+
+def test_bins_of_the_dot_product_hold_equal_shares_of_the_training_rows(store: Store) -> None:
+    stage = stage_of()
+    embeddings, selection = (
+        make(store, stage.embeddings),
+        make(store, stage.selection),
+    )
+    calibration = calibrate(make(store, stage.pca), embeddings, selection, dot_bins=4)
+    products = training_similarities(embeddings, selection)
+    counts = torch.bucketize(products, calibration.dot_edges).bincount(minlength=4)
+    assert counts.tolist() == [8, 8, 8, 8]
+
+    shards = [(embeddings.read(name), selection.read(name)) for name in selection.rows]
+    expected = []
+    for rows, chosen in shards:
+        kept = rows.take(chosen.filter(pc.invert(chosen["held_out"]))["row"])
+        images, texts = (np.array(kept[c].to_pylist()) for c in ("image_embeds", "text_embeds"))
+        expected.append((images * texts).sum(-1))
+    np.testing.assert_allclose(products, np.concatenate(expected), atol=1e-5)

@@ -1,0 +1,159 @@
+"""The commands that manipulate pictures: what they refuse, and what they write."""
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFont
+
+from pipelines.cli import main
+from pipelines.commands import studio
+from pipelines.core.store import Store
+from pipelines.evaluation.generate import GenerationWorker, Weights
+from pipelines.evaluation.labelled import FONT_SIZE, Tile, labelled_grid, wrap
+from pipelines.tracking_picture import log_picture
+from pipelines.tracking_settings import TrackingSettings
+from tests.pipelines.given import evaluate_config, evaluate_stage
+from tests.pipelines.local import make
+
+MODELS = ("clip", "prior", "decoder", "upsampler_1", "upsampler_2")
+
+
+@pytest.fixture(autouse=True)
+def _pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGBA", (40, 40), (255, 0, 0, 0)).save("clear.png")
+    Image.new("L", (40, 30), 90).save("grey.png")
+    for name, shade in (("black", 0), ("smooth", 128)):
+        Image.new("L", (40, 40), shade).save(f"{name}.png")
+    half = np.zeros((40, 40), np.uint8)
+    half[:, :20] = 255
+    Image.fromarray(half).save("half.png")
+    Path("text.png").write_text("no picture")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["variations", "nowhere.png"], "nowhere.png is no picture"),
+        (["variations", "0123456789abcdef0123"], "not in"),
+        (["variations", "text.png"], "cannot be read as a picture"),
+        (["variations", "."], "is no picture"),
+        (["variations", "clear.png"], "Train them first"),
+        (["variations", "grey.png"], "Train them first"),
+        (["variations", "clear.png", "--count", "0"], "--count 0"),
+        (["variations", "clear.png", "--eta", "2"], "--eta 2.0"),
+        (["variations", "clear.png", "--out", "no/such.png"], "There is no folder"),
+        (["interpolate", "clear.png", "grey.png", "--count", "1"], "no two ends"),
+        (["edit", "clear.png", "--to", " "], "--to is empty"),
+        (["edit", "clear.png", "--to", "a", "--from-text", "a"], "names no direction"),
+        (["edit", "clear.png", "--to", "a", "--strength", "0"], "--strength 0.0"),
+        (["reconstruct", "clear.png", "--components", "1,x"], "--components 1,x"),
+        (["inpaint", "grey.png", "half.png"], "mask of the picture's size"),
+        (["inpaint", "clear.png", "smooth.png"], "1600 pixels that are neither black nor white"),
+        (["inpaint", "clear.png", "black.png"], "nothing to paint"),
+        (["importance", ""], "The caption is empty"),
+        (["attack", "clear.png", "--labels", "apple,"], "two or more"),
+    ],
+)
+def test_bad_input_is_one_paragraph_before_anything_is_loaded(
+    arguments: list[str],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(studio, "open_models", lambda project: pytest.fail("loaded"))
+    assert main([*arguments, "--store", "store"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert told in said
+    assert "\n" not in said
+    assert not Path("store").exists()
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> GenerationWorker:
+    store = Store(str(tmp_path_factory.mktemp("store")))
+    stage = evaluate_stage(evaluate_config())
+    weights = Weights(**{name: make(store, getattr(stage, name)) for name in MODELS})
+    return GenerationWorker(weights, stage.config, store.folder(stage.name, stage.key))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "columns", "rows"),
+    [
+        (["variations", "clear.png", "--count", "2"], 4, 1),
+        (["interpolate", "clear.png", "grey.png", "--count", "2"], 4, 2),
+        (["edit", "grey.png", "--to", "a heart", "--from-text", "a star", "--count", "2"], 3, 1),
+        (["inpaint", "clear.png", "half.png", "--caption", "a heart", "--count", "2"], 4, 1),
+        (["inpaint", "clear.png", "half.png", "--count", "1"], 3, 1),
+        (["importance", "a heart", "--image", "grey.png", "--count", "2"], 3, 4),
+        (["attack", "grey.png", "--labels", "heart,star", "--count", "2"], 3, 1),
+    ],
+)
+def test_a_command_writes_a_labelled_grid_and_tracks_it(
+    arguments: list[str],
+    columns: int,
+    rows: int,
+    worker: GenerationWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logged: list[dict[str, object]] = []
+    monkeypatch.setattr(studio, "check_trained", lambda project, names: None)
+    monkeypatch.setattr(studio, "open_models", lambda project: worker)
+    monkeypatch.setattr(
+        "pipelines.tracking_picture.log_picture", lambda *given, **named: logged.append(named)
+    )
+    assert main(["--debug", *arguments, "--store", "store", "--out", "grid.png"]) == 0
+    grid = Image.open("grid.png")
+    assert grid.width == columns * (128 + 8) + 8
+    assert grid.height > rows * 128
+    (said,) = logged
+    assert said["name"] == arguments[0]
+
+
+def test_labels_are_wrapped_to_their_picture_and_stay_readable() -> None:
+    font = ImageFont.load_default(FONT_SIZE)
+    lines = wrap("a rather long label that needs lines\nand a second one", 60, font)
+    assert len(lines) > 4
+    assert all(font.getlength(line) <= 60 for line in lines)
+    assert wrap("unbreakable" * 9, 60, font)[0].endswith("…")
+    white = Tile(Image.new("RGB", (64, 64), "white"), "a label")
+    below = np.asarray(labelled_grid([[white]]).convert("L"))[140:]
+    assert below.min() < 80
+
+
+def test_an_outage_of_the_tracking_server_is_a_warning_and_the_picture_is_told_later(
+    tmp_path: Path,
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    settings = TrackingSettings(uri=f"http://127.0.0.1:{port}")
+    said: list[str] = []
+    store = Store(str(tmp_path / "kept"))
+    log_picture(
+        Path("grey.png"), store, settings, name="edit", params={"to": "a"}, warn=said.append
+    )
+    assert "does not answer" in said[0]
+    assert len(list((tmp_path / "kept").rglob("*.json"))) == 4
+
+
+def test_a_picture_is_a_run_with_its_parameters(tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    said: list[str] = []
+    store, settings = Store(str(tmp_path / "kept")), TrackingSettings()
+    log_picture(
+        Path("grey.png"), store, settings, name="edit", params={"to": "a"}, warn=said.append
+    )
+    assert said == []
+    client = MlflowClient(f"sqlite:///{tmp_path}/kept/mlflow.db")
+    experiment = client.get_experiment_by_name(settings.experiment)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status) == ("edit", "FINISHED")
+    assert run.data.params == {"to": "a"}
+    assert [f.path for f in client.list_artifacts(run.info.run_id, "samples")] == [
+        "samples/grey.png"
+    ]

@@ -1,0 +1,245 @@
+"""Karlo's pipelines in the folders of diffusers, read and written without it.
+
+A folder has `model_index.json` and a subfolder per component, of JSON settings and safetensors.
+UnCLIPPipeline has a prior; UnCLIPImageVariationPipeline has CLIP's image tower in its place.
+
+What is written names the classes as the published Karlo does. diffusers has since moved the one
+of `text_proj`, and loads such folders, its own and the published ones too, only after
+`diffusers.pipelines.unclip = diffusers.pipelines.deprecated.unclip`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from unclip.interop import configs, names
+from unclip.interop.clip_towers import check_tokenizer, read_clip, write_clip, write_tokenizer
+from unclip.interop.errors import InteropError
+from unclip.interop.karlo_pipeline import KarloPipeline
+from unclip.interop.karlo_sampling import KARLO_SAMPLING, KarloCascade, KarloSampling
+from unclip.interop.settings import Settings, read_json, write_json
+from unclip.interop.unet_configs import Json
+from unclip.interop.weights import Tensors, build_from, read_tensors, unload, write_tensors
+from unclip.models import KarloDecoder, KarloPrior, KarloUpsampler
+from unclip.models.karlo import ClipTextConfig
+
+TEXT_TO_IMAGE, VARIATION = "UnCLIPPipeline", "UnCLIPImageVariationPipeline"
+CLASSES = {
+    names.PRIOR: ("diffusers", "PriorTransformer"),
+    names.DECODER: ("diffusers", "UNet2DConditionModel"),
+    names.TEXT_PROJ: ("unclip", "UnCLIPTextProjModel"),
+    names.SUPER_RES_FIRST: ("diffusers", "UNet2DModel"),
+    names.SUPER_RES_LAST: ("diffusers", "UNet2DModel"),
+    names.TEXT_ENCODER: ("transformers", "CLIPTextModelWithProjection"),
+    names.IMAGE_ENCODER: ("transformers", "CLIPVisionModelWithProjection"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "feature_extractor": ("transformers", "CLIPImageProcessor"),
+    "prior_scheduler": ("diffusers", "UnCLIPScheduler"),
+    "decoder_scheduler": ("diffusers", "UnCLIPScheduler"),
+    "super_res_scheduler": ("diffusers", "UnCLIPScheduler"),
+}
+ONLY = {
+    TEXT_TO_IMAGE: (names.PRIOR, "prior_scheduler"),
+    VARIATION: (names.IMAGE_ENCODER, "feature_extractor"),
+}
+VERSION = "0.33.1"  # of diffusers, the last to develop these pipelines
+
+
+def read_pipeline(
+    folder: Path | str,
+    *,
+    sampling: KarloSampling = KARLO_SAMPLING,
+    device: torch.device | str = "cpu",
+) -> KarloPipeline:
+    """The models in the folder of either pipeline; raises `InteropError` for any other folder."""
+    folder, device = Path(folder), torch.device(device)
+    kind = _kind(folder)
+    text = configs.read_text(_settings(folder, names.TEXT_ENCODER))
+    check_tokenizer(folder / "tokenizer")
+    text_weights = _weights(folder, names.TEXT_ENCODER)
+    decoder = _read_decoder(folder, text, text_weights)
+    prior = _read_prior(folder, text, text_weights) if kind == TEXT_TO_IMAGE else None
+    if prior is not None:
+        prior.text_encoder = decoder.text_encoder  # in memory once
+        prior.to(device)
+    cascade = KarloCascade(
+        prior=prior,
+        decoder=decoder.to(device),
+        upsampler=_read_upsampler(folder, decoder.config.image_size).to(device),
+        sampling=sampling,
+    )
+    if kind == TEXT_TO_IMAGE:
+        return KarloPipeline(cascade, None)
+    towers = {names.TEXT_ENCODER: text_weights} | _read_weights(folder, names.IMAGE_ENCODER)
+    image_encoder = _settings(folder, names.IMAGE_ENCODER)
+    extractor = _settings(folder, "feature_extractor", "preprocessor_config.json")
+    return KarloPipeline(cascade, read_clip(image_encoder, extractor, text, towers, device=device))
+
+
+def _kind(folder: Path) -> str:
+    """Which of the pipelines the folder has."""
+    index = read_json(folder / "model_index.json")
+    kind = index.get("_class_name")
+    if kind not in ONLY:
+        raise InteropError(
+            f"{folder / 'model_index.json'}: _class_name={kind!r}; give the folder of an "
+            f"{' or '.join(ONLY)}"
+        )
+    for component in _components(kind):
+        given = index.get(component)
+        if not isinstance(given, list) or given[-1:] != [CLASSES[component][1]]:
+            raise InteropError(
+                f"{folder / 'model_index.json'}: {component}={given!r}, but Karlo has a "
+                f"{CLASSES[component][1]} there"
+            )
+    return str(kind)
+
+
+def _components(kind: str) -> Iterator[str]:
+    """The components of a pipeline whose class says how to read them."""
+    others = {name for other, only in ONLY.items() if other != kind for name in only}
+    return (name for name in CLASSES if name not in others and name in STRICT)
+
+
+STRICT = {*CLASSES} - {"tokenizer", "feature_extractor"}  # their classes have had several names
+
+
+def _read_prior(folder: Path, text: ClipTextConfig, text_weights: Tensors) -> KarloPrior:
+    scheduler = _scheduler(folder, "prior_scheduler")
+    config = configs.read_prior(_settings(folder, names.PRIOR), scheduler, text)
+    components = {names.TEXT_ENCODER: text_weights} | _read_weights(folder, names.PRIOR)
+    return cast(KarloPrior, build_from(config, names.prior_table(config), components))
+
+
+def _read_decoder(folder: Path, text: ClipTextConfig, text_weights: Tensors) -> KarloDecoder:
+    config = configs.read_decoder(
+        _settings(folder, names.DECODER),
+        _settings(folder, names.TEXT_PROJ),
+        _scheduler(folder, "decoder_scheduler"),
+        text,
+    )
+    components = {names.TEXT_ENCODER: text_weights}
+    components |= _read_weights(folder, names.DECODER, names.TEXT_PROJ)
+    return cast(KarloDecoder, build_from(config, names.decoder_table(config), components))
+
+
+def _read_upsampler(folder: Path, low_res_size: int) -> KarloUpsampler:
+    """Both networks, which must be of one shape."""
+    first, last = (
+        configs.read_upsampler(
+            _settings(folder, component), _scheduler(folder, "super_res_scheduler"), low_res_size
+        )
+        for component in (names.SUPER_RES_FIRST, names.SUPER_RES_LAST)
+    )
+    if first != last:
+        raise InteropError(
+            f"{folder}: super_res_first is {first}, but super_res_last is {last}; Karlo's are of "
+            "one shape"
+        )
+    components = _read_weights(folder, names.SUPER_RES_FIRST, names.SUPER_RES_LAST)
+    return cast(KarloUpsampler, build_from(first, names.upsampler_table(first), components))
+
+
+def _settings(folder: Path, component: str, file: str = "config.json") -> Settings:
+    return Settings.read(folder / component / file)
+
+
+def _scheduler(folder: Path, component: str) -> Settings:
+    return _settings(folder, component, "scheduler_config.json")
+
+
+def _read_weights(folder: Path, *components: str) -> dict[str, Tensors]:
+    return {component: _weights(folder, component) for component in components}
+
+
+def _weights(folder: Path, component: str) -> Tensors:
+    return read_tensors(folder / component, _stem(component))
+
+
+def _stem(component: str) -> str:
+    """What the library that owns the component calls its weights."""
+    return "model" if CLASSES[component][0] == "transformers" else "diffusion_pytorch_model"
+
+
+def write_pipeline(folder: Path | str, pipeline: KarloPipeline, *, variation: bool = False) -> None:
+    """Write a folder that diffusers loads as UnCLIPPipeline, or as the one for image variation."""
+    folder, cascade = Path(folder), pipeline.cascade
+    kind = VARIATION if variation else TEXT_TO_IMAGE
+    tensors = unload(cascade.decoder, names.decoder_table(cascade.decoder.config))
+    tensors |= unload(cascade.upsampler, names.upsampler_table(cascade.upsampler.config))
+    if variation:
+        if pipeline.clip is None:
+            raise InteropError(f"{folder}: an {kind} needs CLIP's image tower; this Karlo has none")
+        tensors[names.IMAGE_ENCODER] = write_clip(folder, pipeline.clip)
+    else:
+        if cascade.prior is None:
+            raise InteropError(f"{folder}: an {kind} needs a prior; write it with variation=True")
+        _check_one_text_tower(cascade.prior, cascade.decoder)
+        tensors |= unload(cascade.prior, names.prior_table(cascade.prior.config))
+        _write_prior_settings(folder, cascade.prior)
+    for component, weights in tensors.items():
+        write_tensors(folder / component, _stem(component), weights)
+    _write_settings(folder, cascade)
+    _write_index(folder, kind)
+
+
+def _check_one_text_tower(prior: KarloPrior, decoder: KarloDecoder) -> None:
+    ours, theirs = prior.text_encoder.state_dict(), decoder.text_encoder.state_dict()
+    differing = [
+        name
+        for name in ours
+        if ours[name].shape != theirs[name].shape or not torch.equal(ours[name], theirs[name])
+    ]
+    if differing:
+        raise InteropError(
+            f"prior and decoder have different text towers ({differing[0]}), and this format has "
+            "room for one; train both on the same CLIP"
+        )
+
+
+def _write_prior_settings(folder: Path, prior: KarloPrior) -> None:
+    config = prior.config
+    _write(folder, names.PRIOR, configs.write_prior(config))
+    scheduler = configs.write_scheduler(
+        config.train_timesteps,
+        prediction="sample",
+        variance="fixed_small_log",
+        limit=config.x_start_limit,
+    )
+    _write(folder, "prior_scheduler", scheduler)
+
+
+def _write_settings(folder: Path, cascade: KarloCascade) -> None:
+    decoder, upsampler = cascade.decoder.config, cascade.upsampler.config
+    write_json(
+        folder / names.TEXT_ENCODER / "config.json", configs.write_text(decoder.text_encoder)
+    )
+    write_tokenizer(folder / "tokenizer", context_length=decoder.text_encoder.context_length)
+    _write(folder, names.DECODER, configs.write_decoder(decoder))
+    _write(folder, names.TEXT_PROJ, configs.write_text_proj(decoder))
+    for component in (names.SUPER_RES_FIRST, names.SUPER_RES_LAST):
+        _write(folder, component, configs.write_upsampler(upsampler))
+    for component, variance, timesteps in (
+        ("decoder_scheduler", "learned_range", decoder.train_timesteps),
+        ("super_res_scheduler", "fixed_small_log", upsampler.train_timesteps),
+    ):
+        scheduler = configs.write_scheduler(
+            timesteps, prediction="epsilon", variance=variance, limit=1.0
+        )
+        _write(folder, component, scheduler)
+
+
+def _write(folder: Path, component: str, content: Json) -> None:
+    """One component's settings, with the version that diffusers looks for."""
+    file = "scheduler_config.json" if component.endswith("scheduler") else "config.json"
+    write_json(folder / component / file, content | {"_diffusers_version": VERSION})
+
+
+def _write_index(folder: Path, kind: str) -> None:
+    """Last: a folder without it is not whole."""
+    others = {name for other, only in ONLY.items() if other != kind for name in only}
+    components = {name: list(of) for name, of in CLASSES.items() if name not in others}
+    index = {"_class_name": kind, "_diffusers_version": VERSION}
+    write_json(folder / "model_index.json", index | components)

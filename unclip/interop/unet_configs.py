@@ -1,0 +1,125 @@
+"""U-Nets of diffusers as our `UNetConfig`, and back."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from unclip.config import Config, ConfigError
+from unclip.interop.errors import InteropError
+from unclip.interop.settings import Settings
+from unclip.models import UNetConfig
+
+Json = dict[str, Any]
+_Config = TypeVar("_Config", bound=Config)
+
+PLAIN = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
+ATTENDING = ("SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D")
+
+UNET = {
+    "center_input_sample": False,
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "mid_block_scale_factor": 1,
+    "act_fn": "silu",
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "scale_shift",
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "num_class_embeds": None,
+}
+DECODER = UNET | {
+    "in_channels": 3,
+    "out_channels": 6,
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "class_embed_type": "identity",
+    "only_cross_attention": False,
+    "resnet_skip_time_act": False,
+    "resnet_out_scale_factor": 1.0,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "attention_type": "default",
+}
+UPSAMPLER = UNET | {
+    "in_channels": 6,
+    "out_channels": 3,
+    "mid_block_type": "UNetMidBlock2D",
+    "class_embed_type": None,
+    "add_attention": False,
+}
+STATED = ("resnet_time_scale_shift", "mid_block_type", "class_embed_type", "add_attention")
+# Settings of blocks that Karlo has not, or of how and where a model is trained.
+UNET_IGNORED = (
+    "downsample_padding",
+    "downsample_type",
+    "upsample_type",
+    "transformer_layers_per_block",
+    "addition_embed_type_num_heads",
+    "upcast_attention",
+)
+
+
+def built(where: str, make: Callable[[], _Config]) -> _Config:
+    """The config; what contradicts itself in it is told with the place that it comes from."""
+    try:
+        return make()
+    except ConfigError as error:
+        raise InteropError(f"{where}: {error}") from error
+
+
+def read_unet(
+    settings: Settings, fixed: Json, image_size: int, attending: tuple[str, str]
+) -> UNetConfig:
+    """Of a U-Net whose levels are plain, or of the types `attending` on the way down and up."""
+    widths = settings.integers("block_out_channels")
+    down, up = settings.words("down_block_types"), settings.words("up_block_types")
+    attends = [name == attending[0] and name != PLAIN[0] for name in down]
+    if (down, up) != _block_types(attends, attending) or len(down) != len(widths):
+        raise InteropError(
+            f"{settings.where}: block_out_channels={list(widths)}, down_block_types={list(down)} "
+            f"and up_block_types={list(up)} do not mirror each other, or are not of the types "
+            f"{', '.join(dict.fromkeys((*PLAIN, *attending)))}"
+        )
+    if any(width % widths[0] for width in widths):
+        raise InteropError(
+            f"{settings.where}: block_out_channels={list(widths)} are no multiples of the first"
+        )
+    settings.expect(fixed, stated=tuple(key for key in STATED if fixed.get(key) is not None))
+    settings.ignore(*UNET_IGNORED)
+    return built(
+        settings.where,
+        lambda: UNetConfig(
+            channels=widths[0],
+            channel_multipliers=tuple(width // widths[0] for width in widths),
+            residual_blocks=settings.integer("layers_per_block", default=2),
+            attention_resolutions=tuple(
+                image_size >> level for level, attend in enumerate(attends) if attend
+            ),
+            head_channels=settings.integer("attention_head_dim", default=8),
+            norm_groups=settings.integer("norm_num_groups", default=32),
+            dropout=settings.number("dropout", default=0.0),
+        ),
+    )
+
+
+def write_unet(config: UNetConfig, image_size: int, attending: tuple[str, str]) -> Json:
+    """The reverse of `read_unet`, less what is fixed."""
+    levels = range(len(config.channel_multipliers))
+    attends = [image_size >> level in config.attention_resolutions for level in levels]
+    down, up = _block_types(attends, attending)
+    return {
+        "sample_size": image_size,
+        "block_out_channels": [config.channels * by for by in config.channel_multipliers],
+        "down_block_types": list(down),
+        "up_block_types": list(up),
+        "layers_per_block": config.residual_blocks,
+        "attention_head_dim": config.head_channels,
+        "norm_num_groups": config.norm_groups,
+        "dropout": config.dropout,
+    }
+
+
+def _block_types(
+    attends: list[bool], attending: tuple[str, str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    down = tuple(attending[0] if attend else PLAIN[0] for attend in attends)
+    up = tuple(attending[1] if attend else PLAIN[1] for attend in reversed(attends))
+    return down, up

@@ -1,0 +1,143 @@
+"""Tensors of ours from theirs and back, by the tables of `names`; every mismatch is named."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unclip.config import Config
+from unclip.interop.errors import InteropError
+from unclip.interop.names import Table, Theirs, find
+from unclip.models import build
+
+Tensors = dict[str, Tensor]
+Components = Mapping[str, Tensors]  # theirs, by the folder that they lie in
+
+# Buffers of old transformers that hold nothing learned.
+IGNORED = ("position_ids",)
+
+
+def build_from(config: Config, table: Table, components: Components) -> nn.Module:
+    """The model that the config describes with the components' weights, float32, evaluating."""
+    with torch.device("meta"):
+        model = build(config)
+    load(model, table, components)
+    return model.to(memory_format=torch.channels_last).eval()
+
+
+def load(
+    model: nn.Module, table: Table, components: Components, *, apart: tuple[str, ...] = ()
+) -> None:
+    """Put the components' weights into the model, which may be on the meta device.
+
+    apart: names of ours that have no counterpart there, and stay as they are.
+    """
+    tensors: Tensors = {}
+    used: dict[str, set[str]] = defaultdict(set)
+    problems: list[str] = []
+    for name, ours in model.state_dict().items():
+        if name in apart:
+            tensors[name] = ours
+            continue
+        rule, theirs = find(table, name)
+        used[rule.component].update(theirs)
+        shape = _their_shape(ours.shape, rule)
+        parts = components[rule.component]
+        found = [_mismatch(rule.component, part, parts, shape) for part in theirs]
+        problems += [problem for problem in found if problem]
+        if not any(found):
+            tensors[name] = _to_ours([parts[part] for part in theirs], rule)
+    for component, names in used.items():
+        extra = components[component].keys() - names
+        stray = sorted(name for name in extra if not name.endswith(IGNORED))
+        problems += [f"{component}: {name} is unknown to its config" for name in stray]
+    raise_all(problems)
+    model.load_state_dict(tensors, assign=True)
+
+
+def unload(model: nn.Module, table: Table, *, apart: tuple[str, ...] = ()) -> dict[str, Tensors]:
+    """The model's weights as their components; `apart` as for `load`."""
+    components: dict[str, Tensors] = defaultdict(dict)
+    for name, ours in model.state_dict().items():
+        if name in apart:
+            continue
+        rule, theirs = find(table, name)
+        for part, tensor in zip(theirs, ours.detach().chunk(len(theirs)), strict=True):
+            tensor = tensor.T if rule.transposed else tensor
+            shape = _their_shape(ours.shape, rule)
+            components[rule.component][part] = tensor.reshape(shape).cpu().contiguous()
+    return dict(components)
+
+
+def _their_shape(ours: torch.Size, rule: Theirs) -> tuple[int, ...]:
+    """Of each of the rule's tensors that make one of ours."""
+    if rule.transposed:
+        return ours[1], ours[0]
+    return (1,) * rule.leading + (ours[0] // len(rule.paths), *ours[1:])
+
+
+def _to_ours(theirs: list[Tensor], rule: Theirs) -> Tensor:
+    parts = [part.float().flatten(0, rule.leading) for part in theirs]
+    if rule.transposed:
+        parts = [part.T.contiguous() for part in parts]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _mismatch(component: str, name: str, tensors: Tensors, shape: tuple[int, ...]) -> str | None:
+    if name not in tensors:
+        return f"{component}: {name} {shape} is missing"
+    given = tuple(tensors[name].shape)
+    if given != shape:
+        return f"{component}: {name} has shape {given}, but its config asks for {shape}"
+    return None
+
+
+def raise_all(problems: list[str]) -> None:
+    """Raise `InteropError` with the first few problems, where there are any."""
+    if not problems:
+        return
+    more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+    raise InteropError(
+        f"{'; '.join(problems[:5])}{more}. Take config and weights from the same checkpoint"
+    )
+
+
+def read_tensors(folder: Path, stem: str) -> Tensors:
+    """All tensors of `<stem>.safetensors`, or of the shards that its index names."""
+    index = folder / f"{stem}.safetensors.index.json"
+    if index.is_file():
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        files = [folder / Path(shard).name for shard in shards]  # never out of the folder
+    else:
+        files = [folder / f"{stem}.safetensors"]
+    tensors: Tensors = {}
+    for file in files:
+        tensors |= _read_file(file)
+    return tensors
+
+
+def _read_file(file: Path) -> Tensors:
+    if not file.is_file():
+        there = ", ".join(sorted(path.name for path in file.parent.glob("*"))) or "nothing"
+        raise InteropError(
+            f"{file} is not there; {file.parent} has {there}. Pickled weights (.bin) are not read: "
+            "save them as safetensors first"
+        )
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InteropError(
+            f"{file} is not a whole safetensors file ({error}); fetch it again"
+        ) from error
+
+
+def write_tensors(folder: Path, stem: str, tensors: Tensors) -> None:
+    """Write `<stem>.safetensors` as diffusers and transformers do."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,159 @@
+"""Paint a part of a picture anew, and keep the rest to the pixel."""
+
+# B batch, S image size, s size of the mask that is given, E width of the CLIP embeddings
+# masks are bool and True where there is to be painted
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unclip.cascade import Cascade
+from unclip.config import ConfigError
+from unclip.denoisers import decoder_denoiser, schedule_of, upsampler_denoiser
+from unclip.diffusion import noise_from_x_start
+from unclip.models import Upsampler
+from unclip.samplers import Denoise, ddim, randn
+from unclip.schedules import Schedule, respaced_timesteps
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """A picture at one size, and where it is to be painted."""
+
+    pixels: Tensor  # (B, 3, S, S) in [-1, 1]
+    mask: Tensor  # (B, 1, S, S) bool
+
+    def keep(self, painted: Tensor) -> Tensor:
+        """What was painted within the mask, and the picture outside of it."""
+        return torch.where(self.mask, painted, self.pixels)
+
+
+@torch.no_grad()
+def inpaint(
+    cascade: Cascade,
+    pixels: Tensor,
+    mask: Tensor,
+    image_embeds: Tensor,
+    tokens: Tensor | None = None,
+    *,
+    resamplings: int = 4,
+    generator: torch.Generator,
+) -> Tensor:
+    """Paint where the mask is True; (B, 3, S, S) in [-1, 1], outside the mask as it was.
+
+    pixels: (B, 3, S, S) in [-1, 1] and mask: (B, 1, S, S) bool, of the cascade's largest size;
+    image_embeds: (B, E), what the whole is to look like; tokens: (B, L). `resamplings` is how often
+    the decoder takes each of its steps, so that new and old come to fit.
+    """
+    large, middle, small = _canvases(cascade, pixels, mask)
+    sampling = cascade.sampling
+    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=sampling.bf16):
+        painted = _paint(cascade, small, image_embeds, tokens, resamplings, generator)
+        steps = sampling.upsampler_1_steps
+        painted = _refine(cascade.upsampler_1, painted, middle, steps, generator)
+        steps = sampling.upsampler_2_steps
+        return _refine(cascade.upsampler_2, painted, large, steps, generator)
+
+
+@torch.no_grad()
+def repaint(
+    denoise: Denoise,
+    x: Tensor,
+    *,
+    schedule: Schedule,
+    num_inference_steps: int,
+    resamplings: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """RePaint (Lugmayr et al. 2022, algorithm 1) with DDIM's steps; x: (B, ...) at the last step.
+
+    Each step is taken `resamplings` times, with noise put back in between. `denoise` is to return
+    the known values where they are known: their x_t then is what noise makes of them.
+    """
+    steps = respaced_timesteps(schedule.train_timesteps, num_inference_steps)
+    levels = [*schedule.alphas_cumprod[steps].tolist(), 1.0]
+    for step, level, previous in zip(steps, levels[:-1], levels[1:], strict=True):
+        timesteps = torch.full((len(x),), step, dtype=torch.int64, device=x.device)  # (B,)
+        for again in reversed(range(resamplings)):
+            x_start = denoise(x, timesteps)
+            noise = noise_from_x_start(x_start, x, timesteps, schedule=schedule)
+            x = previous**0.5 * x_start + (1 - previous) ** 0.5 * noise
+            if again:
+                share = level / previous  # of the signal that is left after the step back
+                fresh = randn(tuple(x.shape), generator=generator, device=x.device)
+                x = share**0.5 * x + (1 - share) ** 0.5 * fresh
+    return x
+
+
+def shrink_mask(mask: Tensor, size: int) -> Tensor:
+    """(B, 1, s, s) bool at a smaller size: True where any of the pixels below was."""
+    return F.adaptive_max_pool2d(mask.float(), size) > 0
+
+
+def _canvases(cascade: Cascade, pixels: Tensor, mask: Tensor) -> tuple[_Canvas, _Canvas, _Canvas]:
+    """The picture at the three sizes of the cascade, the largest first."""
+    sizes = [
+        model.config.image_size
+        for model in (cascade.upsampler_2, cascade.upsampler_1, cascade.decoder)
+    ]
+    if pixels.shape[1:] != (3, sizes[0], sizes[0]) or mask.shape[2:] != pixels.shape[2:]:
+        raise ConfigError(
+            f"pixels {tuple(pixels.shape)} and mask {tuple(mask.shape)} are not (B, 3, S, S) and "
+            f"(B, 1, S, S) with S={sizes[0]}, the largest size of this cascade; resize them"
+        )
+    return tuple(  # type: ignore[return-value]
+        _Canvas(F.interpolate(pixels, size=size, mode="area"), shrink_mask(mask, size))
+        for size in sizes
+    )
+
+
+def _paint(
+    cascade: Cascade,
+    canvas: _Canvas,
+    image_embeds: Tensor,
+    tokens: Tensor | None,
+    resamplings: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """The decoder's part; (B, 3, S, S)."""
+    sampling, device = cascade.sampling, canvas.pixels.device
+    denoise = decoder_denoiser(
+        cascade.decoder,
+        image_embeds,
+        tokens,
+        guidance_scale=sampling.decoder_guidance_scale,
+        dynamic_threshold=sampling.dynamic_threshold,
+    )
+    painted = repaint(
+        lambda x, timesteps: canvas.keep(denoise(x, timesteps)),
+        randn(tuple(canvas.pixels.shape), generator=generator, device=device),
+        schedule=schedule_of(cascade.decoder, device),
+        num_inference_steps=sampling.decoder_steps,
+        resamplings=resamplings,
+        generator=generator,
+    )
+    return canvas.keep(painted.clamp(-1, 1))
+
+
+def _refine(
+    model: Upsampler, low_res: Tensor, canvas: _Canvas, steps: int, generator: torch.Generator
+) -> Tensor:
+    """An upsampler's part; low_res: (B, 3, s, s) to (B, 3, S, S)."""
+    enlarged = model.condition(low_res)
+    denoise = upsampler_denoiser(model, enlarged)
+
+    def keep(x: Tensor, timesteps: Tensor) -> Tensor:
+        made = model.to_pixels(denoise(x, timesteps), enlarged)
+        return model.to_diffused(canvas.keep(made), enlarged)
+
+    device = canvas.pixels.device
+    drawn = ddim(
+        keep,
+        randn(tuple(canvas.pixels.shape), generator=generator, device=device),
+        schedule=schedule_of(model, device),
+        num_inference_steps=steps,
+        eta=0.0,
+    )
+    return canvas.keep(model.to_pixels(drawn, enlarged).clamp(-1, 1))

@@ -1,0 +1,190 @@
+"""The bipartite latent of a picture, and walks through its space (section 3 of the paper)."""
+
+# B pictures, N places on a walk, E width of the CLIP embeddings, S decoder's image size
+# z_i image embedding, z_t text embedding
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+
+from unclip.cascade import Cascade
+from unclip.config import ConfigError
+from unclip.denoisers import decoder_denoiser, schedule_of
+from unclip.pca import PcaBasis
+from unclip.samplers import ddim_inversion
+
+PARALLEL = 1e-4  # sine of the angle below which a great circle is as good as a straight line
+
+
+@dataclass(frozen=True)
+class Latent:
+    """What a decoder makes a picture from: all that CLIP sees of it, and what CLIP does not."""
+
+    image_embeds: Tensor  # z_i, (B, E) unit-norm
+    noise: Tensor  # x_T, (B, 3, S, S)
+
+
+def to_pixels(cascade: Cascade, images: Sequence[Image.Image]) -> Tensor:
+    """Middle squares of pictures as the decoder knows them: (B, 3, S, S) in [-1, 1]."""
+    size = cascade.decoder.config.image_size
+    pixels = torch.stack([_square(image, size) for image in images])
+    return pixels.to(cascade.device)
+
+
+def encode(cascade: Cascade, pixels: Tensor, image_embeds: Tensor) -> Latent:
+    """Find x_T by DDIM inversion of the decoder, told z_i and no caption.
+
+    pixels: (B, 3, S, S) in [-1, 1], S the decoder's; image_embeds: (B, E) of the same pictures.
+    """
+    size = cascade.decoder.config.image_size
+    if pixels.shape[1:] != (3, size, size):
+        raise ConfigError(
+            f"pixels of shape {tuple(pixels.shape)} are not (B, 3, {size}, {size}), which this "
+            "decoder makes; resize them with `to_pixels`"
+        )
+    sampling = cascade.sampling
+    with torch.no_grad(), torch.autocast(pixels.device.type, torch.bfloat16, sampling.bf16):
+        denoise = decoder_denoiser(
+            cascade.decoder,
+            image_embeds,
+            None,
+            guidance_scale=sampling.decoder_guidance_scale,
+            dynamic_threshold=sampling.dynamic_threshold,
+        )
+        noise = ddim_inversion(
+            denoise,
+            pixels,
+            schedule=schedule_of(cascade.decoder, pixels.device),
+            num_inference_steps=sampling.decoder_steps,
+        )
+    return Latent(image_embeds, noise)
+
+
+def decode(
+    cascade: Cascade,
+    latent: Latent,
+    *,
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The pictures of a latent, (B, 3, S, S) in [-1, 1]; eta = 0 gives back what was encoded.
+
+    By DDIM, whatever the cascade draws with: no other sampler has an inverse.
+    """
+    sampler = replace(cascade, sampling=replace(cascade.sampling, decoder_sampler="ddim", eta=eta))
+    generator = generator if generator is not None else torch.Generator()
+    return sampler.decode(latent.image_embeds, None, generator=generator, noise=latent.noise)
+
+
+def enlarge(cascade: Cascade, pixels: Tensor, *, seed: int = 0) -> Tensor:
+    """(B, 3, S, S) through both upsamplers, each from the same noise: they differ as given.
+
+    One at a time, since a batch at full size may not fit a GPU.
+    """
+    large = [
+        cascade.upsample(one[None], generator=torch.Generator().manual_seed(seed))[-1]
+        for one in pixels
+    ]
+    return torch.cat(large)
+
+
+def variations(
+    cascade: Cascade, latent: Latent, *, count: int, eta: float, generator: torch.Generator
+) -> Tensor:
+    """Pictures that share what CLIP sees (section 3.1, figure 3); (count, 3, S, S).
+
+    latent: of one picture. The larger eta, the less they share of what CLIP does not see.
+    """
+    return decode(cascade, _repeat(latent, count), eta=eta, generator=generator)
+
+
+def interpolate(
+    cascade: Cascade,
+    start: Latent,
+    end: Latent,
+    *,
+    weights: Tensor,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """From one picture to another on the sphere (section 3.2, figure 4); (N, 3, S, S).
+
+    start, end: of one picture each; weights: (N,) in [0, 1]. x_T turns from one to the other too,
+    so that both ends are the reconstructions, or is the given noise (1, 3, S, S) all along.
+    """
+    weights = weights.to(start.noise.device)
+    image_embeds = slerp(start.image_embeds, end.image_embeds, weights)  # (N, E)
+    if noise is None:
+        flat = slerp(start.noise.flatten(1), end.noise.flatten(1), weights)
+        noise = flat.view(len(weights), *start.noise.shape[1:])
+    return decode(cascade, Latent(image_embeds, noise.expand(len(weights), -1, -1, -1)))
+
+
+def text_diff(
+    cascade: Cascade,
+    latent: Latent,
+    text_embeds: Tensor,
+    *,
+    from_text_embeds: Tensor | None = None,
+    thetas: Tensor,
+) -> Tensor:
+    """Turn a picture towards a caption (section 3.3, figure 5); (N, 3, S, S).
+
+    latent: of one picture; text_embeds: (1, E) of the caption, less that of a caption of the
+    picture where it is given; thetas: (N,) in [0, 1], how far to turn, the paper's largest being
+    0.25 to 0.5. x_T stays as it is.
+    """
+    if from_text_embeds is not None:
+        text_embeds = F.normalize(text_embeds - from_text_embeds, dim=-1)
+    image_embeds = slerp(latent.image_embeds, text_embeds, thetas.to(text_embeds.device))
+    return decode(cascade, Latent(image_embeds, _repeat(latent, len(thetas)).noise))
+
+
+def pca_reconstruct(
+    cascade: Cascade, latent: Latent, basis: PcaBasis, *, components: Sequence[int]
+) -> Tensor:
+    """What the first components of z_i know of a picture (section 4, figure 7); (N, 3, S, S).
+
+    latent: of one picture; components: N counts, those beyond the width counting as all of them.
+    """
+    width = latent.image_embeds.shape[-1]
+    basis = basis.to(latent.image_embeds.device)
+    known = [basis.truncate(latent.image_embeds, components=min(n, width)) for n in components]
+    image_embeds = F.normalize(torch.cat(known), dim=-1)  # (N, E)
+    return decode(cascade, Latent(image_embeds, _repeat(latent, len(components)).noise))
+
+
+def slerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
+    """Spherical interpolation of one vector with another, both (1, D); weights: (N,); (N, D).
+
+    The angle to `start` grows in proportion to the weight, unit vectors stay unit vectors, and 0
+    and 1 give the two themselves. Vectors of other lengths share their coefficients.
+    """
+    weight = weights.to(start.dtype)[:, None]  # (N, 1)
+    cosine = F.cosine_similarity(start, end, dim=-1).clamp(-1, 1)[:, None]  # (1, 1)
+    angle = cosine.acos()
+    sine = angle.sin()
+    straight = sine < PARALLEL
+    safe = torch.where(straight, torch.ones_like(sine), sine)
+    to_start = torch.where(straight, 1 - weight, ((1 - weight) * angle).sin() / safe)
+    to_end = torch.where(straight, weight, (weight * angle).sin() / safe)
+    return to_start * start + to_end * end
+
+
+def _repeat(latent: Latent, count: int) -> Latent:
+    """One picture's latent, `count` times."""
+    return Latent(latent.image_embeds.expand(count, -1), latent.noise.expand(count, -1, -1, -1))
+
+
+def _square(image: Image.Image, size: int) -> Tensor:
+    """(3, size, size) in [-1, 1]: the middle square, averaged down or enlarged, as in training."""
+    smaller = min(image.size) > size
+    method = Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC
+    fitted = ImageOps.fit(image.convert("RGB"), (size, size), method=method)
+    array = torch.from_numpy(np.array(fitted))  # (S, S, 3) uint8
+    return rearrange(array, "h w c -> c h w").float() / 127.5 - 1

@@ -1,0 +1,185 @@
+"""The autoregressive prior: a CLIP image embedding as a sentence of quantised components.
+
+The embedding's coordinates along its first principal components are quantised into buckets, and a
+causal transformer predicts them one after the other, in the order of falling eigenvalue (section
+2.2 of the paper). It reads [caption, z_t, dot product z_i · z_t, codes]. `calibrate` puts in what
+the training data decide: the basis, the buckets' edges and the bins of the dot product.
+"""
+
+# B batch, L tokens of the captions, W text encoder width, E width of the CLIP embeddings, D width
+# K components kept, k codes so far, z_t text embedding, z_i image embedding
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unclip.config import Config, ConfigError
+from unclip.models.layers import check_divisible, check_rate
+from unclip.models.prior import PriorCondition
+from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
+from unclip.models.transformer import KeyValueCache, Transformer
+from unclip.pca import PcaBasis
+from unclip.quantise import dequantise, quantise, uniform_edges
+
+
+@dataclass(frozen=True, kw_only=True)
+class ARPriorConfig(Config):
+    """A causal transformer over quantised principal components (section 2.2 of the paper)."""
+
+    embed_width: int
+    width: int
+    depth: int
+    heads: int
+    text_encoder: TextEncoderConfig
+    dimensions: int  # principal components that are kept: one code each
+    buckets: int  # of equal width, that a component is quantised into
+    bucket_reach: float  # the outermost edges, in standard deviations of the component
+    dot_bins: int  # equally frequent in training, of the dot product z_i · z_t
+    text_dropout: float
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        check_divisible("prior.width", self.width, self.heads)
+        check_divisible("prior.dot_bins", self.dot_bins, 2)  # sampling draws from the top half
+        check_rate("prior.text_dropout", self.text_dropout)
+        if not 1 <= self.dimensions <= self.embed_width:
+            raise ConfigError(
+                f"prior.dimensions={self.dimensions} must lie between 1 and embed_width="
+                f"{self.embed_width}; the paper keeps 319 of 1024"
+            )
+        if self.buckets < 2 or self.bucket_reach <= 0:
+            raise ConfigError(
+                f"prior.buckets={self.buckets} must be at least 2, and bucket_reach="
+                f"{self.bucket_reach} positive; the paper has 1024 buckets"
+            )
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of the longest sequence: caption, z_t, dot product, all codes but the last."""
+        return self.text_encoder.context_length + 1 + self.dimensions
+
+
+class ARPrior(nn.Module):
+    """Predicts the code of each component from the caption and the codes before it."""
+
+    mean: Tensor  # (E,)
+    components: Tensor  # (K, E), orthonormal
+    edges: Tensor  # (K, buckets + 1)
+    dot_edges: Tensor  # (dot_bins - 1,)
+
+    def __init__(self, config: ARPriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.text_encoder = TextEncoder(config.text_encoder)
+        self.from_hidden = nn.Linear(config.text_encoder.width, config.width)
+        self.from_text_embeds = nn.Linear(config.embed_width, config.width)
+        self.null_text_embeds = nn.Parameter(torch.randn(config.width) * 0.02)
+        self.from_dots = nn.Embedding(config.dot_bins, config.width)
+        self.null_dot = nn.Parameter(torch.randn(config.width) * 0.02)
+        # One table for all components: equal codes are equally many standard deviations.
+        self.from_codes = nn.Embedding(config.buckets, config.width)
+        self.positions = nn.Parameter(torch.randn(config.context_length, config.width) * 0.02)
+        self.transformer = Transformer(width=config.width, depth=config.depth, heads=config.heads)
+        self.to_logits = nn.Linear(config.width, config.buckets)
+        for embedding in (self.from_dots, self.from_codes):
+            nn.init.normal_(embedding.weight, std=0.02)
+        self._register_statistics()
+
+    def _register_statistics(self) -> None:
+        """Stand-ins, for weights that are loaded or calibrated later."""
+        config = self.config
+        kept = torch.eye(config.dimensions, config.embed_width)
+        scales = torch.full((config.dimensions,), config.embed_width**-0.5)
+        self.register_buffer("mean", torch.zeros(config.embed_width))
+        self.register_buffer("components", kept)
+        self.register_buffer("edges", self._edges(scales))
+        self.register_buffer("dot_edges", torch.linspace(-1, 1, config.dot_bins + 1)[1:-1].clone())
+
+    @torch.no_grad()
+    def calibrate(self, basis: PcaBasis, dot_edges: Tensor) -> None:
+        """Take what the training data decide.
+
+        basis: of the training embeddings; dot_edges: (dot_bins - 1,), the quantiles of z_i · z_t
+        over the training pairs. Raises `ConfigError` where they are of other sizes.
+        """
+        config, kept = self.config, self.config.dimensions
+        if len(basis.mean) != config.embed_width or len(dot_edges) != config.dot_bins - 1:
+            raise ConfigError(
+                f"the prior has embed_width={config.embed_width} and dot_bins={config.dot_bins}, "
+                f"but was given a basis of width {len(basis.mean)} and {len(dot_edges)} edges; "
+                f"fit the basis on the same CLIP's embeddings and give {config.dot_bins - 1} edges"
+            )
+        self.mean.copy_(basis.mean)
+        self.components.copy_(basis.components[:kept])
+        self.edges.copy_(self._edges(basis.eigenvalues[:kept].sqrt()))
+        self.dot_edges.copy_(dot_edges)
+
+    def encode(self, image_embeds: Tensor) -> Tensor:
+        """The codes of image embeddings: (B, E) unit-norm -> (B, K) int64."""
+        with torch.autocast(image_embeds.device.type, enabled=False):  # bf16 is coarser than codes
+            coordinates = (image_embeds.float() - self.mean) @ self.components.T  # (B, K)
+        return quantise(coordinates, self.edges)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """The embeddings that codes (B, K) stand for; (B, E) unit-norm."""
+        with torch.autocast(codes.device.type, enabled=False):
+            embeds = self.mean + dequantise(codes, self.edges) @ self.components  # (B, E)
+        return F.normalize(embeds, dim=-1)
+
+    def dots(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
+        """The bin of each dot product of (B, E) with (B, E); (B,) int64."""
+        products = (image_embeds.float() * text_embeds.float()).sum(-1)  # (B,)
+        return torch.bucketize(products, self.dot_edges)
+
+    def condition(
+        self, tokens: Tensor, text_embeds: Tensor, dots: Tensor, dropped: Tensor
+    ) -> PriorCondition:
+        """The prefix; where `dropped` (B,) is True it tells nothing, the dot product included.
+
+        tokens: (B, L) int64; text_embeds: (B, E) unit-norm; dots: (B,) int64.
+        """
+        text = self.text_encoder.drop(self.text_encoder(tokens), dropped)
+        z_t = self.from_text_embeds(text_embeds * self.config.embed_width**0.5)  # (B, D)
+        own = torch.stack(
+            [
+                torch.where(dropped[:, None], self.null_text_embeds, z_t),
+                torch.where(dropped[:, None], self.null_dot, self.from_dots(dots)),
+            ],
+            dim=1,
+        )  # (B, 2, D)
+        hidden = torch.cat([self.from_hidden(text.hidden), own], dim=1)  # (B, L + 2, D)
+        return PriorCondition(hidden, F.pad(text.visible, (0, 2), value=True))
+
+    def forward(
+        self,
+        codes: Tensor,
+        condition: PriorCondition,
+        caches: Sequence[KeyValueCache] | None = None,
+    ) -> Tensor:
+        """Logits of the first code and of those after each of `codes` (B, k), k from 0 to K - 1.
+
+        Returns (B, k + 1, buckets). With caches, only the tokens that are not in them are
+        computed, and only their logits are returned.
+        """
+        sequence = torch.cat([condition.hidden, self.from_codes(codes)], dim=1)
+        own = self.config.dimensions + 1  # positions after the captions, which may be short
+        text = condition.hidden.shape[1] - 2
+        positions = torch.cat([self.positions[:text], self.positions[-own:]])
+        sequence = sequence + positions[: sequence.shape[1]]  # (B, L + 2 + k, D)
+        seen, length = caches[0].length if caches else 0, sequence.shape[1]
+        places = torch.arange(length, device=codes.device)
+        causal = places[seen:, None] >= places
+        visible = F.pad(condition.visible, (0, codes.shape[1]), value=True)[:, None, None, :]
+        hidden = self.transformer(sequence[:, seen:], causal & visible, caches)
+        logits: Tensor = self.to_logits(hidden[:, -(codes.shape[1] + 1) :])
+        return logits
+
+    def new_caches(self) -> list[KeyValueCache]:
+        """One for each block, with room for the longest sequence."""
+        return [KeyValueCache(self.config.context_length) for _ in range(self.config.depth)]
+
+    def _edges(self, scales: Tensor) -> Tensor:
+        return uniform_edges(scales, buckets=self.config.buckets, reach=self.config.bucket_reach)

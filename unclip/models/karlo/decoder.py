@@ -1,0 +1,100 @@
+"""Karlo's decoder: GLIDE's U-Net told of CLIP's embeddings of the image and of the caption."""
+
+# B batch, S image size, L tokens of the captions, E width of CLIP's embeddings and hidden states
+# I extra image tokens, W width of the context, D width of the U-Net's conditioning vector
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unclip.config import Config, ConfigError
+from unclip.models.decoder import DecoderCondition
+from unclip.models.karlo.prior import check_clip_widths
+from unclip.models.karlo.text import ClipText, ClipTextConfig
+from unclip.models.layers import check_rate
+from unclip.models.unet import UNet, UNetConfig
+from unclip.schedules import check_schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class KarloDecoderConfig(Config):
+    """A U-Net that predicts ε and where the variance lies between its bounds."""
+
+    image_size: int
+    embed_width: int
+    image_tokens: int  # extra context tokens made of the image embedding
+    context_width: int
+    unet: UNetConfig
+    text_encoder: ClipTextConfig
+    schedule: str
+    train_timesteps: int
+    image_dropout: float
+    text_dropout: float
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        self.unet.check_image_size(self.image_size)
+        check_schedule(self.schedule, self.train_timesteps)
+        check_rate("karlo_decoder.image_dropout", self.image_dropout)
+        check_rate("karlo_decoder.text_dropout", self.text_dropout)
+        check_clip_widths("karlo_decoder", self.embed_width, self.text_encoder)
+        if self.image_tokens < 1:
+            raise ConfigError(f"karlo_decoder.image_tokens={self.image_tokens} must be at least 1")
+
+
+class KarloDecoder(nn.Module):
+    """Both embeddings are added to the timestep's; the context is image tokens and caption."""
+
+    def __init__(self, config: KarloDecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        condition_width = config.unet.condition_width
+        self.text_encoder = ClipText(config.text_encoder)
+        self.null_image_embeds = nn.Parameter(torch.zeros(config.embed_width))
+        self.from_text_embeds = nn.Linear(config.embed_width, condition_width)
+        self.from_image_embeds = nn.Linear(config.embed_width, condition_width)
+        self.to_image_tokens = nn.Linear(
+            config.embed_width, config.image_tokens * config.context_width
+        )
+        self.from_hidden = nn.Linear(config.embed_width, config.context_width)
+        self.norm_hidden = nn.LayerNorm(config.context_width)
+        self.unet = UNet(
+            config.unet,
+            image_size=config.image_size,
+            in_channels=3,
+            out_channels=6,
+            context_width=config.context_width,
+        )
+
+    def condition(
+        self, image_embeds: Tensor, tokens: Tensor, *, drop_image: Tensor, drop_text: Tensor
+    ) -> DecoderCondition:
+        """image_embeds: (B, E), not normalised; tokens: (B, L) int64; what to drop: (B,) bool."""
+        text = self.text_encoder(self.text_encoder.drop(tokens, drop_text))
+        z_i = torch.where(drop_image[:, None], self.null_image_embeds, image_embeds)  # (B, E)
+        image_tokens = rearrange(
+            self.to_image_tokens(z_i), "b (w i) -> b i w", i=self.config.image_tokens
+        )
+        caption = self.norm_hidden(self.from_hidden(text.hidden))  # (B, L, W)
+        return DecoderCondition(
+            embedding=self.from_image_embeds(z_i) + self.from_text_embeds(text.text_embeds),
+            context=torch.cat([image_tokens, caption], dim=1),
+            visible=F.pad(text.visible, (self.config.image_tokens, 0), value=True),
+        )
+
+    def forward(self, x: Tensor, timesteps: Tensor, condition: DecoderCondition) -> Tensor:
+        """For x: (B, 3, S, S) at timesteps: (B,) int64, ε and variance fraction: (B, 6, S, S).
+
+        A fraction of -1 is the smallest variance that a step can have, 1 the largest.
+        """
+        out: Tensor = self.unet(
+            x,
+            timesteps,
+            embedding=condition.embedding,
+            context=condition.context,
+            visible=condition.visible,
+        )
+        return out

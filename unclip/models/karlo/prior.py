@@ -1,0 +1,109 @@
+"""Karlo's diffusion prior: from a caption to the CLIP image embedding, standardised."""
+
+# B batch, L tokens of the captions, W width of CLIP's text tower, E of its embeddings, D width
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unclip.config import Config, ConfigError
+from unclip.models.karlo.text import ClipText, ClipTextConfig
+from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
+from unclip.models.prior import PriorCondition
+from unclip.models.transformer import Transformer
+from unclip.schedules import check_schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class KarloPriorConfig(Config):
+    """A causal transformer that predicts the standardised image embedding x_0."""
+
+    embed_width: int
+    width: int
+    depth: int
+    heads: int
+    text_encoder: ClipTextConfig
+    schedule: str
+    train_timesteps: int
+    x_start_limit: float  # standardised x_0 is kept in [-limit, limit] while sampling
+    text_dropout: float
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        check_divisible("karlo_prior.width", self.width, self.heads)
+        check_divisible("karlo_prior.width", self.width, 2)
+        check_rate("karlo_prior.text_dropout", self.text_dropout)
+        check_schedule(self.schedule, self.train_timesteps)
+        check_clip_widths("karlo_prior", self.embed_width, self.text_encoder)
+
+
+def check_clip_widths(where: str, embed_width: int, text: ClipTextConfig) -> None:
+    """Raise `ConfigError` unless CLIP's hidden states and embeddings are as wide as they are read.
+
+    One linear layer of a width reads hidden states and embeddings alike in this layout.
+    """
+    if {text.width, text.embed_width} != {embed_width}:
+        raise ConfigError(
+            f"{where}.embed_width={embed_width}, but text_encoder.width={text.width} and "
+            f"text_encoder.embed_width={text.embed_width}; all three must be the same"
+        )
+
+
+class KarloPrior(nn.Module):
+    """Reads [caption, z_t, timestep, noised z_i, query]; its output at the query is z_i."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: KarloPriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.text_encoder = ClipText(config.text_encoder)
+        self.from_hidden = nn.Linear(config.embed_width, config.width)
+        self.from_text_embeds = nn.Linear(config.embed_width, config.width)
+        self.time = TimestepEmbedding(config.width, config.width)
+        self.from_image_embeds = nn.Linear(config.embed_width, config.width)
+        self.query = nn.Parameter(torch.randn(config.width) * 0.02)
+        tokens = config.text_encoder.context_length + 4
+        self.positions = nn.Parameter(torch.randn(tokens, config.width) * 0.02)
+        self.transformer = Transformer(width=config.width, depth=config.depth, heads=config.heads)
+        self.to_image_embeds = nn.Linear(config.width, config.embed_width)
+        self.register_buffer("mean", torch.zeros(config.embed_width))
+        self.register_buffer("std", torch.ones(config.embed_width))
+
+    def condition(
+        self, tokens: Tensor, text_embeds: Tensor | None, dropped: Tensor
+    ) -> PriorCondition:
+        """tokens: (B, L) int64; dropped: (B,) bool.
+
+        text_embeds is not used: the text tower's own, which is not normalised, takes its place.
+        """
+        del text_embeds
+        text = self.text_encoder(self.text_encoder.drop(tokens, dropped))
+        z_t = self.from_text_embeds(text.text_embeds)  # (B, D)
+        hidden = torch.cat([self.from_hidden(text.hidden), z_t[:, None]], dim=1)
+        return PriorCondition(hidden, F.pad(text.visible, (0, 1), value=True))
+
+    def forward(self, x: Tensor, timesteps: Tensor, condition: PriorCondition) -> Tensor:
+        """Predict x_0; x: (B, E) noised and standardised; timesteps: (B,) int64. Returns (B, E)."""
+        query = self.query.expand(len(x), -1)
+        own = torch.stack([self.time(timesteps), self.from_image_embeds(x), query], dim=1)
+        text = condition.hidden.shape[1] - 1  # captions may be shorter than the context length
+        positions = torch.cat([self.positions[:text], self.positions[-4:]])
+        sequence = torch.cat([condition.hidden, own], dim=1) + positions  # (B, L + 4, D)
+        visible = F.pad(condition.visible, (0, 3), value=True)[:, None, None, :]
+        length = sequence.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+        last = self.transformer(sequence, causal & visible)[:, -1]  # (B, D)
+        x_start: Tensor = self.to_image_embeds(last)
+        return x_start
+
+    def standardise(self, image_embeds: Tensor) -> Tensor:
+        """CLIP's image embeddings (B, E), not normalised, to what is noised."""
+        return (image_embeds - self.mean) / self.std
+
+    def to_image_space(self, standardised: Tensor) -> Tensor:
+        """The inverse of `standardise`."""
+        return standardised * self.std + self.mean

@@ -1,0 +1,101 @@
+"""The text tower of CLIP (Radford et al. 2021), frozen: Karlo reads its hidden states."""
+
+# B batch, L tokens of the captions, W width of the tower, E width of the CLIP embeddings
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unclip.config import Config, ConfigError
+from unclip.models.layers import check_divisible
+from unclip.models.text_encoder import visible_tokens, without_empty_columns
+from unclip.models.transformer import Block, Transformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipTextConfig(Config):
+    """Sizes of the tower; ViT-L/14's is 768 wide, 12 deep, with 12 heads."""
+
+    vocab_size: int  # the last two tokens start and end a caption
+    context_length: int
+    width: int
+    depth: int
+    heads: int
+    embed_width: int
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit together."""
+        check_divisible("clip_text.width", self.width, self.heads)
+        if self.vocab_size < 3 or self.context_length < 2 or self.depth < 1:
+            raise ConfigError(
+                f"clip_text.vocab_size={self.vocab_size}, context_length={self.context_length} and "
+                f"depth={self.depth} must be at least 3, 2 and 1"
+            )
+
+    @property
+    def start_token(self) -> int:
+        """What every caption begins with."""
+        return self.vocab_size - 2
+
+    @property
+    def end_token(self) -> int:
+        """What every caption ends with; the tower's embedding is read there."""
+        return self.vocab_size - 1
+
+
+class QuickGelu(nn.Module):
+    """The sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return x * torch.sigmoid(1.702 * x)
+
+
+class ClipTextEncoding(NamedTuple):
+    """What CLIP knows of a batch of captions."""
+
+    hidden: Tensor  # (B, L, W) after the last norm
+    visible: Tensor  # (B, L) bool: False where the caption is padded
+    text_embeds: Tensor  # (B, E), not normalised
+
+
+class ClipText(nn.Module):
+    """A causal transformer over byte-pair tokens."""
+
+    def __init__(self, config: ClipTextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.width)
+        self.positions = nn.Parameter(torch.randn(config.context_length, config.width) * 0.01)
+        self.transformer = Transformer(width=config.width, depth=config.depth, heads=config.heads)
+        for block in self.transformer.blocks:
+            assert isinstance(block, Block)
+            block.mlp[1] = QuickGelu()
+        self.project = nn.Linear(config.width, config.embed_width, bias=False)
+        self.requires_grad_(False)
+
+    def forward(self, tokens: Tensor) -> ClipTextEncoding:
+        """tokens: (B, L) int64 from start to end token, padded with 0."""
+        if tokens.shape[1] > self.config.context_length:
+            raise ConfigError(
+                f"tokens have shape {tuple(tokens.shape)}, but CLIP's context_length="
+                f"{self.config.context_length}; tokenize to at most that length"
+            )
+        tokens = without_empty_columns(tokens)
+        length = tokens.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
+        hidden = self.transformer(self.embed(tokens) + self.positions[:length], causal)
+        rows = torch.arange(len(tokens), device=tokens.device)
+        ends = tokens.eq(self.config.end_token).int().argmax(dim=1)  # (B,): the first one
+        text_embeds = self.project(hidden[rows, ends])  # (B, E)
+        return ClipTextEncoding(hidden, visible_tokens(tokens), text_embeds)
+
+    def drop(self, tokens: Tensor, dropped: Tensor) -> Tensor:
+        """The tokens (B, L), of the empty caption where `dropped` (B,) is True."""
+        if tokens.shape[1] < 2:
+            tokens = nn.functional.pad(tokens, (0, 2 - tokens.shape[1]))
+        empty = torch.zeros_like(tokens[:1])
+        empty[:, 0], empty[:, 1] = self.config.start_token, self.config.end_token
+        return torch.where(dropped[:, None], empty, tokens)

@@ -1,0 +1,64 @@
+"""Karlo's upsampler: few steps, the last of them by a network of its own."""
+
+# B batch, S image size, s low-resolution size
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unclip.config import Config, ConfigError
+from unclip.models.layers import check_divisible
+from unclip.models.unet import UNet, UNetConfig
+from unclip.schedules import check_schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class KarloUpsamplerConfig(Config):
+    """Two convolutional U-Nets of one shape over the noisy and the enlarged image."""
+
+    image_size: int
+    low_res_size: int
+    unet: UNetConfig
+    schedule: str
+    train_timesteps: int
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        check_divisible("karlo_upsampler.image_size", self.image_size, self.low_res_size)
+        self.unet.check_image_size(self.image_size)
+        check_schedule(self.schedule, self.train_timesteps)
+        if self.unet.attention_resolutions:
+            raise ConfigError(
+                f"karlo_upsampler.unet.attention_resolutions={self.unet.attention_resolutions}: "
+                "it runs at full size without attention; give ()"
+            )
+
+
+class KarloUpsampler(nn.Module):
+    """Predicts ε of the larger image from the noisy one beside the low-resolution one."""
+
+    def __init__(self, config: KarloUpsamplerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.unet, self.last_unet = (
+            UNet(config.unet, image_size=config.image_size, in_channels=6, out_channels=3)
+            for _ in range(2)
+        )
+
+    def condition(self, low_res: Tensor) -> Tensor:
+        """Enlarge low_res: (B, 3, s, s) in [-1, 1] to (B, 3, S, S); once for all steps."""
+        size = (self.config.image_size, self.config.image_size)
+        # antialias: no effect on an enlargement but another cubic kernel, which Karlo learned from
+        return F.interpolate(low_res, size=size, mode="bicubic", antialias=True)
+
+    def forward(self, x: Tensor, timesteps: Tensor, enlarged: Tensor) -> Tensor:
+        """ε of x: (B, 3, S, S) at timesteps: (B,) int64, as all steps but the last predict it."""
+        out: Tensor = self.unet(torch.cat([x, enlarged], dim=1), timesteps)
+        return out
+
+    def forward_last(self, x: Tensor, timesteps: Tensor, enlarged: Tensor) -> Tensor:
+        """As `forward`, for the last step."""
+        out: Tensor = self.last_unet(torch.cat([x, enlarged], dim=1), timesteps)
+        return out
