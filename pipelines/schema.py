@@ -88,7 +88,7 @@ def samples(width: int) -> pa.Schema:
             pa.field("original", pa.binary(), nullable=False),  # at the cascade's final size
             pa.field("generated", pa.binary(), nullable=False),  # final size
             pa.field("generated_small", pa.binary(), nullable=False),  # the decoder's
-            pa.field("generated_middle", pa.binary(), nullable=False),  # the first upsampler's
+            pa.field("generated_middle", pa.binary()),  # the first upsampler's, where there are two
             pa.field("untrained", pa.binary(), nullable=False),  # by random weights, final size
             pa.field("from_true_embedding", pa.binary()),  # probes only, as the next two
             pa.field("from_shuffled_embedding", pa.binary()),

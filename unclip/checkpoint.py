@@ -7,20 +7,22 @@ import json
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unclip.config import Config
+from unclip.config import Config, UnclipError
 from unclip.models import MODELS, build
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 _TYPES = {cls.__name__: cls for cls in MODELS}
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UnclipError):
     """A file that is not a model of ours, or does not fit its config."""
 
 
@@ -66,23 +68,11 @@ def config_from_metadata(metadata: dict[str, str], *, where: str) -> Config:
             f"{where}: its metadata has {sorted(metadata) or 'nothing'}, not the config of one of "
             f"{', '.join(_TYPES)}; it was not written by `save_model`"
         )
-    config: Config = _decode(cls, json.loads(metadata["config"]), where=f"{where}: {cls.__name__}")
-    return config
+    return config_from_json(cls, json.loads(metadata["config"]), where=f"{where}: {cls.__name__}")
 
 
-def _decode(kind: Any, value: Any, *, where: str) -> Any:
-    """Rebuild a value of the annotated type from JSON, which has neither tuples nor classes."""
-    if isinstance(kind, type) and issubclass(kind, Config):
-        return _decode_config(kind, value, where=where)
-    if get_origin(kind) is tuple:
-        return tuple(value)
-    if get_origin(kind) in (Union, UnionType) and value is not None:
-        inner = next(option for option in get_args(kind) if option is not type(None))
-        return _decode(inner, value, where=where)
-    return value
-
-
-def _decode_config(kind: type[Config], value: dict[str, Any], *, where: str) -> Config:
+def config_from_json(kind: type[AnyConfig], value: dict[str, Any], *, where: str) -> AnyConfig:
+    """The config whose fields, as `asdict` gives them, went through JSON."""
     hints = get_type_hints(kind)
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if names != value.keys():
@@ -93,6 +83,18 @@ def _decode_config(kind: type[Config], value: dict[str, Any], *, where: str) -> 
     return kind(
         **{name: _decode(hints[name], value[name], where=f"{where}.{name}") for name in names}
     )
+
+
+def _decode(kind: Any, value: Any, *, where: str) -> Any:
+    """Rebuild a value of the annotated type from JSON, which has neither tuples nor classes."""
+    if isinstance(kind, type) and issubclass(kind, Config):
+        return config_from_json(kind, value, where=where)
+    if get_origin(kind) is tuple:
+        return tuple(value)
+    if get_origin(kind) in (Union, UnionType) and value is not None:
+        inner = next(option for option in get_args(kind) if option is not type(None))
+        return _decode(inner, value, where=where)
+    return value
 
 
 def _check_tensors(wanted: dict[str, Tensor], given: dict[str, Tensor], *, where: str) -> None:

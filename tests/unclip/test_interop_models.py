@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from tests.unclip import karlo_toys as toys
-from unclip.interop import KarloPipeline, read_pipeline
+from unclip.interop import read_pipeline
+from unclip.whole import Unclip
 
 CAPTIONS = ["a red cube on a blue cube!", "two cats"]
 NONE = torch.zeros(2, dtype=torch.bool)
@@ -24,7 +25,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def ours(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> KarloPipeline:
+def ours(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> Unclip:
     folder = tmp_path_factory.mktemp("karlo")
     theirs.save_pretrained(folder)
     return read_pipeline(folder)
@@ -47,7 +48,7 @@ def encoded(theirs: Any, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("captions", [CAPTIONS, ["", "x"], ["word " * 200, "!!!"]])
 def test_the_text_tower_is_theirs_wherever_a_caption_is(
-    theirs: Any, ours: KarloPipeline, captions: list[str]
+    theirs: Any, ours: Unclip, captions: list[str]
 ) -> None:
     text_embeds, hidden, mask = encoded(theirs, captions)
     text = ours.cascade.decoder.text_encoder(ours.tokenize(captions))
@@ -58,7 +59,7 @@ def test_the_text_tower_is_theirs_wherever_a_caption_is(
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_the_prior_is_theirs(theirs: Any, ours: KarloPipeline, step: int) -> None:
+def test_the_prior_is_theirs(theirs: Any, ours: Unclip, step: int) -> None:
     text_embeds, hidden, mask = encoded(theirs, CAPTIONS)
     x, model = toys.noise(2, toys.EMBED), ours.cascade.prior
     assert model is not None
@@ -74,7 +75,7 @@ def test_the_prior_is_theirs(theirs: Any, ours: KarloPipeline, step: int) -> Non
     assert toys.distance(model.to_image_space(x), theirs.prior.post_process_latents(x)) < CLOSE
 
 
-def test_standardising_is_the_inverse_of_going_to_image_space(ours: KarloPipeline) -> None:
+def test_standardising_is_the_inverse_of_going_to_image_space(ours: Unclip) -> None:
     prior, x = ours.cascade.prior, toys.noise(2, toys.EMBED)
     assert prior is not None
     torch.testing.assert_close(prior.to_image_space(prior.standardise(x)), x)
@@ -82,7 +83,7 @@ def test_standardising_is_the_inverse_of_going_to_image_space(ours: KarloPipelin
 
 @pytest.mark.parametrize("step", STEPS)
 def test_the_decoder_with_its_text_projection_is_theirs(
-    theirs: Any, ours: KarloPipeline, step: int
+    theirs: Any, ours: Unclip, step: int
 ) -> None:
     text_embeds, hidden, mask = encoded(theirs, CAPTIONS)
     x, image_embeds = toys.noise(2, 3, 8, 8), toys.noise(2, toys.EMBED, seed=1)
@@ -106,9 +107,7 @@ def test_the_decoder_with_its_text_projection_is_theirs(
     assert toys.distance(model(x, torch.tensor([step] * 2), condition), expected) < CLOSE
 
 
-def test_dropping_both_conditions_is_their_unconditional_half(
-    theirs: Any, ours: KarloPipeline
-) -> None:
+def test_dropping_both_conditions_is_their_unconditional_half(theirs: Any, ours: Unclip) -> None:
     text_embeds, hidden, mask = encoded(theirs, ["", "", *CAPTIONS])
     context, embedding = theirs.text_proj(
         image_embeddings=toys.noise(2, toys.EMBED),
@@ -125,9 +124,9 @@ def test_dropping_both_conditions_is_their_unconditional_half(
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_both_upsamplers_are_theirs(theirs: Any, ours: KarloPipeline, step: int) -> None:
+def test_both_upsamplers_are_theirs(theirs: Any, ours: Unclip, step: int) -> None:
     x, enlarged = toys.noise(2, 3, 16, 16), toys.noise(2, 3, 16, 16, seed=1)
-    both, model = torch.cat([x, enlarged], dim=1), ours.cascade.upsampler
+    both, model = torch.cat([x, enlarged], dim=1), ours.cascade.upsampler_1
     timesteps = torch.tensor([step] * 2)
     first, last = (
         net(both, step).sample for net in (theirs.super_res_first, theirs.super_res_last)
@@ -146,7 +145,7 @@ def test_both_towers_of_clip_are_theirs(tmp_path: Path) -> None:
     pixels = theirs.feature_extractor(images=pictures, return_tensors="pt").pixel_values
     assert toys.distance(ours.clip.preprocess(pictures), pixels) < 0.03  # one level of 255
     expected = theirs.image_encoder(ours.clip.preprocess(pictures)).image_embeds
-    assert toys.distance(ours.encode_images(pictures), expected) < CLOSE
+    assert toys.distance(ours.image_embeds(pictures), expected) < CLOSE
     text_embeds = encoded(theirs, CAPTIONS)[0]
     unit = torch.nn.functional.normalize(text_embeds, dim=-1)
     assert toys.distance(ours.clip.encode_texts(CAPTIONS), unit) < CLOSE

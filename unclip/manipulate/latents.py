@@ -26,7 +26,7 @@ PARALLEL = 1e-4  # sine of the angle below which a great circle is as good as a 
 class Latent:
     """What a decoder makes a picture from: all that CLIP sees of it, and what CLIP does not."""
 
-    image_embeds: Tensor  # z_i, (B, E) unit-norm
+    image_embeds: Tensor  # z_i, (B, E), as long as the cascade's decoder reads them
     noise: Tensor  # x_T, (B, 3, S, S)
 
 
@@ -83,7 +83,7 @@ def decode(
 
 
 def enlarge(cascade: Cascade, pixels: Tensor, *, seed: int = 0) -> Tensor:
-    """(B, 3, S, S) through both upsamplers, each from the same noise: they differ as given.
+    """(B, 3, S, S) through the upsamplers, each from the same noise: they differ as given.
 
     One at a time, since a batch at full size may not fit a GPU.
     """
@@ -140,8 +140,9 @@ def text_diff(
     0.25 to 0.5. x_T stays as it is.
     """
     if from_text_embeds is not None:
-        text_embeds = F.normalize(text_embeds - from_text_embeds, dim=-1)
-    image_embeds = slerp(latent.image_embeds, text_embeds, thetas.to(text_embeds.device))
+        text_embeds = text_embeds - from_text_embeds
+    towards = as_long_as(latent.image_embeds, text_embeds)
+    image_embeds = slerp(latent.image_embeds, towards, thetas.to(text_embeds.device))
     return decode(cascade, Latent(image_embeds, _repeat(latent, len(thetas)).noise))
 
 
@@ -154,16 +155,17 @@ def pca_reconstruct(
     """
     width = latent.image_embeds.shape[-1]
     basis = basis.to(latent.image_embeds.device)
-    known = [basis.truncate(latent.image_embeds, components=min(n, width)) for n in components]
-    image_embeds = F.normalize(torch.cat(known), dim=-1)  # (N, E)
+    unit = F.normalize(latent.image_embeds, dim=-1)
+    known = [basis.truncate(unit, components=min(n, width)) for n in components]
+    image_embeds = as_long_as(latent.image_embeds, torch.cat(known))  # (N, E)
     return decode(cascade, Latent(image_embeds, _repeat(latent, len(components)).noise))
 
 
 def slerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
     """Spherical interpolation of one vector with another, both (1, D); weights: (N,); (N, D).
 
-    The angle to `start` grows in proportion to the weight, unit vectors stay unit vectors, and 0
-    and 1 give the two themselves. Vectors of other lengths share their coefficients.
+    The angle to `start` grows in proportion to the weight, vectors of one length keep it, and 0 and
+    1 give the two themselves. Vectors of two lengths share the coefficients.
     """
     weight = weights.to(start.dtype)[:, None]  # (N, 1)
     cosine = F.cosine_similarity(start, end, dim=-1).clamp(-1, 1)[:, None]  # (1, 1)
@@ -174,6 +176,12 @@ def slerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
     to_start = torch.where(straight, 1 - weight, ((1 - weight) * angle).sin() / safe)
     to_end = torch.where(straight, weight, (weight * angle).sin() / safe)
     return to_start * start + to_end * end
+
+
+def as_long_as(lengths: Tensor, directions: Tensor) -> Tensor:
+    """(N, E) along `directions` (N, E), as long as the rows of `lengths`, (N, E) or (1, E)."""
+    norms: Tensor = lengths.norm(dim=-1, keepdim=True)
+    return F.normalize(directions, dim=-1) * norms
 
 
 def _repeat(latent: Latent, count: int) -> Latent:

@@ -31,6 +31,10 @@ MODELS: dict[type[Config], Callable[[Any], nn.Module]] = {
     KarloUpsamplerConfig: KarloUpsampler,
 }
 
+AnyPrior = DiffusionPrior | ARPrior | KarloPrior
+AnyDecoder = Decoder | KarloDecoder
+AnyUpsampler = Upsampler | KarloUpsampler
+
 
 def build(config: Config) -> nn.Module:
     """The untrained model that the config describes, on torch's current default device."""
@@ -45,6 +49,9 @@ __all__ = [
     "MODELS",
     "ARPrior",
     "ARPriorConfig",
+    "AnyDecoder",
+    "AnyPrior",
+    "AnyUpsampler",
     "Decoder",
     "DecoderConfig",
     "DiffusionPrior",

@@ -4,7 +4,7 @@
 # E width of the CLIP embeddings, I extra image tokens, D width of the U-Net's conditioning vector
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from einops import rearrange
@@ -21,6 +21,8 @@ from unclip.schedules import check_schedule
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(Config):
     """GLIDE's text-conditional U-Net with the CLIP embedding added (section 2.1 of the paper)."""
+
+    unit_norm: ClassVar[bool] = True  # of the image embeddings that it reads
 
     image_size: int
     embed_width: int

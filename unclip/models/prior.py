@@ -4,7 +4,7 @@
 # z_t text embedding, z_i image embedding
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from unclip.schedules import check_schedule
 @dataclass(frozen=True, kw_only=True)
 class DiffusionPriorConfig(Config):
     """A causal transformer that predicts the image embedding x_0 (section 2.2 of the paper)."""
+
+    x_start_limit: ClassVar[float | None] = None  # unit-norm embeddings need none while sampling
 
     embed_width: int
     width: int
@@ -91,3 +93,11 @@ class DiffusionPrior(nn.Module):
         last = self.transformer(sequence, causal & visible)[:, -1]  # (B, D)
         x_start: Tensor = self.to_image_embeds(last)
         return x_start
+
+    def standardise(self, image_embeds: Tensor) -> Tensor:
+        """Unit-norm image embeddings (B, E) to what is noised."""
+        return image_embeds * self.config.embedding_scale
+
+    def to_image_space(self, standardised: Tensor) -> Tensor:
+        """The inverse of `standardise`; (B, E) unit-norm, whatever the length given."""
+        return F.normalize(standardised, dim=-1)
