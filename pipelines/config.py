@@ -24,10 +24,10 @@ from pipelines.stages.models import LoaderSettings, TrainingSection
 from pipelines.stages.pca import PcaConfig
 from pipelines.stages.select import SelectConfig
 from pipelines.tracking_settings import TrackingSettings
-from unclip.sampling import check_decoder_sampler
 from unclip.config import Config, ConfigError
 from unclip.models import ARPriorConfig, DecoderConfig, DiffusionPriorConfig, UpsamplerConfig
 from unclip.presets import Preset
+from unclip.sampling import check_decoder_sampler
 
 
 @dataclass(frozen=True, kw_only=True)
