@@ -87,7 +87,7 @@ class Generated(NamedTuple):
     """What a cascade makes of a batch of captions."""
 
     image_embeds: Tensor  # (B, E) unit-norm
-    pixels: tuple[Tensor, Tensor, Tensor]  # (B, 3, S, S) in [-1, 1] at rising S
+    pixels: tuple[Tensor, ...]  # (B, 3, S, S) in [-1, 1] at rising S
 
 
 def check_decoder_sampler(sampling: SamplingConfig, decoder: DecoderConfig) -> None:
@@ -106,7 +106,7 @@ class Cascade:
     prior: DiffusionPrior | ARPrior
     decoder: Decoder
     upsampler_1: Upsampler
-    upsampler_2: Upsampler
+    upsampler_2: Upsampler | None  # None: the first makes the pictures
     sampling: SamplingConfig
     prior_noise_norms: Tensor | None = None  # (prior_steps,), for analytic_dpm
 
@@ -205,11 +205,24 @@ class Cascade:
             pixels = self._sample(self.decoder, "decoder", denoise, noise, generator)
         return pixels.clamp(-1, 1)
 
-    def upsample(self, pixels: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(B, 3, s, s) in [-1, 1] to the two larger sizes."""
-        middle = self._upsample(self.upsampler_1, "upsampler_1", pixels, generator)
-        large = self._upsample(self.upsampler_2, "upsampler_2", middle, generator)
-        return middle, large
+    @property
+    def upsamplers(self) -> dict[str, Upsampler]:
+        """By name, in the order in which pictures pass them."""
+        second = {} if self.upsampler_2 is None else {"upsampler_2": self.upsampler_2}
+        return {"upsampler_1": self.upsampler_1, **second}
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rising sides of the pictures, as the decoder and each upsampler make them."""
+        upsamplers = self.upsamplers.values()
+        return (self.decoder.config.image_size, *(u.config.image_size for u in upsamplers))
+
+    def upsample(self, pixels: Tensor, *, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """(B, 3, s, s) in [-1, 1] to each of the larger sizes."""
+        made = [pixels]
+        for name, model in self.upsamplers.items():
+            made.append(self._upsample(model, name, made[-1], generator))
+        return tuple(made[1:])
 
     @torch.no_grad()
     def _upsample(

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 MODELS = ("clip", "prior", "decoder", "upsampler_1", "upsampler_2")
 
 
-def check_trained(project: Project, names: tuple[str, ...] = MODELS) -> None:
-    """Raise `PipelineError` where a result is not in the store; loads nothing."""
-    stages = [project.graph[name] for name in names]
+def check_trained(project: Project, *also: str) -> None:
+    """Raise `PipelineError` where a model, or `also` a stage, is not in the store."""
+    stages = [project.graph[name] for name in (*_models_of(project), *also)]
     absent = [s.name for s in stages if project.store.manifest(s.name, s.key) is None]
     if absent:
         raise PipelineError(
@@ -27,7 +27,13 @@ def open_models(project: Project) -> "GenerationWorker":
     from pipelines.core.runner import load_artifact
     from pipelines.evaluation.generate import GenerationWorker, Weights
 
-    found = {name: load_artifact(project.store, project.graph[name]) for name in MODELS}
+    names = _models_of(project)
+    found = {name: load_artifact(project.store, project.graph[name]) for name in names}
     stage = project.graph["evaluate"]
     folder = project.store.folder(stage.name, stage.key)
     return GenerationWorker(Weights(**found), project.config.evaluate, folder)  # type: ignore[arg-type]
+
+
+def _models_of(project: Project) -> list[str]:
+    """A cascade may do with one upsampler."""
+    return [name for name in MODELS if name in project.graph.stages]

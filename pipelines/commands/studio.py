@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageOps
 
 from pipelines.commands.common import Project, target_of
-from pipelines.commands.models import MODELS, check_trained, open_models
+from pipelines.commands.models import check_trained, open_models
 from pipelines.core.errors import PipelineError
 from pipelines.evaluation.labelled import Tile, labelled_grid
 
@@ -50,7 +50,7 @@ class Studio:
     @property
     def size(self) -> int:
         """Side of the pictures that the cascade makes."""
-        return self.cascade.upsampler_2.config.image_size
+        return self.cascade.sizes[-1]
 
     def generator(self) -> "torch.Generator":
         """Fresh from `--seed`."""
@@ -118,7 +118,7 @@ def open_studio(arguments: argparse.Namespace, project: Project, *also: str) -> 
         raise PipelineError(f"--count {count} must lie between 1 and {MOST_PICTURES}.")
     if not 0 <= getattr(arguments, "eta", 0) <= 1:
         raise PipelineError(f"--eta {arguments.eta} must lie between 0 and 1.")
-    check_trained(project, (*MODELS, *also))
+    check_trained(project, *also)
     return Studio(arguments, project, target)
 
 

@@ -46,7 +46,7 @@ class Weights:
     prior: TrainedModel
     decoder: TrainedModel
     upsampler_1: TrainedModel
-    upsampler_2: TrainedModel
+    upsampler_2: TrainedModel | None = None
     second_prior: TrainedModel | None = None
 
 
@@ -74,16 +74,17 @@ class GenerationWorker:
         """The columns of the whole cascade, trained and untrained, beside the originals."""
         generated = self.generate(self.cascade, rows, "generated")
         untrained = self.generate(self.untrained, rows, "untrained")
-        small, middle, large = (to_images(pixels) for pixels in generated.pixels)
-        size = self.cascade.upsampler_2.config.image_size
-        return {
+        small, *middle, large = (to_images(pixels) for pixels in generated.pixels)
+        size = self.cascade.sizes[-1]
+        columns = {
             **self.columns("original", [decode(row["image"], size) for row in rows]),
             **self.columns("generated", large),
             **self.columns("generated_small", small),
-            **self.columns("generated_middle", middle),
+            "generated_middle": [None] * len(rows),
             **self.columns("untrained", to_images(untrained.pixels[-1])),
             "predicted_image_embeds": list(generated.image_embeds.float().cpu().numpy()),
         }
+        return columns | (self.columns("generated_middle", middle[0]) if middle else {})
 
     def from_second_prior(self, rows: Sequence[Values]) -> dict[str, Any]:
         """What the other prior predicts, from captions alone; null where there is none."""
@@ -172,8 +173,9 @@ class GenerationWorker:
         """The trained models."""
         weights, sampling = self.weights, self.config.sampling
         parts = (weights.prior, weights.decoder, weights.upsampler_1, weights.upsampler_2)
-        files = [part.folder.local(MODEL_FILE) for part in parts]
-        cascade = cascade_of([load_model(file, device=self.device) for file in files], sampling)
+        files = [part and part.folder.local(MODEL_FILE) for part in parts]
+        models = [file and load_model(file, device=self.device) for file in files]
+        cascade = cascade_of(models, sampling)
         return (
             self.with_noise_norms(cascade) if sampling.prior_sampler == "analytic_dpm" else cascade
         )
@@ -203,7 +205,7 @@ class GenerationWorker:
         parts = (trained.prior, trained.decoder, trained.upsampler_1, trained.upsampler_2)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            models = [build(part.config).to(self.device).eval() for part in parts]
+            models = [part and build(part.config).to(self.device).eval() for part in parts]
         sampling = replace(
             self.config.sampling,
             prior_sampler="ddim",
@@ -218,7 +220,7 @@ class GenerationWorker:
 
 
 def cascade_of(models: Sequence[Any], sampling: SamplingConfig) -> Cascade:
-    """Prior, decoder and two upsamplers as one object."""
+    """Prior, decoder, upsampler and a second one or None as one object."""
     prior, decoder, upsampler_1, upsampler_2 = models
     return Cascade(prior, decoder, upsampler_1, upsampler_2, sampling)
 

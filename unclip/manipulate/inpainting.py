@@ -47,14 +47,13 @@ def inpaint(
     image_embeds: (B, E), what the whole is to look like; tokens: (B, L). `resamplings` is how often
     the decoder takes each of its steps, so that new and old come to fit.
     """
-    large, middle, small = _canvases(cascade, pixels, mask)
-    sampling = cascade.sampling
-    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=sampling.bf16):
+    small, *larger = _canvases(cascade, pixels, mask)
+    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=cascade.sampling.bf16):
         painted = _paint(cascade, small, image_embeds, tokens, resamplings, generator)
-        steps = sampling.upsampler_1_steps
-        painted = _refine(cascade.upsampler_1, painted, middle, steps, generator)
-        steps = sampling.upsampler_2_steps
-        return _refine(cascade.upsampler_2, painted, large, steps, generator)
+        for (name, model), canvas in zip(cascade.upsamplers.items(), larger, strict=True):
+            steps = getattr(cascade.sampling, f"{name}_steps")
+            painted = _refine(model, painted, canvas, steps, generator)
+    return painted
 
 
 @torch.no_grad()
@@ -92,21 +91,18 @@ def shrink_mask(mask: Tensor, size: int) -> Tensor:
     return F.adaptive_max_pool2d(mask.float(), size) > 0
 
 
-def _canvases(cascade: Cascade, pixels: Tensor, mask: Tensor) -> tuple[_Canvas, _Canvas, _Canvas]:
-    """The picture at the three sizes of the cascade, the largest first."""
-    sizes = [
-        model.config.image_size
-        for model in (cascade.upsampler_2, cascade.upsampler_1, cascade.decoder)
-    ]
-    if pixels.shape[1:] != (3, sizes[0], sizes[0]) or mask.shape[2:] != pixels.shape[2:]:
+def _canvases(cascade: Cascade, pixels: Tensor, mask: Tensor) -> list[_Canvas]:
+    """The picture at the sizes of the cascade, the smallest first."""
+    largest = cascade.sizes[-1]
+    if pixels.shape[1:] != (3, largest, largest) or mask.shape[2:] != pixels.shape[2:]:
         raise ConfigError(
             f"pixels {tuple(pixels.shape)} and mask {tuple(mask.shape)} are not (B, 3, S, S) and "
-            f"(B, 1, S, S) with S={sizes[0]}, the largest size of this cascade; resize them"
+            f"(B, 1, S, S) with S={largest}, the largest size of this cascade; resize them"
         )
-    return tuple(  # type: ignore[return-value]
+    return [
         _Canvas(F.interpolate(pixels, size=size, mode="area"), shrink_mask(mask, size))
-        for size in sizes
-    )
+        for size in cascade.sizes
+    ]
 
 
 def _paint(
