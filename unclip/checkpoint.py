@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, Union, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unclip.config import Config
 from unclip.models import MODELS, build
 
+MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, by its specification
 _TYPES = {cls.__name__: cls for cls in MODELS}
 
 
@@ -51,6 +52,20 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> nn.Mo
     _check_tensors(model.state_dict(), tensors, where=str(path))
     model.load_state_dict(tensors, assign=True)
     return model.to(memory_format=torch.channels_last).eval()
+
+
+def read_config(file: BinaryIO, *, where: str) -> Config:
+    """The config in a saved model's file, of which only the first bytes are read."""
+    size = int.from_bytes(file.read(8), "little")
+    try:
+        if not 2 <= size <= MAX_HEADER_BYTES:
+            raise ValueError(f"its header would have {size} bytes")
+        metadata = json.loads(file.read(size)).get("__metadata__") or {}
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{where} is no safetensors file ({error}); give one that `save_model` wrote"
+        ) from error
+    return config_from_metadata(metadata, where=where)
 
 
 def config_metadata(config: Config) -> dict[str, str]:
