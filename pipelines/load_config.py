@@ -153,8 +153,8 @@ def _preset_models(name: str) -> dict[str, Any]:
     """What the preset says of each section."""
     if name == "karlo":
         models = _plain(karlo_presets.karlo())
-        models = {m: {"kind": "karlo", "model": model} for m, model in models.items()}
-        return {**models, "upsampler_1": models.pop("upsampler")}
+        models["upsampler_1"] = models.pop("upsampler")
+        return {m: {"kind": "karlo", "model": model} for m, model in models.items()}
     models = _plain(PRESETS[name]())
     kinds: dict[str, Any] = {m: {} if m == "prior" else {"kind": "paper"} for m in models}
     return {m: {**kinds[m], "model": model} for m, model in models.items()}
@@ -174,7 +174,7 @@ def _like_the_first(raw: Mapping[str, Any]) -> Any:
     """The second prior, trained as the first is where the file says nothing else."""
     first = raw.get("prior")
     shared = dict(first) if isinstance(first, dict) else {}
-    for own in ("kind", "model"):
+    for own in ("kind", "model", "init_from"):
         shared.pop(own, None)
     return _merge(shared, raw["second_prior"])
 

@@ -1,8 +1,9 @@
 """Weights that a training starts from: a file that `unclip.checkpoint.save_model` wrote."""
 
+import contextlib
 import hashlib
+import os
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,7 @@ def find_weights(url: str | None, model: ModelConfig, *, section: str) -> Initia
                 f"{where} was saved with another model than {section}.model (the file's → the "
                 f"configuration's): {differing}. Change {section}.model, or give another file."
             )
-        return InitialWeights(url, _sha256(url, str(fs.ukey(path))))
+        return InitialWeights(url, _sha256(fs, path))
     except (OSError, ImportError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise InitialWeightsError(str(error)) from error
@@ -99,11 +100,22 @@ def first_difference(found: Any, wanted: Any) -> str | None:
     return next(iter(differences(*forms)), None)
 
 
-@lru_cache
-def _sha256(url: str, version: str) -> str:  # noqa: ARG001
-    """Of a file's content, read once a process while its version (size and time) stays."""
-    with fsspec.open(url, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(fs: Any, path: str) -> str:
+    """Of the file's content; remembered while its size, times and the like stay, as it takes long.
+
+    The memory is a folder of the user's. Were it wrong, `InitialWeights.local` would notice.
+    """
+    version = hashlib.sha256(repr(sorted(fs.info(path).items())).encode()).hexdigest()
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    remembered = Path(root) / "unclip" / "sha256" / version
+    if remembered.is_file():
+        return remembered.read_text()
+    with fs.open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with contextlib.suppress(OSError):  # a home that cannot be written just costs time
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        Folder(str(remembered.parent)).write_bytes(version, digest.encode())
+    return digest
 
 
 def take_weights(initial: InitialWeights, folder: Folder) -> int:
