@@ -5,6 +5,7 @@ The file's metadata holds the config's type and, as JSON, its fields.
 
 import json
 from dataclasses import asdict, fields
+from io import SEEK_END
 from pathlib import Path
 from types import UnionType
 from typing import Any, BinaryIO, Union, get_args, get_origin, get_type_hints
@@ -54,18 +55,37 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> nn.Mo
     return model.to(memory_format=torch.channels_last).eval()
 
 
-def read_config(file: BinaryIO, *, where: str) -> Config:
-    """The config in a saved model's file, of which only the first bytes are read."""
+def check_file(file: BinaryIO, *, where: str) -> Config:
+    """The config of a saved model, from the first bytes of its file; no weights are read.
+
+    Raises `CheckpointError` unless the file is whole and has the tensors of its config.
+    """
+    header, size = _read_header(file, where=where)
+    config = config_from_metadata(header.pop("__metadata__", {}), where=where)
+    with torch.device("meta"):
+        wanted = build(config).state_dict()
+        given = {name: torch.empty(entry["shape"]) for name, entry in header.items()}
+    _check_tensors(wanted, given, where=where)
+    whole = size + max(entry["data_offsets"][1] for entry in header.values())
+    if (there := file.seek(0, SEEK_END)) != whole:
+        raise CheckpointError(
+            f"{where} has {there} bytes, but by its header {whole}; copy or download it again"
+        )
+    return config
+
+
+def _read_header(file: BinaryIO, *, where: str) -> tuple[dict[str, Any], int]:
+    """What a safetensors file says of itself, and how many bytes that takes."""
     size = int.from_bytes(file.read(8), "little")
     try:
         if not 2 <= size <= MAX_HEADER_BYTES:
             raise ValueError(f"its header would have {size} bytes")
-        metadata = json.loads(file.read(size)).get("__metadata__") or {}
-    except (ValueError, AttributeError) as error:
+        header: dict[str, Any] = dict(json.loads(file.read(size)))
+    except (ValueError, TypeError) as error:
         raise CheckpointError(
             f"{where} is no safetensors file ({error}); give one that `save_model` wrote"
         ) from error
-    return config_from_metadata(metadata, where=where)
+    return header, 8 + size
 
 
 def config_metadata(config: Config) -> dict[str, str]:

@@ -12,7 +12,7 @@ import fsspec
 from pipelines.core.errors import PipelineError
 from pipelines.core.fingerprint import canonical, differences
 from pipelines.core.store import Folder
-from unclip.checkpoint import CheckpointError, load_model, read_config
+from unclip.checkpoint import CheckpointError, check_file, load_model
 from unclip.models import (
     ARPriorConfig,
     DecoderConfig,
@@ -77,7 +77,7 @@ def find_weights(url: str | None, model: ModelConfig, *, section: str) -> Initia
     try:
         fs, path = fsspec.core.url_to_fs(url)
         with fs.open(path, "rb") as file:
-            found = read_config(file, where=where)
+            found = check_file(file, where=where)
         differing = first_difference(found, model)
         if differing:
             raise InitialWeightsError(

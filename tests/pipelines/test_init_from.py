@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipelines.core.store import Folder, Store
 from pipelines.graph import unclip_graph
@@ -20,7 +21,7 @@ from tests.pipelines import given
 from tests.pipelines.given_pairs import GivenPairs
 from tests.pipelines.local import LocalContext, make
 from unclip import presets
-from unclip.checkpoint import load_model, save_model
+from unclip.checkpoint import config_metadata, load_model, save_model
 from unclip.models import build
 
 MODEL = given.small_models()[0]
@@ -182,6 +183,27 @@ def test_a_file_that_is_no_saved_model_is_refused(tmp_path: Path, content: bytes
     path = tmp_path / "some.safetensors"
     path.write_bytes(content)
     with pytest.raises(InitialWeightsError, match=r"prior\.init_from=.*save_model"):
+        found(path)
+
+
+def test_a_file_without_all_tensors_of_its_model_is_refused(tmp_path: Path) -> None:
+    path, metadata = tmp_path / "some.safetensors", config_metadata(MODEL)
+    tensors = build(MODEL).state_dict()
+    name = next(iter(tensors))
+    save_file({n: t for n, t in tensors.items() if n != name}, path, metadata=metadata)
+    with pytest.raises(InitialWeightsError, match=rf"missing: {name}; unknown: none"):
+        found(path)
+    save_file(tensors | {name: torch.zeros(3, 5)}, path, metadata=metadata)
+    with pytest.raises(InitialWeightsError, match=rf"{name} has shape \(3, 5\), but its config"):
+        found(path)
+
+
+def test_half_a_file_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    path = weights_file(tmp_path / "weights.safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    sizes = f"has {len(content) - 100} bytes, but by its header {len(content)}"
+    with pytest.raises(InitialWeightsError, match=sizes):
         found(path)
 
 

@@ -1,6 +1,7 @@
 """Karlo, fine-tuned by the pipeline."""
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from pipelines.artifacts import TrainedModel
 from pipelines.core.errors import PipelineError
@@ -16,6 +16,7 @@ from pipelines.core.stage import Stage
 from pipelines.core.store import Folder, Store
 from pipelines.graph import unclip_graph
 from pipelines.load_config import ConfigFileError, load_config
+from pipelines.stages import initial
 from pipelines.stages.embed import to_array
 from pipelines.stages.initial import MODEL_FILE, find_weights
 from pipelines.stages.models import LoaderSettings, TrainDecoder, TrainModel, TrainPrior
@@ -26,6 +27,7 @@ from tests.pipelines.test_init_from import QUICK, TrainingContext
 from tests.unclip import karlo_configs
 from unclip.checkpoint import config_metadata, load_model, save_model
 from unclip.clip import FrozenClip
+from unclip.config import Config
 from unclip.karlo_presets import karlo
 from unclip.models import build
 
@@ -45,16 +47,30 @@ SMALL = {
 
 @pytest.fixture
 def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Files that say that they are Karlo's, beside which the configuration is used."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    """Files of Karlo's sizes with nothing in them, beside which the configuration is used."""
+    monkeypatch.setattr(initial, "_sha256", lambda fs, path: path)  # of gigabytes of zeros
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "karlo"
     folder.mkdir()
     preset = karlo()
     for name, config in zip(PARTS, (preset.prior, preset.decoder, preset.upsampler), strict=True):
-        weights = {"nothing": torch.zeros(1)}
-        save_file(weights, folder / f"{name}.safetensors", metadata=config_metadata(config))
+        write_hollow(folder / f"{name}.safetensors", config)
     return folder
+
+
+def write_hollow(path: Path, config: Config) -> None:
+    """What `save_model` writes, as a file that takes no room on a disk."""
+    with torch.device("meta"):
+        tensors = build(config).state_dict()
+    header: dict[str, Any] = {"__metadata__": config_metadata(config)}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + 4 * tensor.numel()
+        header[name] = {"dtype": "F32", "shape": [*tensor.shape], "data_offsets": [start, end]}
+    content = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(content).to_bytes(8, "little") + content)
+        file.truncate(8 + len(content) + end)
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +153,11 @@ def test_a_stage_trains_karlos_model_and_leaves_its_text_tower_alone(
     torch.manual_seed(0)
     path, config = tmp_path / "weights.safetensors", SMALL[kind]
     save_model(path, build(config))
-    initial = find_weights(str(path), config, section=kind.name)
+    weights = find_weights(str(path), config, section=kind.name)
     rows = given_rows()
     for row in rows:
         make(store, row)
-    stage = kind(*rows, config, QUICK, LoaderSettings(shuffle_shards=2), initial=initial)
+    stage = kind(*rows, config, QUICK, LoaderSettings(shuffle_shards=2), initial=weights)
     made: TrainedModel = stage.run(TrainingContext(store, Folder(str(tmp_path / "out")), []))
     assert made.model == type(config).__name__
     before, after = (load_model(p).state_dict() for p in (path, made.folder.local(MODEL_FILE)))
