@@ -42,6 +42,7 @@ def embeddings(width: int) -> pa.Schema:
             pa.field("key", pa.string(), nullable=False),
             pa.field("image_embeds", vector, nullable=False),
             pa.field("text_embeds", vector, nullable=False),
+            pa.field("image_norm", pa.float32(), nullable=False),  # z_i had it before
             pa.field("similarity", pa.float32(), nullable=False),  # cosine of the two
         ]
     )
@@ -94,6 +95,7 @@ def samples(width: int) -> pa.Schema:
             pa.field("from_shuffled_embedding", pa.binary()),
             pa.field("variations", pa.list_(pa.binary())),
             pa.field("image_embeds", vector, nullable=False),  # of the original
+            pa.field("image_norm", pa.float32(), nullable=False),  # which they had before
             pa.field("text_embeds", vector, nullable=False),
             pa.field("predicted_image_embeds", vector, nullable=False),  # by the prior
             pa.field("second_predicted_image_embeds", probe_vector),  # where there is another prior

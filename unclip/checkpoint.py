@@ -5,9 +5,10 @@ The file's metadata holds the config's type and, as JSON, its fields.
 
 import json
 from dataclasses import asdict, fields
+from io import SEEK_END
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +20,7 @@ from unclip.models import MODELS, build
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
+MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, by its specification
 _TYPES = {cls.__name__: cls for cls in MODELS}
 
 
@@ -53,6 +55,39 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> nn.Mo
     _check_tensors(model.state_dict(), tensors, where=str(path))
     model.load_state_dict(tensors, assign=True)
     return model.to(memory_format=torch.channels_last).eval()
+
+
+def check_file(file: BinaryIO, *, where: str) -> Config:
+    """The config of a saved model, from the first bytes of its file; no weights are read.
+
+    Raises `CheckpointError` unless the file is whole and has the tensors of its config.
+    """
+    header, size = _read_header(file, where=where)
+    config = config_from_metadata(header.pop("__metadata__", {}), where=where)
+    with torch.device("meta"):
+        wanted = build(config).state_dict()
+        given = {name: torch.empty(entry["shape"]) for name, entry in header.items()}
+    _check_tensors(wanted, given, where=where)
+    whole = size + max(entry["data_offsets"][1] for entry in header.values())
+    if (there := file.seek(0, SEEK_END)) != whole:
+        raise CheckpointError(
+            f"{where} has {there} bytes, but by its header {whole}; copy or download it again"
+        )
+    return config
+
+
+def _read_header(file: BinaryIO, *, where: str) -> tuple[dict[str, Any], int]:
+    """What a safetensors file says of itself, and how many bytes that takes."""
+    size = int.from_bytes(file.read(8), "little")
+    try:
+        if not 2 <= size <= MAX_HEADER_BYTES:
+            raise ValueError(f"its header would have {size} bytes")
+        header: dict[str, Any] = dict(json.loads(file.read(size)))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{where} is no safetensors file ({error}); give one that `save_model` wrote"
+        ) from error
+    return header, 8 + size
 
 
 def config_metadata(config: Config) -> dict[str, str]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unclip.cascade import Cascade, Generated
-from unclip.checkpoint import config_from_json, load_model, save_model
+from unclip.checkpoint import check_file, config_from_json, load_model, save_model
 from unclip.clip import FrozenClip, Images
 from unclip.config import ConfigError
 from unclip.models import KarloDecoder, KarloPrior
@@ -52,14 +52,13 @@ class Unclip:
 
     @classmethod
     def load(cls, folder: Path | str, *, device: torch.device | str = "cpu") -> "Unclip":
-        """Read what `save` wrote. Raises `ConfigError` before anything is loaded."""
+        """Read what `save` wrote; what `check_folder` finds is told before anything is loaded."""
         folder, device = Path(folder), torch.device(device)
         check_folder(folder)
         sampling = json.loads((folder / SAMPLING).read_text())
         sampling = config_from_json(SamplingConfig, sampling, where=str(folder / SAMPLING))
-        there = [n for n in (*REQUIRED, *OPTIONAL) if (folder / file_of(n)).is_file()]
         models: dict[str, Any] = {
-            name: load_model(folder / file_of(name), device=device) for name in there
+            name: load_model(folder / file_of(name), device=device) for name in models_in(folder)
         }
         share_text_tower(models.get("prior"), models["decoder"])
         cascade = Cascade(
@@ -134,7 +133,10 @@ class Unclip:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `ConfigError` unless the folder has what `Unclip.load` needs; loads nothing."""
+    """Raise `ConfigError` unless the folder has what `Unclip.load` needs; reads no weights.
+
+    Files that are cut off, or have other tensors than their config, are a `CheckpointError`.
+    """
     wanted = [*map(file_of, REQUIRED), SAMPLING]
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
@@ -142,6 +144,14 @@ def check_folder(folder: Path) -> None:
             f"{folder} is no folder of models: it has no {', '.join(missing)}; give one that "
             "`unclip import` wrote"
         )
+    for name in models_in(folder):
+        with (folder / file_of(name)).open("rb") as file:
+            check_file(file, where=str(folder / file_of(name)))
+
+
+def models_in(folder: Path) -> list[str]:
+    """The models whose files are there, by name."""
+    return [name for name in (*REQUIRED, *OPTIONAL) if (folder / file_of(name)).is_file()]
 
 
 def share_text_tower(prior: nn.Module | None, decoder: nn.Module) -> None:

@@ -31,7 +31,7 @@ from unclip.models import build
 from unclip.whole import Unclip, share_text_tower
 
 MODEL_FILE = "model.safetensors"
-NORMED = ["caption", "text_embeds", "image_embeds"]  # of real pairs, for noise norms
+NORMED = ["caption", "text_embeds", "image_embeds", "image_norm"]  # what noise norms need
 UNTRAINED_STEPS = 4  # random weights make the same noise in 4 steps as in 40
 PROBES = {  # column of pictures → the embedding that they are decoded from
     "from_true_embedding": "image_embeds",
@@ -65,8 +65,7 @@ class GenerationWorker:
         """Returns one row for each input row (`schema.samples`)."""
         rows = self.folder.read_table(input_file(name)).to_pylist()
         columns: dict[str, Any] = {
-            column: [row[column] for row in rows]
-            for column in ("key", "caption", "held_out", "image_embeds", "text_embeds")
+            column: [row[column] for row in rows] for column in ("key", "held_out", *NORMED)
         }
         columns |= self.from_captions(rows)
         columns |= self.from_second_prior(rows)
@@ -129,7 +128,7 @@ class GenerationWorker:
             return []
         with self.noise(probes, purpose):
             unused = torch.Generator()
-            embeds = self.tensor(probes, source)  # (P, E)
+            embeds = self.image_embeds(probes, source)  # (P, E)
             pixels = self.cascade.decode(embeds, None, generator=unused)
             return to_images(self.cascade.upsample(pixels, generator=unused)[-1])
 
@@ -148,8 +147,17 @@ class GenerationWorker:
             return np.empty((0, self.weights.clip.width), np.float32)
         return self.clip.encode_images(pictures).cpu().numpy()
 
+    def image_embeds(
+        self, rows: Sequence[Values], column: str, *, of: Cascade | None = None
+    ) -> Tensor:
+        """A column of image embeddings as long as the decoder reads them, (B, E)."""
+        embeds = self.tensor(rows, column)
+        if (of or self.cascade).decoder.config.unit_norm:
+            return embeds
+        return embeds * self.tensor(rows, column.replace("embeds", "norm"))[:, None]
+
     def tensor(self, rows: Sequence[Values], column: str) -> Tensor:
-        """A column of embeddings, (B, E)."""
+        """A column of embeddings (B, E), or of numbers (B,)."""
         return torch.tensor([row[column] for row in rows], device=self.device)
 
     def noise(self, rows: Sequence[Values], purpose: str) -> RowNoise:
@@ -191,7 +199,7 @@ class GenerationWorker:
         batch = {
             "tokens": whole.tokenize([row["caption"] for row in rows]),
             "text_embeds": self.tensor(rows, "text_embeds"),
-            "image_embeds": self.tensor(rows, "image_embeds"),
+            "image_embeds": self.image_embeds(rows, "image_embeds", of=whole.cascade),
         }
         generator = torch.Generator().manual_seed(self.config.seed)
         cascade = with_prior_noise_norms(whole.cascade, batch, generator=generator)

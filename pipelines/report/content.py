@@ -28,7 +28,11 @@ PICTURES = (
     "from_true_embedding",
     "variations",
 )
-PRIOR_KINDS = {"DiffusionPriorConfig": "diffusion", "ARPriorConfig": "autoregressive"}
+PRIOR_KINDS = {
+    "DiffusionPriorConfig": "diffusion",
+    "ARPriorConfig": "autoregressive",
+    "KarloPriorConfig": "Karlo",
+}
 Values = dict[str, Any]
 
 

@@ -99,7 +99,7 @@ def test_a_command_writes_a_labelled_grid_and_tracks_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logged: list[dict[str, object]] = []
-    monkeypatch.setattr(studio, "check_trained", lambda project, names: None)
+    monkeypatch.setattr(studio, "check_trained", lambda project, *also: None)
     monkeypatch.setattr(studio, "open_models", lambda project: worker)
     monkeypatch.setattr(
         "pipelines.tracking_picture.log_picture", lambda *given, **named: logged.append(named)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.unclip.toys import DECODER, seeded
 from unclip.config import ConfigError
-from unclip.objectives import _bernoulli
+from unclip.objective_parts import bernoulli
 from unclip.samplers import (
     analytic_dpm,
     ddim,
@@ -208,7 +208,7 @@ def test_samplers_keep_any_shape_and_dtype(
 def test_conditions_are_dropped_10_50_and_together_5_percent_of_the_time() -> None:
     generator, draws = seeded(), 200_000
     image, text = (
-        _bernoulli(rate, draws, generator, torch.device("cpu"))
+        bernoulli(rate, draws, generator, torch.device("cpu"))
         for rate in (DECODER.image_dropout, DECODER.text_dropout)
     )
     assert image.float().mean().item() == pytest.approx(0.10, abs=0.004)
