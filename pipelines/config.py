@@ -26,6 +26,7 @@ from pipelines.stages.select import SelectConfig
 from pipelines.tracking_settings import TrackingSettings
 from unclip.cascade import check_decoder_sampler
 from unclip.config import Config, ConfigError
+from unclip.guidance import check_guidance
 from unclip.models import ARPriorConfig, DecoderConfig, DiffusionPriorConfig, UpsamplerConfig
 from unclip.presets import Preset
 
@@ -137,8 +138,11 @@ class PipelineConfig(Config):
 
     def check_models(self) -> None:
         """The models against each other."""
-        check_decoder_sampler(self.evaluate.sampling, self.decoder.model)
+        sampling = self.evaluate.sampling
+        check_decoder_sampler(sampling, self.decoder.model)
+        check_guidance("decoder", sampling.decoder_guidance_scale, self.decoder.model)
         for name, prior in self.priors.items():
+            check_guidance("prior", sampling.prior_guidance_scale, prior.model)
             Preset(
                 prior=prior.model,
                 decoder=self.decoder.model,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.cascade import Cascade
+from unclip.checks import check_rows, check_shape
 from unclip.config import ConfigError
 from unclip.denoisers import decoder_denoiser, schedule_of, upsampler_denoiser
 from unclip.diffusion import noise_from_x_start
@@ -48,6 +49,7 @@ def inpaint(
     the decoder takes each of its steps, so that new and old come to fit.
     """
     large, middle, small = _canvases(cascade, pixels, mask)
+    check_rows(pixels=pixels, image_embeds=image_embeds)
     sampling = cascade.sampling
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=sampling.bf16):
         painted = _paint(cascade, small, image_embeds, tokens, resamplings, generator)
@@ -98,10 +100,12 @@ def _canvases(cascade: Cascade, pixels: Tensor, mask: Tensor) -> tuple[_Canvas, 
         model.config.image_size
         for model in (cascade.upsampler_2, cascade.upsampler_1, cascade.decoder)
     ]
-    if pixels.shape[1:] != (3, sizes[0], sizes[0]) or mask.shape[2:] != pixels.shape[2:]:
+    way_out = "resize it to the largest size of this cascade"
+    check_shape("pixels", pixels, ("B", 3, sizes[0], sizes[0]), way_out)
+    check_shape("mask", mask, (len(pixels), 1, sizes[0], sizes[0]), way_out)
+    if mask.dtype != torch.bool:
         raise ConfigError(
-            f"pixels {tuple(pixels.shape)} and mask {tuple(mask.shape)} are not (B, 3, S, S) and "
-            f"(B, 1, S, S) with S={sizes[0]}, the largest size of this cascade; resize them"
+            f"mask is of {mask.dtype}; give torch.bool, True where there is to be painted"
         )
     return tuple(  # type: ignore[return-value]
         _Canvas(F.interpolate(pixels, size=size, mode="area"), shrink_mask(mask, size))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from unclip.cascade import Cascade
+from unclip.checks import check_embeds
 from unclip.manipulate.latents import Latent, variations
 
 CONDITIONS = {  # name → what the decoder is told beside the caption
@@ -76,5 +77,6 @@ def class_probabilities(
 
     Returns (B, K), whose rows sum to 1.
     """
+    check_embeds("class_embeds", class_embeds, image_embeds.shape[-1])
     similarity = torch.einsum("be,ke->bk", image_embeds, class_embeds)
     return (logit_scale * similarity).softmax(dim=-1)

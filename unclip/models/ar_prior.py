@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.checks import check_embeds, check_rows
 from unclip.config import Config, ConfigError
 from unclip.models.layers import check_divisible, check_rate
 from unclip.models.prior import PriorCondition
@@ -141,6 +142,8 @@ class ARPrior(nn.Module):
 
         tokens: (B, L) int64; text_embeds: (B, E) unit-norm; dots: (B,) int64.
         """
+        check_embeds("text_embeds", text_embeds, self.config.embed_width)
+        check_rows(tokens=tokens, text_embeds=text_embeds)
         text = self.text_encoder.drop(self.text_encoder(tokens), dropped)
         z_t = self.from_text_embeds(text_embeds * self.config.embed_width**0.5)  # (B, D)
         own = torch.stack(

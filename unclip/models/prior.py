@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.checks import check_embeds, check_rows
 from unclip.config import Config, ConfigError
 from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
 from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
@@ -72,6 +73,8 @@ class DiffusionPrior(nn.Module):
 
     def condition(self, tokens: Tensor, text_embeds: Tensor, dropped: Tensor) -> PriorCondition:
         """tokens: (B, L) int64; text_embeds: (B, E) unit-norm; dropped: (B,) bool."""
+        check_embeds("text_embeds", text_embeds, self.config.embed_width)
+        check_rows(tokens=tokens, text_embeds=text_embeds)
         text = self.text_encoder.drop(self.text_encoder(tokens), dropped)
         z_t = self.from_text_embeds(text_embeds * self.config.embed_width**0.5)  # (B, D)
         z_t = torch.where(dropped[:, None], self.null_text_embeds, z_t)
