@@ -13,7 +13,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from tests.unclip.toys import seeded
+from tests.unclip.toys import agree, seeded
 from unclip.diffusion import noise_from_x_start
 from unclip.samplers import (
     ddim,
@@ -69,13 +69,6 @@ class SameNoise:
 
     def draw(self, shape: Any, *, generator: torch.Generator, **options: Any) -> Tensor:
         return torch.randn(tuple(shape), generator=generator).double()
-
-
-def agree(what: str, ours: Tensor, theirs: Tensor, *, tolerance: float = 1e-5) -> None:
-    largest = (ours - theirs).abs().max().item()
-    print(f"{what}: largest difference {largest:.1e}")
-    assert ours.isfinite().all()
-    assert largest < tolerance
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
