@@ -56,7 +56,9 @@ def test_sampling_with_the_cache_gives_the_codes_of_sampling_without(
     for seed in range(5):
         cached = codes_of(model, seed=seed, guidance_scale=guidance_scale)
         plain = codes_of(model, seed=seed, guidance_scale=guidance_scale, cached=False)
-        assert torch.equal(cached, plain)
+        differing = int((cached != plain).sum())
+        print(f"cache, guidance {guidance_scale}: {differing} of {plain.numel()} codes differ")
+        assert differing == 0
 
 
 def test_logits_depend_on_the_codes_before_them_alone(model: ARPrior) -> None:
