@@ -49,7 +49,7 @@ def karlo() -> KarloPreset:
             embed_width=768,
             image_tokens=4,
             context_width=1536,
-            unet=_unet(attention=(32, 16, 8)),
+            unet=_unet(attention=(32, 16, 8), head_channels=64),
             text_encoder=text,
             schedule="cosine",
             train_timesteps=1000,
@@ -59,20 +59,20 @@ def karlo() -> KarloPreset:
         upsampler=KarloUpsamplerConfig(
             image_size=256,
             low_res_size=64,
-            unet=_unet(attention=()),
+            unet=_unet(attention=(), head_channels=8),  # as its file says; none attends
             schedule="cosine",
             train_timesteps=1000,
         ),
     )
 
 
-def _unet(*, attention: tuple[int, ...]) -> UNetConfig:
+def _unet(*, attention: tuple[int, ...], head_channels: int) -> UNetConfig:
     return UNetConfig(
         channels=320,
         channel_multipliers=(1, 2, 3, 4),
         residual_blocks=3,
         attention_resolutions=attention,
-        head_channels=64,
+        head_channels=head_channels,
         norm_groups=32,
         dropout=0.0,
     )
