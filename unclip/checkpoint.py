@@ -88,11 +88,21 @@ def _decode(kind: Any, value: Any, *, where: str) -> Any:
             raise CheckpointError(f"{where} is {value!r}, which is no list")
         return tuple(value)
     if get_origin(kind) in (Union, UnionType) and value is not None:
-        inner = next(option for option in get_args(kind) if option is not type(None))
-        return _decode(inner, value, where=where)
+        options = [option for option in get_args(kind) if option is not type(None)]
+        return _decode(_option_of(options, value), value, where=where)
     if isinstance(kind, type) and not _is_a(kind, value):
         raise CheckpointError(f"{where} is {value!r}, which is not of type {kind.__name__}")
     return value
+
+
+def _option_of(options: list[Any], value: Any) -> Any:
+    """Of configs the one whose fields are those of the value."""
+    named = (
+        o
+        for o in options
+        if isinstance(value, dict) and {f.name for f in fields(o)} == value.keys()
+    )
+    return next(named, options[0])
 
 
 def _is_a(kind: type, value: Any) -> bool:

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from unclip.checks import check_embeds, check_rows
 from unclip.config import Config, ConfigError
+from unclip.models.frozen_text import FrozenTextConfig, make_text_encoder
 from unclip.models.layers import check_divisible, check_rate
 from unclip.models.prior import PriorCondition
-from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
+from unclip.models.text_encoder import TextEncoderConfig
 from unclip.models.transformer import KeyValueCache, Transformer
 from unclip.pca import PcaBasis
 from unclip.quantise import dequantise, quantise, uniform_edges
@@ -34,7 +35,7 @@ class ARPriorConfig(Config):
     width: int
     depth: int
     heads: int
-    text_encoder: TextEncoderConfig
+    text_encoder: TextEncoderConfig | FrozenTextConfig  # trained with it, or CLIP's
     dimensions: int  # principal components that are kept: one code each
     buckets: int  # of equal width, that a component is quantised into
     bucket_reach: float  # the outermost edges, in standard deviations of the component
@@ -74,7 +75,7 @@ class ARPrior(nn.Module):
     def __init__(self, config: ARPriorConfig) -> None:
         super().__init__()
         self.config = config
-        self.text_encoder = TextEncoder(config.text_encoder)
+        self.text_encoder = make_text_encoder(config.text_encoder)
         self.from_hidden = nn.Linear(config.text_encoder.width, config.width)
         self.from_text_embeds = nn.Linear(config.embed_width, config.width)
         self.null_text_embeds = nn.Parameter(torch.randn(config.width) * 0.02)

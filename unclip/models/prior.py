@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from unclip.checks import check_embeds, check_rows
 from unclip.config import Config, ConfigError
+from unclip.models.frozen_text import FrozenTextConfig, make_text_encoder
 from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
-from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
+from unclip.models.text_encoder import TextEncoderConfig
 from unclip.models.transformer import Transformer
 from unclip.schedules import check_schedule
 
@@ -26,7 +27,7 @@ class DiffusionPriorConfig(Config):
     width: int
     depth: int
     heads: int
-    text_encoder: TextEncoderConfig
+    text_encoder: TextEncoderConfig | FrozenTextConfig  # trained with it, or CLIP's
     schedule: str
     train_timesteps: int
     embedding_scale: float  # on unit-norm embeddings before noise; sqrt(embed_width): unit variance
@@ -59,7 +60,7 @@ class DiffusionPrior(nn.Module):
         super().__init__()
         self.config = config
         text_width = config.text_encoder.width
-        self.text_encoder = TextEncoder(config.text_encoder)
+        self.text_encoder = make_text_encoder(config.text_encoder)
         self.from_hidden = nn.Linear(text_width, config.width)
         self.from_text_embeds = nn.Linear(config.embed_width, config.width)
         self.null_text_embeds = nn.Parameter(torch.randn(config.width) * 0.02)
