@@ -28,6 +28,7 @@ from unclip.cascade import check_decoder_sampler
 from unclip.config import Config, ConfigError
 from unclip.guidance import check_guidance
 from unclip.models import ARPriorConfig, DecoderConfig, DiffusionPriorConfig, UpsamplerConfig
+from unclip.models.frozen_text import check_clip_text
 from unclip.presets import Preset
 
 
@@ -130,6 +131,9 @@ class PipelineConfig(Config):
                     f"makes embeddings of width {width}; set {name}.model.embed_width={width}, or "
                     "choose another CLIP"
                 )
+        if isinstance(self.clip, TrainedClip):
+            for name, section in self.priors.items():
+                check_clip_text(name, section.model.text_encoder, self.clip.architecture)
         if self.pca.dimensions > width:
             raise ConfigError(
                 f"pca.dimensions={self.pca.dimensions} is more than the CLIP's width {width}; "

@@ -1,5 +1,7 @@
 """The pipeline's wiring, on one page. Building it runs nothing."""
 
+from typing import Any, cast
+
 from pipelines.artifacts import (
     ClipWeights,
     EmbeddingShards,
@@ -15,6 +17,12 @@ from pipelines.stages.download import Download
 from pipelines.stages.embed import Embed
 from pipelines.stages.evaluate import Evaluate
 from pipelines.stages.filter import Filter
+from pipelines.stages.frozen_text import (
+    TrainARPriorOnClipText,
+    TrainPriorOnClipText,
+    TrainSecondARPriorOnClipText,
+    TrainSecondPriorOnClipText,
+)
 from pipelines.stages.models import (
     LoaderSettings,
     TrainARPrior,
@@ -28,7 +36,14 @@ from pipelines.stages.models import (
 from pipelines.stages.pca import Pca
 from pipelines.stages.report import BuildReport
 from pipelines.stages.select import Select
+from unclip.models import FrozenTextConfig
 
+ON_CLIP_TEXT: dict[type, Any] = {
+    TrainPrior: TrainPriorOnClipText,
+    TrainARPrior: TrainARPriorOnClipText,
+    TrainSecondPrior: TrainSecondPriorOnClipText,
+    TrainSecondARPrior: TrainSecondARPriorOnClipText,
+}
 Rows = tuple[Stage[PairShards], Stage[EmbeddingShards], Stage[SelectionShards]]
 
 
@@ -49,7 +64,7 @@ def unclip_graph(config: PipelineConfig) -> Graph:
 
     rows = (pairs, embeddings, selection)
     decoder = TrainDecoder(*rows, config.decoder.model, config.decoder.training, config.loader)
-    prior = prior_stage(rows, pca, config.prior, config.loader)
+    prior = prior_stage(rows, pca, clip, config.prior, config.loader)
     upsampler_1 = TrainUpsampler1(
         *rows, config.upsampler_1.model, config.upsampler_1.training, config.loader
     )
@@ -59,7 +74,7 @@ def unclip_graph(config: PipelineConfig) -> Graph:
 
     second_prior = None
     if config.second_prior is not None:
-        second_prior = prior_stage(rows, pca, config.second_prior, config.loader, second=True)
+        second_prior = prior_stage(rows, pca, clip, config.second_prior, config.loader, second=True)
 
     cascade = (prior, decoder, upsampler_1, upsampler_2)
     evaluation = Evaluate(*rows, clip, *cascade, config.evaluate, second_prior)
@@ -72,14 +87,21 @@ def unclip_graph(config: PipelineConfig) -> Graph:
 def prior_stage(
     rows: Rows,
     pca: Stage[PcaBasisFile],
+    clip: Stage[ClipWeights],
     section: DiffusionPriorSection | ARPriorSection,
     loader: LoaderSettings,
     *,
     second: bool = False,
 ) -> Stage[TrainedModel]:
-    """The training of a prior of either kind; only an autoregressive one depends on the PCA."""
+    """The training of a prior of either kind.
+
+    An autoregressive one depends on the PCA, and one on the CLIP's hidden states on the CLIP.
+    """
+    own = (*rows, section.model, section.training, loader)
+    needs: tuple[Stage[PcaBasisFile], ...] = ()
+    kind: Any = TrainSecondPrior if second else TrainPrior
     if isinstance(section, ARPriorSection):
-        autoregressive = TrainSecondARPrior if second else TrainARPrior
-        return autoregressive(*rows, section.model, section.training, loader, pca)
-    diffusion = TrainSecondPrior if second else TrainPrior
-    return diffusion(*rows, section.model, section.training, loader)
+        kind, needs = (TrainSecondARPrior if second else TrainARPrior), (pca,)
+    if isinstance(section.model.text_encoder, FrozenTextConfig):
+        return cast(Stage[TrainedModel], ON_CLIP_TEXT[kind](*own, *needs, clip=clip))
+    return cast(Stage[TrainedModel], kind(*own, *needs))

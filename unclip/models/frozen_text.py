@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from unclip.clip_config import ClipArchitecture
 from unclip.config import Config, ConfigError
 from unclip.models.layers import check_divisible
 from unclip.models.text_encoder import (
@@ -48,6 +49,21 @@ class FrozenTextConfig(Config):
                 f"text_encoder.vocab_size={self.vocab_size}, context_length={self.context_length} "
                 f"and depth={self.depth} must be at least 1"
             )
+
+
+def check_clip_text(
+    name: str, text: TextEncoderConfig | FrozenTextConfig, clip: ClipArchitecture
+) -> None:
+    """Raise `ConfigError` where the model of that name reads the text tower of another CLIP."""
+    if not isinstance(text, FrozenTextConfig):
+        return
+    given = (text.context_length, text.width, text.depth, text.heads, text.quick_gelu)
+    wanted = (clip.text_context_length, clip.text_width, clip.text_layers, clip.text_heads, False)
+    if given != wanted:
+        raise ConfigError(
+            f"{name}.model.text_encoder has (context_length, width, depth, heads, quick_gelu)="
+            f"{given}, but the text tower of section clip has {wanted}; make them equal"
+        )
 
 
 class QuickGelu(nn.Module):
@@ -92,6 +108,12 @@ class FrozenText(nn.Module):
     def take_from(self, clip: nn.Module) -> None:
         """Copy the weights of an open_clip.CLIP; raises `ConfigError` where they do not fit."""
         theirs, ours = clip.state_dict(), self.state_dict()
+        quick = any(type(module).__name__ == "QuickGELU" for module in clip.modules())
+        if quick != self.config.quick_gelu:
+            raise ConfigError(
+                f"text_encoder.quick_gelu={self.config.quick_gelu}, but the CLIP has it {quick}; "
+                f"set it to {str(quick).lower()}"
+            )
         for name, source in self._sources().items():
             if source not in theirs or theirs[source].shape != ours[name].shape:
                 found = tuple(theirs[source].shape) if source in theirs else "missing"
