@@ -26,7 +26,7 @@ from pipelines.schema import samples
 from unclip.cascade import Cascade, Generated, SamplingConfig, with_prior_noise_norms
 from unclip.checkpoint import load_model
 from unclip.clip import FrozenClip
-from unclip.models import build
+from unclip.models import DiffusionPrior, build
 
 MODEL_FILE = "model.safetensors"
 UNTRAINED_STEPS = 4  # random weights make the same noise in 4 steps as in 40
@@ -89,7 +89,7 @@ class GenerationWorker:
         """What the other prior predicts, from captions alone; null where there is none."""
         if self.second_prior is None:
             return {"second_predicted_image_embeds": [None] * len(rows)}
-        cascade = replace(self.cascade, prior=self.second_prior)
+        cascade = self.second_cascade
         tokens = self.tokenizer([row["caption"] for row in rows]).to(self.device)  # (B, L)
         with self.noise(rows, "generated"):
             predicted = cascade.sample_image_embeds(
@@ -173,13 +173,14 @@ class GenerationWorker:
         weights, sampling = self.weights, self.config.sampling
         parts = (weights.prior, weights.decoder, weights.upsampler_1, weights.upsampler_2)
         files = [part.folder.local(MODEL_FILE) for part in parts]
-        cascade = cascade_of([load_model(file, device=self.device) for file in files], sampling)
-        return (
-            self.with_noise_norms(cascade) if sampling.prior_sampler == "analytic_dpm" else cascade
-        )
+        models = [load_model(file, device=self.device) for file in files]
+        return self.with_noise_norms(cascade_of(models, sampling))
 
     def with_noise_norms(self, cascade: Cascade) -> Cascade:
-        """Every worker estimates on the first shard, so that all sample alike."""
+        """Every worker estimates on the first shard, so that all sample alike; where any do."""
+        diffuses = isinstance(cascade.prior, DiffusionPrior)
+        if cascade.sampling.prior_sampler != "analytic_dpm" or not diffuses:
+            return cascade
         columns = ["caption", "text_embeds", "image_embeds"]
         rows = self.folder.read_table(input_file(shard_name(0)), columns).to_pylist()
         batch = {
@@ -195,6 +196,11 @@ class GenerationWorker:
         """The prior that the cascade's own is compared with."""
         weights = self.weights.second_prior
         return weights and load_model(weights.folder.local(MODEL_FILE), device=self.device)
+
+    @cached_property
+    def second_cascade(self) -> Cascade:
+        """The cascade around that prior."""
+        return self.with_noise_norms(replace(self.cascade, prior=self.second_prior))
 
     @cached_property
     def untrained(self) -> Cascade:
