@@ -163,7 +163,8 @@ def test_inversion_and_back_returns_the_input_closer_with_steps_and_with_iterati
     x = MEAN + torch.randn(50, 3, generator=seeded()).double() * 0.3
     apart = {n: (there_and_back(x, n, 1) - x).abs().max().item() for n in (10, 100, 1000)}
     refined = (there_and_back(x, 10, 100) - x).abs().max().item()
-    print(f"inversion and back: {apart}; 10 steps of 100 iterations: {refined:.1e}")
+    told = ", ".join(f"{n} steps {error:.1e}" for n, error in apart.items())
+    print(f"inversion and back: {told}; 10 steps of 100 iterations {refined:.1e}")
     assert apart[1000] < apart[100] < apart[10]
     assert apart[1000] < 0.02
     assert refined < apart[10] / 5
