@@ -25,6 +25,7 @@ from pipelines.stages.pca import PcaConfig
 from pipelines.stages.select import SelectConfig
 from pipelines.tracking_settings import TrackingSettings
 from unclip.config import Config, ConfigError
+from unclip.guidance import check_guidance
 from unclip.models import (
     ARPriorConfig,
     DecoderConfig,
@@ -34,6 +35,7 @@ from unclip.models import (
     KarloUpsamplerConfig,
     UpsamplerConfig,
 )
+from unclip.models.frozen_text import check_clip_text
 from unclip.presets import check_fit
 from unclip.sampling import check_decoder_sampler
 
@@ -178,6 +180,9 @@ class PipelineConfig(Config):
                     f"makes embeddings of width {width}; set {name}.model.embed_width={width}, or "
                     "choose another CLIP"
                 )
+        if isinstance(self.clip, TrainedClip):
+            for name, section in self.priors.items():
+                check_clip_text(name, section.model.text_encoder, self.clip.architecture)
         if self.pca.dimensions > width:
             raise ConfigError(
                 f"pca.dimensions={self.pca.dimensions} is more than the CLIP's width {width}; "
@@ -186,9 +191,12 @@ class PipelineConfig(Config):
 
     def check_models(self) -> None:
         """The models against each other."""
-        check_decoder_sampler(self.evaluate.sampling, self.decoder.model)
+        sampling = self.evaluate.sampling
+        check_decoder_sampler(sampling, self.decoder.model)
+        check_guidance("decoder", sampling.decoder_guidance_scale, self.decoder.model)
         upsamplers = [section.model for section in self.upsamplers.values()]
         for name, prior in self.priors.items():
+            check_guidance("prior", sampling.prior_guidance_scale, prior.model)
             check_fit(prior.model, self.decoder.model, upsamplers)
             lengths = [m.text_encoder.context_length for m in (prior.model, self.decoder.model)]
             if lengths[0] != lengths[1]:

@@ -16,6 +16,7 @@ from pipelines.config import PipelineConfig
 from pipelines.core.errors import PipelineError
 from unclip import ar_presets, karlo_presets, presets
 from unclip.config import ConfigError
+from unclip.models import FrozenTextConfig, TextEncoderConfig
 
 CONFIGS = Path(__file__).parent / "configs"
 PRESETS = {"tiny": presets.tiny, "small": presets.small, "paper": presets.paper}
@@ -24,8 +25,12 @@ AR_PRIORS = {
     "small": ar_presets.small_ar_prior,
     "paper": ar_presets.paper_ar_prior,
 }
+FROZEN_TEXT, TRAINED_TEXT = FrozenTextConfig.__name__, TextEncoderConfig.__name__
 # Pydantic puts them into places.
-KINDS = ("pretrained", "trained", "diffusion", "autoregressive", "paper", "karlo")
+KINDS = (
+    *("pretrained", "trained", "diffusion", "autoregressive", "paper", "karlo"),
+    *(FROZEN_TEXT, TRAINED_TEXT),
+)
 
 MERGE = "tag:yaml.org,2002:merge"  # the key "<<"
 Path_ = tuple[str, ...]  # keys from the top of the file down
@@ -196,9 +201,26 @@ def _merge(below: Any, above: Any) -> Any:
 
 def _explain(error: ValidationError, path: Path, lines: Mapping[Path_, int]) -> str:
     """One paragraph: each place with its line, what is wrong, and the way out."""
-    told = [_explain_one(dict(e), path, lines) for e in error.errors()[:5]]
-    more = error.error_count() - len(told)
+    errors = _of_the_kind_that_is_meant([dict(e) for e in error.errors()])
+    told = [_explain_one(e, path, lines) for e in errors[:5]]
+    more = len(errors) - len(told)
     return " ".join(told) + (f" There are {more} more such errors." if more > 0 else "")
+
+
+def _of_the_kind_that_is_meant(errors: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without those of the other kind of text encoder; only the frozen one has quick_gelu."""
+    missing = {"missing", "missing_argument", "missing_keyword_only_argument"}
+    trained = {
+        e["loc"][:-2]
+        for e in errors
+        if e["loc"][-2:] == (FROZEN_TEXT, "quick_gelu") and e["type"] in missing
+    }
+
+    def is_meant(place: tuple[Any, ...]) -> bool:
+        kind = next((n for n, p in enumerate(place) if p in (FROZEN_TEXT, TRAINED_TEXT)), None)
+        return kind is None or (place[kind] == TRAINED_TEXT) == (place[:kind] in trained)
+
+    return [e for e in errors if is_meant(e["loc"])]
 
 
 def _explain_one(error: dict[str, Any], path: Path, lines: Mapping[Path_, int]) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.ar_sampling import sample_codes
+from unclip.checks import check_embeds, check_rows, check_shape
 from unclip.config import ConfigError
 from unclip.denoisers import (
     decoder_denoiser,
@@ -22,6 +23,7 @@ from unclip.denoisers import (
     schedule_of,
     upsampler_denoiser,
 )
+from unclip.guidance import check_guidance
 from unclip.models import (
     AnyDecoder,
     AnyPrior,
@@ -80,8 +82,11 @@ class Cascade:
         return tuple(model.config.image_size for model in made)
 
     def __post_init__(self) -> None:
-        """Refuse a sampler that the decoder cannot serve."""
+        """Refuse a sampler or a guidance that the models cannot serve."""
         check_decoder_sampler(self.sampling, self.decoder.config)
+        if self.prior is not None:
+            check_guidance("prior", self.sampling.prior_guidance_scale, self.prior.config)
+        check_guidance("decoder", self.sampling.decoder_guidance_scale, self.decoder.config)
 
     def generate(
         self, tokens: Tensor, text_embeds: Tensor, *, generator: torch.Generator
@@ -101,6 +106,8 @@ class Cascade:
                 "this cascade has no prior, so it varies pictures only; load models with one, or "
                 "give `decode` image_embeds"
             )
+        check_embeds("text_embeds", text_embeds, self.prior.config.embed_width)
+        check_rows(tokens=tokens, text_embeds=text_embeds)
         if isinstance(self.prior, ARPrior):
             return self._sample_autoregressive(self.prior, tokens, text_embeds, generator)
         return self._sample_diffusion(self.prior, tokens, text_embeds, generator)
@@ -162,9 +169,10 @@ class Cascade:
         given = image_embeds if image_embeds is not None else tokens
         if given is None:
             raise ConfigError("decode got neither image_embeds nor tokens; give one of them")
+        size = self.decoder.config.image_size
         if noise is None:
-            size = self.decoder.config.image_size
             noise = self._randn((len(given), 3, size, size), generator)
+        check_shape("noise", noise, (len(given), 3, size, size), "give one x_T for each picture")
         with self._autocast():
             learned = self.sampling.decoder_sampler == "ddpm_learned"
             make_denoiser = decoder_denoiser_with_variance if learned else decoder_denoiser
@@ -179,7 +187,7 @@ class Cascade:
         return pixels.clamp(-1, 1)
 
     def upsample(self, pixels: Tensor, *, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """(B, 3, s, s) in [-1, 1] to each of the larger sizes."""
+        """(B, 3, s, s) in [-1, 1], of any height and width, to each of the larger sizes."""
         made = [pixels]
         for name, model in self.upsamplers.items():
             made.append(self._upsample(model, name, made[-1], generator))
@@ -189,10 +197,9 @@ class Cascade:
     def _upsample(
         self, model: AnyUpsampler, name: str, pixels: Tensor, generator: torch.Generator
     ) -> Tensor:
-        size = pixels.shape[-1] * model.config.scale
-        noise = self._randn((len(pixels), 3, size, size), generator)
         with self._autocast():
             enlarged = model.condition(pixels)
+            noise = self._randn(tuple(enlarged.shape), generator)
             denoise = upsampler_denoiser(model, enlarged)
             drawn = self._sample(model, name, denoise, noise, generator)
         return model.to_pixels(drawn, enlarged).clamp(-1, 1)

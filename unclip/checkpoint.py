@@ -15,12 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unclip.config import Config, UnclipError
+from unclip.config import Config, ConfigError, UnclipError
 from unclip.models import MODELS, build
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, by its specification
+MOST_NAMED = 5  # fields or tensors in one message
 _TYPES = {cls.__name__: cls for cls in MODELS}
 
 
@@ -103,11 +104,20 @@ def config_from_metadata(metadata: dict[str, str], *, where: str) -> Config:
             f"{where}: its metadata has {sorted(metadata) or 'nothing'}, not the config of one of "
             f"{', '.join(_TYPES)}; it was not written by `save_model`"
         )
-    return config_from_json(cls, json.loads(metadata["config"]), where=f"{where}: {cls.__name__}")
+    try:
+        fields_ = json.loads(metadata["config"])
+        return config_from_json(cls, fields_, where=f"{where}: {cls.__name__}")
+    except (json.JSONDecodeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{where}: its {cls.__name__} cannot be used ({error}); write the model again with "
+            "`save_model`"
+        ) from error
 
 
 def config_from_json(kind: type[AnyConfig], value: dict[str, Any], *, where: str) -> AnyConfig:
     """The config whose fields, as `asdict` gives them, went through JSON."""
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where} is {value!r}, which is not a {kind.__name__}")
     hints = get_type_hints(kind)
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if names != value.keys():
@@ -125,29 +135,57 @@ def _decode(kind: Any, value: Any, *, where: str) -> Any:
     if isinstance(kind, type) and issubclass(kind, Config):
         return config_from_json(kind, value, where=where)
     if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise CheckpointError(f"{where} is {value!r}, which is no list")
         return tuple(value)
     if get_origin(kind) in (Union, UnionType) and value is not None:
-        inner = next(option for option in get_args(kind) if option is not type(None))
-        return _decode(inner, value, where=where)
+        options = [option for option in get_args(kind) if option is not type(None)]
+        return _decode(_option_of(options, value), value, where=where)
+    if isinstance(kind, type) and not _is_a(kind, value):
+        raise CheckpointError(f"{where} is {value!r}, which is not of type {kind.__name__}")
     return value
 
 
+def _option_of(options: list[Any], value: Any) -> Any:
+    """Of configs the one whose fields are those of the value."""
+    named = (
+        o
+        for o in options
+        if isinstance(value, dict) and {f.name for f in fields(o)} == value.keys()
+    )
+    return next(named, options[0])
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    """As Python's type checkers have it: an int may stand for a float, but a bool for no number."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
 def _check_tensors(wanted: dict[str, Tensor], given: dict[str, Tensor], *, where: str) -> None:
-    if wanted.keys() != given.keys():
+    told = [
+        *(f"{n} {_shape(wanted[n])} is missing" for n in sorted(wanted.keys() - given.keys())),
+        *(f"{n} {_shape(given[n])} is unknown" for n in sorted(given.keys() - wanted.keys())),
+        *(
+            f"{name} has shape {_shape(given[name])} where {_shape(tensor)} is asked for"
+            for name, tensor in wanted.items()
+            if name in given and tensor.shape != given[name].shape
+        ),
+    ]
+    if told:
+        more = f"; and {len(told) - MOST_NAMED} more" if len(told) > MOST_NAMED else ""
         raise CheckpointError(
-            f"{where} does not hold the tensors of its config (missing: "
-            f"{_names(wanted.keys() - given.keys())}; unknown: "
-            f"{_names(given.keys() - wanted.keys())})"
+            f"{where} does not hold the tensors of its config: {'; '.join(told[:MOST_NAMED])}"
+            f"{more}. Weights or config are of another model; write both with `save_model`"
         )
-    for name, tensor in wanted.items():
-        if tensor.shape != given[name].shape:
-            raise CheckpointError(
-                f"{where}: {name} has shape {tuple(given[name].shape)}, but its config asks for "
-                f"{tuple(tensor.shape)}"
-            )
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
 
 
 def _names(names: set[str]) -> str:
     shown = sorted(names)
-    rest = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
-    return ", ".join(shown[:5]) + rest if shown else "none"
+    rest = f" and {len(shown) - MOST_NAMED} more" if len(shown) > MOST_NAMED else ""
+    return ", ".join(shown[:MOST_NAMED]) + rest if shown else "none"

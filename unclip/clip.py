@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from unclip.clip_config import CONFIG_FILE, WEIGHTS_FILE, ClipArchitecture, ClipConfig
 from unclip.config import ConfigError
+from unclip.pictures import to_rgb
 
 Images = Sequence[Image.Image] | Tensor
 
@@ -170,7 +171,7 @@ class FrozenClip:
     def preprocess(self, images: Images) -> Tensor:
         """Images as `encode_images` takes them to the model's own pixels (B, 3, S, S)."""
         if not isinstance(images, Tensor):
-            rgb = (image.convert("RGB") for image in images)
+            rgb = map(to_rgb, images)
             return torch.stack([self._preprocess(image) for image in rgb]).to(self.device)
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images of shape {tuple(images.shape)} are not (B, 3, H, W)")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from unclip.checks import check_embeds, check_rows
 from unclip.diffusion import to_x_start
 from unclip.guidance import clamp_static, classifier_free, threshold_dynamic
 from unclip.models import (
@@ -106,6 +107,10 @@ def _decoder_condition(
     given = image_embeds if image_embeds is not None else tokens
     assert given is not None
     count, device = len(given), given.device
+    if image_embeds is not None:
+        check_embeds("image_embeds", image_embeds, model.config.embed_width)
+    if image_embeds is not None and tokens is not None:
+        check_rows(image_embeds=image_embeds, tokens=tokens)
     unguided = _second_half(count, copies, device)  # (copies * B,)
     all_rows = torch.ones_like(unguided)
     drop_image = all_rows if image_embeds is None else unguided

@@ -27,7 +27,7 @@ from pipelines.schema import samples
 from unclip.cascade import Cascade, Generated, SamplingConfig, with_prior_noise_norms
 from unclip.checkpoint import load_model
 from unclip.clip import FrozenClip
-from unclip.models import build
+from unclip.models import ARPrior, build
 from unclip.whole import Unclip, share_text_tower
 
 MODEL_FILE = "model.safetensors"
@@ -92,7 +92,7 @@ class GenerationWorker:
         """What the other prior predicts, from captions alone; null where there is none."""
         if self.second_prior is None:
             return {"second_predicted_image_embeds": [None] * len(rows)}
-        cascade = replace(self.cascade, prior=self.second_prior)
+        cascade = self.second_cascade
         tokens = self.whole.tokenize([row["caption"] for row in rows])  # (B, L)
         with self.noise(rows, "generated"):
             predicted = cascade.sample_image_embeds(
@@ -178,7 +178,7 @@ class GenerationWorker:
         files = [stage and stage.folder.local(MODEL_FILE) for stage in stages]
         models = [file and load_model(file, device=self.device) for file in files]
         whole = Unclip(cascade_of(models, sampling), clip)
-        return self.with_noise_norms(whole) if sampling.prior_sampler == "analytic_dpm" else whole
+        return self.with_noise_norms(whole)
 
     @property
     def clip(self) -> FrozenClip:
@@ -191,10 +191,13 @@ class GenerationWorker:
         return self.whole.cascade
 
     def with_noise_norms(self, whole: Unclip) -> Unclip:
-        """Every worker estimates on the first shard, so that all sample alike.
+        """Every worker estimates on the first shard, so that all sample alike; where any do.
 
         Raises `PipelineError` where the stage has not begun, so that there is none.
         """
+        sampler = whole.cascade.sampling.prior_sampler
+        if sampler != "analytic_dpm" or isinstance(whole.cascade.prior, ARPrior):
+            return whole
         rows = self.folder.read_table(self.first_shard(), NORMED).to_pylist()
         batch = {
             "tokens": whole.tokenize([row["caption"] for row in rows]),
@@ -223,6 +226,12 @@ class GenerationWorker:
         """The prior that the cascade's own is compared with."""
         weights = self.weights.second_prior
         return weights and load_model(weights.folder.local(MODEL_FILE), device=self.device)
+
+    @cached_property
+    def second_cascade(self) -> Cascade:
+        """The cascade around that prior."""
+        cascade = replace(self.cascade, prior=self.second_prior)
+        return self.with_noise_norms(replace(self.whole, cascade=cascade)).cascade
 
     @cached_property
     def untrained(self) -> Cascade:

@@ -150,6 +150,7 @@ def test_workers_that_cannot_share_the_lanes_are_refused() -> None:
         ("source.urls.deeper=1", "is a value, not a section"),
         ("select.held_out_fraction=1.5", "leaves nothing to train"),
         ("run.wait_s=-1.0", "wait_s=-1.0"),
+        ("decoder.model.image_dropout=0.0", "image_dropout=0: the model has no null condition"),
     ],
 )
 def test_an_impossible_override_is_refused(override: str, told: str) -> None:

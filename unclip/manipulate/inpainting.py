@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.cascade import Cascade
+from unclip.checks import check_rows, check_shape
 from unclip.config import ConfigError
 from unclip.denoisers import decoder_denoiser, schedule_of, upsampler_denoiser
 from unclip.diffusion import noise_from_x_start
@@ -48,6 +49,7 @@ def inpaint(
     the decoder takes each of its steps, so that new and old come to fit.
     """
     small, *larger = _canvases(cascade, pixels, mask)
+    check_rows(pixels=pixels, image_embeds=image_embeds)
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=cascade.sampling.bf16):
         painted = _paint(cascade, small, image_embeds, tokens, resamplings, generator)
         for (name, model), canvas in zip(cascade.upsamplers.items(), larger, strict=True):
@@ -93,11 +95,12 @@ def shrink_mask(mask: Tensor, size: int) -> Tensor:
 
 def _canvases(cascade: Cascade, pixels: Tensor, mask: Tensor) -> list[_Canvas]:
     """The picture at the sizes of the cascade, the smallest first."""
-    largest = cascade.sizes[-1]
-    if pixels.shape[1:] != (3, largest, largest) or mask.shape[2:] != pixels.shape[2:]:
+    largest, way_out = cascade.sizes[-1], "resize it to the largest size of this cascade"
+    check_shape("pixels", pixels, ("B", 3, largest, largest), way_out)
+    check_shape("mask", mask, (len(pixels), 1, largest, largest), way_out)
+    if mask.dtype != torch.bool:
         raise ConfigError(
-            f"pixels {tuple(pixels.shape)} and mask {tuple(mask.shape)} are not (B, 3, S, S) and "
-            f"(B, 1, S, S) with S={largest}, the largest size of this cascade; resize them"
+            f"mask is of {mask.dtype}; give torch.bool, True where there is to be painted"
         )
     return [
         _Canvas(F.interpolate(pixels, size=size, mode="area"), shrink_mask(mask, size))

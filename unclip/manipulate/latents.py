@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.cascade import Cascade
-from unclip.config import ConfigError
+from unclip.checks import check_rows, check_shape
 from unclip.denoisers import decoder_denoiser, schedule_of
 from unclip.pca import PcaBasis
+from unclip.pictures import to_rgb
 from unclip.samplers import ddim_inversion
 
 PARALLEL = 1e-4  # sine of the angle below which a great circle is as good as a straight line
@@ -43,11 +44,8 @@ def encode(cascade: Cascade, pixels: Tensor, image_embeds: Tensor) -> Latent:
     pixels: (B, 3, S, S) in [-1, 1], S the decoder's; image_embeds: (B, E) of the same pictures.
     """
     size = cascade.decoder.config.image_size
-    if pixels.shape[1:] != (3, size, size):
-        raise ConfigError(
-            f"pixels of shape {tuple(pixels.shape)} are not (B, 3, {size}, {size}), which this "
-            "decoder makes; resize them with `to_pixels`"
-        )
+    check_shape("pixels", pixels, ("B", 3, size, size), "resize them with `to_pixels`")
+    check_rows(pixels=pixels, image_embeds=image_embeds)
     sampling = cascade.sampling
     with torch.no_grad(), torch.autocast(pixels.device.type, torch.bfloat16, sampling.bf16):
         denoise = decoder_denoiser(
@@ -167,6 +165,7 @@ def slerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
     The angle to `start` grows in proportion to the weight, vectors of one length keep it, and 0 and
     1 give the two themselves. Vectors of two lengths share the coefficients.
     """
+    check_shape("the end", end, tuple(start.shape), "take both of the same CLIP or decoder")
     weight = weights.to(start.dtype)[:, None]  # (N, 1)
     cosine = F.cosine_similarity(start, end, dim=-1).clamp(-1, 1)[:, None]  # (1, 1)
     angle = cosine.acos()
@@ -193,6 +192,6 @@ def _square(image: Image.Image, size: int) -> Tensor:
     """(3, size, size) in [-1, 1]: the middle square, averaged down or enlarged, as in training."""
     smaller = min(image.size) > size
     method = Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC
-    fitted = ImageOps.fit(image.convert("RGB"), (size, size), method=method)
+    fitted = ImageOps.fit(to_rgb(image), (size, size), method=method)
     array = torch.from_numpy(np.array(fitted))  # (S, S, 3) uint8
     return rearrange(array, "h w c -> c h w").float() / 127.5 - 1

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.cascade import Cascade
+from unclip.checks import check_embeds
 from unclip.manipulate.latents import Latent, as_long_as, variations
 
 CONDITIONS = {  # name → what the decoder is told beside the caption
@@ -78,6 +79,7 @@ def class_probabilities(
 
     class_embeds: (K, E) unit-norm. Returns (B, K), whose rows sum to 1.
     """
+    check_embeds("class_embeds", class_embeds, image_embeds.shape[-1])
     directions = F.normalize(image_embeds, dim=-1)
     similarity = torch.einsum("be,ke->bk", directions, class_embeds)
     return (logit_scale * similarity).softmax(dim=-1)

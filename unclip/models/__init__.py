@@ -8,6 +8,7 @@ from torch import nn
 from unclip.config import Config, ConfigError
 from unclip.models.ar_prior import ARPrior, ARPriorConfig
 from unclip.models.decoder import Decoder, DecoderConfig
+from unclip.models.frozen_text import FrozenText, FrozenTextConfig
 from unclip.models.karlo import (
     KarloDecoder,
     KarloDecoderConfig,
@@ -56,6 +57,8 @@ __all__ = [
     "DecoderConfig",
     "DiffusionPrior",
     "DiffusionPriorConfig",
+    "FrozenText",
+    "FrozenTextConfig",
     "KarloDecoder",
     "KarloDecoderConfig",
     "KarloPrior",

@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from unclip.checks import check_embeds, check_rows
 from unclip.config import Config, ConfigError
 from unclip.diffusion import check_prediction
 from unclip.models.layers import check_rate
@@ -85,6 +86,8 @@ class Decoder(nn.Module):
         self, image_embeds: Tensor, tokens: Tensor, *, drop_image: Tensor, drop_text: Tensor
     ) -> DecoderCondition:
         """image_embeds: (B, E) unit-norm; tokens: (B, L) int64; what to drop: (B,) bool."""
+        check_embeds("image_embeds", image_embeds, self.config.embed_width)
+        check_rows(tokens=tokens, image_embeds=image_embeds)
         text = self.text_encoder.drop(self.text_encoder(tokens), drop_text)
         # Components of unit-norm embeddings are small: bring them to unit variance.
         z_i = image_embeds * self.config.embed_width**0.5
