@@ -53,7 +53,7 @@ class TrainedModel(Artifact):
 
     parameters: int
     steps: int
-    final_loss: float
+    final_loss: float | None  # None where no step was taken
     model: str = ""  # the class of its config
 
 

@@ -20,18 +20,28 @@ from pipelines.report.config import ReportConfig
 from pipelines.stages.clip import PretrainedClip, TrainedClip
 from pipelines.stages.download import SourceConfig
 from pipelines.stages.embed import EmbedConfig
-from pipelines.stages.models import LoaderSettings, TrainingSection
+from pipelines.stages.models import LoaderSettings, ModelSection
 from pipelines.stages.pca import PcaConfig
 from pipelines.stages.select import SelectConfig
 from pipelines.tracking_settings import TrackingSettings
-from unclip.cascade import check_decoder_sampler
 from unclip.config import Config, ConfigError
-from unclip.models import ARPriorConfig, DecoderConfig, DiffusionPriorConfig, UpsamplerConfig
-from unclip.presets import Preset
+from unclip.guidance import check_guidance
+from unclip.models import (
+    ARPriorConfig,
+    DecoderConfig,
+    DiffusionPriorConfig,
+    KarloDecoderConfig,
+    KarloPriorConfig,
+    KarloUpsamplerConfig,
+    UpsamplerConfig,
+)
+from unclip.models.frozen_text import check_clip_text
+from unclip.presets import check_fit
+from unclip.sampling import check_decoder_sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionPriorSection(TrainingSection):
+class DiffusionPriorSection(ModelSection):
     """Caption → CLIP image embedding, by denoising it."""
 
     kind: Literal["diffusion"]  # a diffusion prior
@@ -39,28 +49,57 @@ class DiffusionPriorSection(TrainingSection):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ARPriorSection(TrainingSection):
+class ARPriorSection(ModelSection):
     """Caption → CLIP image embedding, one quantised component after the other."""
 
     kind: Literal["autoregressive"]  # an autoregressive prior
     model: ARPriorConfig
 
 
-PriorSection = Annotated[DiffusionPriorSection | ARPriorSection, Field(discriminator="kind")]
+@dataclass(frozen=True, kw_only=True)
+class KarloPriorSection(ModelSection):
+    """Caption → CLIP image embedding with its own length, by denoising it."""
+
+    kind: Literal["karlo"]  # Karlo's prior
+    model: KarloPriorConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderSection(TrainingSection):
+class DecoderSection(ModelSection):
     """CLIP image embedding and caption → small picture."""
 
+    kind: Literal["paper"]  # the paper's; the preset's kind where none is given
     model: DecoderConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpsamplerSection(TrainingSection):
+class KarloDecoderSection(ModelSection):
+    """CLIP image embedding with its own length and caption → small picture."""
+
+    kind: Literal["karlo"]  # Karlo's; the preset's kind where none is given
+    model: KarloDecoderConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpsamplerSection(ModelSection):
     """A picture → one of a larger size."""
 
+    kind: Literal["paper"]  # the paper's; the preset's kind where none is given
     model: UpsamplerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class KarloUpsamplerSection(ModelSection):
+    """A picture → one of a larger size, in few steps, the last by a network of its own."""
+
+    kind: Literal["karlo"]  # Karlo's; the preset's kind where none is given
+    model: KarloUpsamplerConfig
+
+
+ByKind = Field(discriminator="kind")
+PriorSection = Annotated[DiffusionPriorSection | ARPriorSection | KarloPriorSection, ByKind]
+AnyDecoderSection = Annotated[DecoderSection | KarloDecoderSection, ByKind]
+AnyUpsamplerSection = Annotated[UpsamplerSection | KarloUpsamplerSection, ByKind]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +124,7 @@ class RunSection(Config):
 class PipelineConfig(Config):
     """The whole pipeline, section by section, in the order of its stages."""
 
-    preset: Literal["tiny", "small", "paper"]  # the sizes of the four models
+    preset: Literal["tiny", "small", "paper", "karlo"]  # the sizes of the models
     source: SourceConfig
     download: DownloadConfig
     filter: FilterConfig
@@ -95,9 +134,9 @@ class PipelineConfig(Config):
     pca: PcaConfig
     loader: LoaderSettings
     prior: PriorSection
-    decoder: DecoderSection
-    upsampler_1: UpsamplerSection
-    upsampler_2: UpsamplerSection
+    decoder: AnyDecoderSection
+    upsampler_1: AnyUpsamplerSection
+    upsampler_2: AnyUpsamplerSection | None  # null: the first makes the pictures
     evaluate: EvaluateConfig
     report: ReportConfig
     run: RunSection
@@ -108,13 +147,25 @@ class PipelineConfig(Config):
     def __post_init__(self) -> None:
         self.check_widths()
         self.check_models()
+        self.check_towers()
         self.check_lanes()
 
     @property
-    def priors(self) -> dict[str, DiffusionPriorSection | ARPriorSection]:
+    def priors(self) -> dict[str, DiffusionPriorSection | ARPriorSection | KarloPriorSection]:
         """The one that pictures are drawn with, and the one that it is compared with, if any."""
         second = {} if self.second_prior is None else {"second_prior": self.second_prior}
         return {"prior": self.prior, **second}
+
+    @property
+    def upsamplers(self) -> dict[str, UpsamplerSection | KarloUpsamplerSection]:
+        """In the order in which pictures pass them."""
+        second = {} if self.upsampler_2 is None else {"upsampler_2": self.upsampler_2}
+        return {"upsampler_1": self.upsampler_1, **second}
+
+    @property
+    def models(self) -> dict[str, ModelSection]:
+        """The sections of the cascade's models, by stage."""
+        return {**self.priors, "decoder": self.decoder, **self.upsamplers}
 
     def check_widths(self) -> None:
         """The CLIP's width against that of the models and the PCA."""
@@ -129,6 +180,9 @@ class PipelineConfig(Config):
                     f"makes embeddings of width {width}; set {name}.model.embed_width={width}, or "
                     "choose another CLIP"
                 )
+        if isinstance(self.clip, TrainedClip):
+            for name, section in self.priors.items():
+                check_clip_text(name, section.model.text_encoder, self.clip.architecture)
         if self.pca.dimensions > width:
             raise ConfigError(
                 f"pca.dimensions={self.pca.dimensions} is more than the CLIP's width {width}; "
@@ -137,14 +191,13 @@ class PipelineConfig(Config):
 
     def check_models(self) -> None:
         """The models against each other."""
-        check_decoder_sampler(self.evaluate.sampling, self.decoder.model)
+        sampling = self.evaluate.sampling
+        check_decoder_sampler(sampling, self.decoder.model)
+        check_guidance("decoder", sampling.decoder_guidance_scale, self.decoder.model)
+        upsamplers = [section.model for section in self.upsamplers.values()]
         for name, prior in self.priors.items():
-            Preset(
-                prior=prior.model,
-                decoder=self.decoder.model,
-                upsampler_1=self.upsampler_1.model,
-                upsampler_2=self.upsampler_2.model,
-            )
+            check_guidance("prior", sampling.prior_guidance_scale, prior.model)
+            check_fit(prior.model, self.decoder.model, upsamplers)
             lengths = [m.text_encoder.context_length for m in (prior.model, self.decoder.model)]
             if lengths[0] != lengths[1]:
                 raise ConfigError(
@@ -159,10 +212,20 @@ class PipelineConfig(Config):
                     "make them equal"
                 )
 
+    def check_towers(self) -> None:
+        """Frozen text towers need weights to begin with."""
+        for name, section in {**self.priors, "decoder": self.decoder}.items():
+            is_karlo = isinstance(section, KarloPriorSection | KarloDecoderSection)
+            if is_karlo and section.init_from is None:
+                raise ConfigError(
+                    f"{name}.init_from is null, but Karlo's text tower is frozen and would stay "
+                    "random; give the file of an imported Karlo"
+                )
+
     def check_lanes(self) -> None:
         """The lanes of each training against its workers."""
-        for name in (*self.priors, "decoder", "upsampler_1", "upsampler_2"):
-            lanes = getattr(self, name).lanes
+        for name, section in self.models.items():
+            lanes = section.lanes
             workers = self.run.resources.get(name, Resources()).workers
             if lanes % workers:
                 raise ConfigError(

@@ -29,8 +29,8 @@ INTRODUCTION = """\
 One YAML file configures the whole pipeline. `unclip init` writes one to start from, and
 `--set section.key=value` changes a single setting of a run. Unknown keys and wrong types are
 refused with their line. Everything but `run` is part of what is made: a changed setting reruns just
-the stages that depend on it, which `unclip plan` shows beforehand. `preset` (tiny, small, paper)
-fills in every `model` section, so a file needs to name only what it changes there.
+the stages that depend on it, which `unclip plan` shows beforehand. `preset` (tiny, small, paper,
+karlo) fills in every `model` section, so a file needs to name only what it changes there.
 
 The last column is the value that the demo has.
 """

@@ -14,18 +14,23 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipelines.config import PipelineConfig
 from pipelines.core.errors import PipelineError
-from unclip import ar_presets, presets
+from unclip import ar_presets, karlo_presets, presets
 from unclip.config import ConfigError
+from unclip.models import FrozenTextConfig, TextEncoderConfig
 
 CONFIGS = Path(__file__).parent / "configs"
-MODELS = ("prior", "decoder", "upsampler_1", "upsampler_2")
 PRESETS = {"tiny": presets.tiny, "small": presets.small, "paper": presets.paper}
 AR_PRIORS = {
     "tiny": ar_presets.tiny_ar_prior,
     "small": ar_presets.small_ar_prior,
     "paper": ar_presets.paper_ar_prior,
 }
-KINDS = ("pretrained", "trained", "diffusion", "autoregressive")  # pydantic puts them into places
+FROZEN_TEXT, TRAINED_TEXT = FrozenTextConfig.__name__, TextEncoderConfig.__name__
+# Pydantic puts them into places.
+KINDS = (
+    *("pretrained", "trained", "diffusion", "autoregressive", "paper", "karlo"),
+    *(FROZEN_TEXT, TRAINED_TEXT),
+)
 
 MERGE = "tag:yaml.org,2002:merge"  # the key "<<"
 Path_ = tuple[str, ...]  # keys from the top of the file down
@@ -36,7 +41,7 @@ class ConfigFileError(PipelineError):
 
 
 def find_config(name: str) -> Path:
-    """A file by its path, or a packaged one by its name: demo, small, paper."""
+    """A file by its path, or a packaged one by its name: demo, small, paper, karlo."""
     path = Path(name)
     packaged = CONFIGS / f"{name}.yaml"
     if path.is_file():
@@ -128,27 +133,53 @@ def _assign(raw: dict[str, Any], key: Path_, value: Any, text: str) -> None:
 def _with_preset(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Put the preset's models below what the file says of them."""
     name = raw.get("preset")
-    if name not in PRESETS:
+    if name not in (*PRESETS, "karlo"):
         raise ConfigFileError(
-            f"{path}: preset is {name!r}; choose one of {', '.join(PRESETS)}, whose model sizes "
-            "the file can then change."
+            f"{path}: preset is {name!r}; choose one of {', '.join(PRESETS)}, karlo, whose model "
+            "sizes the file can then change."
         )
-    models = _plain(PRESETS[name]())
-    sections = {m: (models[m], raw.get(m) or {}) for m in MODELS}
+    models = _preset_models(name)
+    sections = {m: raw.get(m) or {} for m in models if m != "upsampler_2"}
+    if "upsampler_2" in models:
+        sections["upsampler_2"] = raw.get("upsampler_2", {})
     if raw.get("second_prior") is not None:
-        sections["second_prior"] = (models["prior"], _like_the_first(raw))
+        sections["second_prior"] = _like_the_first(raw)
+        models["second_prior"] = models["prior"]
+    for section, given in sections.items():
+        _check_kind(section, given, name, path)
     for prior in sections.keys() & {"prior", "second_prior"}:
-        given = sections[prior][1]
+        given = sections[prior]
         if isinstance(given, dict) and given.get("kind") == "autoregressive":
-            sections[prior] = (_plain(AR_PRIORS[name]()), given)
-    return {**raw, **{m: _merge({"model": model}, own) for m, (model, own) in sections.items()}}
+            models[prior] = {"model": _plain(AR_PRIORS[name]())}
+    return {"upsampler_2": None, **raw, **{m: _merge(models[m], s) for m, s in sections.items()}}
+
+
+def _preset_models(name: str) -> dict[str, Any]:
+    """What the preset says of each section."""
+    if name == "karlo":
+        models = _plain(karlo_presets.karlo())
+        models["upsampler_1"] = models.pop("upsampler")
+        return {m: {"kind": "karlo", "model": model} for m, model in models.items()}
+    models = _plain(PRESETS[name]())
+    kinds: dict[str, Any] = {m: {} if m == "prior" else {"kind": "paper"} for m in models}
+    return {m: {**kinds[m], "model": model} for m, model in models.items()}
+
+
+def _check_kind(section: str, given: Any, preset: str, path: Path) -> None:
+    """Karlo's models go together, because its image embeddings have a length of their own."""
+    kind = given.get("kind") if isinstance(given, dict) else None
+    if kind is not None and (kind == "karlo") != (preset == "karlo"):
+        raise ConfigFileError(
+            f"{path}: {section}.kind is {kind!r}, but preset is {preset!r}; all models are of "
+            "kind karlo, with preset karlo, or none is."
+        )
 
 
 def _like_the_first(raw: Mapping[str, Any]) -> Any:
     """The second prior, trained as the first is where the file says nothing else."""
     first = raw.get("prior")
     shared = dict(first) if isinstance(first, dict) else {}
-    for own in ("kind", "model"):
+    for own in ("kind", "model", "init_from"):
         shared.pop(own, None)
     return _merge(shared, raw["second_prior"])
 
@@ -170,9 +201,26 @@ def _merge(below: Any, above: Any) -> Any:
 
 def _explain(error: ValidationError, path: Path, lines: Mapping[Path_, int]) -> str:
     """One paragraph: each place with its line, what is wrong, and the way out."""
-    told = [_explain_one(dict(e), path, lines) for e in error.errors()[:5]]
-    more = error.error_count() - len(told)
+    errors = _of_the_kind_that_is_meant([dict(e) for e in error.errors()])
+    told = [_explain_one(e, path, lines) for e in errors[:5]]
+    more = len(errors) - len(told)
     return " ".join(told) + (f" There are {more} more such errors." if more > 0 else "")
+
+
+def _of_the_kind_that_is_meant(errors: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without those of the other kind of text encoder; only the frozen one has quick_gelu."""
+    missing = {"missing", "missing_argument", "missing_keyword_only_argument"}
+    trained = {
+        e["loc"][:-2]
+        for e in errors
+        if e["loc"][-2:] == (FROZEN_TEXT, "quick_gelu") and e["type"] in missing
+    }
+
+    def is_meant(place: tuple[Any, ...]) -> bool:
+        kind = next((n for n, p in enumerate(place) if p in (FROZEN_TEXT, TRAINED_TEXT)), None)
+        return kind is None or (place[kind] == TRAINED_TEXT) == (place[:kind] in trained)
+
+    return [e for e in errors if is_meant(e["loc"])]
 
 
 def _explain_one(error: dict[str, Any], path: Path, lines: Mapping[Path_, int]) -> str:

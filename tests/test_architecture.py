@@ -31,6 +31,15 @@ def test_unclip_imports_nothing_of_the_pipeline(path: Path) -> None:
     assert {name.split(".")[0] for name in imported(path)} & FORBIDDEN_IN_UNCLIP == set()
 
 
+@pytest.mark.parametrize("path", modules("tests/unclip"), ids=lambda p: p.name)
+def test_the_tests_of_unclip_import_nothing_of_the_pipeline(path: Path) -> None:
+    names = set(imported(path))
+    assert {name.split(".")[0] for name in names} & FORBIDDEN_IN_UNCLIP == set()
+    assert {
+        n for n in names if n.startswith("tests.") and not n.startswith("tests.unclip")
+    } == set()
+
+
 @pytest.mark.parametrize("path", modules("pipelines/core"), ids=lambda p: p.name)
 def test_the_engine_knows_nothing_of_images(path: Path) -> None:
     own = {name for name in imported(path) if name.split(".")[0] in ("pipelines", "unclip")}

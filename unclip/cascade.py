@@ -1,6 +1,8 @@
 """The whole generator as one object: caption -> image embedding -> small image -> large image."""
 
 # B batch, L context length, E width of the CLIP embeddings, S image size, K candidates
+# Image embeddings have the length with which the decoder reads them: unit norm, but CLIP's own for
+# Karlo's. Text embeddings are unit-norm.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.ar_sampling import sample_codes
-from unclip.config import Config, ConfigError
+from unclip.checks import check_embeds, check_rows, check_shape
+from unclip.config import ConfigError
 from unclip.denoisers import (
     decoder_denoiser,
     decoder_denoiser_with_variance,
@@ -20,93 +23,38 @@ from unclip.denoisers import (
     schedule_of,
     upsampler_denoiser,
 )
-from unclip.models import ARPrior, Decoder, DecoderConfig, DiffusionPrior, Upsampler
-from unclip.samplers import (
-    SAMPLERS,
-    Denoise,
-    DenoiseWithVariance,
-    check_sampler,
-    estimate_noise_norms,
-    randn,
+from unclip.guidance import check_guidance
+from unclip.models import (
+    AnyDecoder,
+    AnyPrior,
+    AnyUpsampler,
+    ARPrior,
+    DiffusionPrior,
+    KarloPrior,
 )
-
-# ddpm_learned needs a model that tells its variance, analytic_dpm an estimate made with the prior.
-UPSAMPLER_SAMPLERS = tuple(
-    name for name in SAMPLERS if name not in ("ddpm_learned", "analytic_dpm")
-)
-PRIOR_SAMPLERS = (*UPSAMPLER_SAMPLERS, "analytic_dpm")
-DECODER_SAMPLERS = (*UPSAMPLER_SAMPLERS, "ddpm_learned")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig(Config):
-    """How to sample from each model of a cascade."""
-
-    prior_sampler: str  # ddim, ddpm_fixed_small, ddpm_fixed_large, dpm_solver_pp_2m, analytic_dpm
-    prior_steps: int  # of a diffusion prior
-    prior_guidance_scale: float  # 1: no guidance
-    prior_candidates: int  # drawn per caption by a diffusion prior; the closest to z_t is kept
-    decoder_sampler: str  # as for the prior, but ddpm_learned in place of analytic_dpm
-    decoder_steps: int
-    decoder_guidance_scale: float
-    dynamic_threshold: float | None  # quantile of |x_0| in the decoder; None clamps to [-1, 1]
-    upsampler_1_sampler: str  # as for the prior, but analytic_dpm
-    upsampler_1_steps: int
-    upsampler_2_sampler: str  # as for the prior, but analytic_dpm
-    upsampler_2_steps: int
-    eta: float  # of ddim; 0: deterministic in the first noise; 1: as much noise as ddpm_fixed_small
-    bf16: bool  # autocast to bfloat16
-    prior_temperature: float = 1.0  # of an autoregressive prior; below 1 favours likely codes
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot work."""
-        check_sampler("sampling.prior_sampler", self.prior_sampler, known=PRIOR_SAMPLERS)
-        check_sampler("sampling.decoder_sampler", self.decoder_sampler, known=DECODER_SAMPLERS)
-        for name in ("upsampler_1_sampler", "upsampler_2_sampler"):
-            check_sampler(f"sampling.{name}", getattr(self, name), known=UPSAMPLER_SAMPLERS)
-        if self.prior_candidates < 1:
-            raise ConfigError(
-                f"sampling.prior_candidates={self.prior_candidates} must be at least 1; "
-                "the paper draws 2"
-            )
-        if self.prior_temperature <= 0:
-            raise ConfigError(
-                f"sampling.prior_temperature={self.prior_temperature} must be positive; "
-                "1 samples from the model as it was trained"
-            )
-        if not 0 <= self.eta <= 1:
-            raise ConfigError(f"sampling.eta={self.eta} must lie between 0 and 1")
-        if self.dynamic_threshold is not None and not 0 < self.dynamic_threshold <= 1:
-            raise ConfigError(
-                f"sampling.dynamic_threshold={self.dynamic_threshold} is not a quantile; "
-                "give about 0.995, or null to clamp"
-            )
+from unclip.samplers import SAMPLERS, Denoise, DenoiseWithVariance, estimate_noise_norms, randn
+from unclip.sampling import SamplingConfig as SamplingConfig
+from unclip.sampling import check_decoder_sampler
 
 
 class Generated(NamedTuple):
     """What a cascade makes of a batch of captions."""
 
-    image_embeds: Tensor  # (B, E) unit-norm
-    pixels: tuple[Tensor, Tensor, Tensor]  # (B, 3, S, S) in [-1, 1] at rising S
-
-
-def check_decoder_sampler(sampling: SamplingConfig, decoder: DecoderConfig) -> None:
-    """Raise `ConfigError` where the sampler asks for a variance that the decoder did not learn."""
-    if sampling.decoder_sampler == "ddpm_learned" and not decoder.learned_variance:
-        raise ConfigError(
-            "sampling.decoder_sampler='ddpm_learned' needs decoder.model.learned_variance=true, "
-            "from training on; train such a decoder or choose another sampler"
-        )
+    image_embeds: Tensor  # (B, E)
+    pixels: tuple[Tensor, ...]  # (B, 3, S, S) in [-1, 1] at rising S
 
 
 @dataclass(frozen=True)
 class Cascade:
-    """Four trained models, in evaluation mode and on one device, and how to sample from them."""
+    """Trained models, in evaluation mode and on one device, and how to sample from them.
 
-    prior: DiffusionPrior | ARPrior
-    decoder: Decoder
-    upsampler_1: Upsampler
-    upsampler_2: Upsampler
+    Noise is drawn in the order of the models, and for each first x_T, then what its steps take.
+    """
+
+    prior: AnyPrior | None  # None: pictures can be varied, but captions have no embedding
+    decoder: AnyDecoder
+    upsampler_1: AnyUpsampler
+    upsampler_2: AnyUpsampler | None  # None: the first makes the pictures
     sampling: SamplingConfig
     prior_noise_norms: Tensor | None = None  # (prior_steps,), for analytic_dpm
 
@@ -115,9 +63,30 @@ class Cascade:
         """Where the models are."""
         return self.decoder.null_image_embeds.device
 
+    @property
+    def upsamplers(self) -> dict[str, AnyUpsampler]:
+        """By name, in the order in which pictures pass them."""
+        second = {} if self.upsampler_2 is None else {"upsampler_2": self.upsampler_2}
+        return {"upsampler_1": self.upsampler_1, **second}
+
+    @property
+    def models(self) -> dict[str, AnyPrior | AnyDecoder | AnyUpsampler]:
+        """All that there are, by name."""
+        prior = {} if self.prior is None else {"prior": self.prior}
+        return {**prior, "decoder": self.decoder, **self.upsamplers}
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rising sides of the pictures, as the decoder and each upsampler make them."""
+        made = (self.decoder, *self.upsamplers.values())
+        return tuple(model.config.image_size for model in made)
+
     def __post_init__(self) -> None:
-        """Refuse a sampler that the decoder cannot serve."""
+        """Refuse a sampler or a guidance that the models cannot serve."""
         check_decoder_sampler(self.sampling, self.decoder.config)
+        if self.prior is not None:
+            check_guidance("prior", self.sampling.prior_guidance_scale, self.prior.config)
+        check_guidance("decoder", self.sampling.decoder_guidance_scale, self.decoder.config)
 
     def generate(
         self, tokens: Tensor, text_embeds: Tensor, *, generator: torch.Generator
@@ -131,7 +100,14 @@ class Cascade:
     def sample_image_embeds(
         self, tokens: Tensor, text_embeds: Tensor, *, generator: torch.Generator
     ) -> Tensor:
-        """Image embeddings for captions, by the prior of either kind; (B, E) unit-norm."""
+        """Image embeddings for captions, by the prior of any kind; (B, E)."""
+        if self.prior is None:
+            raise ConfigError(
+                "this cascade has no prior, so it varies pictures only; load models with one, or "
+                "give `decode` image_embeds"
+            )
+        check_embeds("text_embeds", text_embeds, self.prior.config.embed_width)
+        check_rows(tokens=tokens, text_embeds=text_embeds)
         if isinstance(self.prior, ARPrior):
             return self._sample_autoregressive(self.prior, tokens, text_embeds, generator)
         return self._sample_diffusion(self.prior, tokens, text_embeds, generator)
@@ -151,9 +127,13 @@ class Cascade:
         return prior.decode(codes)
 
     def _sample_diffusion(
-        self, prior: DiffusionPrior, tokens: Tensor, text_embeds: Tensor, generator: torch.Generator
+        self,
+        prior: DiffusionPrior | KarloPrior,
+        tokens: Tensor,
+        text_embeds: Tensor,
+        generator: torch.Generator,
     ) -> Tensor:
-        """Draw candidates for each caption and keep the one closest to z_t; (B, E) unit-norm."""
+        """Draw candidates for each caption and keep the one closest to z_t; (B, E)."""
         if self.sampling.prior_sampler == "analytic_dpm" and self.prior_noise_norms is None:
             raise ConfigError(
                 "sampling.prior_sampler='analytic_dpm' needs noise norms; sample from the cascade "
@@ -169,7 +149,7 @@ class Cascade:
                 guidance_scale=self.sampling.prior_guidance_scale,
             )
             drawn = self._sample(prior, "prior", denoise, noise, generator)
-        drawn = rearrange(F.normalize(drawn, dim=-1), "(b k) e -> b k e", k=candidates)
+        drawn = rearrange(prior.to_image_space(drawn), "(b k) e -> b k e", k=candidates)
         return closest(drawn, text_embeds)
 
     @torch.no_grad()
@@ -183,15 +163,16 @@ class Cascade:
     ) -> Tensor:
         """Small images of image embeddings and captions; None stands for the learned null.
 
-        image_embeds: (B, E) unit-norm; tokens: (B, L) int64; noise: (B, 3, S, S), the x_T to start
+        image_embeds: (B, E); tokens: (B, L) int64; noise: (B, 3, S, S), the x_T to start
         from, drawn when not given. Returns (B, 3, S, S) in [-1, 1].
         """
         given = image_embeds if image_embeds is not None else tokens
         if given is None:
             raise ConfigError("decode got neither image_embeds nor tokens; give one of them")
+        size = self.decoder.config.image_size
         if noise is None:
-            size = self.decoder.config.image_size
             noise = self._randn((len(given), 3, size, size), generator)
+        check_shape("noise", noise, (len(given), 3, size, size), "give one x_T for each picture")
         with self._autocast():
             learned = self.sampling.decoder_sampler == "ddpm_learned"
             make_denoiser = decoder_denoiser_with_variance if learned else decoder_denoiser
@@ -205,27 +186,27 @@ class Cascade:
             pixels = self._sample(self.decoder, "decoder", denoise, noise, generator)
         return pixels.clamp(-1, 1)
 
-    def upsample(self, pixels: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(B, 3, s, s) in [-1, 1] to the two larger sizes."""
-        middle = self._upsample(self.upsampler_1, "upsampler_1", pixels, generator)
-        large = self._upsample(self.upsampler_2, "upsampler_2", middle, generator)
-        return middle, large
+    def upsample(self, pixels: Tensor, *, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """(B, 3, s, s) in [-1, 1], of any height and width, to each of the larger sizes."""
+        made = [pixels]
+        for name, model in self.upsamplers.items():
+            made.append(self._upsample(model, name, made[-1], generator))
+        return tuple(made[1:])
 
     @torch.no_grad()
     def _upsample(
-        self, model: Upsampler, name: str, pixels: Tensor, generator: torch.Generator
+        self, model: AnyUpsampler, name: str, pixels: Tensor, generator: torch.Generator
     ) -> Tensor:
-        size = pixels.shape[-1] * model.config.scale
-        noise = self._randn((len(pixels), 3, size, size), generator)
         with self._autocast():
             enlarged = model.condition(pixels)
+            noise = self._randn(tuple(enlarged.shape), generator)
             denoise = upsampler_denoiser(model, enlarged)
             drawn = self._sample(model, name, denoise, noise, generator)
         return model.to_pixels(drawn, enlarged).clamp(-1, 1)
 
     def _sample(
         self,
-        model: DiffusionPrior | Decoder | Upsampler,
+        model: DiffusionPrior | KarloPrior | AnyDecoder | AnyUpsampler,
         name: str,
         denoise: Denoise | DenoiseWithVariance,
         noise: Tensor,
@@ -254,8 +235,9 @@ class Cascade:
 
 
 def closest(candidates: Tensor, text_embeds: Tensor) -> Tensor:
-    """Of the candidates (B, K, E), the one with the largest dot product with (B, E); (B, E)."""
-    best = torch.einsum("bke,be->bk", candidates, text_embeds.float()).argmax(dim=1)  # (B,)
+    """Of the candidates (B, K, E), the one of the smallest angle to (B, E); (B, E)."""
+    directions = F.normalize(candidates, dim=-1)
+    best = torch.einsum("bke,be->bk", directions, text_embeds.float()).argmax(dim=1)  # (B,)
     return candidates[torch.arange(len(candidates), device=candidates.device), best]
 
 
@@ -264,15 +246,15 @@ def with_prior_noise_norms(
 ) -> Cascade:
     """The cascade, ready for sampling from its prior with analytic_dpm.
 
-    batch: "tokens" (B, L), "text_embeds" and "image_embeds" (B, E) unit-norm, of real pairs; some
-    dozens are enough, because each step needs one number.
+    batch: "tokens" (B, L), "text_embeds" and "image_embeds" (B, E), of real pairs; some dozens are
+    enough, because each step needs one number.
     """
     prior, sampling = cascade.prior, cascade.sampling
-    if isinstance(prior, ARPrior):
+    if prior is None or isinstance(prior, ARPrior):
         raise ConfigError(
-            "an autoregressive prior has no noise to estimate norms of; sample from it as it is"
+            "only a diffusion prior has noise to estimate norms of; sample from this as it is"
         )
-    image_embeds = batch["image_embeds"].to(cascade.device) * prior.config.embedding_scale
+    image_embeds = prior.standardise(batch["image_embeds"].to(cascade.device))
     with (
         torch.no_grad(),
         torch.autocast(cascade.device.type, torch.bfloat16, enabled=sampling.bf16),

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from unclip.clip_config import CONFIG_FILE, WEIGHTS_FILE, ClipArchitecture, ClipConfig
 from unclip.config import ConfigError
+from unclip.pictures import to_rgb
 
 Images = Sequence[Image.Image] | Tensor
 
@@ -157,14 +158,20 @@ class FrozenClip:
         A tensor is (B, 3, H, W), uint8 in [0, 255] or floating in [-1, 1]. Both are resized,
         cropped and normalised as the model's configuration says.
         """
+        return self.encode_images_and_norms(images)[0]
+
+    @torch.inference_mode()
+    def encode_images_and_norms(self, images: Images) -> tuple[Tensor, Tensor]:
+        """As `encode_images`, (B, D), and the norms that the embeddings had before, (B,)."""
         pixels = self.preprocess(images)
         image_embeds: Tensor = self.model.encode_image(pixels)  # type: ignore[operator]
-        return F.normalize(image_embeds.float(), dim=-1)
+        image_embeds = image_embeds.float()
+        return F.normalize(image_embeds, dim=-1), image_embeds.norm(dim=-1)
 
     def preprocess(self, images: Images) -> Tensor:
         """Images as `encode_images` takes them to the model's own pixels (B, 3, S, S)."""
         if not isinstance(images, Tensor):
-            rgb = (image.convert("RGB") for image in images)
+            rgb = map(to_rgb, images)
             return torch.stack([self._preprocess(image) for image in rgb]).to(self.device)
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images of shape {tuple(images.shape)} are not (B, 3, H, W)")

@@ -6,34 +6,49 @@ of two halves, with the condition and without.
 
 # B batch, L tokens of the captions, E width of the CLIP embeddings, S image size
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from unclip.checks import check_embeds, check_rows
 from unclip.diffusion import to_x_start
 from unclip.guidance import clamp_static, classifier_free, threshold_dynamic
-from unclip.models import Decoder, DiffusionPrior, Upsampler
+from unclip.models import (
+    AnyDecoder,
+    AnyUpsampler,
+    DiffusionPrior,
+    KarloPrior,
+    KarloUpsampler,
+)
 from unclip.models.decoder import DecoderCondition
 from unclip.samplers import Denoise, DenoiseWithVariance
 from unclip.schedules import Schedule, make_schedule
 
 
 def prior_denoiser(
-    model: DiffusionPrior, tokens: Tensor, text_embeds: Tensor, *, guidance_scale: float
+    model: DiffusionPrior | KarloPrior,
+    tokens: Tensor,
+    text_embeds: Tensor,
+    *,
+    guidance_scale: float,
 ) -> Denoise:
-    """The prior's guided x_0, scaled back to unit-norm embeddings times the embedding scale."""
+    """The prior's guided x_0, as the model standardises image embeddings."""
     copies = 1 if guidance_scale == 1 else 2
     dropped = _second_half(len(tokens), copies, tokens.device)
     condition = model.condition(tokens.repeat(copies, 1), text_embeds.repeat(copies, 1), dropped)
 
     def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
         x_start: Tensor = model(x.repeat(copies, 1), timesteps.repeat(copies), condition)
-        return _guide(x_start.float(), copies, guidance_scale)
+        x_start = _guide(x_start.float(), copies, guidance_scale)
+        limit = model.config.x_start_limit
+        return x_start if limit is None else clamp_static(x_start, limit=limit)
 
     return denoise
 
 
 def decoder_denoiser(
-    model: Decoder,
+    model: AnyDecoder,
     image_embeds: Tensor | None,
     tokens: Tensor | None,
     *,
@@ -56,7 +71,7 @@ def decoder_denoiser(
 
 
 def decoder_denoiser_with_variance(
-    model: Decoder,
+    model: AnyDecoder,
     image_embeds: Tensor | None,
     tokens: Tensor | None,
     *,
@@ -86,12 +101,16 @@ def decoder_denoiser_with_variance(
 
 
 def _decoder_condition(
-    model: Decoder, image_embeds: Tensor | None, tokens: Tensor | None, copies: int
+    model: AnyDecoder, image_embeds: Tensor | None, tokens: Tensor | None, copies: int
 ) -> DecoderCondition:
     """What is given for the first copy of the batch, and nulls for the second."""
     given = image_embeds if image_embeds is not None else tokens
     assert given is not None
     count, device = len(given), given.device
+    if image_embeds is not None:
+        check_embeds("image_embeds", image_embeds, model.config.embed_width)
+    if image_embeds is not None and tokens is not None:
+        check_rows(image_embeds=image_embeds, tokens=tokens)
     unguided = _second_half(count, copies, device)  # (copies * B,)
     all_rows = torch.ones_like(unguided)
     drop_image = all_rows if image_embeds is None else unguided
@@ -108,7 +127,7 @@ def _decoder_condition(
     )
 
 
-def upsampler_denoiser(model: Upsampler, enlarged: Tensor) -> Denoise:
+def upsampler_denoiser(model: AnyUpsampler, enlarged: Tensor) -> Denoise:
     """The upsampler's x_0, as it is noised, whose pixels are in [-1, 1].
 
     enlarged: (B, 3, S, S) from the model's `condition`.
@@ -116,13 +135,20 @@ def upsampler_denoiser(model: Upsampler, enlarged: Tensor) -> Denoise:
     schedule = schedule_of(model, enlarged.device)
 
     def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
-        output: Tensor = model(x, timesteps, enlarged)
+        output: Tensor = _network(model, timesteps)(x, timesteps, enlarged)
         x_start = to_x_start(
             model.config.prediction, output.float(), x, timesteps, schedule=schedule
         )
         return model.to_diffused(clamp_static(model.to_pixels(x_start, enlarged)), enlarged)
 
     return denoise
+
+
+def _network(model: AnyUpsampler, timesteps: Tensor) -> Callable[..., Tensor]:
+    """Karlo's upsampler has a network of its own for the last timestep."""
+    if isinstance(model, KarloUpsampler) and int(timesteps[0]) == 0:
+        return model.forward_last
+    return model
 
 
 def _guide(x_start: Tensor, copies: int, guidance_scale: float) -> Tensor:
@@ -138,7 +164,9 @@ def _second_half(count: int, copies: int, device: torch.device) -> Tensor:
     return torch.arange(copies * count, device=device) >= count
 
 
-def schedule_of(model: DiffusionPrior | Decoder | Upsampler, device: torch.device) -> Schedule:
+def schedule_of(
+    model: DiffusionPrior | KarloPrior | AnyDecoder | AnyUpsampler, device: torch.device
+) -> Schedule:
     """The noise schedule that the model was trained with."""
     config = model.config
     return make_schedule(config.schedule, train_timesteps=config.train_timesteps, device=device)

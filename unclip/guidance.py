@@ -4,6 +4,8 @@
 
 from torch import Tensor
 
+from unclip.config import Config, ConfigError
+
 
 def classifier_free(conditional: Tensor, unconditional: Tensor, *, guidance_scale: float) -> Tensor:
     """Classifier-free guidance (Ho and Salimans 2021): scale 1 is the conditional prediction.
@@ -27,3 +29,15 @@ def threshold_dynamic(x_start: Tensor, *, quantile: float) -> Tensor:
     limit = x_start.flatten(1).abs().float().quantile(quantile, dim=1).clamp(min=1.0)  # (B,)
     limit = limit.to(x_start.dtype).view(-1, *[1] * (x_start.ndim - 1))
     return x_start.clamp(-limit, limit) / limit
+
+
+def check_guidance(model: str, guidance_scale: float, config: Config) -> None:
+    """Raise `ConfigError` for guidance away from a condition that training never dropped."""
+    names = [name for name in ("image_dropout", "text_dropout") if hasattr(config, name)]
+    never = next((name for name in names if getattr(config, name) == 0), None)
+    if guidance_scale != 1 and never is not None:
+        raise ConfigError(
+            f"sampling.{model}_guidance_scale={guidance_scale}, but {model}.model.{never}=0: the "
+            "model has no null condition to be guided away from; set the scale to 1, or train with "
+            f"{never} above 0"
+        )

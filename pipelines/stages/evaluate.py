@@ -38,7 +38,7 @@ class Evaluate(Stage[Evaluation]):
     prior: Stage[TrainedModel]
     decoder: Stage[TrainedModel]
     upsampler_1: Stage[TrainedModel]
-    upsampler_2: Stage[TrainedModel]
+    upsampler_2: Stage[TrainedModel] | None
     config: EvaluateConfig
     second_prior: Stage[TrainedModel] | None = None  # measured beside the first
 
@@ -54,7 +54,7 @@ class Evaluate(Stage[Evaluation]):
             prior=ctx.load(self.prior),
             decoder=ctx.load(self.decoder),
             upsampler_1=ctx.load(self.upsampler_1),
-            upsampler_2=ctx.load(self.upsampler_2),
+            upsampler_2=ctx.load(self.upsampler_2) if self.upsampler_2 else None,
             second_prior=ctx.load(self.second_prior) if self.second_prior else None,
         )
         sources = Sources(

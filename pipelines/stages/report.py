@@ -42,7 +42,7 @@ class BuildReport(Stage[Report]):
     prior: Stage[TrainedModel]
     decoder: Stage[TrainedModel]
     upsampler_1: Stage[TrainedModel]
-    upsampler_2: Stage[TrainedModel]
+    upsampler_2: Stage[TrainedModel] | None
     config: ReportConfig
     second_prior: Stage[TrainedModel] | None = None  # shown beside the first
 
@@ -57,7 +57,7 @@ class BuildReport(Stage[Report]):
             *([self.second_prior] if self.second_prior else []),
             self.decoder,
             self.upsampler_1,
-            self.upsampler_2,
+            *([self.upsampler_2] if self.upsampler_2 else []),
         )
         inputs = Inputs(
             evaluation=ctx.load(self.evaluation),

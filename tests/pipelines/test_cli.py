@@ -26,6 +26,8 @@ COMMANDS = (
     "inpaint",
     "importance",
     "attack",
+    "import",
+    "export",
     "submit",
     "status",
     "logs",

@@ -10,7 +10,8 @@ from pipelines.load_config import CONFIGS, ConfigFileError, find_config, load_co
 from pipelines.stages.models import TrainARPrior
 from unclip import ar_presets, presets
 
-PACKAGED = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+# Karlo starts from weights that are not here: test_karlo plans it.
+PACKAGED = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"karlo"})
 
 
 def edited(tmp_path: Path, old: str, new: str) -> str:
@@ -145,10 +146,11 @@ def test_workers_that_cannot_share_the_lanes_are_refused() -> None:
     ("override", "told"),
     [
         ("nonsense", "not of the form"),
-        ("preset=huge", "choose one of tiny, small, paper"),
+        ("preset=huge", "choose one of tiny, small, paper, karlo"),
         ("source.urls.deeper=1", "is a value, not a section"),
         ("select.held_out_fraction=1.5", "leaves nothing to train"),
         ("run.wait_s=-1.0", "wait_s=-1.0"),
+        ("decoder.model.image_dropout=0.0", "image_dropout=0: the model has no null condition"),
     ],
 )
 def test_an_impossible_override_is_refused(override: str, told: str) -> None:

@@ -4,12 +4,13 @@
 # E width of the CLIP embeddings, I extra image tokens, D width of the U-Net's conditioning vector
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from unclip.checks import check_embeds, check_rows
 from unclip.config import Config, ConfigError
 from unclip.diffusion import check_prediction
 from unclip.models.layers import check_rate
@@ -21,6 +22,8 @@ from unclip.schedules import check_schedule
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(Config):
     """GLIDE's text-conditional U-Net with the CLIP embedding added (section 2.1 of the paper)."""
+
+    unit_norm: ClassVar[bool] = True  # of the image embeddings that it reads
 
     image_size: int
     embed_width: int
@@ -83,6 +86,8 @@ class Decoder(nn.Module):
         self, image_embeds: Tensor, tokens: Tensor, *, drop_image: Tensor, drop_text: Tensor
     ) -> DecoderCondition:
         """image_embeds: (B, E) unit-norm; tokens: (B, L) int64; what to drop: (B,) bool."""
+        check_embeds("image_embeds", image_embeds, self.config.embed_width)
+        check_rows(tokens=tokens, image_embeds=image_embeds)
         text = self.text_encoder.drop(self.text_encoder(tokens), drop_text)
         # Components of unit-norm embeddings are small: bring them to unit variance.
         z_i = image_embeds * self.config.embed_width**0.5

@@ -4,15 +4,17 @@
 # z_t text embedding, z_i image embedding
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.checks import check_embeds, check_rows
 from unclip.config import Config, ConfigError
+from unclip.models.frozen_text import FrozenTextConfig, make_text_encoder
 from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
-from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
+from unclip.models.text_encoder import TextEncoderConfig
 from unclip.models.transformer import Transformer
 from unclip.schedules import check_schedule
 
@@ -21,11 +23,13 @@ from unclip.schedules import check_schedule
 class DiffusionPriorConfig(Config):
     """A causal transformer that predicts the image embedding x_0 (section 2.2 of the paper)."""
 
+    x_start_limit: ClassVar[float | None] = None  # unit-norm embeddings need none while sampling
+
     embed_width: int
     width: int
     depth: int
     heads: int
-    text_encoder: TextEncoderConfig
+    text_encoder: TextEncoderConfig | FrozenTextConfig  # trained with it, or CLIP's
     schedule: str
     train_timesteps: int
     embedding_scale: float  # on unit-norm embeddings before noise; sqrt(embed_width): unit variance
@@ -58,7 +62,7 @@ class DiffusionPrior(nn.Module):
         super().__init__()
         self.config = config
         text_width = config.text_encoder.width
-        self.text_encoder = TextEncoder(config.text_encoder)
+        self.text_encoder = make_text_encoder(config.text_encoder)
         self.from_hidden = nn.Linear(text_width, config.width)
         self.from_text_embeds = nn.Linear(config.embed_width, config.width)
         self.null_text_embeds = nn.Parameter(torch.randn(config.width) * 0.02)
@@ -72,6 +76,8 @@ class DiffusionPrior(nn.Module):
 
     def condition(self, tokens: Tensor, text_embeds: Tensor, dropped: Tensor) -> PriorCondition:
         """tokens: (B, L) int64; text_embeds: (B, E) unit-norm; dropped: (B,) bool."""
+        check_embeds("text_embeds", text_embeds, self.config.embed_width)
+        check_rows(tokens=tokens, text_embeds=text_embeds)
         text = self.text_encoder.drop(self.text_encoder(tokens), dropped)
         z_t = self.from_text_embeds(text_embeds * self.config.embed_width**0.5)  # (B, D)
         z_t = torch.where(dropped[:, None], self.null_text_embeds, z_t)
@@ -91,3 +97,11 @@ class DiffusionPrior(nn.Module):
         last = self.transformer(sequence, causal & visible)[:, -1]  # (B, D)
         x_start: Tensor = self.to_image_embeds(last)
         return x_start
+
+    def standardise(self, image_embeds: Tensor) -> Tensor:
+        """Unit-norm image embeddings (B, E) to what is noised."""
+        return image_embeds * self.config.embedding_scale
+
+    def to_image_space(self, standardised: Tensor) -> Tensor:
+        """The inverse of `standardise`; (B, E) unit-norm, whatever the length given."""
+        return F.normalize(standardised, dim=-1)

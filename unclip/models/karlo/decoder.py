@@ -4,6 +4,7 @@
 # I extra image tokens, W width of the context, D width of the U-Net's conditioning vector
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -22,6 +23,10 @@ from unclip.schedules import check_schedule
 @dataclass(frozen=True, kw_only=True)
 class KarloDecoderConfig(Config):
     """A U-Net that predicts ε and where the variance lies between its bounds."""
+
+    prediction: ClassVar[str] = "epsilon"
+    learned_variance: ClassVar[bool] = True
+    unit_norm: ClassVar[bool] = False  # it reads image embeddings as CLIP makes them
 
     image_size: int
     embed_width: int

@@ -3,6 +3,7 @@
 # B batch, S image size, s low-resolution size
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from unclip.schedules import check_schedule
 @dataclass(frozen=True, kw_only=True)
 class KarloUpsamplerConfig(Config):
     """Two convolutional U-Nets of one shape over the noisy and the enlarged image."""
+
+    prediction: ClassVar[str] = "epsilon"
 
     image_size: int
     low_res_size: int
@@ -35,6 +38,11 @@ class KarloUpsamplerConfig(Config):
                 "it runs at full size without attention; give ()"
             )
 
+    @property
+    def scale(self) -> int:
+        """How many times larger the output is."""
+        return self.image_size // self.low_res_size
+
 
 class KarloUpsampler(nn.Module):
     """Predicts ε of the larger image from the noisy one beside the low-resolution one."""
@@ -52,6 +60,13 @@ class KarloUpsampler(nn.Module):
         size = (self.config.image_size, self.config.image_size)
         # antialias: no effect on an enlargement but another cubic kernel, which Karlo learned from
         return F.interpolate(low_res, size=size, mode="bicubic", antialias=True)
+
+    def to_diffused(self, pixels: Tensor, enlarged: Tensor) -> Tensor:
+        """What is noised: the pixels themselves, (B, 3, S, S) in [-1, 1]."""
+        del enlarged
+        return pixels
+
+    to_pixels = to_diffused  # and back
 
     def forward(self, x: Tensor, timesteps: Tensor, enlarged: Tensor) -> Tensor:
         """ε of x: (B, 3, S, S) at timesteps: (B,) int64, as all steps but the last predict it."""
