@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import open_clip
 import torch
@@ -55,8 +55,6 @@ class Unclip:
         """Read what `save` wrote; what `check_folder` finds is told before anything is loaded."""
         folder, device = Path(folder), torch.device(device)
         check_folder(folder)
-        sampling = json.loads((folder / SAMPLING).read_text())
-        sampling = config_from_json(SamplingConfig, sampling, where=str(folder / SAMPLING))
         models: dict[str, Any] = {
             name: load_model(folder / file_of(name), device=device) for name in models_in(folder)
         }
@@ -66,7 +64,7 @@ class Unclip:
             decoder=models["decoder"],
             upsampler_1=models["upsampler_1"],
             upsampler_2=models.get("upsampler_2"),
-            sampling=sampling,
+            sampling=read_sampling(folder / SAMPLING),
         )
         has_clip = (folder / CLIP).is_dir()
         return cls(cascade, FrozenClip.load(folder / CLIP, device=device) if has_clip else None)
@@ -144,9 +142,25 @@ def check_folder(folder: Path) -> None:
             f"{folder} is no folder of models: it has no {', '.join(missing)}; give one that "
             "`unclip import` wrote"
         )
+    read_sampling(folder / SAMPLING)
     for name in models_in(folder):
         with (folder / file_of(name)).open("rb") as file:
             check_file(file, where=str(folder / file_of(name)))
+
+
+def read_sampling(file: Path) -> SamplingConfig:
+    """How to sample, as people may have edited it; raises `UnclipError` for what cannot work."""
+    try:
+        content = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{file} holds no settings in JSON: {error}; mend it") from error
+    for name, kind in get_type_hints(SamplingConfig).items():
+        value = content.get(name)
+        kinds = get_args(kind) or (kind,)
+        if name in content and type(value) not in (kinds if float not in kinds else (*kinds, int)):
+            wanted = " or ".join(one.__name__ for one in kinds)
+            raise ConfigError(f"{file}: {name}={value!r} is not of the type {wanted}")
+    return config_from_json(SamplingConfig, content, where=str(file))
 
 
 def models_in(folder: Path) -> list[str]:

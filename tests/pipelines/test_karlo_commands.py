@@ -252,6 +252,26 @@ def test_a_folder_of_models_must_be_whole(
 
 
 @pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"decoder_steps": "50"}, "decoder_steps='50' is not of the type int"),
+        ({"bf16": 1}, "bf16=1 is not of the type bool"),
+        ({"eta": 2}, "sampling.eta=2 must lie between 0 and 1"),
+        ({"stpes": 2}, "unknown: stpes"),
+    ],
+)
+def test_a_wrong_setting_of_sampling_is_named(
+    imported: Path, changes: dict[str, object], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(imported, "edited")
+    file = Path("edited/sampling.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    refused(["generate", "a cat", "--models", "edited"], told, capsys)
+    file.write_text("{")
+    refused(["generate", "a cat", "--models", "edited"], "no settings in JSON", capsys)
+
+
+@pytest.mark.parametrize(
     ("flags", "named"), [(["small"], "CONFIG small"), (["--store", "x", "--set", "a=b"], "--set")]
 )
 def test_a_folder_of_models_and_a_project_contradict_each_other(
