@@ -12,7 +12,9 @@ from unclip.models.layers import attend, check_divisible, zero_init
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions; the conditioning vector scales and shifts the second norm.
+    """Two convolutions; the conditioning vector scales and shifts what the second norm gives.
+
+    Without `scale_shift` it is only added before that norm, as in Ho et al. 2020.
 
     With `resample` "up" or "down" the block doubles or halves the resolution on both branches.
     """
@@ -26,12 +28,17 @@ class ResidualBlock(nn.Module):
         norm_groups: int,
         dropout: float,
         resample: str = "",
+        scale_shift: bool = True,
     ) -> None:
         super().__init__()
         self.resample = resample
+        self.scale_shift = scale_shift
         self.norm_in = nn.GroupNorm(norm_groups, in_channels)
         self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.to_scale_shift = nn.Linear(condition_width, 2 * out_channels)
+        if scale_shift:
+            self.to_scale_shift = nn.Linear(condition_width, 2 * out_channels)
+        else:
+            self.to_shift = nn.Linear(condition_width, out_channels)
         self.norm_out = nn.GroupNorm(norm_groups, out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
@@ -49,8 +56,11 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x: (B, C, H, W); condition: (B, D), already activated."""
         h = self.conv_in(self._resize(F.silu(self.norm_in(x))))
-        scale, shift = self.to_scale_shift(condition)[:, :, None, None].chunk(2, dim=1)
-        h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
+        if self.scale_shift:
+            scale, shift = self.to_scale_shift(condition)[:, :, None, None].chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
+        else:
+            h = self.norm_out(h + self.to_shift(condition)[:, :, None, None])
         h = self.conv_out(self.dropout(F.silu(h)))
         out: Tensor = self.skip(self._resize(x)) + h
         return out

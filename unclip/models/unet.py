@@ -85,11 +85,13 @@ class UNet(nn.Module):
         in_channels: int,
         out_channels: int,
         context_width: int | None = None,
+        scale_shift: bool = True,  # of the norms, by the timestep; False: it is added before them
     ) -> None:
         super().__init__()
         config.check_image_size(image_size)
         self.config = config
         self.context_width = context_width
+        self.scale_shift = scale_shift
         self.time = TimestepEmbedding(config.channels, config.condition_width)
         self.stem = nn.Conv2d(in_channels, config.channels, 3, padding=1)
         widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
@@ -119,6 +121,7 @@ class UNet(nn.Module):
             norm_groups=config.norm_groups,
             dropout=config.dropout,
             resample=resample,
+            scale_shift=self.scale_shift,
         )
         if not attend:
             return Stage(residual, None)

@@ -51,7 +51,13 @@ class KarloUpsampler(nn.Module):
         super().__init__()
         self.config = config
         self.unet, self.last_unet = (
-            UNet(config.unet, image_size=config.image_size, in_channels=6, out_channels=3)
+            UNet(
+                config.unet,
+                image_size=config.image_size,
+                in_channels=6,
+                out_channels=3,
+                scale_shift=False,  # the released one was made without
+            )
             for _ in range(2)
         )
 
