@@ -24,6 +24,7 @@ def prior_denoiser(
     copies = 1 if guidance_scale == 1 else 2
     dropped = _second_half(len(tokens), copies, tokens.device)
     condition = model.condition(tokens.repeat(copies, 1), text_embeds.repeat(copies, 1), dropped)
+    condition = model.remember(condition)
 
     def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
         x_start: Tensor = model(x.repeat(copies, 1), timesteps.repeat(copies), condition)

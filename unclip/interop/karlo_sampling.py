@@ -104,7 +104,7 @@ def prior_predict(model: KarloPrior, tokens: Tensor, *, guidance_scale: float) -
     """The guided, standardised image embedding, kept within the prior's limit."""
     copies = 1 if guidance_scale == 1 else 2
     dropped = _second_half(len(tokens), copies, tokens.device)
-    condition = model.condition(tokens.repeat(copies, 1), None, dropped)
+    condition = model.remember(model.condition(tokens.repeat(copies, 1), None, dropped))
 
     def predict(x: Tensor, timesteps: Tensor) -> tuple[Tensor, None]:
         x_start: Tensor = model(x.repeat(copies, 1), timesteps.repeat(copies), condition)

@@ -11,6 +11,19 @@ from torch.nn import functional as F
 from unclip.models.layers import attend, check_divisible, zero_init
 
 
+class PointwiseConv(nn.Conv2d):
+    """A 1x1 convolution as a matrix product, which channels_last pixels need no copy for."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W)."""
+        pixels = rearrange(x, "b c h w -> b h w c")
+        out = F.linear(pixels, self.weight.flatten(1), self.bias)
+        return rearrange(out, "b h w c -> b c h w")
+
+
 class ResidualBlock(nn.Module):
     """Two convolutions; the conditioning vector scales and shifts the second norm.
 
@@ -38,7 +51,7 @@ class ResidualBlock(nn.Module):
         self.skip = (
             nn.Identity()
             if in_channels == out_channels
-            else nn.Conv2d(in_channels, out_channels, 1)
+            else PointwiseConv(in_channels, out_channels)
         )
 
     def _resize(self, x: Tensor) -> Tensor:
