@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.models.group_norm import GroupNorm
 from unclip.models.layers import attend, check_divisible, zero_init
 
 
@@ -22,6 +23,18 @@ class PointwiseConv(nn.Conv2d):
         pixels = rearrange(x, "b c h w -> b h w c")
         out = F.linear(pixels, self.weight.flatten(1), self.bias)
         return rearrange(out, "b h w c -> b c h w")
+
+
+def convolve_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 3x3 convolution of x (B, C, H, W) at twice its resolution; (B, C, 2H, 2W).
+
+    Of the nine pixels under the kernel only four differ, so a transposed convolution with four
+    taps a pixel does the same with 16 products in place of 36. It is what is quicker on a CPU.
+    """
+    taps = torch.zeros(3, 4, device=x.device, dtype=conv.weight.dtype)
+    taps[[0, 0, 1, 1, 2, 2], [3, 2, 2, 1, 1, 0]] = 1  # which of the four the three fall on
+    kernel = torch.einsum("oihw,hk,wl->iokl", conv.weight, taps, taps)
+    return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
 
 
 class ResidualBlock(nn.Module):
@@ -42,10 +55,10 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.resample = resample
-        self.norm_in = nn.GroupNorm(norm_groups, in_channels)
+        self.norm_in = GroupNorm(norm_groups, in_channels)
         self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.to_scale_shift = nn.Linear(condition_width, 2 * out_channels)
-        self.norm_out = nn.GroupNorm(norm_groups, out_channels)
+        self.norm_out = GroupNorm(norm_groups, out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = (
@@ -61,10 +74,13 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x: (B, C, H, W); condition: (B, D), already activated."""
-        h = self.conv_in(self._resize(F.silu(self.norm_in(x))))
-        scale, shift = self.to_scale_shift(condition)[:, :, None, None].chunk(2, dim=1)
-        h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
-        h = self.conv_out(self.dropout(F.silu(h)))
+        h = F.silu(self.norm_in(x))
+        if self.resample == "up" and x.device.type == "cpu":
+            h = convolve_doubled(h, self.conv_in)
+        else:
+            h = self.conv_in(self._resize(h))
+        scale, shift = self.to_scale_shift(condition).chunk(2, dim=1)  # (B, C) each
+        h = self.conv_out(self.dropout(F.silu(self.norm_out(h, scale, shift))))
         out: Tensor = self.skip(self._resize(x)) + h
         return out
 
@@ -78,7 +94,7 @@ class AttentionBlock(nn.Module):
         super().__init__()
         check_divisible("unet.channels at an attention resolution", channels, head_channels)
         self.heads = channels // head_channels
-        self.norm = nn.GroupNorm(norm_groups, channels)
+        self.norm = GroupNorm(norm_groups, channels)
         self.to_qkv = nn.Linear(channels, 3 * channels)
         self.context_to_kv = nn.Linear(context_width, 2 * channels) if context_width else None
         self.to_out = zero_init(nn.Linear(channels, channels))

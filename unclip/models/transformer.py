@@ -67,11 +67,9 @@ class Attention(nn.Module):
             )
             q, k, v = qkv.unbind(0)
             return q, k, v
-        sizes = [x.shape[2], 2 * x.shape[2]]
-        to_q, to_kv = self.to_qkv.weight.split(sizes)
-        bias_q, bias_kv = self.to_qkv.bias.split(sizes)
-        q = F.linear(x[:, -keep:], to_q, bias_q)
-        kv = F.linear(x, to_kv, bias_kv)
+        weight, bias, width = self.to_qkv.weight, self.to_qkv.bias, x.shape[2]
+        q = F.linear(x[:, -keep:], weight[:width], bias[:width])
+        kv = F.linear(x, weight[width:], bias[width:])
         k, v = rearrange(kv, "b n (two h d) -> two b h n d", two=2, h=self.heads).unbind(0)
         return rearrange(q, "b n (h d) -> b h n d", h=self.heads), k, v
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from unclip.config import Config, ConfigError
 from unclip.models.blocks import AttentionBlock, ResidualBlock
+from unclip.models.group_norm import GroupNorm
 from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate, zero_init
 
 
@@ -104,7 +105,7 @@ class UNet(nn.Module):
             ]
         )
         self.up = self._make_up(widths, attends, skips)
-        self.norm = nn.GroupNorm(config.norm_groups, config.channels)
+        self.norm = GroupNorm(config.norm_groups, config.channels)
         self.out = zero_init(nn.Conv2d(config.channels, out_channels, 3, padding=1))
         self.to(memory_format=torch.channels_last)
 
