@@ -45,15 +45,21 @@ class Inputs:
     large_low_res: Tensor  # (1, 3, S, S): its condition, enlarged
 
 
-def random_inputs(sizes: Sizes) -> Inputs:
-    """The same for every contestant, on torch's default device."""
+def random_inputs(sizes: Sizes, *, caption_tokens: int | None = None) -> Inputs:
+    """The same for every contestant, on torch's default device.
+
+    caption_tokens: how many of a caption's tokens are not padding; None: all.
+    """
     b, width = sizes.batch, sizes.embed_width
+    tokens = torch.randint(1, VOCABULARY, (b, sizes.text_tokens))
+    if caption_tokens is not None:
+        tokens[:, caption_tokens:] = 0
     crop, whole = (3, sizes.image_size, sizes.image_size), (3, sizes.large_size, sizes.large_size)
     return Inputs(
         timesteps=torch.randint(STEPS, (b,)),
-        tokens=torch.randint(1, VOCABULARY, (b, sizes.text_tokens)),
+        tokens=tokens,
         nothing=torch.zeros(b, dtype=torch.bool),
-        text_hidden=torch.randn(b, sizes.text_tokens, width),
+        text_hidden=torch.randn(b, sizes.text_tokens, width) * tokens.ne(0)[:, :, None],
         text_embeds=torch.randn(b, width),
         image_embeds=torch.randn(b, width),
         pixels=torch.randn(b, *crop),

@@ -2,7 +2,9 @@
 
 `python -m benchmarks.steps` prints the tables of benchmarks/README.md. All contestants of a model
 run one after the other in one process and on one thread, with random weights, the same inputs and
-about as many parameters; a ratio is the median over the rounds of theirs over ours.
+about as many parameters; a ratio is the median over the rounds of theirs over ours. Ours are
+updated by the fused AdamW that the project trains with, theirs by AdamW as torch makes it, which is
+what their own training uses; `--fused` gives everyone the fused one.
 """
 
 import argparse
@@ -67,14 +69,14 @@ def rows(
     for contestant, measured in zip(contestants, times, strict=True):
         seconds = median(measured)
         ratios = [_ratio_cell(ratio(measured, own)) for own in times[:ours]]
-        shown = ratios if contestant not in contestants[:ours] else ["" for _ in ratios]
+        shown = ["", ""] if contestant in contestants[:ours] else [*ratios, ""]
         cells = [
             f"{name}, {kind}",
             contestant.library,
             f"{contestant.parameters() / 1e6:.1f}M",
             f"{seconds.cpu:.3f} s",
             f"{seconds.wall:.3f} s",
-            *(shown + [""])[:2],
+            *shown[:2],
         ]
         lines.append(f"| {' | '.join(cells)} |\n")
     return lines
@@ -84,10 +86,10 @@ def _ratio_cell(times_faster: Seconds) -> str:
     return f"**{times_faster.cpu:.2f}** ({times_faster.wall:.2f})"
 
 
-def contestants_of(name: str, rivals: Sequence[str], sizes: Sizes) -> list[Contestant]:
+def contestants_of(
+    name: str, rivals: Sequence[str], inputs: Inputs, sizes: Sizes
+) -> list[Contestant]:
     """Ours, then theirs."""
-    torch.manual_seed(0)
-    inputs = random_inputs(sizes)
     makers = [*OURS[name], *(getattr(importlib.import_module(THEIRS[r]), name) for r in rivals)]
     return [make(sizes, inputs) for make in makers]
 
@@ -98,7 +100,8 @@ def head(rivals: Sequence[str], *, bf16: bool) -> str:
     return (
         f"{datetime.datetime.now(datetime.UTC).date()}, {machine(torch.device('cpu'))}, "
         f"{', '.join(packages)}, {'bf16 autocast' if bf16 else 'fp32'}\n\n"
-        "| step | library | parameters | CPU time | wall clock | over ours | over Karlo's layout |\n"
+        "| step | library | parameters | CPU time | wall clock "
+        "| over ours | over Karlo's layout |\n"
         "|---|---|---|---|---|---|---|\n"
     )
 
@@ -109,6 +112,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=list(OURS), default=list(OURS))
     parser.add_argument("--against", nargs="*", choices=list(THEIRS), default=list(THEIRS))
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--caption-tokens", type=int, help="that are not padding; all by default")
+    parser.add_argument("--fused", action="store_true", help="fused AdamW for everyone")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--tiny", action="store_true", help="only see that everything runs")
     return parser.parse_args(arguments)
@@ -118,11 +123,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     args = parse(arguments)
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     sizes = TINY if args.tiny else CPU
     sys.stdout.write(head(args.against, bf16=args.bf16))
     for name in args.models:
-        entered = contestants_of(name, args.against, sizes)
-        train = [training_run(c, bf16=args.bf16, fused=True) for c in entered]
+        inputs = random_inputs(sizes, caption_tokens=args.caption_tokens)
+        entered = contestants_of(name, args.against, inputs, sizes)
+        fused = [args.fused or i < len(OURS[name]) for i in range(len(entered))]
+        train = [
+            training_run(c, bf16=args.bf16, fused=f) for c, f in zip(entered, fused, strict=True)
+        ]
         lines = rows(name, entered, train, kind="training", rounds=args.rounds)
         sample = [sampling_run(c, bf16=args.bf16) for c in entered]
         lines += rows(name, entered, sample, kind="sampling", rounds=args.rounds)

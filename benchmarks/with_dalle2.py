@@ -68,7 +68,7 @@ def decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
 def upsampler(sizes: Sizes, inputs: Inputs) -> Contestant:
     """The U-Net of a larger image."""
     model = Unet(
-        dim=sizes.channels,
+        dim=sizes.upsampler_channels,
         dim_mults=sizes.channel_multipliers,
         num_resnet_blocks=sizes.residual_blocks,
         lowres_cond=True,

@@ -85,7 +85,7 @@ def upsampler(sizes: Sizes, inputs: Inputs) -> Contestant:
         down_block_types=("ResnetDownsampleBlock2D",) * levels,
         up_block_types=("ResnetUpsampleBlock2D",) * levels,
         add_attention=False,
-        **_common(sizes),
+        **_common(sizes, sizes.upsampler_channels),
     )
 
     def predict() -> Tensor:
@@ -122,13 +122,13 @@ def _conditional_unet(sizes: Sizes) -> UNet2DConditionModel:
         up_block_types=tuple(reversed(up)),
         cross_attention_dim=sizes.embed_width,
         class_embed_type="identity",
-        **_common(sizes),
+        **_common(sizes, sizes.channels),
     )
 
 
-def _common(sizes: Sizes) -> dict[str, Any]:
+def _common(sizes: Sizes, channels: int) -> dict[str, Any]:
     return {
-        "block_out_channels": tuple(sizes.channels * m for m in sizes.channel_multipliers),
+        "block_out_channels": tuple(channels * m for m in sizes.channel_multipliers),
         "layers_per_block": sizes.residual_blocks,
         "attention_head_dim": sizes.head_channels,
         "resnet_time_scale_shift": "scale_shift",

@@ -1,9 +1,8 @@
-"""This project's models: its own, and those of Karlo's layout, which is that of diffusers'."""
+"""Our models: the project's own, and those of Karlo's layout, which is that of diffusers'."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from benchmarks.contest import VOCABULARY, Contestant, Inputs
@@ -26,6 +25,7 @@ from unclip.models import (
 )
 from unclip.models.karlo import ClipTextConfig
 from unclip.models.karlo.text import ClipTextEncoding
+from unclip.models.text_encoder import visible_tokens, without_empty_columns
 
 _Karlo = TypeVar("_Karlo", KarloPrior, KarloDecoder)
 OWN, KARLO = "unclip", "unclip, Karlo's layout"
@@ -93,7 +93,7 @@ def decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
         image_size=sizes.image_size,
         embed_width=sizes.embed_width,
         image_tokens=4,
-        unet=_unet(sizes, sizes.attention_resolutions),
+        unet=_unet(sizes, sizes.channels, sizes.attention_resolutions),
         text_encoder=_text_encoder(sizes),
         schedule="cosine",
         train_timesteps=STEPS,
@@ -125,7 +125,7 @@ def karlo_decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
         embed_width=sizes.embed_width,
         image_tokens=4,
         context_width=sizes.embed_width,
-        unet=_unet(sizes, sizes.attention_resolutions),
+        unet=_unet(sizes, sizes.channels, sizes.attention_resolutions),
         text_encoder=_clip_text(sizes),
         schedule="cosine",
         train_timesteps=STEPS,
@@ -148,7 +148,7 @@ def upsampler(sizes: Sizes, inputs: Inputs) -> Contestant:
     config = UpsamplerConfig(
         image_size=sizes.large_size,
         low_res_size=sizes.large_size // 2,
-        unet=_unet(sizes, ()),
+        unet=_unet(sizes, sizes.upsampler_channels, ()),
         schedule="cosine",
         train_timesteps=STEPS,
         prediction="epsilon",
@@ -187,9 +187,10 @@ class _GivenText(nn.Module):
     def forward(self, tokens: Tensor) -> ClipTextEncoding:
         """tokens: (B, L), or the batch twice for guidance."""
         copies = len(tokens) // len(self.inputs.tokens)
+        tokens = without_empty_columns(tokens)
         return ClipTextEncoding(
-            hidden=self.inputs.text_hidden.repeat(copies, 1, 1),
-            visible=torch.ones_like(tokens, dtype=torch.bool),
+            hidden=self.inputs.text_hidden[:, : tokens.shape[1]].repeat(copies, 1, 1),
+            visible=visible_tokens(tokens),
             text_embeds=self.inputs.text_embeds.repeat(copies, 1),
         )
 
@@ -229,9 +230,9 @@ def _clip_text(sizes: Sizes) -> ClipTextConfig:
     )
 
 
-def _unet(sizes: Sizes, attention_resolutions: tuple[int, ...]) -> UNetConfig:
+def _unet(sizes: Sizes, channels: int, attention_resolutions: tuple[int, ...]) -> UNetConfig:
     return UNetConfig(
-        channels=sizes.channels,
+        channels=channels,
         channel_multipliers=sizes.channel_multipliers,
         residual_blocks=sizes.residual_blocks,
         attention_resolutions=attention_resolutions,
