@@ -69,7 +69,7 @@ def decoder_denoiser_with_variance(
     Without a learned variance the second tensor is empty: (B, 0, S, S).
     """
     config, copies = model.config, 1 if guidance_scale == 1 else 2
-    condition = _decoder_condition(model, image_embeds, tokens, copies)
+    condition = model.remember(_decoder_condition(model, image_embeds, tokens, copies))
     schedule = schedule_of(model, condition.embedding.device)
 
     def denoise(x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:

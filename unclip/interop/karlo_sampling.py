@@ -126,6 +126,7 @@ def decoder_predict(
         drop_image=dropped,
         drop_text=dropped,
     )
+    condition = model.remember(condition)
     schedule = schedule_of(model, image_embeds.device)
 
     def predict(x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:

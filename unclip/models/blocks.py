@@ -37,6 +37,11 @@ def convolve_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
     return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
 
 
+def _silu(x: Tensor) -> Tensor:
+    """Of a tensor that nothing else reads: in place where no backward will."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class ResidualBlock(nn.Module):
     """Two convolutions; the conditioning vector scales and shifts the second norm.
 
@@ -74,13 +79,13 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x: (B, C, H, W); condition: (B, D), already activated."""
-        h = F.silu(self.norm_in(x))
+        h = _silu(self.norm_in(x))
         if self.resample == "up" and x.device.type == "cpu":
             h = convolve_doubled(h, self.conv_in)
         else:
             h = self.conv_in(self._resize(h))
         scale, shift = self.to_scale_shift(condition).chunk(2, dim=1)  # (B, C) each
-        h = self.conv_out(self.dropout(F.silu(self.norm_out(h, scale, shift))))
+        h = self.conv_out(self.dropout(_silu(self.norm_out(h, scale, shift))))
         out: Tensor = self.skip(self._resize(x)) + h
         return out
 
@@ -99,20 +104,24 @@ class AttentionBlock(nn.Module):
         self.context_to_kv = nn.Linear(context_width, 2 * channels) if context_width else None
         self.to_out = zero_init(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor, context: Tensor | None, visible: Tensor | None) -> Tensor:
-        """x: (B, C, H, W); context: (B, N, E); visible: (B, N) bool."""
+    def project(self, context: Tensor) -> Tensor:
+        """The keys and values of a context (B, N, E); (2, B, h, N, C/h)."""
+        assert self.context_to_kv is not None
+        projected: Tensor = rearrange(
+            self.context_to_kv(context), "b n (two h d) -> two b h n d", two=2, h=self.heads
+        )
+        return projected
+
+    def forward(self, x: Tensor, projected: Tensor | None, visible: Tensor | None) -> Tensor:
+        """x: (B, C, H, W); projected: the context's (2, B, h, N, C/h); visible: (B, N) bool."""
         pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")
         q, k, v = rearrange(
             self.to_qkv(pixels), "b n (three h d) -> three b h n d", three=3, h=self.heads
         ).unbind(0)
         mask = None
-        if self.context_to_kv is not None:
-            assert context is not None
+        if projected is not None:
             assert visible is not None
-            extra = rearrange(
-                self.context_to_kv(context), "b n (two h d) -> two b h n d", two=2, h=self.heads
-            )
-            k, v = torch.cat([k, extra[0]], dim=2), torch.cat([v, extra[1]], dim=2)
+            k, v = torch.cat([k, projected[0]], dim=2), torch.cat([v, projected[1]], dim=2)
             mask = F.pad(visible, (pixels.shape[1], 0), value=True)[:, None, None, :]
         attended = attend(q, k, v, mask)
         out: Tensor = self.to_out(rearrange(attended, "b h n d -> b n (h d)"))
