@@ -117,11 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("no GPU is to be seen; try `--device cpu --tiny --eager` to check the script")
-    torch.set_default_device(args.device)
     sizes = {"tiny": TINY} if args.tiny else {"small": SMALL, "paper": PAPER}
-    for line in lines(sizes, torch.device(args.device), compiled=not args.eager):
-        sys.stdout.write(line)
-        sys.stdout.flush()
+    device = torch.device(args.device)
+    with device:
+        for line in lines(sizes, device, compiled=not args.eager):
+            sys.stdout.write(line)
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":
