@@ -37,6 +37,7 @@ def prior_denoiser(
     copies = 1 if guidance_scale == 1 else 2
     dropped = _second_half(len(tokens), copies, tokens.device)
     condition = model.condition(tokens.repeat(copies, 1), text_embeds.repeat(copies, 1), dropped)
+    condition = model.remember(condition)
 
     def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
         x_start: Tensor = model(x.repeat(copies, 1), timesteps.repeat(copies), condition)
@@ -83,7 +84,7 @@ def decoder_denoiser_with_variance(
     Without a learned variance the second tensor is empty: (B, 0, S, S).
     """
     config, copies = model.config, 1 if guidance_scale == 1 else 2
-    condition = _decoder_condition(model, image_embeds, tokens, copies)
+    condition = model.remember(_decoder_condition(model, image_embeds, tokens, copies))
     schedule = schedule_of(model, condition.embedding.device)
 
     def denoise(x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:

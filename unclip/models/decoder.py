@@ -3,6 +3,7 @@
 # B batch, C channels, S image size, L tokens of the captions, W text encoder width
 # E width of the CLIP embeddings, I extra image tokens, D width of the U-Net's conditioning vector
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -55,6 +56,7 @@ class DecoderCondition(NamedTuple):
     embedding: Tensor  # (B, D)
     context: Tensor  # (B, L + I, W)
     visible: Tensor  # (B, L + I) bool
+    projected: Sequence[Tensor] = ()  # what `remember` makes of the context
 
 
 class Decoder(nn.Module):
@@ -103,6 +105,10 @@ class Decoder(nn.Module):
             visible=nn.functional.pad(text.visible, (0, self.config.image_tokens), value=True),
         )
 
+    def remember(self, condition: DecoderCondition) -> DecoderCondition:
+        """The condition with all that the attention needs of it, for many steps of a sample."""
+        return condition._replace(projected=self.unet.project_context(condition.context))
+
     def forward(self, x: Tensor, timesteps: Tensor, condition: DecoderCondition) -> Tensor:
         """The prediction for x: (B, 3, S, S) at timesteps: (B,) int64; (B, 3, S, S).
 
@@ -113,6 +119,7 @@ class Decoder(nn.Module):
             timesteps,
             embedding=condition.embedding,
             context=condition.context,
+            projected=condition.projected,
             visible=condition.visible,
         )
         return out

@@ -90,6 +90,10 @@ class KarloDecoder(nn.Module):
             visible=F.pad(text.visible, (self.config.image_tokens, 0), value=True),
         )
 
+    def remember(self, condition: DecoderCondition) -> DecoderCondition:
+        """The condition with all that the attention needs of it, for many steps of a sample."""
+        return condition._replace(projected=self.unet.project_context(condition.context))
+
     def forward(self, x: Tensor, timesteps: Tensor, condition: DecoderCondition) -> Tensor:
         """For x: (B, 3, S, S) at timesteps: (B,) int64, ε and variance fraction: (B, 6, S, S).
 
@@ -100,6 +104,7 @@ class KarloDecoder(nn.Module):
             timesteps,
             embedding=condition.embedding,
             context=condition.context,
+            projected=condition.projected,
             visible=condition.visible,
         )
         return out
