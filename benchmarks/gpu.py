@@ -55,7 +55,7 @@ def utilisation(
     def gradients(forward: Callable[[], Tensor]) -> None:
         with torch.autocast(device.type, torch.bfloat16):
             predicted = forward()
-        predicted.float().square().mean().backward()
+        torch.autograd.backward(predicted.float().square().mean())
 
     def step() -> None:
         gradients(predict)

@@ -39,7 +39,7 @@ def training_run(contestant: Contestant, *, bf16: bool, fused: bool) -> Run:
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             predicted = contestant.predict()
-        predicted.float().square().mean().backward()
+        torch.autograd.backward(predicted.float().square().mean())
         optimizer.step()
         optimizer.zero_grad()
 

@@ -196,7 +196,7 @@ class _GivenText(nn.Module):
 
 
 def _without_tower(model: _Karlo, inputs: Inputs) -> _Karlo:
-    model.text_encoder = _GivenText(inputs)
+    model.add_module("text_encoder", _GivenText(inputs))
     return model
 
 

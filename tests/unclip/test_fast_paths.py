@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from tests.unclip.toys import DECODER, PRIOR, make_batch, perturb, seeded
 from unclip.models import Decoder, DiffusionPrior
-from unclip.models.blocks import PointwiseConv, convolve_doubled
+from unclip.models.blocks import convolve_doubled
 from unclip.models.group_norm import LARGE, GroupNorm
 from unclip.models.transformer import Transformer
 
@@ -86,8 +86,3 @@ def test_a_convolution_of_doubled_pixels_is_one_after_doubling() -> None:
     x, conv = pixels(2, 3, 5, 7), nn.Conv2d(3, 4, 3, padding=1).double()
     doubled = conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
     torch.testing.assert_close(convolve_doubled(x, conv), doubled)
-
-
-def test_a_pointwise_convolution_is_that_of_torch() -> None:
-    x, conv = pixels(2, 3, 5, 7), PointwiseConv(3, 4).double()
-    torch.testing.assert_close(conv(x), F.conv2d(x, conv.weight, conv.bias))
