@@ -45,11 +45,9 @@ def decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
         cond_on_image_embeds=True,
         text_embed_dim=sizes.embed_width,
         cond_on_text_encodings=True,
-        cond_dim=4 * sizes.channels,
+        cond_dim=6 * sizes.channels,
         max_text_len=sizes.text_tokens,
         self_attn=attends,
-        attn_dim_head=sizes.head_channels,
-        attn_heads=sizes.channels * sizes.channel_multipliers[-1] // sizes.head_channels,
     )
 
     def call(cond_scale: float) -> Tensor:
