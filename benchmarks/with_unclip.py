@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from benchmarks.contest import VOCABULARY, Contestant, Inputs
 from benchmarks.sizes import GUIDANCE_SCALE, STEPS, Sizes
 from unclip.denoisers import decoder_denoiser, prior_denoiser
-from unclip.interop.karlo_sampling import decoder_predict, prior_predict
 from unclip.models import (
     Decoder,
     DecoderConfig,
@@ -81,8 +80,10 @@ def karlo_prior(sizes: Sizes, inputs: Inputs) -> Contestant:
         return out
 
     def sampler() -> Callable[[], Tensor]:
-        denoise = prior_predict(model, inputs.tokens, guidance_scale=GUIDANCE_SCALE)
-        return lambda: denoise(inputs.image_embeds, inputs.timesteps)[0]
+        denoise = prior_denoiser(
+            model, inputs.tokens, inputs.text_embeds, guidance_scale=GUIDANCE_SCALE
+        )
+        return lambda: denoise(inputs.image_embeds, inputs.timesteps)
 
     return Contestant(KARLO, model, predict, sampler)
 
@@ -135,10 +136,14 @@ def karlo_decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
     model = _without_tower(KarloDecoder(config), inputs)
 
     def sampler() -> Callable[[], Tensor]:
-        denoise = decoder_predict(
-            model, inputs.image_embeds, inputs.tokens, guidance_scale=GUIDANCE_SCALE
+        denoise = decoder_denoiser(
+            model,
+            inputs.image_embeds,
+            inputs.tokens,
+            guidance_scale=GUIDANCE_SCALE,
+            dynamic_threshold=None,
         )
-        return lambda: denoise(inputs.pixels, inputs.timesteps)[0]
+        return lambda: denoise(inputs.pixels, inputs.timesteps)
 
     return Contestant(KARLO, model, lambda: _decoded(model, inputs), sampler)
 
