@@ -4,13 +4,13 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.config import PipelineConfig
+from pipelines.config.load import load_config
+from pipelines.config.sections import PipelineConfig
 from pipelines.core.errors import PipelineError
 from pipelines.core.plan import Scope
 from pipelines.core.stage import Graph
 from pipelines.core.store import Store
 from pipelines.graph import unclip_graph
-from pipelines.load_config import load_config
 
 
 @dataclass(frozen=True)

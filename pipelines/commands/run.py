@@ -25,7 +25,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _carry_out(project: Project, plan: Plan, arguments: argparse.Namespace) -> None:
     from pipelines.core.runner import RunSettings, run_plan
-    from pipelines.tracking import Tracker, prepare
+    from pipelines.tracking.server import prepare
+    from pipelines.tracking.tracker import Tracker
     from pipelines.view import View
 
     section = project.config.run

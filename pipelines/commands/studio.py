@@ -93,7 +93,7 @@ class Studio:
 
     def finish(self, rows: Sequence[Sequence[Tile]]) -> None:
         """Write the grid, track it, and say where it is."""
-        from pipelines.tracking_picture import log_picture
+        from pipelines.tracking.picture import log_picture
 
         labelled_grid(rows).save(self.target, "PNG")
         print(f"Wrote {self.target}.")

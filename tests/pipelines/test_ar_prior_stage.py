@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
+from pipelines.config.load import load_config
 from pipelines.core.store import Folder, Store
-from pipelines.load_config import load_config
 from pipelines.stages.calibration import calibrate, training_similarities
 from pipelines.stages.models import LoaderSettings, TrainARPrior
 from pipelines.stages.pca import load_basis

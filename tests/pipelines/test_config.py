@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.config.load import CONFIGS, ConfigFileError, find_config, load_config
 from pipelines.graph import unclip_graph
-from pipelines.load_config import CONFIGS, ConfigFileError, find_config, load_config
 from pipelines.stages.models import TrainARPrior
 from unclip import ar_presets, presets
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipelines.config.load import ConfigFileError, load_config
 from pipelines.core.store import Folder, Store
 from pipelines.graph import unclip_graph
-from pipelines.load_config import ConfigFileError, load_config
 from pipelines.stages.initial import MODEL_FILE, InitialWeights, InitialWeightsError, find_weights
 from pipelines.stages.models import LoaderSettings, TrainPrior
 from pipelines.stages.training import TrainingJob, TrainingWorker

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from pipelines.artifacts import TrainedModel
+from pipelines.config.load import ConfigFileError, load_config
 from pipelines.core.errors import PipelineError
 from pipelines.core.stage import Stage
 from pipelines.core.store import Folder, Store
 from pipelines.graph import unclip_graph
-from pipelines.load_config import ConfigFileError, load_config
 from pipelines.stages import initial
 from pipelines.stages.embed import to_array
 from pipelines.stages.initial import MODEL_FILE, find_weights

@@ -23,7 +23,7 @@ from pipelines.stages.embed import EmbedConfig
 from pipelines.stages.models import LoaderSettings, ModelSection
 from pipelines.stages.pca import PcaConfig
 from pipelines.stages.select import SelectConfig
-from pipelines.tracking_settings import TrackingSettings
+from pipelines.tracking.settings import TrackingSettings
 from unclip.config import Config, ConfigError
 from unclip.guidance import check_guidance
 from unclip.models import (
