@@ -1,16 +1,19 @@
 """What several commands begin with."""
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.config.load import load_config
 from pipelines.config.sections import PipelineConfig
 from pipelines.core.errors import PipelineError
-from pipelines.core.plan import Scope
+from pipelines.core.plan import Plan, Scope, make_plan
 from pipelines.core.stage import Graph
 from pipelines.core.store import Store
 from pipelines.graph import unclip_graph
+
+WRITABLE = (".png", ".jpg", ".jpeg", ".webp")  # pictures that `--out` may name
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,17 @@ class Project:
 def open_project(arguments: argparse.Namespace) -> Project:
     """Read the configuration with its overrides; nothing is written."""
     config = load_config(arguments.config, overrides(arguments))
-    return Project(config, unclip_graph(config), Store(config.run.store))
+    store = Store(config.run.store)
+    store.check_root()
+    return Project(config, unclip_graph(config), store)
+
+
+def plan_of(project: Project, arguments: argparse.Namespace) -> Plan:
+    """What a run would do. Raises `PipelineError` where its first stage could not begin."""
+    plan = make_plan(project.graph, project.store, scope_of(arguments))
+    if plan["download"].action == "run":
+        project.config.source.check()
+    return plan
 
 
 def overrides(arguments: argparse.Namespace) -> list[str]:
@@ -41,6 +54,15 @@ def target_of(arguments: argparse.Namespace) -> Path:
         raise PipelineError(f"There is no folder {target.parent} to write {target.name} into.")
     if target.is_dir():
         raise PipelineError(f"--out {target} is a folder; give the name of a picture in it.")
+    if target.suffix.lower() not in WRITABLE:
+        raise PipelineError(
+            f"--out {target} does not end as a picture that can be written; give it one of the "
+            f"suffixes {', '.join(WRITABLE)}."
+        )
+    if not os.access(target.parent, os.W_OK):
+        raise PipelineError(
+            f"--out {target}: the folder {target.parent} cannot be written into; name another."
+        )
     return target
 
 
