@@ -144,6 +144,22 @@ def test_a_file_is_read_through_once_while_it_stays_as_it_is(tmp_path: Path, hom
     assert found(path) == first
 
 
+def test_a_file_without_a_date_is_read_through_each_time(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.implementations.local import LocalFileSystem
+
+    def info(fs: LocalFileSystem, path: str, **options: Any) -> dict[str, Any]:
+        return {"name": path, "size": Path(path).stat().st_size, "type": "file"}
+
+    path = weights_file(tmp_path / "weights.safetensors")
+    monkeypatch.setattr(LocalFileSystem, "info", info)
+    before = found(path)
+    assert not home.exists()
+    weights_file(path, seed=1)
+    assert found(path) != before
+
+
 def test_a_file_that_was_exchanged_after_the_plan_is_refused(tmp_path: Path) -> None:
     initial = found(weights_file(tmp_path / "weights.safetensors"))
     weights_file(tmp_path / "weights.safetensors", seed=1)
