@@ -24,13 +24,13 @@ from pipelines.evaluation.noise import RowNoise, row_generator
 from pipelines.evaluation.pictures import png, thumbnail, to_images
 from pipelines.evaluation.rows import Values, input_file, shard_name
 from pipelines.schema import samples
+from pipelines.stages.initial import MODEL_FILE
 from unclip.cascade import Cascade, Generated, SamplingConfig, with_prior_noise_norms
 from unclip.checkpoint import load_model
 from unclip.clip import FrozenClip
 from unclip.models import ARPrior, build
 from unclip.whole import Unclip, share_text_tower
 
-MODEL_FILE = "model.safetensors"
 NORMED = ["caption", "text_embeds", "image_embeds", "image_norm"]  # what noise norms need
 UNTRAINED_STEPS = 4  # random weights make the same noise in 4 steps as in 40
 PROBES = {  # column of pictures → the embedding that they are decoded from
