@@ -28,13 +28,12 @@ class Project:
 def open_project(arguments: argparse.Namespace) -> Project:
     """Read the configuration with its overrides; nothing is written."""
     config = load_config(arguments.config, overrides(arguments))
-    store = Store(config.run.store)
-    store.check_root()
-    return Project(config, unclip_graph(config), store)
+    return Project(config, unclip_graph(config), Store(config.run.store))
 
 
 def plan_of(project: Project, arguments: argparse.Namespace) -> Plan:
-    """What a run would do. Raises `PipelineError` where its first stage could not begin."""
+    """What a run would do. Raises `PipelineError` where it could not begin."""
+    project.store.check_root()
     plan = make_plan(project.graph, project.store, scope_of(arguments))
     if plan["download"].action == "run":
         project.config.source.check()

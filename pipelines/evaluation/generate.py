@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipelines.artifacts import ClipWeights, TrainedModel
+from pipelines.artifacts import MODEL_FILE, ClipWeights, TrainedModel
 from pipelines.core.errors import PipelineError
 from pipelines.core.stage import Facts
 from pipelines.core.store import Folder
@@ -24,7 +24,6 @@ from pipelines.evaluation.noise import RowNoise, row_generator
 from pipelines.evaluation.pictures import png, thumbnail, to_images
 from pipelines.evaluation.rows import Values, input_file, shard_name
 from pipelines.schema import samples
-from pipelines.stages.initial import MODEL_FILE
 from unclip.cascade import Cascade, Generated, SamplingConfig, with_prior_noise_norms
 from unclip.checkpoint import load_model
 from unclip.clip import FrozenClip

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 
+from pipelines.artifacts import MODEL_FILE
 from pipelines.core.errors import PipelineError
 from pipelines.core.fingerprint import canonical, differences
 from pipelines.core.store import Folder
@@ -36,7 +37,6 @@ ModelConfig = (
     | KarloUpsamplerConfig
 )
 
-MODEL_FILE = "model.safetensors"
 # What a file system may tell of a file that stays the same while the content changes.
 TIMELESS = {"name", "type", "size", "url", "mimetype", "partial"}
 

@@ -143,7 +143,7 @@ def test_a_list_with_other_columns_names_those_that_it_has(unclip: Unclip, comma
     assert "no column 'url', 'caption'; it has 'link', 'text'" in told
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "ls"])
+@pytest.mark.parametrize("command", ["plan", "run"])
 def test_a_store_that_is_a_file_is_refused_and_left_as_it_is(unclip: Unclip, command: str) -> None:
     Path("store").write_text("mine")
     told = paragraph(unclip(command, "demo", "--store", "store"))

@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipelines.artifacts import MODEL_FILE
 from pipelines.config.load import ConfigFileError, load_config
 from pipelines.core.store import Folder, Store
 from pipelines.graph import unclip_graph
-from pipelines.stages.initial import MODEL_FILE, InitialWeights, InitialWeightsError, find_weights
+from pipelines.stages.initial import InitialWeights, InitialWeightsError, find_weights
 from pipelines.stages.models import LoaderSettings, TrainPrior
 from pipelines.stages.training import TrainingJob, TrainingWorker
 from tests.pipelines import given
