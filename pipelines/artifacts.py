@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from pipelines.core.stage import Artifact, Shards
 
+MODEL_FILE = "model.safetensors"  # of every trained model of the cascade
+
 
 @dataclass(frozen=True)
 class PairShards(Shards):

@@ -27,7 +27,8 @@ unCLIP (DALL-E 2) from a list of image URLs to evaluated text-to-image models.
   unclip import PATH --to DIR      a public unCLIP checkpoint; then: generate --models DIR
   unclip submit my.yaml --address http://head:8265
 
-CONFIG is the path of a YAML file, or the name of a packaged one: demo, small, paper.
+CONFIG is the path of a YAML file, or the name of a packaged one: demo, small, paper,
+karlo.
 """
 
 POSITIONALS = {
@@ -50,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
 
     init = commands.add_parser("init", help="write a configuration to start from")
     init.add_argument("path", nargs="?", default="unclip.yaml", help="default: %(default)s")
-    init.add_argument("--like", default="demo", help="demo, small or paper; default: %(default)s")
+    init.add_argument(
+        "--like", default="demo", help="demo, small, paper or karlo; default: %(default)s"
+    )
     init.set_defaults(module="init")
 
     plan = commands.add_parser("plan", help="what would run and why; starts nothing")

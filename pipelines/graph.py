@@ -10,7 +10,7 @@ from pipelines.artifacts import (
     SelectionShards,
     TrainedModel,
 )
-from pipelines.config import (
+from pipelines.config.sections import (
     AnyDecoderSection,
     AnyUpsamplerSection,
     ARPriorSection,

@@ -18,6 +18,11 @@ def run(arguments: argparse.Namespace) -> None:
             f"--to and --from-text are both {arguments.to!r}, which names no direction; give "
             "--from-text another caption, or leave it out."
         )
+    if arguments.count < 2:
+        raise PipelineError(
+            f"--count {arguments.count} leaves no turn to see, because the first picture is not "
+            "turned yet; give 2 or more."
+        )
     if not 0 < arguments.strength <= 1:
         raise PipelineError(
             f"--strength {arguments.strength} must be more than 0 and at most 1; the paper takes "

@@ -93,9 +93,9 @@ class Studio:
 
     def finish(self, rows: Sequence[Sequence[Tile]]) -> None:
         """Write the grid, track it, and say where it is."""
-        from pipelines.tracking_picture import log_picture
+        from pipelines.tracking.picture import log_picture
 
-        labelled_grid(rows).save(self.target, "PNG")
+        labelled_grid(rows).save(self.target)
         print(f"Wrote {self.target}.")
         if self.project is None:  # nor a tracking server
             return

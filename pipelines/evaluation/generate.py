@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipelines.artifacts import ClipWeights, TrainedModel
+from pipelines.artifacts import MODEL_FILE, ClipWeights, TrainedModel
 from pipelines.core.errors import PipelineError
 from pipelines.core.stage import Facts
 from pipelines.core.store import Folder
@@ -30,7 +30,6 @@ from unclip.clip import FrozenClip
 from unclip.models import ARPrior, build
 from unclip.whole import Unclip, share_text_tower
 
-MODEL_FILE = "model.safetensors"
 NORMED = ["caption", "text_embeds", "image_embeds", "image_norm"]  # what noise norms need
 UNTRAINED_STEPS = 4  # random weights make the same noise in 4 steps as in 40
 PROBES = {  # column of pictures → the embedding that they are decoded from

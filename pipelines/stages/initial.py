@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 
+from pipelines.artifacts import MODEL_FILE
 from pipelines.core.errors import PipelineError
 from pipelines.core.fingerprint import canonical, differences
 from pipelines.core.store import Folder
@@ -36,7 +37,8 @@ ModelConfig = (
     | KarloUpsamplerConfig
 )
 
-MODEL_FILE = "model.safetensors"
+# What a file system may tell of a file that stays the same while the content changes.
+TIMELESS = {"name", "type", "size", "url", "mimetype", "partial"}
 
 
 class InitialWeightsError(PipelineError):
@@ -105,13 +107,16 @@ def _sha256(fs: Any, path: str) -> str:
 
     The memory is a folder of the user's. Were it wrong, `InitialWeights.local` would notice.
     """
-    version = hashlib.sha256(repr(sorted(fs.info(path).items())).encode()).hexdigest()
+    info = fs.info(path)
+    version = hashlib.sha256(repr(sorted(info.items())).encode()).hexdigest()
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     remembered = Path(root) / "unclip" / "sha256" / version
     if remembered.is_file():
         return remembered.read_text()
     with fs.open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not info.keys() - TIMELESS:
+        return digest
     with contextlib.suppress(OSError):  # a home that cannot be written just costs time
         remembered.parent.mkdir(parents=True, exist_ok=True)
         Folder(str(remembered.parent)).write_bytes(version, digest.encode())

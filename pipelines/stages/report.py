@@ -30,6 +30,7 @@ class BuildReport(Stage[Report]):
     """Metrics, samples, curves, data quality and lineage on one page."""
 
     name: ClassVar[str] = "report"
+    version: ClassVar[int] = 2  # 2: compares two priors, shows cascades of one upsampler
     artifact: ClassVar[type[Artifact]] = Report
 
     evaluation: Stage[Evaluation]

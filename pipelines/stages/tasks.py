@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipelines.artifacts import MODEL_FILE
 from pipelines.stages.calibration import Calibration
-from pipelines.stages.initial import MODEL_FILE, InitialWeights, ModelConfig
+from pipelines.stages.initial import InitialWeights, ModelConfig
 from unclip.checkpoint import save_model
 from unclip.clip import FrozenClip
 from unclip.clip_config import ClipArchitecture

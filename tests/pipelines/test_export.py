@@ -14,9 +14,9 @@ from pipelines.artifacts import TrainedModel
 from pipelines.cli import main
 from pipelines.commands import export_models
 from pipelines.commands.common import Project
+from pipelines.config.load import load_config
 from pipelines.core.stage import Artifact, Context, Graph, Stage
 from pipelines.core.store import Store
-from pipelines.load_config import load_config
 from tests.pipelines import given
 from tests.pipelines.local import make
 from tests.unclip import karlo_toys as toys

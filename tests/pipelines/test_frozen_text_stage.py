@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from pipelines.artifacts import MODEL_FILE
+from pipelines.config.load import ConfigFileError, load_config
 from pipelines.core.store import Store
 from pipelines.graph import unclip_graph
-from pipelines.load_config import ConfigFileError, load_config
 from pipelines.stages.frozen_text import TrainARPriorOnClipText, TrainPriorOnClipText
 from pipelines.stages.models import LoaderSettings
-from pipelines.stages.tasks import MODEL_FILE
 from pipelines.stages.training import TrainingJob, TrainingWorker
 from tests.pipelines import given
 from tests.pipelines.given_pairs import GivenPairs

@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipelines.artifacts import MODEL_FILE
+from pipelines.config.load import ConfigFileError, load_config
 from pipelines.core.store import Folder, Store
 from pipelines.graph import unclip_graph
-from pipelines.load_config import ConfigFileError, load_config
-from pipelines.stages.initial import MODEL_FILE, InitialWeights, InitialWeightsError, find_weights
+from pipelines.stages.initial import InitialWeights, InitialWeightsError, find_weights
 from pipelines.stages.models import LoaderSettings, TrainPrior
 from pipelines.stages.training import TrainingJob, TrainingWorker
 from tests.pipelines import given
@@ -142,6 +143,22 @@ def test_a_file_is_read_through_once_while_it_stays_as_it_is(tmp_path: Path, hom
     assert found(path).sha256 == "as remembered"
     path.touch()
     assert found(path) == first
+
+
+def test_a_file_without_a_date_is_read_through_each_time(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.implementations.local import LocalFileSystem
+
+    def info(fs: LocalFileSystem, path: str, **options: Any) -> dict[str, Any]:
+        return {"name": path, "size": Path(path).stat().st_size, "type": "file"}
+
+    path = weights_file(tmp_path / "weights.safetensors")
+    monkeypatch.setattr(LocalFileSystem, "info", info)
+    before = found(path)
+    assert not home.exists()
+    weights_file(path, seed=1)
+    assert found(path) != before
 
 
 def test_a_file_that_was_exchanged_after_the_plan_is_refused(tmp_path: Path) -> None:

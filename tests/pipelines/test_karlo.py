@@ -10,15 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.artifacts import TrainedModel
+from pipelines.artifacts import MODEL_FILE, TrainedModel
+from pipelines.config.load import ConfigFileError, load_config
 from pipelines.core.errors import PipelineError
 from pipelines.core.stage import Stage
 from pipelines.core.store import Folder, Store
 from pipelines.graph import unclip_graph
-from pipelines.load_config import ConfigFileError, load_config
 from pipelines.stages import initial
 from pipelines.stages.embed import to_array
-from pipelines.stages.initial import MODEL_FILE, find_weights
+from pipelines.stages.initial import find_weights
 from pipelines.stages.models import LoaderSettings, TrainDecoder, TrainModel, TrainPrior
 from tests.pipelines import given
 from tests.pipelines.given_pairs import GivenPairs

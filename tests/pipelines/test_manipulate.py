@@ -12,15 +12,15 @@ from pipelines.cli import main
 from pipelines.commands import reconstruct, studio, variations
 from pipelines.commands.common import Project
 from pipelines.commands.pictures import read_picture
+from pipelines.config.load import load_config
 from pipelines.core.runner import load_artifact
 from pipelines.core.stage import Graph
 from pipelines.core.store import Store
 from pipelines.data.decode import decode_rgb
 from pipelines.evaluation.generate import GenerationWorker, Weights
 from pipelines.evaluation.labelled import FONT_SIZE, Tile, labelled_grid, wrap
-from pipelines.load_config import load_config
-from pipelines.tracking_picture import log_picture
-from pipelines.tracking_settings import TrackingSettings
+from pipelines.tracking.picture import log_picture
+from pipelines.tracking.settings import TrackingSettings
 from tests.pipelines.given import GivenPca, evaluate_config, evaluate_stage
 from tests.pipelines.given_pairs import GivenPairs
 from tests.pipelines.local import make
@@ -110,7 +110,7 @@ def test_a_command_writes_a_labelled_grid_and_tracks_it(
     monkeypatch.setattr(studio, "check_models", lambda *given: None)
     monkeypatch.setattr(studio, "open_models", lambda *given: worker.whole)
     monkeypatch.setattr(
-        "pipelines.tracking_picture.log_picture", lambda *given, **named: logged.append(named)
+        "pipelines.tracking.picture.log_picture", lambda *given, **named: logged.append(named)
     )
     assert main(["--debug", *arguments, "--store", "store", "--out", "grid.png"]) == 0
     grid = Image.open("grid.png")
@@ -131,7 +131,7 @@ def project(worker: GenerationWorker, monkeypatch: pytest.MonkeyPatch) -> Projec
     for command in (reconstruct, variations):
         monkeypatch.setattr(command, "find_project", lambda arguments: found)
     monkeypatch.setattr(studio, "open_models", lambda *given: worker.whole)
-    monkeypatch.setattr("pipelines.tracking_picture.log_picture", lambda *given, **named: None)
+    monkeypatch.setattr("pipelines.tracking.picture.log_picture", lambda *given, **named: None)
     return found
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipelines.config.load import ConfigFileError, load_config
 from pipelines.core.store import Store
 from pipelines.graph import unclip_graph
-from pipelines.load_config import ConfigFileError, load_config
 from pipelines.stages.evaluate import read_metrics
 from tests.pipelines import given
 from tests.pipelines.local import make

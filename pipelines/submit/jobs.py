@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipelines.core.provenance import git_commit
-from pipelines.submit_client import (
+from pipelines.submit.client import (
     JobGoneError,
     SubmitError,
     check_packages,
@@ -24,9 +24,9 @@ from pipelines.submit_client import (
     dashboard_url,
     translated,
 )
-from pipelines.submit_package import CONFIG, packed
-from pipelines.submit_watch import JobState, Write, driver_died, job_state
-from pipelines.submit_watch import follow as follow_job
+from pipelines.submit.package import CONFIG, packed
+from pipelines.submit.watch import JobState, Write, driver_died, job_state
+from pipelines.submit.watch import follow as follow_job
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

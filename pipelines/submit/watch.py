@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.submit_client import JobGoneError, SubmitError, translated
+from pipelines.submit.client import JobGoneError, SubmitError, translated
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

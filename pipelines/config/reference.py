@@ -1,4 +1,4 @@
-"""Writes the reference of the configuration from the code: `python -m pipelines.config_reference`.
+"""Writes the reference of the configuration from the code: `python -m pipelines.config.reference`.
 
 A field's description is the comment on its line; its example is the value that the demo has.
 """
@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import PipelineConfig
-from pipelines.load_config import load_config
+from pipelines.config.load import load_config
+from pipelines.config.sections import PipelineConfig
 
-TARGET = Path(__file__).parents[1] / "docs" / "reference" / "config.md"
+TARGET = Path(__file__).parents[2] / "docs" / "reference" / "config.md"
 
 LONGEST_EXAMPLE = 60  # characters
 

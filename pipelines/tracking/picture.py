@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.store import Store
-from pipelines.tracking import now_ms, open_outbox, opening
-from pipelines.tracking_records import flatten, place
-from pipelines.tracking_server import Server, tracking_uri
-from pipelines.tracking_settings import TrackingSettings
-from pipelines.tracking_spool import Record
+from pipelines.tracking.records import flatten, place
+from pipelines.tracking.server import Server, tracking_uri
+from pipelines.tracking.settings import TrackingSettings
+from pipelines.tracking.spool import Record
+from pipelines.tracking.tracker import now_ms, open_outbox, opening
 
 
 def log_picture(

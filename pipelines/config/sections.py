@@ -23,7 +23,7 @@ from pipelines.stages.embed import EmbedConfig
 from pipelines.stages.models import LoaderSettings, ModelSection
 from pipelines.stages.pca import PcaConfig
 from pipelines.stages.select import SelectConfig
-from pipelines.tracking_settings import TrackingSettings
+from pipelines.tracking.settings import TrackingSettings
 from unclip.config import Config, ConfigError
 from unclip.guidance import check_guidance
 from unclip.models import (
@@ -102,6 +102,13 @@ AnyDecoderSection = Annotated[DecoderSection | KarloDecoderSection, ByKind]
 AnyUpsamplerSection = Annotated[UpsamplerSection | KarloUpsamplerSection, ByKind]
 
 
+STAGES = (
+    *("download", "filter", "clip", "embed", "select", "pca"),
+    *("prior", "second_prior", "decoder", "upsampler_1", "upsampler_2"),
+    *("evaluate", "report"),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSection(Config):
     """Where and with what it runs; none of it changes what is made."""
@@ -117,6 +124,12 @@ class RunSection(Config):
         if self.retries < 0 or self.wait_s <= 0:
             raise ConfigError(
                 f"retries={self.retries} must not be negative, and wait_s={self.wait_s} positive"
+            )
+        unknown = sorted(self.resources.keys() - set(STAGES))
+        if unknown:
+            raise ConfigError(
+                f"resources names {', '.join(unknown)}, which would change nothing; the stages "
+                f"are {', '.join(STAGES)}"
             )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pipelines
 import unclip
-from pipelines.submit_client import SubmitError
+from pipelines.submit.client import SubmitError
 
 CONFIG = "job.yaml"
 MAX_BYTES = 100 * 2**20  # Ray refuses 512 MiB, and every node fetches it

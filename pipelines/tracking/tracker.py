@@ -22,7 +22,7 @@ from pipelines.core.plan import Plan, Step
 from pipelines.core.provenance import git_commit
 from pipelines.core.stage import Artifact, Stage
 from pipelines.core.store import MANIFEST, Manifest, Store
-from pipelines.tracking_records import (
+from pipelines.tracking.records import (
     dataset,
     duration,
     fact_numbers,
@@ -35,11 +35,9 @@ from pipelines.tracking_records import (
     stage_note,
     stage_params,
 )
-from pipelines.tracking_server import Server, prepare, tracking_uri
-from pipelines.tracking_settings import TrackingSettings
-from pipelines.tracking_spool import Outbox, Record, SpoolFolder
-
-__all__ = ["Tracker", "TrackingSettings", "prepare", "tracking_uri"]
+from pipelines.tracking.server import Server
+from pipelines.tracking.settings import TrackingSettings
+from pipelines.tracking.spool import Outbox, Record, SpoolFolder
 
 SPOOL = ".tracking"  # in the store's root
 METRICS_EVERY_S = 2.0  # what comes faster is sent together

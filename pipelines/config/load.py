@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from pipelines.config import PipelineConfig
+from pipelines.config.sections import PipelineConfig
 from pipelines.core.errors import PipelineError
 from unclip import ar_presets, karlo_presets, presets
 from unclip.config import ConfigError
 from unclip.models import FrozenTextConfig, TextEncoderConfig
 
-CONFIGS = Path(__file__).parent / "configs"
+CONFIGS = Path(__file__).parent / "packaged"
 PRESETS = {"tiny": presets.tiny, "small": presets.small, "paper": presets.paper}
 AR_PRIORS = {
     "tiny": ar_presets.tiny_ar_prior,

@@ -18,9 +18,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.store import Folder, Store
-from pipelines.tracking_records import step_of
-from pipelines.tracking_settings import TrackingSettings
-from pipelines.tracking_spool import Record
+from pipelines.tracking.records import step_of
+from pipelines.tracking.settings import TrackingSettings
+from pipelines.tracking.spool import Record
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
