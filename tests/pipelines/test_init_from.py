@@ -208,7 +208,7 @@ def test_a_file_without_all_tensors_of_its_model_is_refused(tmp_path: Path) -> N
     tensors = build(MODEL).state_dict()
     name = next(iter(tensors))
     save_file({n: t for n, t in tensors.items() if n != name}, path, metadata=metadata)
-    with pytest.raises(InitialWeightsError, match=rf"missing: {name}; unknown: none"):
+    with pytest.raises(InitialWeightsError, match=rf"{name} \(.*\) is missing"):
         found(path)
     save_file(tensors | {name: torch.zeros(3, 5)}, path, metadata=metadata)
     with pytest.raises(InitialWeightsError, match=rf"{name} has shape \(3, 5\), but its config"):
