@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.timing import machine
-from unclip.ar_presets import paper_ar_prior
-from unclip.ar_sampling import sample_codes
+from unclip.generation.autoregressive import sample_codes
 from unclip.models import ARPrior
+from unclip.presets import paper_ar_prior
 
 BATCH = 2
 CAPTION = 32  # tokens that are not padding

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from torch import Tensor, nn
+from unclip.interop.karlo_sampling import decoder_predict, prior_predict
 
 from benchmarks.contest import VOCABULARY, Contestant, Inputs
 from benchmarks.sizes import GUIDANCE_SCALE, STEPS, Sizes
-from unclip.denoisers import decoder_denoiser, prior_denoiser
+from unclip.generation.denoisers import decoder_denoiser, prior_denoiser
 from unclip.models import (
     Decoder,
     DecoderConfig,

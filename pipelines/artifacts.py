@@ -14,7 +14,7 @@ class PairShards(Shards):
 
 @dataclass(frozen=True)
 class ClipWeights(Artifact):
-    """A frozen CLIP: the files in this folder that `unclip.clip.FrozenClip.load` reads."""
+    """A frozen CLIP: the files in this folder that `unclip.clip.frozen.FrozenClip.load` reads."""
 
     name: str  # architecture and where the weights come from
     digest: str  # of architecture and weights

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unclip.denoisers import decoder_denoiser, upsampler_denoiser
+from unclip.diffusion import make_schedule
+from unclip.generation.denoisers import decoder_denoiser, upsampler_denoiser
 from unclip.models import Decoder, Upsampler
 from unclip.samplers import ddim, randn
-from unclip.schedules import make_schedule
 from unclip.training import Batch
 
 PREVIEW_STEPS = 20

@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unclip.cascade import Cascade, Generated
 from unclip.checkpoint import check_file, config_from_json, load_model, save_model
-from unclip.clip import FrozenClip, Images
+from unclip.clip.frozen import FrozenClip, Images
 from unclip.config import ConfigError
+from unclip.generation import Cascade, Generated, SamplingConfig
 from unclip.models import KarloDecoder, KarloPrior
-from unclip.sampling import SamplingConfig
 
 REQUIRED, OPTIONAL = ("decoder", "upsampler_1"), ("prior", "upsampler_2")
 CLIP, SAMPLING = "clip", "sampling.json"

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from unclip.cascade import Cascade
-    from unclip.clip import FrozenClip
+    from unclip.clip.frozen import FrozenClip
+    from unclip.generation import Cascade
     from unclip.manipulate import Latent
     from unclip.whole import Unclip
 

@@ -14,16 +14,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipelines.config.sections import PipelineConfig
 from pipelines.core.errors import PipelineError
-from unclip import ar_presets, karlo_presets, presets
+from unclip import presets
 from unclip.config import ConfigError
 from unclip.models import FrozenTextConfig, TextEncoderConfig
 
 CONFIGS = Path(__file__).parent / "packaged"
 PRESETS = {"tiny": presets.tiny, "small": presets.small, "paper": presets.paper}
 AR_PRIORS = {
-    "tiny": ar_presets.tiny_ar_prior,
-    "small": ar_presets.small_ar_prior,
-    "paper": ar_presets.paper_ar_prior,
+    "tiny": presets.tiny_ar_prior,
+    "small": presets.small_ar_prior,
+    "paper": presets.paper_ar_prior,
 }
 FROZEN_TEXT, TRAINED_TEXT = FrozenTextConfig.__name__, TextEncoderConfig.__name__
 # Pydantic puts them into places.
@@ -157,7 +157,7 @@ def _with_preset(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def _preset_models(name: str) -> dict[str, Any]:
     """What the preset says of each section."""
     if name == "karlo":
-        models = _plain(karlo_presets.karlo())
+        models = _plain(presets.karlo())
         models["upsampler_1"] = models.pop("upsampler")
         return {m: {"kind": "karlo", "model": model} for m, model in models.items()}
     models = _plain(PRESETS[name]())

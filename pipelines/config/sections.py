@@ -25,7 +25,8 @@ from pipelines.stages.pca import PcaConfig
 from pipelines.stages.select import SelectConfig
 from pipelines.tracking.settings import TrackingSettings
 from unclip.config import Config, ConfigError
-from unclip.guidance import check_guidance
+from unclip.generation import check_decoder_sampler
+from unclip.generation.guidance import check_guidance
 from unclip.models import (
     ARPriorConfig,
     DecoderConfig,
@@ -37,7 +38,6 @@ from unclip.models import (
 )
 from unclip.models.frozen_text import check_clip_text
 from unclip.presets import check_fit
-from unclip.sampling import check_decoder_sampler
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,9 @@ from pipelines.evaluation.noise import RowNoise, row_generator
 from pipelines.evaluation.pictures import png, thumbnail, to_images
 from pipelines.evaluation.rows import Values, input_file, shard_name
 from pipelines.schema import samples
-from unclip.cascade import Cascade, Generated, SamplingConfig, with_prior_noise_norms
 from unclip.checkpoint import load_model
-from unclip.clip import FrozenClip
+from unclip.clip.frozen import FrozenClip
+from unclip.generation import Cascade, Generated, SamplingConfig, with_prior_noise_norms
 from unclip.models import ARPrior, build
 from unclip.whole import Unclip, share_text_tower
 

@@ -85,7 +85,7 @@ class EmbedWorker:
         """The frozen CLIP, on the GPU where the worker has one."""
         import torch
 
-        from unclip.clip import FrozenClip
+        from unclip.clip.frozen import FrozenClip
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return FrozenClip.load(self.clip.folder.local(), device=torch.device(device))

@@ -36,7 +36,7 @@ class ClipTextTask:
         """The untrained model around the tower."""
         import torch
 
-        from unclip.clip import FrozenClip
+        from unclip.clip.frozen import FrozenClip
         from unclip.models import FrozenText
 
         model = self.task.build()

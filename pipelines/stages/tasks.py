@@ -12,9 +12,9 @@ from pipelines.artifacts import MODEL_FILE
 from pipelines.stages.calibration import Calibration
 from pipelines.stages.initial import InitialWeights, ModelConfig
 from unclip.checkpoint import save_model
-from unclip.clip import FrozenClip
-from unclip.clip_config import ClipArchitecture
-from unclip.clip_training import build_clip, clip_loss
+from unclip.clip.config import ClipArchitecture
+from unclip.clip.frozen import FrozenClip
+from unclip.clip.training import build_clip, clip_loss
 from unclip.models import (
     ARPrior,
     ARPriorConfig,

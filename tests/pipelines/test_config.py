@@ -9,7 +9,7 @@ from pipelines.config.load import CONFIGS, ConfigFileError, find_config, load_co
 from pipelines.config.sections import STAGES
 from pipelines.graph import unclip_graph
 from pipelines.stages.models import TrainARPrior
-from unclip import ar_presets, presets
+from unclip import presets
 
 # Karlo starts from weights that are not here: test_karlo plans it.
 PACKAGED = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"karlo"})
@@ -46,7 +46,7 @@ def test_an_override_changes_one_field_and_the_keys_of_what_depends_on_it() -> N
 def test_the_preset_fills_in_the_prior_of_the_chosen_kind() -> None:
     assert load_config("demo").prior.model == presets.tiny().prior
     chosen = load_config("demo", ["prior.kind=autoregressive", "prior.model.depth=2"])
-    assert chosen.prior.model == replace(ar_presets.tiny_ar_prior(), depth=2)
+    assert chosen.prior.model == replace(presets.tiny_ar_prior(), depth=2)
 
 
 @pytest.mark.parametrize("name", PACKAGED)

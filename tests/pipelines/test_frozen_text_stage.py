@@ -19,7 +19,7 @@ from tests.pipelines import given
 from tests.pipelines.given_pairs import GivenPairs
 from tests.pipelines.local import LocalContext, make
 from unclip.checkpoint import load_model
-from unclip.clip import FrozenClip
+from unclip.clip.frozen import FrozenClip
 from unclip.models import FrozenTextConfig
 
 CPU = torch.device("cpu")

@@ -26,10 +26,10 @@ from tests.pipelines.local import make
 from tests.pipelines.test_init_from import QUICK, TrainingContext
 from tests.unclip import karlo_configs
 from unclip.checkpoint import config_metadata, load_model, save_model
-from unclip.clip import FrozenClip
+from unclip.clip.frozen import FrozenClip
 from unclip.config import Config
-from unclip.karlo_presets import karlo
 from unclip.models import build
+from unclip.presets import karlo
 
 PARTS = ("prior", "decoder", "upsampler_1")
 TEXT = replace(

@@ -15,13 +15,15 @@ from torch import Tensor
 
 from tests.unclip.toys import agree, seeded
 from unclip.diffusion import (
+    make_schedule,
     noise_from_x_start,
     posterior_log_variance,
     posterior_mean,
     q_sample,
+    respaced_timesteps,
     velocity,
 )
-from unclip.guidance import threshold_dynamic
+from unclip.generation.guidance import threshold_dynamic
 from unclip.samplers import (
     ddim,
     ddim_inversion,
@@ -30,7 +32,6 @@ from unclip.samplers import (
     ddpm_learned,
     dpm_solver_pp_2m,
 )
-from unclip.schedules import make_schedule, respaced_timesteps
 
 SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 STEPS = 20

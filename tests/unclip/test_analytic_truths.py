@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tests.unclip.toys import DECODER, seeded
 from unclip.config import ConfigError
-from unclip.objective_parts import bernoulli
+from unclip.diffusion import make_schedule
+from unclip.objectives.parts import bernoulli
 from unclip.samplers import (
     analytic_dpm,
     ddim,
@@ -22,7 +23,6 @@ from unclip.samplers import (
     dpm_solver_pp_2m,
     estimate_noise_norms,
 )
-from unclip.schedules import make_schedule
 
 SCHEDULE = make_schedule("cosine", train_timesteps=1000)
 MEAN = torch.tensor([0.5, -0.3, 0.1], dtype=torch.float64)

@@ -22,8 +22,8 @@ from tests.unclip.toys import (
     unit,
     upsampler_config,
 )
-from unclip.cascade import Cascade
-from unclip.denoisers import prior_denoiser
+from unclip.generation import Cascade
+from unclip.generation.denoisers import prior_denoiser
 from unclip.manipulate import Latent, decode, encode, interpolate, shrink_mask, slerp, variations
 from unclip.models import ARPrior, Decoder, DiffusionPrior, UNet, Upsampler, build
 from unclip.objectives import training_loss

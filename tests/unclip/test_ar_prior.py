@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from tests.unclip.toys import AR_PRIOR, make_batch, perturb, seeded, unit
-from unclip.ar_sampling import draw, draw_dots, sample_codes
 from unclip.checkpoint import load_model, save_model
 from unclip.config import ConfigError
+from unclip.generation.autoregressive import draw, draw_dots, sample_codes
 from unclip.models import ARPrior
 from unclip.objectives import training_loss
 from unclip.pca import Moments, fit

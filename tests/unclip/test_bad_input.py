@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tests.unclip.test_cascade import SAMPLING
 from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, PRIOR, make_batch, seeded, unit
-from unclip.cascade import Cascade
-from unclip.clip import FrozenClip
-from unclip.clip_training import ClipArchitecture, build_clip
+from unclip.clip.frozen import FrozenClip
+from unclip.clip.training import ClipArchitecture, build_clip
 from unclip.config import ConfigError
+from unclip.generation import Cascade
 from unclip.manipulate import (
     Latent,
     class_probabilities,

@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from tests.unclip.toys import AR_PRIOR, PRESET, make_batch, perturb, seeded, unit
-from unclip.cascade import Cascade, SamplingConfig, closest, with_prior_noise_norms
 from unclip.config import ConfigError
+from unclip.generation import Cascade, SamplingConfig, closest, with_prior_noise_norms
 from unclip.models import ARPrior, Decoder, DiffusionPrior, Upsampler
 
 SAMPLING = SamplingConfig(

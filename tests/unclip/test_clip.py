@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unclip.clip import ClipConfig, FrozenClip
-from unclip.clip_training import ClipArchitecture, build_clip, clip_loss, random_crop
+from unclip.clip.frozen import ClipConfig, FrozenClip
+from unclip.clip.training import ClipArchitecture, build_clip, clip_loss, random_crop
 from unclip.config import ConfigError
 from unclip.training import Batch, LocalCheckpoints, TrainingConfig, train
 

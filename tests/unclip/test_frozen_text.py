@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tests.unclip.test_cascade import SAMPLING
 from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, PRIOR, agree, make_batch, perturb, seeded
-from unclip.cascade import Cascade
 from unclip.checkpoint import load_model, save_model
-from unclip.clip_training import ClipArchitecture, build_clip
+from unclip.clip.training import ClipArchitecture, build_clip
 from unclip.config import Config, ConfigError
+from unclip.generation import Cascade
 from unclip.models import Decoder, FrozenText, FrozenTextConfig, Upsampler, build
 from unclip.objectives import training_loss
 

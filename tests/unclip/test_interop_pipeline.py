@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tests.unclip import karlo_toys as toys
 from tests.unclip.toys import agree, seeded
 from unclip.checkpoint import load_model, save_model
+from unclip.diffusion import make_schedule
 from unclip.interop import InteropError, read_pipeline, write_pipeline
-from unclip.schedules import make_schedule
 from unclip.whole import Unclip
 
 CAPTIONS = ["a red cube on a blue cube!", "two cats"]

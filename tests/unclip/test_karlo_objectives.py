@@ -45,8 +45,8 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
         monkeypatch.setattr(owner, function, record)
 
-    recording("unclip.karlo_objectives", "draw_timesteps", "timesteps")
-    for module in ("unclip.karlo_objectives", "unclip.objective_parts"):
+    recording("unclip.objectives.karlo", "draw_timesteps", "timesteps")
+    for module in ("unclip.objectives.karlo", "unclip.objectives.parts"):
         recording(module, "randn", "noise")
     return drawn
 

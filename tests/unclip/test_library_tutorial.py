@@ -8,8 +8,8 @@ from PIL import Image
 
 from tests.unclip.toys import PRESET, TEXT, perturb
 from unclip.checkpoint import save_model
-from unclip.clip import FrozenClip
-from unclip.clip_training import ClipArchitecture, build_clip
+from unclip.clip.frozen import FrozenClip
+from unclip.clip.training import ClipArchitecture, build_clip
 from unclip.models import build
 from unclip.presets import CLIP_VOCAB_SIZE
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.unclip.toys import PRESET, make_batch, perturb, seeded, unit
-from unclip.cascade import Cascade, SamplingConfig
 from unclip.config import ConfigError
+from unclip.generation import Cascade, SamplingConfig
 from unclip.manipulate import (
     Latent,
     class_probabilities,

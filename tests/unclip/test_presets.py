@@ -6,10 +6,10 @@ import torch
 from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel
 from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 
-from unclip import ar_presets, presets
+from unclip import presets
 from unclip.config import Config, ConfigError
-from unclip.karlo_presets import karlo
 from unclip.models import DiffusionPriorConfig, build
+from unclip.presets import karlo
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "models.md"
 NAMES = ["prior", "decoder", "upsampler_1", "upsampler_2"]
@@ -39,7 +39,7 @@ EXPLAINED = 1330  # the diffusion prior, whose own transformer alone is beyond t
 
 def all_models(name: str) -> list[Config]:
     preset = getattr(presets, name)()
-    return [getattr(ar_presets, f"{name}_ar_prior")(), *(getattr(preset, n) for n in NAMES)]
+    return [getattr(presets, f"{name}_ar_prior")(), *(getattr(preset, n) for n in NAMES)]
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -129,7 +129,7 @@ def test_another_embed_width_reaches_every_model_that_reads_embeddings() -> None
 
 
 def test_another_embed_width_fits_an_autoregressive_prior_too() -> None:
-    tiny = replace(presets.tiny(), prior=ar_presets.tiny_ar_prior())
+    tiny = replace(presets.tiny(), prior=presets.tiny_ar_prior())
     assert presets.with_embed_width(tiny, 256).prior.embed_width == 256
 
 

@@ -10,9 +10,9 @@ from torch.distributions import Normal, kl_divergence
 
 from tests.unclip.toys import DECODER, agree, make_batch, perturb, seeded
 from unclip import diffusion
+from unclip.diffusion import make_schedule
 from unclip.models import DecoderConfig, build
 from unclip.objectives import training_loss
-from unclip.schedules import make_schedule
 
 SCHEDULE = make_schedule("cosine", train_timesteps=1000)
 LEARNED = DecoderConfig(**{**vars(DECODER), "learned_variance": True})

@@ -10,8 +10,8 @@ import torch
 from open_clip.model import set_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from unclip.clip import FrozenClip
-from unclip.clip_config import MAX_LOGIT_SCALE
+from unclip.clip.config import MAX_LOGIT_SCALE
+from unclip.clip.frozen import FrozenClip
 from unclip.interop.configs import CLIP, CLIP_IGNORED
 from unclip.interop.errors import InteropError
 from unclip.interop.names import IMAGE_ENCODER, Table, open_clip_table

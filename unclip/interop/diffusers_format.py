@@ -14,7 +14,7 @@ from typing import cast
 
 import torch
 
-from unclip.cascade import Cascade
+from unclip.generation import Cascade, SamplingConfig
 from unclip.interop import configs, names
 from unclip.interop.clip_towers import check_tokenizer, read_clip, write_clip, write_tokenizer
 from unclip.interop.errors import InteropError
@@ -24,7 +24,6 @@ from unclip.interop.unet_configs import Json
 from unclip.interop.weights import Tensors, build_from, read_tensors, unload, write_tensors
 from unclip.models import KarloDecoder, KarloPrior, KarloUpsampler
 from unclip.models.karlo import ClipTextConfig
-from unclip.sampling import SamplingConfig
 from unclip.whole import Unclip, share_text_tower
 
 TEXT_TO_IMAGE, VARIATION = "UnCLIPPipeline", "UnCLIPImageVariationPipeline"

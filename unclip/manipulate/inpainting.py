@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.cascade import Cascade
 from unclip.checks import check_rows, check_shape
 from unclip.config import ConfigError
-from unclip.denoisers import decoder_denoiser, schedule_of, upsampler_denoiser
-from unclip.diffusion import noise_from_x_start
+from unclip.diffusion import Schedule, noise_from_x_start, respaced_timesteps
+from unclip.generation import Cascade
+from unclip.generation.denoisers import decoder_denoiser, schedule_of, upsampler_denoiser
 from unclip.models import AnyUpsampler
 from unclip.samplers import Denoise, ddim, randn
-from unclip.schedules import Schedule, respaced_timesteps
 
 
 @dataclass(frozen=True)

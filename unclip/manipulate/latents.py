@@ -13,9 +13,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.cascade import Cascade
 from unclip.checks import check_rows, check_shape
-from unclip.denoisers import decoder_denoiser, schedule_of
+from unclip.generation import Cascade
+from unclip.generation.denoisers import decoder_denoiser, schedule_of
 from unclip.pca import PcaBasis
 from unclip.pictures import to_rgb
 from unclip.samplers import ddim_inversion

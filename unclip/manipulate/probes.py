@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.cascade import Cascade
 from unclip.checks import check_embeds
+from unclip.generation import Cascade
 from unclip.manipulate.latents import Latent, as_long_as, variations
 
 CONDITIONS = {  # name → what the decoder is told beside the caption

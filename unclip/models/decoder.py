@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from unclip.checks import check_embeds, check_rows
 from unclip.config import Config, ConfigError
-from unclip.diffusion import check_prediction
+from unclip.diffusion import check_prediction, check_schedule
 from unclip.models.layers import check_rate
 from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
 from unclip.models.unet import UNet, UNetConfig
-from unclip.schedules import check_schedule
 
 
 @dataclass(frozen=True, kw_only=True)

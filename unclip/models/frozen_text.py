@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from unclip.clip_config import ClipArchitecture
+from unclip.clip.config import ClipArchitecture
 from unclip.config import Config, ConfigError
 from unclip.models.layers import check_divisible
 from unclip.models.text_encoder import (

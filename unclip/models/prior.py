@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from unclip.checks import check_embeds, check_rows
 from unclip.config import Config, ConfigError
+from unclip.diffusion import check_schedule
 from unclip.models.frozen_text import FrozenTextConfig, make_text_encoder
 from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
 from unclip.models.text_encoder import TextEncoderConfig
 from unclip.models.transformer import KeyValueCache, Transformer
-from unclip.schedules import check_schedule
 
 OWN_TOKENS = 3  # timestep, noised z_i, query: what changes from step to step
 

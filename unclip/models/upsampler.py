@@ -11,10 +11,9 @@ from torch.nn import functional as F
 from unclip.checks import check_shape
 from unclip.config import Config, ConfigError
 from unclip.degradations import check_degradation
-from unclip.diffusion import check_prediction
+from unclip.diffusion import check_prediction, check_schedule
 from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
 from unclip.models.unet import UNet, UNetConfig
-from unclip.schedules import check_schedule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unclip.config import Config, ConfigError
+from unclip.diffusion import check_schedule
 from unclip.models.decoder import DecoderCondition
 from unclip.models.karlo.prior import check_clip_widths
 from unclip.models.karlo.text import ClipText, ClipTextConfig
 from unclip.models.layers import check_rate
 from unclip.models.unet import UNet, UNetConfig
-from unclip.schedules import check_schedule
 
 
 @dataclass(frozen=True, kw_only=True)

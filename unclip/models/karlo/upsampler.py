@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unclip.config import Config, ConfigError
+from unclip.diffusion import check_schedule
 from unclip.models.layers import check_divisible
 from unclip.models.unet import UNet, UNetConfig
-from unclip.schedules import check_schedule
 
 
 @dataclass(frozen=True, kw_only=True)

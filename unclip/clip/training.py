@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from unclip.clip_config import MAX_LOGIT_SCALE, ClipArchitecture
+from unclip.clip.config import MAX_LOGIT_SCALE, ClipArchitecture
 from unclip.training.lanes import Batch
 
 

@@ -1,38 +1,23 @@
-"""Training objectives: from a model and a batch to a scalar loss, with all chance in a generator.
-
-A batch maps names to tensors: "pixels" (B, 3, S, S) in [-1, 1] at the model's image_size,
-"image_embeds" and "text_embeds" (B, E) unit-norm, "image_norm" (B,) what the image embeddings were
-divided by for that, "tokens" (B, L) int64 padded with 0.
-"""
+"""The objectives of the paper's models; a batch is as the package describes it."""
 
 # B batch, C channels, S image size, s low-resolution size, L context length, E embedding width
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.config import Config, ConfigError
 from unclip.degradations import degrade
-from unclip.diffusion import q_sample
-from unclip.karlo_objectives import karlo_decoder_loss, karlo_prior_loss, karlo_upsampler_loss
+from unclip.diffusion import make_schedule, q_sample
 from unclip.models import (
     ARPrior,
-    ARPriorConfig,
     Decoder,
-    DecoderConfig,
     DiffusionPrior,
-    DiffusionPriorConfig,
-    KarloDecoderConfig,
-    KarloPriorConfig,
-    KarloUpsamplerConfig,
     Upsampler,
-    UpsamplerConfig,
 )
-from unclip.objective_parts import (
+from unclip.objectives.parts import (
     Batch,
     bernoulli,
     denoising_loss,
@@ -42,7 +27,6 @@ from unclip.objective_parts import (
     take,
 )
 from unclip.samplers import randn
-from unclip.schedules import make_schedule
 
 
 def prior_loss(model: DiffusionPrior, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -118,25 +102,6 @@ def upsampler_loss(model: Upsampler, batch: Batch, generator: torch.Generator) -
         return _denoising_loss(
             model, x_start, (enlarged, noise_std), learned_variance=False, generator=generator
         )
-
-
-OBJECTIVES: dict[type[Config], Callable[[Any, Batch, torch.Generator], Tensor]] = {
-    DiffusionPriorConfig: prior_loss,
-    ARPriorConfig: ar_prior_loss,
-    DecoderConfig: decoder_loss,
-    UpsamplerConfig: upsampler_loss,
-    KarloPriorConfig: karlo_prior_loss,
-    KarloDecoderConfig: karlo_decoder_loss,
-    KarloUpsamplerConfig: karlo_upsampler_loss,
-}
-
-
-def training_loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-    """The loss of any model that `build` makes."""
-    objective = OBJECTIVES.get(type(getattr(model, "config", None)))  # type: ignore[arg-type]
-    if objective is None:
-        raise ConfigError(f"{type(model).__name__} has no objective; give a model made by `build`")
-    return objective(model, batch, generator)
 
 
 def _denoising_loss(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unclip.config import ConfigError
-from unclip.schedules import Schedule
+from unclip.diffusion.schedules import Schedule
 
 # One signal level ᾱ, or one for each row.
 Level = TypeVar("Level", float, Tensor)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unclip.config import ConfigError
 from unclip.diffusion import (
+    Schedule,
     interpolated_log_variance,
     min_snr_weights,
     q_sample,
@@ -18,7 +19,6 @@ from unclip.diffusion import (
     vlb_terms,
 )
 from unclip.samplers import randn
-from unclip.schedules import Schedule
 
 Batch = Mapping[str, Tensor]
 

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.jpeg import jpeg
+from unclip.degradations.jpeg import jpeg
 
 KERNEL_SIZE = 11
 BLUR_STD = (0.1, 1.5)  # in pixels, along each axis of the kernel

@@ -1,7 +1,7 @@
-"""The autoregressive priors of the three sizes, beside the diffusion priors of `presets`."""
+"""The autoregressive priors of the three sizes, beside the diffusion priors of `cascades`."""
 
-from unclip import presets
 from unclip.models import ARPriorConfig
+from unclip.presets import cascades
 
 
 def tiny_ar_prior() -> ARPriorConfig:
@@ -11,7 +11,7 @@ def tiny_ar_prior() -> ARPriorConfig:
         width=192,
         depth=4,
         heads=3,
-        text_encoder=presets.tiny().prior.text_encoder,
+        text_encoder=cascades.tiny().prior.text_encoder,
         dimensions=20,
         buckets=64,
         bucket_reach=4.0,
@@ -27,7 +27,7 @@ def small_ar_prior() -> ARPriorConfig:
         width=768,
         depth=12,
         heads=12,
-        text_encoder=presets.small().prior.text_encoder,
+        text_encoder=cascades.small().prior.text_encoder,
         dimensions=256,
         buckets=1024,
         bucket_reach=4.0,
@@ -47,7 +47,7 @@ def paper_ar_prior() -> ARPriorConfig:
         width=1664,
         depth=24,
         heads=26,
-        text_encoder=presets.paper().prior.text_encoder,
+        text_encoder=cascades.paper().prior.text_encoder,
         dimensions=319,
         buckets=1024,
         bucket_reach=4.0,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from unclip.checks import check_embeds, check_rows
-from unclip.diffusion import to_x_start
-from unclip.guidance import clamp_static, classifier_free, threshold_dynamic
+from unclip.diffusion import Schedule, make_schedule, to_x_start
+from unclip.generation.guidance import clamp_static, classifier_free, threshold_dynamic
 from unclip.models import (
     AnyDecoder,
     AnyUpsampler,
@@ -23,7 +23,6 @@ from unclip.models import (
 )
 from unclip.models.decoder import DecoderCondition
 from unclip.samplers import Denoise, DenoiseWithVariance
-from unclip.schedules import Schedule, make_schedule
 
 
 def prior_denoiser(

@@ -13,17 +13,18 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.ar_sampling import sample_codes
 from unclip.checks import check_embeds, check_rows, check_shape
 from unclip.config import ConfigError
-from unclip.denoisers import (
+from unclip.generation.autoregressive import sample_codes
+from unclip.generation.config import SamplingConfig, check_decoder_sampler
+from unclip.generation.denoisers import (
     decoder_denoiser,
     decoder_denoiser_with_variance,
     prior_denoiser,
     schedule_of,
     upsampler_denoiser,
 )
-from unclip.guidance import check_guidance
+from unclip.generation.guidance import check_guidance
 from unclip.models import (
     AnyDecoder,
     AnyPrior,
@@ -33,8 +34,6 @@ from unclip.models import (
     KarloPrior,
 )
 from unclip.samplers import SAMPLERS, Denoise, DenoiseWithVariance, estimate_noise_norms, randn
-from unclip.sampling import SamplingConfig as SamplingConfig
-from unclip.sampling import check_decoder_sampler
 
 
 class Generated(NamedTuple):

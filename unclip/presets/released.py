@@ -10,7 +10,7 @@ from unclip.models import (
     UNetConfig,
 )
 from unclip.models.karlo import ClipTextConfig
-from unclip.presets import CLIP_VOCAB_SIZE
+from unclip.presets.preset import CLIP_VOCAB_SIZE
 
 
 @dataclass(frozen=True, kw_only=True)

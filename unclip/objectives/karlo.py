@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.diffusion import q_sample
+from unclip.diffusion import make_schedule, q_sample
 from unclip.models import KarloDecoder, KarloPrior, KarloUpsampler
-from unclip.objective_parts import (
+from unclip.objectives.parts import (
     Batch,
     bernoulli,
     denoising_loss,
@@ -22,7 +22,6 @@ from unclip.objective_parts import (
     take,
 )
 from unclip.samplers import randn
-from unclip.schedules import make_schedule
 
 
 def karlo_prior_loss(model: KarloPrior, batch: Batch, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from unclip.guidance import classifier_free
+from unclip.generation.guidance import classifier_free
 from unclip.models.ar_prior import ARPrior
 from unclip.models.prior import PriorCondition
 from unclip.samplers import randn

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unclip.clip_config import CONFIG_FILE, WEIGHTS_FILE, ClipArchitecture, ClipConfig
+from unclip.clip.config import CONFIG_FILE, WEIGHTS_FILE, ClipArchitecture, ClipConfig
 from unclip.config import ConfigError
 from unclip.pictures import to_rgb
 
