@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from torch import Tensor, nn
-from unclip.interop.karlo_sampling import decoder_predict, prior_predict
 
 from benchmarks.contest import VOCABULARY, Contestant, Inputs
 from benchmarks.sizes import GUIDANCE_SCALE, STEPS, Sizes

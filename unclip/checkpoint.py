@@ -67,9 +67,9 @@ def check_file(file: BinaryIO, *, where: str) -> Config:
     config = config_from_metadata(header.pop("__metadata__", {}), where=where)
     with torch.device("meta"):
         wanted = build(config).state_dict()
-        given = {name: torch.empty(entry["shape"]) for name, entry in header.items()}
+    given, length = _read_entries(header, where=where)
     _check_tensors(wanted, given, where=where)
-    whole = size + max(entry["data_offsets"][1] for entry in header.values())
+    whole = size + length
     if (there := file.seek(0, SEEK_END)) != whole:
         raise CheckpointError(
             f"{where} has {there} bytes, but by its header {whole}; copy or download it again"
@@ -89,6 +89,17 @@ def _read_header(file: BinaryIO, *, where: str) -> tuple[dict[str, Any], int]:
             f"{where} is no safetensors file ({error}); give one that `save_model` wrote"
         ) from error
     return header, 8 + size
+
+
+def _read_entries(header: dict[str, Any], *, where: str) -> tuple[dict[str, Tensor], int]:
+    """The tensors that a header names, on the meta device, and how many bytes all of them take."""
+    try:
+        given = {n: torch.empty(entry["shape"], device="meta") for n, entry in header.items()}
+        return given, max((int(e["data_offsets"][1]) for e in header.values()), default=0)
+    except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{where} has a broken header ({error!r}); copy or download it again"
+        ) from error
 
 
 def config_metadata(config: Config) -> dict[str, str]:

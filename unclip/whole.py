@@ -68,8 +68,9 @@ class Unclip:
         has_clip = (folder / CLIP).is_dir()
         return cls(cascade, FrozenClip.load(folder / CLIP, device=device) if has_clip else None)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write the models; whoever needs the folder to appear whole renames it."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, model in self.cascade.models.items():
             save_model(folder / file_of(name), model)

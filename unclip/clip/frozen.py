@@ -97,8 +97,9 @@ class FrozenClip:
         )
 
     @classmethod
-    def load(cls, folder: Path, *, device: torch.device) -> "FrozenClip":
+    def load(cls, folder: Path | str, *, device: torch.device | str = "cpu") -> "FrozenClip":
         """Read what `save` wrote."""
+        folder, device = Path(folder), torch.device(device)
         file = folder / CONFIG_FILE
         if not file.is_file():
             raise ConfigError(
@@ -109,25 +110,24 @@ class FrozenClip:
         clip.name = json.loads(file.read_text()).get("name", folder.name)
         return clip
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write weights, configuration and name, in open_clip's own "local-dir:" format."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._weights(), folder / WEIGHTS_FILE)
-        if hasattr(
-            self._tokenizer, "tokenizer"
-        ):  # transformers' tokenizers have files of their own
+        if hasattr(self._tokenizer, "tokenizer"):  # transformers': it has files of its own
             self._tokenizer.tokenizer.save_pretrained(folder)
         content = {
             "name": self.name,
             "model_cfg": self.model_config,
-            "preprocess_cfg": self._preprocess_config(),
+            "preprocess_cfg": self.preprocess_config(),
         }
         (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
     @cached_property
     def digest(self) -> str:
         """sha256 over the weights' names, shapes and bytes and over the configuration."""
-        config = {"model": self.model_config, "preprocess": self._preprocess_config()}
+        config = {"model": self.model_config, "preprocess": self.preprocess_config()}
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
         for name, weight in sorted(self._weights().items()):
             digest.update(f"\0{name}\0{weight.dtype}\0{list(weight.shape)}\0".encode())
@@ -174,7 +174,10 @@ class FrozenClip:
             rgb = map(to_rgb, images)
             return torch.stack([self._preprocess(image) for image in rgb]).to(self.device)
         if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images of shape {tuple(images.shape)} are not (B, 3, H, W)")
+            raise ConfigError(
+                f"images of shape {tuple(images.shape)} are not (B, 3, H, W); give a batch in RGB, "
+                "channels first"
+            )
         floating = images.is_floating_point()
         scaled = (images.float() + 1) / 2 if floating else images.float() / 255  # in [0, 1]
         return self._preprocess(scaled.to(self.device))
@@ -182,7 +185,7 @@ class FrozenClip:
     def _weights(self) -> dict[str, Tensor]:
         return {n: w.detach().cpu().contiguous() for n, w in self.model.state_dict().items()}
 
-    def _preprocess_config(self) -> dict[str, Any]:
+    def preprocess_config(self) -> dict[str, Any]:
         config: dict[str, Any] = self.model.visual.preprocess_cfg  # type: ignore[union-attr,assignment]
         return {field: config[field] for field in _PREPROCESS_FIELDS}
 

@@ -54,7 +54,8 @@ def random_crop(pixels: Tensor, generator: torch.Generator, *, smallest: float =
     pixels: (B, 3, S, S). Place and size change; colours and left and right do not, since captions
     name them.
     """
-    size, x, y = torch.rand(3, len(pixels), generator=generator, device=pixels.device)
+    drawn = torch.rand(3, len(pixels), generator=generator, device=generator.device)
+    size, x, y = drawn.to(pixels.device)
     scale = smallest + (1 - smallest) * size  # (B,)
     room = 1 - scale  # of the centre on either side, in coordinates of [-1, 1]
     zero = torch.zeros_like(scale)

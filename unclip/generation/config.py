@@ -40,6 +40,12 @@ class SamplingConfig(Config):
         check_sampler("sampling.decoder_sampler", self.decoder_sampler, known=DECODER_SAMPLERS)
         for name in ("upsampler_1_sampler", "upsampler_2_sampler"):
             check_sampler(f"sampling.{name}", getattr(self, name), known=UPSAMPLER_SAMPLERS)
+        for name in ("prior_steps", "decoder_steps", "upsampler_1_steps", "upsampler_2_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"sampling.{name}={getattr(self, name)} must be at least 1; the paper takes 64 "
+                    "for the prior, 250 for the decoder, 27 and 15 for the upsamplers"
+                )
         if self.prior_candidates < 1:
             raise ConfigError(
                 f"sampling.prior_candidates={self.prior_candidates} must be at least 1; "

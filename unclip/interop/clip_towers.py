@@ -54,7 +54,7 @@ def read_clip(
 
 def write_clip(folder: Path, clip: FrozenClip) -> Tensors:
     """Write the image tower's settings below the folder; returns its weights."""
-    vision, preprocess = clip.model_config["vision_cfg"], clip._preprocess_config()
+    vision, preprocess = clip.model_config["vision_cfg"], clip.preprocess_config()
     form = {
         "quick_gelu": clip.model_config.get("quick_gelu", False),
         "interpolation": preprocess["interpolation"],

@@ -11,11 +11,12 @@ from torch.nn import functional as F
 
 from unclip.checks import check_rows, check_shape
 from unclip.config import ConfigError
-from unclip.diffusion import Schedule, noise_from_x_start, respaced_timesteps
+from unclip.diffusion import Schedule, noise_from_x_start
 from unclip.generation import Cascade
 from unclip.generation.denoisers import decoder_denoiser, schedule_of, upsampler_denoiser
 from unclip.models import AnyUpsampler
-from unclip.samplers import Denoise, ddim, randn
+from unclip.samplers import Denoise, ddim, randn, steps_of
+from unclip.samplers.common import timesteps_of
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,10 @@ def repaint(
     Each step is taken `resamplings` times, with noise put back in between. `denoise` is to return
     the known values where they are known: their x_t then is what noise makes of them.
     """
-    steps = respaced_timesteps(schedule.train_timesteps, num_inference_steps)
-    levels = [*schedule.alphas_cumprod[steps].tolist(), 1.0]
-    for step, level, previous in zip(steps, levels[:-1], levels[1:], strict=True):
-        timesteps = torch.full((len(x),), step, dtype=torch.int64, device=x.device)  # (B,)
+    if resamplings < 1:
+        raise ConfigError(f"resamplings={resamplings} must be at least 1; 1 takes each step once")
+    for timestep, level, previous in steps_of(schedule, num_inference_steps):
+        timesteps = timesteps_of(x, timestep)
         for again in reversed(range(resamplings)):
             x_start = denoise(x, timesteps)
             noise = noise_from_x_start(x_start, x, timesteps, schedule=schedule)

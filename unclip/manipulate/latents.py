@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.checks import check_rows, check_shape
+from unclip.config import ConfigError
 from unclip.generation import Cascade
 from unclip.generation.denoisers import decoder_denoiser, schedule_of
 from unclip.pca import PcaBasis
@@ -21,6 +22,7 @@ from unclip.pictures import to_rgb
 from unclip.samplers import ddim_inversion
 
 PARALLEL = 1e-4  # sine of the angle below which a great circle is as good as a straight line
+ONE = "take one row at a time, with x[:1]"
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,11 @@ def text_diff(
     """
     if from_text_embeds is not None:
         text_embeds = text_embeds - from_text_embeds
+        if not text_embeds.any():
+            raise ConfigError(
+                "text_embeds and from_text_embeds are equal, so no direction leads from one to the "
+                "other; give two captions, or no from_text_embeds"
+            )
     towards = as_long_as(latent.image_embeds, text_embeds)
     image_embeds = slerp(latent.image_embeds, towards, thetas.to(text_embeds.device))
     return decode(cascade, Latent(image_embeds, _repeat(latent, len(thetas)).noise))
@@ -165,6 +172,7 @@ def slerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
     The angle to `start` grows in proportion to the weight, vectors of one length keep it, and 0 and
     1 give the two themselves. Vectors of two lengths share the coefficients.
     """
+    check_shape("the start", start, (1, "D"), ONE)
     check_shape("the end", end, tuple(start.shape), "take both of the same CLIP or decoder")
     weight = weights.to(start.dtype)[:, None]  # (N, 1)
     cosine = F.cosine_similarity(start, end, dim=-1).clamp(-1, 1)[:, None]  # (1, 1)
@@ -185,6 +193,8 @@ def as_long_as(lengths: Tensor, directions: Tensor) -> Tensor:
 
 def _repeat(latent: Latent, count: int) -> Latent:
     """One picture's latent, `count` times."""
+    check_shape("latent.image_embeds", latent.image_embeds, (1, "E"), ONE)
+    check_rows(image_embeds=latent.image_embeds, noise=latent.noise)
     return Latent(latent.image_embeds.expand(count, -1), latent.noise.expand(count, -1, -1, -1))
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from unclip.checks import check_embeds
 from unclip.generation import Cascade
 from unclip.manipulate.latents import Latent, as_long_as, variations
+from unclip.samplers import randn
 
 CONDITIONS = {  # name → what the decoder is told beside the caption
     "caption": "the caption alone: the null embedding",
@@ -34,9 +35,7 @@ def importance_of_the_prior(
     embedding of the paper is here the learned null, which training had in its place.
     """
     size = cascade.decoder.config.image_size
-    noise = torch.randn(
-        (len(tokens), 3, size, size), generator=generator, device=generator.device
-    ).to(cascade.device)
+    noise = randn((len(tokens), 3, size, size), generator=generator, device=cascade.device)
     predicted = cascade.sample_image_embeds(tokens, text_embeds, generator=generator)
     told = {
         "caption": None,

@@ -18,7 +18,7 @@ from unclip.models.text_encoder import (
     visible_tokens,
     without_empty_columns,
 )
-from unclip.models.transformer import Block, Transformer
+from unclip.models.transformer import Transformer
 
 OPEN_CLIP_NAMES = {  # of one block, ours to open_clip's
     "norm_attention": "ln_1",
@@ -64,14 +64,6 @@ def check_clip_text(name: str, text: Config, clip: ClipArchitecture) -> None:
         )
 
 
-class QuickGelu(nn.Module):
-    """The sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
-        return x * torch.sigmoid(1.702 * x)
-
-
 class FrozenText(nn.Module):
     """CLIP's causal transformer over a caption; only the stand-in for no caption is learned."""
 
@@ -80,10 +72,12 @@ class FrozenText(nn.Module):
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.positions = nn.Parameter(torch.zeros(config.context_length, config.width))
-        self.transformer = Transformer(width=config.width, depth=config.depth, heads=config.heads)
-        for block in self.transformer.blocks:
-            assert isinstance(block, Block)
-            block.mlp[1] = QuickGelu() if config.quick_gelu else nn.GELU()
+        self.transformer = Transformer(
+            width=config.width,
+            depth=config.depth,
+            heads=config.heads,
+            quick_gelu=config.quick_gelu,
+        )
         self.requires_grad_(False)
         self.null = nn.Parameter(torch.randn(config.width) * 0.02)
 

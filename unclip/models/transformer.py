@@ -74,16 +74,26 @@ class Attention(nn.Module):
         return rearrange(q, "b n (h d) -> b h n d", h=self.heads), k, v
 
 
+class QuickGelu(nn.Module):
+    """The sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return x * torch.sigmoid(1.702 * x)
+
+
 class Block(nn.Module):
     """Attention and a perceptron of four times the width, each on a residual branch."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, quick_gelu: bool = False) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(width)
         self.attention = Attention(width, heads)
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+            nn.Linear(width, 4 * width),
+            QuickGelu() if quick_gelu else nn.GELU(),
+            nn.Linear(4 * width, width),
         )
 
     def forward(
@@ -104,9 +114,11 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Blocks and a last norm; depth 0 is the norm alone."""
 
-    def __init__(self, *, width: int, depth: int, heads: int) -> None:
+    def __init__(self, *, width: int, depth: int, heads: int, quick_gelu: bool = False) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, quick_gelu=quick_gelu) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width)
         self._scale_residual_branches(depth)
 

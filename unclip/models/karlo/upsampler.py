@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.checks import check_shape
 from unclip.config import Config, ConfigError
 from unclip.diffusion import check_schedule
 from unclip.models.layers import check_divisible
@@ -62,8 +63,14 @@ class KarloUpsampler(nn.Module):
         )
 
     def condition(self, low_res: Tensor) -> Tensor:
-        """Enlarge low_res: (B, 3, s, s) in [-1, 1] to (B, 3, S, S); once for all steps."""
-        size = (self.config.image_size, self.config.image_size)
+        """Enlarge low_res: (B, 3, s, s) in [-1, 1] to (B, 3, S, S); once for all steps.
+
+        Of any height and width that make multiples of the U-Net's stride.
+        """
+        check_shape("low_res", low_res, ("B", 3, "h", "w"), "give pictures in RGB, channels first")
+        size = [side * self.config.scale for side in low_res.shape[2:]]
+        for side in size:
+            check_divisible("side of the output", side, self.config.unet.stride)
         # antialias: no effect on an enlargement but another cubic kernel, which Karlo learned from
         return F.interpolate(low_res, size=size, mode="bicubic", antialias=True)
 
