@@ -1,6 +1,8 @@
 """Who may import whom, read from the source."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +51,11 @@ def test_the_engine_knows_nothing_of_images(path: Path) -> None:
 def test_only_the_tracking_module_imports_mlflow() -> None:
     users = [p for p in modules("pipelines") if any(n.startswith("mlflow") for n in imported(p))]
     assert {p.relative_to(ROOT / "pipelines").as_posix() for p in users} == MLFLOW_MODULES
+
+
+def test_the_configs_of_clip_are_light_to_import() -> None:
+    code = "import sys, unclip.clip\nassert not {'open_clip', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_stages_do_not_know_the_commands() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.unclip import karlo_configs
 from tests.unclip.test_cascade import SAMPLING
 from tests.unclip.toys import (
     AR_PRIOR,
@@ -126,6 +127,14 @@ def test_upsamplers_enlarge_pictures_of_odd_sizes_beyond_their_crops(
     assert large.shape == (rows, 3, 4 * height, 4 * width)
     assert large.isfinite().all()
     assert large.abs().max() <= 1
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (4, 10)])
+def test_karlos_upsampler_keeps_the_proportions_of_a_picture(sides: tuple[int, int]) -> None:
+    model, low_res = build(karlo_configs.UPSAMPLER), torch.full((1, 3, *sides), 0.5)
+    enlarged = model.condition(low_res)
+    assert enlarged.shape == (1, 3, 2 * sides[0], 2 * sides[1])
+    torch.testing.assert_close(enlarged, torch.full_like(enlarged, 0.5))
 
 
 def test_upsamplers_run_at_full_size_though_they_train_on_crops() -> None:

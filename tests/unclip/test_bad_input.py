@@ -23,6 +23,7 @@ from unclip.manipulate import (
     pca_reconstruct,
     text_diff,
     to_pixels,
+    variations,
 )
 from unclip.models import ARPrior, Decoder, DiffusionPrior, Upsampler, build
 from unclip.models.ar_prior import ARPriorConfig
@@ -52,6 +53,7 @@ def cascade_of(
 
 CASCADE = cascade_of()
 LATENT = Latent(Z_I[:1], torch.zeros(1, 3, 8, 8))
+LATENTS = Latent(Z_I, torch.zeros(4, 3, 8, 8))  # of several pictures, where one is asked for
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +154,14 @@ SIZES: dict[str, tuple[Callable[[], object], str]] = {
     "of a mask for fewer": (lambda: paint(mask=MASK[:3]), r"\(3, 1, 32, 32\), but \(4, 1, 32"),
     "of a mask of colours": (lambda: paint(mask=MASK.expand(-1, 3, -1, -1)), r"\(4, 3, 32, 32\)"),
     "of no bool": (lambda: paint(mask=MASK.float()), r"torch.float32; give torch.bool"),
+    "of latents to vary": (
+        lambda: variations(CASCADE, LATENTS, count=2, eta=1.0, generator=seeded()),
+        r"image_embeds has shape \(4, 8\), but \(1, E\)",
+    ),
+    "of latents to walk between": (
+        lambda: interpolate(CASCADE, LATENTS, LATENTS, weights=THETAS),
+        r"the start has shape \(4, 8\), but \(1, D\)",
+    ),
     "of tokens": (
         lambda: generate(tokens=torch.ones(4, 9, dtype=torch.int64)),
         r"9\), but the text encoder.s context_length=6",
@@ -210,3 +220,13 @@ def test_sides_that_the_network_cannot_halve_are_refused() -> None:
     upsampler = Upsampler(replace(PRESET.upsampler_1, low_res_size=16, crop_fraction=1.0))
     with pytest.raises(ConfigError, match="side of the output=13 is not a multiple of 2; try 12"):
         upsampler.condition(torch.zeros(1, 3, 13, 8))
+
+
+def test_a_turn_between_equal_captions_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no direction leads from one to the other"):
+        text_diff(CASCADE, LATENT, Z_T[:1], from_text_embeds=Z_T[:1].clone(), thetas=THETAS)
+
+
+def test_painting_without_a_step_is_refused() -> None:
+    with pytest.raises(ConfigError, match="resamplings=0 must be at least 1"):
+        inpaint(CASCADE, PIXELS, MASK, Z_I, resamplings=0, generator=seeded())

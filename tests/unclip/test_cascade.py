@@ -144,6 +144,8 @@ def test_guidance_scale_one_needs_no_unconditional_pass_and_equals_its_limit(
     ("changes", "message"),
     [
         ({"prior_candidates": 0}, "prior_candidates=0"),
+        ({"decoder_steps": 0}, "decoder_steps=0 must be at least 1"),
+        ({"upsampler_2_steps": -1}, "upsampler_2_steps=-1 must be at least 1"),
         ({"prior_temperature": 0.0}, "prior_temperature=0.0"),
         ({"eta": -0.1}, "eta=-0.1"),
         ({"dynamic_threshold": 99.5}, "dynamic_threshold=99.5 is not a quantile"),

@@ -1,6 +1,7 @@
 import json
 import pickle
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, make_batch, perturb, seeded
-from unclip.checkpoint import CheckpointError, config_metadata, load_model, save_model
+from unclip.checkpoint import CheckpointError, check_file, config_metadata, load_model, save_model
 from unclip.config import Config
 from unclip.models import build
 from unclip.objectives import training_loss
@@ -141,6 +142,16 @@ def test_a_truncated_file_is_refused(saved: tuple) -> None:  # type: ignore[type
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="not a whole safetensors file"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    "entry", [5, {"shape": "wide"}, {"shape": [-1], "data_offsets": [0, 4]}, {"shape": [1]}]
+)
+def test_a_header_that_describes_no_tensors_is_refused(entry: object) -> None:
+    header = {"__metadata__": config_metadata(DECODER), "null_image_embeds": entry}
+    content = json.dumps(header).encode()
+    with pytest.raises(CheckpointError, match="has a broken header"):
+        check_file(BytesIO(len(content).to_bytes(8, "little") + content), where="a.safetensors")
 
 
 def test_the_metadata_says_what_the_file_is_without_loading_it(tmp_path: Path) -> None:
