@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.unclip import karlo_configs
 from tests.unclip.test_cascade import SAMPLING
 from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, PRIOR, make_batch, seeded, unit
 from unclip.clip.frozen import FrozenClip
@@ -225,6 +226,18 @@ def test_sides_that_the_network_cannot_halve_are_refused() -> None:
 def test_a_turn_between_equal_captions_is_refused() -> None:
     with pytest.raises(ConfigError, match="no direction leads from one to the other"):
         text_diff(CASCADE, LATENT, Z_T[:1], from_text_embeds=Z_T[:1].clone(), thetas=THETAS)
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (replace(PRIOR, embed_width=7), "width 7, but the decoder reads 8"),
+        (karlo_configs.PRIOR, "KarloPrior and Decoder have image embeddings of different lengths"),
+    ],
+)
+def test_a_prior_of_another_decoder_is_refused(prior: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(CASCADE, prior=build(prior))  # type: ignore[arg-type]
 
 
 def test_painting_without_a_step_is_refused() -> None:

@@ -186,6 +186,7 @@ class FrozenClip:
         return {n: w.detach().cpu().contiguous() for n, w in self.model.state_dict().items()}
 
     def preprocess_config(self) -> dict[str, Any]:
+        """How pictures become the model's pixels, in open_clip's words."""
         config: dict[str, Any] = self.model.visual.preprocess_cfg  # type: ignore[union-attr,assignment]
         return {field: config[field] for field in _PREPROCESS_FIELDS}
 
