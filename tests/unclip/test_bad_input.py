@@ -26,6 +26,7 @@ from unclip.manipulate import (
     to_pixels,
     variations,
 )
+from unclip.manipulate import decode as decode_latent
 from unclip.models import ARPrior, Decoder, DiffusionPrior, Upsampler, build
 from unclip.models.ar_prior import ARPriorConfig
 from unclip.models.prior import DiffusionPriorConfig
@@ -238,6 +239,11 @@ def test_a_turn_between_equal_captions_is_refused() -> None:
 def test_a_prior_of_another_decoder_is_refused(prior: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(CASCADE, prior=build(prior))  # type: ignore[arg-type]
+
+
+def test_noise_without_a_generator_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"eta=0.5 adds noise; give a generator"):
+        decode_latent(CASCADE, LATENT, eta=0.5)
 
 
 def test_painting_without_a_step_is_refused() -> None:

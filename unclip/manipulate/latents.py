@@ -75,8 +75,11 @@ def decode(
 ) -> Tensor:
     """The pictures of a latent, (B, 3, S, S) in [-1, 1]; eta = 0 gives back what was encoded.
 
-    By DDIM, whatever the cascade draws with: no other sampler has an inverse.
+    By DDIM, whatever the cascade draws with: no other sampler has an inverse. Above 0 it draws
+    noise, for which it needs the generator.
     """
+    if eta > 0 and generator is None:
+        raise ConfigError(f"eta={eta} adds noise; give a generator to draw it from, or eta=0")
     sampler = replace(cascade, sampling=replace(cascade.sampling, decoder_sampler="ddim", eta=eta))
     generator = generator if generator is not None else torch.Generator()
     return sampler.decode(latent.image_embeds, None, generator=generator, noise=latent.noise)
