@@ -8,11 +8,17 @@ CONVERTIBLE = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB; one of more than 8 bits a channel, which would be cut off, is refused."""
+    """The picture in RGB, what is transparent in white.
+
+    Raises `ConfigError` for more than 8 bits a channel, of which RGB would cut the upper ones off.
+    """
     if image.mode not in CONVERTIBLE:
         raise ConfigError(
             f"a picture of mode {image.mode!r} and {image.width} x {image.height} pixels has no "
             "8 bits a channel, and RGB would cut its values off; scale it to 0 to 255 and convert "
             "it to L or RGB"
         )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")

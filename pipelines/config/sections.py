@@ -36,8 +36,8 @@ from unclip.models import (
     KarloUpsamplerConfig,
     UpsamplerConfig,
 )
+from unclip.models.fit import check_fit
 from unclip.models.frozen_text import check_clip_text
-from unclip.presets import check_fit
 
 
 @dataclass(frozen=True, kw_only=True)

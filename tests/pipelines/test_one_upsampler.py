@@ -27,7 +27,7 @@ def test_a_second_upsampler_can_be_left_out() -> None:
 
 
 def test_the_one_upsampler_must_take_what_the_decoder_makes() -> None:
-    with pytest.raises(ConfigFileError, match=r"decoder makes 16 pixels.*takes? 8"):
+    with pytest.raises(ConfigFileError, match=r"upsampler_1.low_res_size=8, .* decoder .*=16"):
         load_config("demo", [ONE, "upsampler_1.model.low_res_size=8"])
 
 

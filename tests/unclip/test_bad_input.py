@@ -232,13 +232,23 @@ def test_a_turn_between_equal_captions_is_refused() -> None:
 @pytest.mark.parametrize(
     ("prior", "message"),
     [
-        (replace(PRIOR, embed_width=7), "width 7, but the decoder reads 8"),
-        (karlo_configs.PRIOR, "KarloPrior and Decoder have image embeddings of different lengths"),
+        (replace(PRIOR, embed_width=7), "prior.embed_width=7 and decoder.embed_width=8 differ"),
+        (
+            karlo_configs.PRIOR,
+            "KarloPriorConfig and DecoderConfig have image embeddings of different lengths",
+        ),
     ],
 )
 def test_a_prior_of_another_decoder_is_refused(prior: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(CASCADE, prior=build(prior))  # type: ignore[arg-type]
+
+
+def test_upsamplers_that_do_not_take_what_is_before_them_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"upsampler_1.low_res_size=\d+, but the pictures of deco"
+    ):
+        replace(CASCADE, upsampler_1=CASCADE.upsampler_2)
 
 
 def test_noise_without_a_generator_is_refused() -> None:

@@ -33,6 +33,7 @@ from unclip.models import (
     DiffusionPrior,
     KarloPrior,
 )
+from unclip.models.fit import check_fit
 from unclip.samplers import SAMPLERS, Denoise, DenoiseWithVariance, estimate_noise_norms, randn
 
 
@@ -81,10 +82,11 @@ class Cascade:
         return tuple(model.config.image_size for model in made)
 
     def __post_init__(self) -> None:
-        """Refuse models of two kinds, and a sampler or a guidance that they cannot serve."""
+        """Refuse models that do not fit, and a sampler or a guidance that they cannot serve."""
+        prior = None if self.prior is None else self.prior.config
+        check_fit(prior, self.decoder.config, [model.config for model in self.upsamplers.values()])
         check_decoder_sampler(self.sampling, self.decoder.config)
         if self.prior is not None:
-            check_prior(self.prior, self.decoder)
             check_guidance("prior", self.sampling.prior_guidance_scale, self.prior.config)
         check_guidance("decoder", self.sampling.decoder_guidance_scale, self.decoder.config)
 
@@ -232,21 +234,6 @@ class Cascade:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.sampling.bf16)
-
-
-def check_prior(prior: AnyPrior, decoder: AnyDecoder) -> None:
-    """Raise `ConfigError` unless the decoder reads embeddings such as the prior makes."""
-    made, read = prior.config.embed_width, decoder.config.embed_width
-    if made != read:
-        raise ConfigError(
-            f"the prior makes embeddings of width {made}, but the decoder reads {read}; take both "
-            "from one training"
-        )
-    if isinstance(prior, KarloPrior) == decoder.config.unit_norm:
-        raise ConfigError(
-            f"{type(prior).__name__} and {type(decoder).__name__} have image embeddings of "
-            "different lengths; take both of Karlo's or none"
-        )
 
 
 def closest(candidates: Tensor, text_embeds: Tensor) -> Tensor:

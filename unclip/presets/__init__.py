@@ -2,14 +2,13 @@
 
 from unclip.presets.ar_priors import paper_ar_prior, small_ar_prior, tiny_ar_prior
 from unclip.presets.cascades import paper, small, tiny
-from unclip.presets.preset import CLIP_VOCAB_SIZE, Preset, check_fit, with_embed_width
+from unclip.presets.preset import CLIP_VOCAB_SIZE, Preset, with_embed_width
 from unclip.presets.released import KarloPreset, karlo
 
 __all__ = [
     "CLIP_VOCAB_SIZE",
     "KarloPreset",
     "Preset",
-    "check_fit",
     "karlo",
     "paper",
     "paper_ar_prior",
