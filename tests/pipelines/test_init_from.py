@@ -211,7 +211,7 @@ def test_a_file_without_all_tensors_of_its_model_is_refused(tmp_path: Path) -> N
     with pytest.raises(InitialWeightsError, match=rf"{name} \(.*\) is missing"):
         found(path)
     save_file(tensors | {name: torch.zeros(3, 5)}, path, metadata=metadata)
-    with pytest.raises(InitialWeightsError, match=rf"{name} has shape \(3, 5\), but its config"):
+    with pytest.raises(InitialWeightsError, match=rf"{name} has shape \(3, 5\) where"):
         found(path)
 
 
