@@ -34,4 +34,4 @@ clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
 
 docs: setup
-	$(BIN)/python -m pipelines.config_reference
+	$(BIN)/python -m pipelines.config.reference

@@ -1,24 +1,23 @@
 """How much faster the autoregressive prior samples with its key-value cache than without.
 
 Both ways draw the same codes in one process; printed is one line for benchmarks/README.md:
-`python benchmarks/ar_cache.py`.
+`python -m benchmarks.ar_cache`.
 """
 
 import datetime
-import platform
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.ar_presets import paper_ar_prior
-from unclip.ar_sampling import sample_codes
+from benchmarks.timing import machine
+from unclip.generation.autoregressive import sample_codes
 from unclip.models import ARPrior
+from unclip.presets import paper_ar_prior
 
 BATCH = 2
 CAPTION = 32  # tokens that are not padding
@@ -63,17 +62,6 @@ def measure(model: ARPrior, device: torch.device) -> tuple[float, float]:
     if not torch.equal(codes, same):
         raise RuntimeError("the codes of sampling with the cache and without differ")
     return with_cache, without
-
-
-def machine(device: torch.device) -> str:
-    """What it ran on, in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} thread(s)"
 
 
 def main(show: Callable[[str], object] = sys.stdout.write) -> None:

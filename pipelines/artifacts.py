@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from pipelines.core.stage import Artifact, Shards
 
+MODEL_FILE = "model.safetensors"  # of every trained model of the cascade
+
 
 @dataclass(frozen=True)
 class PairShards(Shards):
@@ -12,7 +14,7 @@ class PairShards(Shards):
 
 @dataclass(frozen=True)
 class ClipWeights(Artifact):
-    """A frozen CLIP: the files in this folder that `unclip.clip.FrozenClip.load` reads."""
+    """A frozen CLIP: the files in this folder that `unclip.clip.frozen.FrozenClip.load` reads."""
 
     name: str  # architecture and where the weights come from
     digest: str  # of architecture and weights
@@ -53,7 +55,7 @@ class TrainedModel(Artifact):
 
     parameters: int
     steps: int
-    final_loss: float
+    final_loss: float | None  # None where no step was taken
     model: str = ""  # the class of its config
 
 

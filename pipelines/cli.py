@@ -14,6 +14,8 @@ EXIT_ERROR = 2  # something that the user can mend
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
+DEFAULT_CONFIG = "demo"
+
 DESCRIPTION = """\
 unCLIP (DALL-E 2) from a list of image URLs to evaluated text-to-image models.
 
@@ -22,9 +24,11 @@ unCLIP (DALL-E 2) from a list of image URLs to evaluated text-to-image models.
   unclip run my.yaml --from prior  the prior and all that depends on it, again
   unclip generate "a red heart"    pictures from the trained models
   unclip edit a.png --to "a heart" a picture, changed by the trained models
+  unclip import PATH --to DIR      a public unCLIP checkpoint; then: generate --models DIR
   unclip submit my.yaml --address http://head:8265
 
-CONFIG is the path of a YAML file, or the name of a packaged one: demo, small, paper.
+CONFIG is the path of a YAML file, or the name of a packaged one: demo, small, paper,
+karlo.
 """
 
 POSITIONALS = {
@@ -47,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
 
     init = commands.add_parser("init", help="write a configuration to start from")
     init.add_argument("path", nargs="?", default="unclip.yaml", help="default: %(default)s")
-    init.add_argument("--like", default="demo", help="demo, small or paper; default: %(default)s")
+    init.add_argument(
+        "--like", default="demo", help="demo, small, paper or karlo; default: %(default)s"
+    )
     init.set_defaults(module="init")
 
     plan = commands.add_parser("plan", help="what would run and why; starts nothing")
@@ -77,12 +83,14 @@ def parser() -> argparse.ArgumentParser:
     generate = commands.add_parser("generate", help="pictures of a caption")
     generate.add_argument("caption", help='such as "a red heart"')
     _add_config(generate)
+    _add_models(generate)
     generate.add_argument("--count", type=int, default=8, help="pictures; default: %(default)s")
     generate.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     generate.add_argument("--out", default="generated.png", help="default: %(default)s")
     generate.set_defaults(module="generate")
 
     _add_manipulations(commands)
+    _add_interop(commands)
     _add_cluster_commands(commands)
     return root
 
@@ -95,6 +103,7 @@ def _add_manipulations(commands: "argparse._SubParsersAction[argparse.ArgumentPa
                 positional, metavar=positional.upper(), help=POSITIONALS[positional]
             )
         _add_config(command)
+        _add_models(command)
         if count is not None:
             command.add_argument(
                 "--count", type=int, default=count, help="pictures; default: %(default)s"
@@ -133,7 +142,11 @@ def _add_manipulations(commands: "argparse._SubParsersAction[argparse.ArgumentPa
 
 def _add_config(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "config", nargs="?", default="demo", metavar="CONFIG", help="default: demo"
+        "config",
+        nargs="?",
+        default=DEFAULT_CONFIG,
+        metavar="CONFIG",
+        help="default: %(default)s",
     )
     command.add_argument("--store", help="where results live; overrides run.store")
     command.add_argument(
@@ -144,6 +157,47 @@ def _add_config(command: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="change one setting; may be repeated",
     )
+
+
+def _add_models(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--models",
+        metavar="DIR",
+        help="a folder of models, as `unclip import` writes it, in place of CONFIG and its store",
+    )
+
+
+def _add_interop(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    importing = commands.add_parser(
+        "import",
+        help="read a public unCLIP checkpoint",
+        description="Read folders of UnCLIPPipeline or UnCLIPImageVariationPipeline, as diffusers "
+        "saves them, and write a folder of models that --models takes. The first has the prior, "
+        "which captions need; the second CLIP's image tower, which pictures need; both together "
+        "can do everything. Only JSON and safetensors are read, and nothing is unpickled.",
+    )
+    importing.add_argument("paths", nargs="+", metavar="PATH", help="folders of one Karlo")
+    importing.set_defaults(module="import_models")
+    exporting = commands.add_parser(
+        "export",
+        help="write trained models for another library",
+        description="Write models of Karlo's architecture, imported or trained here, as a folder "
+        "that diffusers opens as UnCLIPPipeline. What diffusers has no class for is refused "
+        "before anything is written.",
+    )
+    _add_config(exporting)
+    _add_models(exporting)
+    exporting.add_argument(
+        "--format", choices=("diffusers",), default="diffusers", help="default: %(default)s"
+    )
+    exporting.add_argument(
+        "--variation",
+        action="store_true",
+        help="as UnCLIPImageVariationPipeline, with CLIP's image tower in place of the prior",
+    )
+    exporting.set_defaults(module="export_models")
+    for command in (importing, exporting):
+        command.add_argument("--to", required=True, metavar="DIR", help="a folder not there yet")
 
 
 def _add_scope(command: argparse.ArgumentParser) -> None:
@@ -218,9 +272,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _is_expected(error: Exception) -> bool:
     from pipelines.core.errors import PipelineError
-    from unclip.config import ConfigError
+    from unclip.config import UnclipError
 
-    return isinstance(error, PipelineError | ConfigError)
+    return isinstance(error, PipelineError | UnclipError)
 
 
 def _terminate(*_: object) -> NoReturn:

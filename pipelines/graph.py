@@ -1,5 +1,7 @@
 """The pipeline's wiring, on one page. Building it runs nothing."""
 
+from typing import Any, cast
+
 from pipelines.artifacts import (
     ClipWeights,
     EmbeddingShards,
@@ -8,17 +10,31 @@ from pipelines.artifacts import (
     SelectionShards,
     TrainedModel,
 )
-from pipelines.config import ARPriorSection, DiffusionPriorSection, PipelineConfig
+from pipelines.config.sections import (
+    AnyDecoderSection,
+    AnyUpsamplerSection,
+    ARPriorSection,
+    PipelineConfig,
+    PriorSection,
+)
 from pipelines.core.stage import Graph, Stage
 from pipelines.stages.clip import LoadClip, PretrainedClip, TrainClip
 from pipelines.stages.download import Download
 from pipelines.stages.embed import Embed
 from pipelines.stages.evaluate import Evaluate
 from pipelines.stages.filter import Filter
+from pipelines.stages.frozen_text import (
+    TrainARPriorOnClipText,
+    TrainPriorOnClipText,
+    TrainSecondARPriorOnClipText,
+    TrainSecondPriorOnClipText,
+)
+from pipelines.stages.initial import find_weights
 from pipelines.stages.models import (
     LoaderSettings,
     TrainARPrior,
     TrainDecoder,
+    TrainModel,
     TrainPrior,
     TrainSecondARPrior,
     TrainSecondPrior,
@@ -28,7 +44,14 @@ from pipelines.stages.models import (
 from pipelines.stages.pca import Pca
 from pipelines.stages.report import BuildReport
 from pipelines.stages.select import Select
+from unclip.models import FrozenTextConfig
 
+ON_CLIP_TEXT: dict[type, Any] = {
+    TrainPrior: TrainPriorOnClipText,
+    TrainARPrior: TrainARPriorOnClipText,
+    TrainSecondPrior: TrainSecondPriorOnClipText,
+    TrainSecondARPrior: TrainSecondARPriorOnClipText,
+}
 Rows = tuple[Stage[PairShards], Stage[EmbeddingShards], Stage[SelectionShards]]
 
 
@@ -48,23 +71,28 @@ def unclip_graph(config: PipelineConfig) -> Graph:
     pca = Pca(embeddings, selection, config.pca)
 
     rows = (pairs, embeddings, selection)
-    decoder = TrainDecoder(*rows, config.decoder.model, config.decoder.training, config.loader)
-    prior = prior_stage(rows, pca, config.prior, config.loader)
-    upsampler_1 = TrainUpsampler1(
-        *rows, config.upsampler_1.model, config.upsampler_1.training, config.loader
-    )
-    upsampler_2 = TrainUpsampler2(
-        *rows, config.upsampler_2.model, config.upsampler_2.training, config.loader
-    )
+    decoder = model_stage(TrainDecoder, rows, config.decoder, config.loader)
+    prior = prior_stage(rows, pca, clip, config.prior, config.loader)
+    upsampler_1 = model_stage(TrainUpsampler1, rows, config.upsampler_1, config.loader)
 
-    second_prior = None
+    upsampler_2 = second_prior = None
+    if config.upsampler_2 is not None:
+        upsampler_2 = model_stage(TrainUpsampler2, rows, config.upsampler_2, config.loader)
     if config.second_prior is not None:
-        second_prior = prior_stage(rows, pca, config.second_prior, config.loader, second=True)
+        second_prior = prior_stage(rows, pca, clip, config.second_prior, config.loader, second=True)
 
-    cascade = (prior, decoder, upsampler_1, upsampler_2)
-    evaluation = Evaluate(*rows, clip, *cascade, config.evaluate, second_prior)
+    cascade = (prior, decoder, upsampler_1)
+    evaluation = Evaluate(*rows, clip, *cascade, upsampler_2, config.evaluate, second_prior)
     report = BuildReport(
-        evaluation, downloaded, *rows, pca, clip, *cascade, config.report, second_prior
+        evaluation,
+        downloaded,
+        *rows,
+        pca,
+        clip,
+        *cascade,
+        upsampler_2,
+        config.report,
+        second_prior,
     )
     return Graph([decoder, report])  # the decoder first: it takes longest
 
@@ -72,14 +100,34 @@ def unclip_graph(config: PipelineConfig) -> Graph:
 def prior_stage(
     rows: Rows,
     pca: Stage[PcaBasisFile],
-    section: DiffusionPriorSection | ARPriorSection,
+    clip: Stage[ClipWeights],
+    section: PriorSection,
     loader: LoaderSettings,
     *,
     second: bool = False,
 ) -> Stage[TrainedModel]:
-    """The training of a prior of either kind; only an autoregressive one depends on the PCA."""
+    """The training of a prior of any kind.
+
+    A new autoregressive one depends on the PCA, and a new one on CLIP's hidden states on the CLIP.
+    """
+    if section.init_from is not None:
+        return model_stage(TrainSecondPrior if second else TrainPrior, rows, section, loader)
+    own = (*rows, section.model, section.training, loader)
+    needs: tuple[Stage[PcaBasisFile], ...] = ()
+    kind: Any = TrainSecondPrior if second else TrainPrior
     if isinstance(section, ARPriorSection):
-        autoregressive = TrainSecondARPrior if second else TrainARPrior
-        return autoregressive(*rows, section.model, section.training, loader, pca)
-    diffusion = TrainSecondPrior if second else TrainPrior
-    return diffusion(*rows, section.model, section.training, loader)
+        kind, needs = (TrainSecondARPrior if second else TrainARPrior), (pca,)
+    if isinstance(section.model.text_encoder, FrozenTextConfig):
+        return cast(Stage[TrainedModel], ON_CLIP_TEXT[kind](*own, *needs, clip=clip))
+    return cast(Stage[TrainedModel], kind(*own, *needs))
+
+
+def model_stage(
+    kind: type[TrainModel],
+    rows: Rows,
+    section: PriorSection | AnyDecoderSection | AnyUpsamplerSection,
+    loader: LoaderSettings,
+) -> TrainModel:
+    """The training of a section's model, from the weights that it names."""
+    initial = find_weights(section.init_from, section.model, section=kind.name)
+    return kind(*rows, section.model, section.training, loader, initial=initial)

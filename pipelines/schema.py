@@ -42,6 +42,7 @@ def embeddings(width: int) -> pa.Schema:
             pa.field("key", pa.string(), nullable=False),
             pa.field("image_embeds", vector, nullable=False),
             pa.field("text_embeds", vector, nullable=False),
+            pa.field("image_norm", pa.float32(), nullable=False),  # z_i had it before
             pa.field("similarity", pa.float32(), nullable=False),  # cosine of the two
         ]
     )
@@ -88,12 +89,13 @@ def samples(width: int) -> pa.Schema:
             pa.field("original", pa.binary(), nullable=False),  # at the cascade's final size
             pa.field("generated", pa.binary(), nullable=False),  # final size
             pa.field("generated_small", pa.binary(), nullable=False),  # the decoder's
-            pa.field("generated_middle", pa.binary(), nullable=False),  # the first upsampler's
+            pa.field("generated_middle", pa.binary()),  # the first upsampler's, where there are two
             pa.field("untrained", pa.binary(), nullable=False),  # by random weights, final size
             pa.field("from_true_embedding", pa.binary()),  # probes only, as the next two
             pa.field("from_shuffled_embedding", pa.binary()),
             pa.field("variations", pa.list_(pa.binary())),
             pa.field("image_embeds", vector, nullable=False),  # of the original
+            pa.field("image_norm", pa.float32(), nullable=False),  # which they had before
             pa.field("text_embeds", vector, nullable=False),
             pa.field("predicted_image_embeds", vector, nullable=False),  # by the prior
             pa.field("second_predicted_image_embeds", probe_vector),  # where there is another prior

@@ -15,9 +15,9 @@ from typing import IO
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.store import Store
-from pipelines.tracking import TrackingSettings
-from pipelines.tracking_records import TRAINING_VIEW
-from pipelines.tracking_server import ARTIFACTS, DATABASE, local_root
+from pipelines.tracking.records import TRAINING_VIEW
+from pipelines.tracking.server import ARTIFACTS, DATABASE, local_root
+from pipelines.tracking.settings import TrackingSettings
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S, STOP_TIMEOUT_S, POLL_S = 60.0, 10.0, 0.2

@@ -1,6 +1,8 @@
 """Who may import whom, read from the source."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FORBIDDEN_IN_UNCLIP = {"ray", "mlflow", "fsspec", "img2dataset", "pyarrow", "pipelines"}
-MLFLOW_MODULES = {"tracking_server.py"}
+MLFLOW_MODULES = {"tracking/server.py"}
 
 
 def modules(package: str) -> list[Path]:
@@ -31,6 +33,15 @@ def test_unclip_imports_nothing_of_the_pipeline(path: Path) -> None:
     assert {name.split(".")[0] for name in imported(path)} & FORBIDDEN_IN_UNCLIP == set()
 
 
+@pytest.mark.parametrize("path", modules("tests/unclip"), ids=lambda p: p.name)
+def test_the_tests_of_unclip_import_nothing_of_the_pipeline(path: Path) -> None:
+    names = set(imported(path))
+    assert {name.split(".")[0] for name in names} & FORBIDDEN_IN_UNCLIP == set()
+    assert {
+        n for n in names if n.startswith("tests.") and not n.startswith("tests.unclip")
+    } == set()
+
+
 @pytest.mark.parametrize("path", modules("pipelines/core"), ids=lambda p: p.name)
 def test_the_engine_knows_nothing_of_images(path: Path) -> None:
     own = {name for name in imported(path) if name.split(".")[0] in ("pipelines", "unclip")}
@@ -38,11 +49,13 @@ def test_the_engine_knows_nothing_of_images(path: Path) -> None:
 
 
 def test_only_the_tracking_module_imports_mlflow() -> None:
-    users = {
-        p.name for p in modules("pipelines") if any(n.startswith("mlflow") for n in imported(p))
-    }
-    assert users
-    assert users <= MLFLOW_MODULES
+    users = [p for p in modules("pipelines") if any(n.startswith("mlflow") for n in imported(p))]
+    assert {p.relative_to(ROOT / "pipelines").as_posix() for p in users} == MLFLOW_MODULES
+
+
+def test_the_configs_of_clip_are_light_to_import() -> None:
+    code = "import sys, unclip.clip\nassert not {'open_clip', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_stages_do_not_know_the_commands() -> None:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from pipelines.cli import parser
-from pipelines.config_reference import TARGET, reference
+from pipelines.config.reference import TARGET, reference
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -3,7 +3,11 @@
 from typing import Any, ClassVar
 
 
-class ConfigError(ValueError):
+class UnclipError(ValueError):
+    """Base of what whoever gives the input can mend: what, where, what was given, the way out."""
+
+
+class ConfigError(UnclipError):
     """A setting that cannot work; the message says where it is, what was given and the way out."""
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unclip.config import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
@@ -66,6 +68,11 @@ class PcaBasis:
 
     def project(self, embeds: Tensor, *, components: int | None = None) -> Tensor:
         """Coordinates (..., K) of `embeds` (..., D) along the first K components."""
+        if embeds.shape[-1] != len(self.mean):
+            raise ConfigError(
+                f"embeddings of shape {tuple(embeds.shape)} do not fit a basis of width "
+                f"{len(self.mean)}; take the basis of the same CLIP's embeddings"
+            )
         return (embeds - self.mean) @ self._first(components).T
 
     def reconstruct(self, coordinates: Tensor) -> Tensor:

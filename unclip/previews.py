@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unclip.denoisers import decoder_denoiser, upsampler_denoiser
+from unclip.generation.denoisers import decoder_denoiser, schedule_of, upsampler_denoiser
 from unclip.models import Decoder, Upsampler
 from unclip.samplers import ddim, randn
-from unclip.schedules import make_schedule
 from unclip.training import Batch
 
 PREVIEW_STEPS = 20
@@ -40,13 +39,10 @@ def preview(model: nn.Module, batch: Batch, *, generator: torch.Generator) -> Te
         given = [F.interpolate(low_res, size=truth.shape[-1], mode="nearest")]
     else:
         return None
-    config = model.config
     made = ddim(
         denoise,
         randn(tuple(truth.shape), generator=generator, device=truth.device),
-        schedule=make_schedule(
-            config.schedule, train_timesteps=config.train_timesteps, device=truth.device
-        ),
+        schedule=schedule_of(model, truth.device),
         num_inference_steps=PREVIEW_STEPS,
         eta=0.0,
         generator=generator,

@@ -32,7 +32,8 @@ def dequantise(codes: Tensor, edges: Tensor) -> Tensor:
 def quantile_edges(samples: Tensor, *, buckets: int) -> Tensor:
     """The buckets - 1 inner edges between which equal shares of the samples (N,) lie."""
     ordered = samples.double().sort().values
-    places = torch.arange(1, buckets, dtype=torch.float64) / buckets * (len(ordered) - 1)
+    shares = torch.arange(1, buckets, dtype=torch.float64, device=samples.device) / buckets
+    places = shares * (len(ordered) - 1)
     below = places.long()  # (buckets - 1,)
     above = (below + 1).clamp(max=len(ordered) - 1)
     return torch.lerp(ordered[below], ordered[above], places - below).float()

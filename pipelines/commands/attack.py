@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from pipelines.commands.common import open_project
+from pipelines.commands.models import find_project
 from pipelines.commands.pictures import read_picture
 from pipelines.commands.studio import open_studio
 from pipelines.core.errors import PipelineError
@@ -23,14 +23,14 @@ def run(arguments: argparse.Namespace) -> None:
             f"--labels {arguments.labels!r} leaves nothing to choose from; give two or more with "
             "commas between, such as --labels apple,pizza."
         )
-    project = open_project(arguments)
+    project = find_project(arguments)
     picture = read_picture(arguments.image, project)
     studio = open_studio(arguments, project)
 
     from pipelines.evaluation.labelled import Tile
     from unclip.manipulate import class_probabilities, typographic_attack
 
-    class_embeds, logit_scale = studio.text_embeds(classes), studio.worker.clip.logit_scale
+    class_embeds, logit_scale = studio.whole.text_embeds(classes), studio.clip.logit_scale
     probabilities, pixels = typographic_attack(
         studio.cascade,
         studio.latent(picture),
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
         generator=studio.generator(),
     )
     images = studio.enlarged(pixels)
-    embeds = studio.worker.clip.encode_images(images)
+    embeds = studio.clip.encode_images(images)
     judged = class_probabilities(embeds, class_embeds, logit_scale=logit_scale)
     tiles = [studio.original(picture, "original\n" + _told(classes, probabilities))]
     tiles += [

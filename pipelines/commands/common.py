@@ -1,16 +1,19 @@
 """What several commands begin with."""
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.config import PipelineConfig
+from pipelines.config.load import load_config
+from pipelines.config.sections import PipelineConfig
 from pipelines.core.errors import PipelineError
-from pipelines.core.plan import Scope
+from pipelines.core.plan import Plan, Scope, make_plan
 from pipelines.core.stage import Graph
 from pipelines.core.store import Store
 from pipelines.graph import unclip_graph
-from pipelines.load_config import load_config
+
+WRITABLE = (".png", ".jpg", ".jpeg", ".webp")  # pictures that `--out` may name
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,15 @@ def open_project(arguments: argparse.Namespace) -> Project:
     return Project(config, unclip_graph(config), Store(config.run.store))
 
 
+def plan_of(project: Project, arguments: argparse.Namespace) -> Plan:
+    """What a run would do. Raises `PipelineError` where it could not begin."""
+    project.store.check_root()
+    plan = make_plan(project.graph, project.store, scope_of(arguments))
+    if plan["download"].action == "run":
+        project.config.source.check()
+    return plan
+
+
 def overrides(arguments: argparse.Namespace) -> list[str]:
     """`--set` with `--store` as one more of them."""
     store = [f"run.store={arguments.store}"] if arguments.store else []
@@ -41,6 +53,15 @@ def target_of(arguments: argparse.Namespace) -> Path:
         raise PipelineError(f"There is no folder {target.parent} to write {target.name} into.")
     if target.is_dir():
         raise PipelineError(f"--out {target} is a folder; give the name of a picture in it.")
+    if target.suffix.lower() not in WRITABLE:
+        raise PipelineError(
+            f"--out {target} does not end as a picture that can be written; give it one of the "
+            f"suffixes {', '.join(WRITABLE)}."
+        )
+    if not os.access(target.parent, os.W_OK):
+        raise PipelineError(
+            f"--out {target}: the folder {target.parent} cannot be written into; name another."
+        )
     return target
 
 

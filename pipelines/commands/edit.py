@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipelines.commands.common import open_project
+from pipelines.commands.models import find_project
 from pipelines.commands.pictures import read_picture
 from pipelines.commands.studio import check_words, open_studio
 from pipelines.core.errors import PipelineError
@@ -18,12 +18,17 @@ def run(arguments: argparse.Namespace) -> None:
             f"--to and --from-text are both {arguments.to!r}, which names no direction; give "
             "--from-text another caption, or leave it out."
         )
+    if arguments.count < 2:
+        raise PipelineError(
+            f"--count {arguments.count} leaves no turn to see, because the first picture is not "
+            "turned yet; give 2 or more."
+        )
     if not 0 < arguments.strength <= 1:
         raise PipelineError(
             f"--strength {arguments.strength} must be more than 0 and at most 1; the paper takes "
             "0.25 to 0.5."
         )
-    project = open_project(arguments)
+    project = find_project(arguments)
     picture = read_picture(arguments.image, project)
     studio = open_studio(arguments, project)
 
@@ -36,8 +41,8 @@ def run(arguments: argparse.Namespace) -> None:
     edited = text_diff(
         studio.cascade,
         studio.latent(picture),
-        studio.text_embeds([arguments.to]),
-        from_text_embeds=studio.text_embeds(before) if before else None,
+        studio.whole.text_embeds([arguments.to]),
+        from_text_embeds=studio.whole.text_embeds(before) if before else None,
         thetas=thetas,
     )
     labels = [f"{theta:.2f} to {arguments.to!r}" for theta in thetas.tolist()]

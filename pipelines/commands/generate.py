@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from pipelines.commands.common import Project, open_project, target_of
-from pipelines.commands.models import check_trained, open_models
+from pipelines.commands.common import Project, target_of
+from pipelines.commands.models import check_models, find_project, open_models
 from pipelines.core.errors import PipelineError
 
 COLUMNS = 4
@@ -18,23 +18,21 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.caption.strip():
         raise PipelineError('The caption is empty; give one, such as "a red heart".')
     target = target_of(arguments)
-    project = open_project(arguments)
-    check_trained(project)
+    project = find_project(arguments)
+    check_models(arguments, project)
     _draw(project, arguments, target)
     print(f"Wrote {target}: {arguments.count} times {arguments.caption!r}, seed {arguments.seed}.")
 
 
-def _draw(project: Project, arguments: argparse.Namespace, target: Path) -> None:
+def _draw(project: Project | None, arguments: argparse.Namespace, target: Path) -> None:
     import torch
     from torch.nn import functional as F
     from torchvision.utils import save_image
 
-    worker = open_models(project)
-    captions = [arguments.caption] * arguments.count
-    made = worker.cascade.generate(
-        worker.tokenizer(captions).to(worker.device),
-        worker.clip.encode_texts(captions),
-        generator=torch.Generator(worker.device).manual_seed(arguments.seed),
+    whole = open_models(arguments, project)
+    made = whole.generate(
+        [arguments.caption] * arguments.count,
+        generator=torch.Generator(whole.cascade.device).manual_seed(arguments.seed),
     )
     pixels = made.pixels[-1].float()
     scale = max(1, TILE_SIZE // pixels.shape[-1])

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipelines.commands.common import open_project
+from pipelines.commands.models import find_project
 from pipelines.commands.pictures import read_picture
 from pipelines.commands.studio import check_words, open_studio
 from pipelines.evaluation.labelled import Tile
@@ -18,7 +18,7 @@ LABELS = {  # condition → the label below its pictures
 def run(arguments: argparse.Namespace) -> None:
     """Write a row for each condition; pictures in a column share their noise."""
     check_words("The caption", arguments.caption)
-    project = open_project(arguments)
+    project = find_project(arguments)
     picture = read_picture(arguments.image, project) if arguments.image else None
     studio = open_studio(arguments, project)
 
@@ -28,8 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
     true = studio.image_embeds(picture).expand(arguments.count, -1) if picture else None
     made = importance_of_the_prior(
         studio.cascade,
-        studio.tokens(captions),
-        studio.text_embeds(captions),
+        studio.whole.tokenize(captions),
+        studio.whole.text_embeds(captions),
         true,
         generator=studio.generator(),
     )

@@ -8,7 +8,7 @@ from pipelines.core.errors import PipelineError
 
 def run(arguments: argparse.Namespace) -> None:
     """Copy a packaged configuration with its comments; never overwrites."""
-    from pipelines.load_config import find_config
+    from pipelines.config.load import find_config
 
     target = Path(arguments.path)
     text = find_config(arguments.like).read_text()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipelines.commands.common import open_project
+from pipelines.commands.models import find_project
 from pipelines.commands.pictures import read_mask, read_picture
 from pipelines.commands.studio import Studio, check_words, open_studio
 from pipelines.evaluation.labelled import Tile, in_rows
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace) -> None:
     """Write the original, what is kept of it, and what was painted."""
     check_words("--caption", arguments.caption)
-    project = open_project(arguments)
+    project = find_project(arguments)
     picture = read_picture(arguments.image, project)
     mask = read_mask(arguments.mask, picture, project)
     studio = open_studio(arguments, project)
@@ -47,7 +47,10 @@ def _paint(
     tokens: Tensor | None = None
     image_embeds = studio.image_embeds(blank).expand(count, -1)
     if caption is not None:
-        tokens, text_embeds = studio.tokens([caption] * count), studio.text_embeds([caption])
+        tokens, text_embeds = (
+            studio.whole.tokenize([caption] * count),
+            studio.whole.text_embeds([caption]),
+        )
         image_embeds = studio.cascade.sample_image_embeds(
             tokens, text_embeds.expand(count, -1), generator=generator
         )
@@ -56,8 +59,8 @@ def _paint(
     covered = _tensor(fitted) > 0  # any part of a pixel that is covered is painted
     made = inpaint(
         studio.cascade,
-        pixels.expand(count, -1, -1, -1).to(studio.worker.device),
-        covered.expand(count, -1, -1, -1).to(studio.worker.device),
+        pixels.expand(count, -1, -1, -1).to(studio.cascade.device),
+        covered.expand(count, -1, -1, -1).to(studio.cascade.device),
         image_embeds,
         tokens,
         generator=generator,

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipelines.commands.common import open_project
+from pipelines.commands.models import find_project
 from pipelines.commands.pictures import read_picture
 from pipelines.commands.studio import open_studio
 from pipelines.core.errors import PipelineError
@@ -13,7 +13,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Write a row in which x_T turns with z_i, and a row of one random x_T."""
     if arguments.count < 2:
         raise PipelineError(f"--count {arguments.count} has no two ends; give 2 or more.")
-    project = open_project(arguments)
+    project = find_project(arguments)
     start, end = (read_picture(name, project) for name in (arguments.image, arguments.other))
     studio = open_studio(arguments, project)
 
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     cascade, ends = studio.cascade, (studio.latent(start), studio.latent(end))
     shape = tuple(ends[0].noise.shape)
-    one = randn(shape, generator=studio.generator(), device=studio.worker.device)
+    one = randn(shape, generator=studio.generator(), device=studio.cascade.device)
     weights = torch.linspace(0, 1, arguments.count)
     rows: list[list[Tile]] = []
     for name, noise in (("x_T between", None), ("one random x_T", one)):

@@ -2,14 +2,14 @@
 
 import argparse
 
-from pipelines import submit
+from pipelines.submit import jobs
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what the verb says with one job."""
     if arguments.verb == "status":
-        print(submit.status(arguments.job, address=arguments.address))
+        print(jobs.status(arguments.job, address=arguments.address))
     elif arguments.verb == "logs":
-        submit.logs(arguments.job, address=arguments.address, follow=arguments.follow)
+        jobs.logs(arguments.job, address=arguments.address, follow=arguments.follow)
     else:
-        print(submit.stop(arguments.job, address=arguments.address))
+        print(jobs.stop(arguments.job, address=arguments.address))

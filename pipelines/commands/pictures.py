@@ -15,22 +15,22 @@ KEY = re.compile(r"[0-9a-f]{20}")  # of a pair, as schema.pair_key makes it
 MAX_PIXELS = 100_000_000
 
 
-def read_picture(name: str, project: Project) -> Image.Image:
+def read_picture(name: str, project: Project | None) -> Image.Image:
     """A picture file, or a pair of the store by its key, as RGB: grey is spread, alpha on white."""
     path = Path(name)
-    if not path.exists() and KEY.fullmatch(name):
+    if project is not None and not path.exists() and KEY.fullmatch(name):
         return _decoded(_pair(name, project), f"the pair {name}")
     try:
         content = path.read_bytes()
     except OSError as error:
         raise PipelineError(
             f"{name} is no picture that can be read: {error.strerror}. Give the path of a picture "
-            "file, or the key (20 hexadecimal digits) of a pair in the store."
+            "file, or, of a project, the key (20 hexadecimal digits) of a pair in the store."
         ) from error
     return _decoded(content, name)
 
 
-def read_mask(name: str, picture: Image.Image, project: Project) -> Image.Image:
+def read_mask(name: str, picture: Image.Image, project: Project | None) -> Image.Image:
     """A black and white picture of the same size, mode L: white is where to paint."""
     mask = read_picture(name, project)
     if mask.size != picture.size:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipelines.commands.common import open_project
+from pipelines.commands.models import find_project
 from pipelines.commands.pictures import read_picture
 from pipelines.commands.studio import open_studio
 from pipelines.core.errors import PipelineError
@@ -12,7 +12,12 @@ from pipelines.evaluation.labelled import in_rows
 def run(arguments: argparse.Namespace) -> None:
     """Write the original and what is left of it, with x_T as it was and with a random one."""
     counts = _counts(arguments.components)
-    project = open_project(arguments)
+    project = find_project(arguments)
+    if project is None:
+        raise PipelineError(
+            "reconstruct needs a PCA basis of image embeddings, which a folder of models has not; "
+            "leave --models away to take a project's, whose stage pca makes one."
+        )
     picture = read_picture(arguments.image, project)
     studio = open_studio(arguments, project, "pca")
 
@@ -27,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     shown = sorted({min(count, stored.width) for count in counts})
     latent = studio.latent(picture)
     shape = tuple(latent.noise.shape)
-    random = randn(shape, generator=studio.generator(), device=studio.worker.device)
+    random = randn(shape, generator=studio.generator(), device=studio.cascade.device)
     rows = []
     for name, noise in (("its x_T", latent.noise), ("random x_T", random)):
         made = pca_reconstruct(

@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 from pipelines.artifacts import Report
-from pipelines.commands.common import Project, open_project, scope_of
-from pipelines.core.plan import Plan, make_plan
+from pipelines.commands.common import Project, open_project, plan_of
+from pipelines.core.plan import Plan
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run what is not done yet. Raises `PipelineError`."""
     project = open_project(arguments)
-    plan = make_plan(project.graph, project.store, scope_of(arguments))
+    plan = plan_of(project, arguments)
     began = time.monotonic()
     if plan.to_run:
         _carry_out(project, plan, arguments)
@@ -25,7 +25,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _carry_out(project: Project, plan: Plan, arguments: argparse.Namespace) -> None:
     from pipelines.core.runner import RunSettings, run_plan
-    from pipelines.tracking import Tracker, prepare
+    from pipelines.tracking.server import prepare
+    from pipelines.tracking.tracker import Tracker
     from pipelines.view import View
 
     section = project.config.run

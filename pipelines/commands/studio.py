@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageOps
 
 from pipelines.commands.common import Project, target_of
-from pipelines.commands.models import MODELS, check_trained, open_models
+from pipelines.commands.models import check_models, open_models
 from pipelines.core.errors import PipelineError
 from pipelines.evaluation.labelled import Tile, labelled_grid
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pipelines.evaluation.generate import GenerationWorker
-    from unclip.cascade import Cascade
+    from unclip.clip.frozen import FrozenClip
+    from unclip.generation import Cascade
     from unclip.manipulate import Latent
+    from unclip.whole import Unclip
 
 MOST_PICTURES = 256  # of one row or grid
 NOT_PARAMS = ("module", "debug", "overrides", "out", "store", "config")
@@ -31,45 +32,41 @@ NOT_PARAMS = ("module", "debug", "overrides", "out", "store", "config")
 
 @dataclass(frozen=True)
 class Studio:
-    """A project's models at work on one command; whatever is heavy is loaded on first use."""
+    """Models at work on one command; whatever is heavy is loaded on first use."""
 
     arguments: argparse.Namespace
-    project: Project
+    project: Project | None  # None: the models are those of `--models`
     target: Path
 
     @cached_property
-    def worker(self) -> "GenerationWorker":
-        """The models with their CLIP, device and tokeniser."""
-        return open_models(self.project)
+    def whole(self) -> "Unclip":
+        """The models with their CLIP."""
+        return open_models(self.arguments, self.project)
 
     @property
     def cascade(self) -> "Cascade":
         """The trained cascade."""
-        return self.worker.cascade
+        return self.whole.cascade
+
+    @property
+    def clip(self) -> "FrozenClip":
+        """The CLIP that it was trained with."""
+        return self.whole.image_tower
 
     @property
     def size(self) -> int:
         """Side of the pictures that the cascade makes."""
-        return self.cascade.upsampler_2.config.image_size
+        return self.cascade.sizes[-1]
 
     def generator(self) -> "torch.Generator":
         """Fresh from `--seed`."""
         import torch
 
-        return torch.Generator(self.worker.device).manual_seed(self.arguments.seed)
+        return torch.Generator(self.cascade.device).manual_seed(self.arguments.seed)
 
     def image_embeds(self, picture: Image.Image) -> "Tensor":
         """z_i, (1, E)."""
-        return self.worker.clip.encode_images([picture])
-
-    def text_embeds(self, captions: Sequence[str]) -> "Tensor":
-        """z_t, (B, E)."""
-        return self.worker.clip.encode_texts(captions)
-
-    def tokens(self, captions: Sequence[str]) -> "Tensor":
-        """(B, L) as the models' own text encoders read them."""
-        tokens: Tensor = self.worker.tokenizer(list(captions)).to(self.worker.device)
-        return tokens
+        return self.whole.image_embeds([picture])
 
     def latent(self, picture: Image.Image) -> "Latent":
         """(z_i, x_T) of a picture."""
@@ -96,10 +93,12 @@ class Studio:
 
     def finish(self, rows: Sequence[Sequence[Tile]]) -> None:
         """Write the grid, track it, and say where it is."""
-        from pipelines.tracking_picture import log_picture
+        from pipelines.tracking.picture import log_picture
 
-        labelled_grid(rows).save(self.target, "PNG")
+        labelled_grid(rows).save(self.target)
         print(f"Wrote {self.target}.")
+        if self.project is None:  # nor a tracking server
+            return
         log_picture(
             self.target,
             self.project.store,
@@ -110,7 +109,7 @@ class Studio:
         )
 
 
-def open_studio(arguments: argparse.Namespace, project: Project, *also: str) -> Studio:
+def open_studio(arguments: argparse.Namespace, project: Project | None, *also: str) -> Studio:
     """Check what is asked against what is there. Raises `PipelineError`; loads nothing."""
     target = target_of(arguments)
     count = getattr(arguments, "count", 1)
@@ -118,7 +117,7 @@ def open_studio(arguments: argparse.Namespace, project: Project, *also: str) -> 
         raise PipelineError(f"--count {count} must lie between 1 and {MOST_PICTURES}.")
     if not 0 <= getattr(arguments, "eta", 0) <= 1:
         raise PipelineError(f"--eta {arguments.eta} must lie between 0 and 1.")
-    check_trained(project, (*MODELS, *also))
+    check_models(arguments, project, *also)
     return Studio(arguments, project, target)
 
 

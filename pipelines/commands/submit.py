@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from pipelines.commands.common import open_project
-from pipelines.load_config import find_config
-from pipelines.submit import submit
+from pipelines.config.load import find_config
+from pipelines.submit.jobs import submit
 
 
 def run(arguments: argparse.Namespace) -> None:

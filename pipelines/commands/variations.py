@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipelines.commands.common import open_project
+from pipelines.commands.models import find_project
 from pipelines.commands.pictures import read_picture
 from pipelines.commands.studio import open_studio
 from pipelines.evaluation.labelled import in_rows
@@ -10,7 +10,7 @@ from pipelines.evaluation.labelled import in_rows
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the original, its reconstruction and its variations."""
-    project = open_project(arguments)
+    project = find_project(arguments)
     picture = read_picture(arguments.image, project)
     studio = open_studio(arguments, project)
 

@@ -18,14 +18,15 @@ def capacity() -> Mapping[str, float]:
 
 
 def nodes() -> list[Mapping[str, float]]:
-    """The resources of each node that is there, and of each that the autoscaler may have."""
+    """The resources of each node: those that the autoscaler may have, or those that are there."""
     import ray
     from ray._private.state import state
 
-    there = [n["Resources"] for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
     config = state.get_cluster_config()
     groups = config.node_group_configs if config else []
-    return there + [dict(g.resources) for g in groups for _ in range(g.max_count)]
+    if groups:
+        return [dict(g.resources) for g in groups for _ in range(g.max_count)]
+    return [n["Resources"] for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def describe_capacity() -> str:

@@ -34,6 +34,7 @@ def canonical(value: object, *, where: str) -> Any:
         fields = {
             f.name: canonical(getattr(value, f.name), where=f"{where}.{f.name}")
             for f in dataclasses.fields(value)
+            if f.compare  # what equality passes over is no part of the key either
         }
         return {"type": type(value).__name__, **fields}
     raise FingerprintError(

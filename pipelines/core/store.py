@@ -207,6 +207,16 @@ class Store:
         if read != b"unclip":
             raise StoreError(f"The store {self.root} returned other bytes than were written to it.")
 
+    def check_root(self) -> None:
+        """Raise `StoreError` where the root is a file; nothing need be there yet."""
+        with self._readable():
+            is_file = _fs(self.root).isfile(Folder(self.root)._path("").rstrip("/"))
+        if is_file:
+            raise StoreError(
+                f"The store {self.root} is a file. Give a folder, which need not be there yet, or "
+                "a bucket with --store or run.store."
+            )
+
     def manifest(self, stage: str, key: str) -> Manifest | None:
         """The manifest, or None where the stage has not finished."""
         with self._readable():

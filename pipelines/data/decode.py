@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipelines.data.url_policy import Refused
+from unclip.pictures import to_rgb
 
 # What the web serves. PIL knows more, and one of them (EPS) would start another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -27,16 +28,12 @@ def open_picture(content: bytes, max_pixels: int) -> Image.Image:
     return picture
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """RGB of any mode: transparency becomes white, 16-bit grey keeps its upper 8 bits."""
-    if picture.mode.startswith("I"):
-        grey = np.asarray(picture).astype(np.int64) >> 8  # (H, W)
-        picture = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        canvas = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(canvas, picture)
-    return picture.convert("RGB")
+def to_8_bits(picture: Image.Image) -> Image.Image:
+    """16-bit grey with its upper 8 bits; any other picture as it is."""
+    if not picture.mode.startswith("I"):
+        return picture
+    grey = np.asarray(picture).astype(np.int64) >> 8  # (H, W)
+    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
 
 
 def decode_rgb(content: bytes, *, max_pixels: int) -> Image.Image:
@@ -44,7 +41,7 @@ def decode_rgb(content: bytes, *, max_pixels: int) -> Image.Image:
     picture = open_picture(content, max_pixels)
     try:
         picture.load()
-        return to_rgb(ImageOps.exif_transpose(picture))
+        return to_rgb(to_8_bits(ImageOps.exif_transpose(picture)))
     except (OSError, SyntaxError, ValueError, IndexError, TypeError) as error:
         # PIL raises any of these on broken data.
         cut_off = "truncated" in str(error)

@@ -20,9 +20,10 @@ from PIL import Image, ImageOps
 
 from pipelines.core.errors import PipelineError
 
-FIELDS = ("pixels", "image_embeds", "text_embeds", "tokens", "keys")  # what can be asked for
+# What can be asked for.
+FIELDS = ("pixels", "image_embeds", "image_norm", "text_embeds", "tokens", "keys")
 PAIR_COLUMNS = {"pixels": "image", "tokens": "caption"}
-EMBEDDING_COLUMNS = ("image_embeds", "text_embeds")
+EMBEDDING_COLUMNS = ("image_embeds", "image_norm", "text_embeds")
 LISTING_THREADS = 16
 
 Tokenize = Callable[[list[str]], torch.Tensor]  # captions → (B, T) int64
@@ -123,7 +124,7 @@ class Shard:
             embeddings = read_columns(files.embeddings, ["key", *columns])
             check_keys(pairs["key"], embeddings["key"], where=files.pairs, other=files.embeddings)
             taken = embeddings.take(selection["row"])
-            self.embeds = {name: as_matrix(taken[name]) for name in columns}
+            self.embeds = {name: as_array(taken[name]) for name in columns}
         self.pixels: dict[int, np.ndarray] = {}
         # Summed up once, because the cache asks at every step.
         self.nbytes = int(self.pairs.nbytes) + sum(m.nbytes for m in self.embeds.values())
@@ -160,8 +161,10 @@ def take_rows(pairs: pa.Table, selection: pa.Table, where: str, other: str) -> p
     return taken
 
 
-def as_matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of fixed-size lists as (R, D) float32."""
+def as_array(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of numbers as (R,) float32, one of fixed-size lists as (R, D)."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return np.asarray(column.to_numpy(), dtype=np.float32)
     values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return np.asarray(values, dtype=np.float32).reshape(-1, column.type.list_size)
 

@@ -6,7 +6,8 @@ table, whose identity is the list's digest.)
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -31,9 +32,20 @@ def read_separated(source: IO[bytes], columns: tuple[str, str], delimiter: str) 
     """CSV or TSV with a header; the two columns stay text also where they look like numbers."""
     return pa.csv.read_csv(
         source,
-        parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        parse_options=parse_options(delimiter),
         convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string())),
     )
+
+
+def parse_options(delimiter: str) -> Any:
+    """How CSV and TSV are read."""
+    return pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+
+
+def separated_header(source: IO[bytes], delimiter: str) -> list[str]:
+    """The names of the columns of CSV or TSV, from its first rows."""
+    names: list[str] = pa.csv.open_csv(source, parse_options=parse_options(delimiter)).schema.names
+    return names
 
 
 def read_parquet(source: IO[bytes], columns: tuple[str, str]) -> pa.Table:
@@ -52,6 +64,13 @@ READERS: dict[str, Callable[[IO[bytes], tuple[str, str]], pa.Table]] = {
     ".json": lambda source, _: pa.json.read_json(source),
     ".jsonl": lambda source, _: pa.json.read_json(source),
     ".ndjson": lambda source, _: pa.json.read_json(source),
+}
+
+# JSON lines have no header: the first row may lack what a later one has.
+HEADERS: dict[str, Callable[[IO[bytes]], list[str]]] = {
+    ".parquet": lambda source: list(pq.ParquetFile(source).schema_arrow.names),
+    ".csv": lambda source: separated_header(source, ","),
+    ".tsv": lambda source: separated_header(source, "\t"),
 }
 
 
@@ -90,8 +109,9 @@ def as_text(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
         ) from error
 
 
-def read_file(fs: Any, path: str, url_column: str, caption_column: str) -> pa.Table:
-    """One file of the list as (url, caption)."""
+@contextmanager
+def opened(fs: Any, path: str) -> Iterator[tuple[str, IO[bytes]]]:
+    """Suffix and decompressed content of a file; tells as `UrlListError` what cannot be read."""
     suffix, compression = format_of(path)
     if suffix not in READERS:
         raise UrlListError(
@@ -100,20 +120,32 @@ def read_file(fs: Any, path: str, url_column: str, caption_column: str) -> pa.Ta
         )
     try:
         with fs.open(path, "rb", compression=compression) as source:
-            table = READERS[suffix](source, (url_column, caption_column))
+            yield suffix, source
     except (OSError, EOFError, pa.ArrowException) as error:
         raise UrlListError(
             f"The URL list {path} is not readable as {suffix.removeprefix('.')}: "
             f"{' '.join(str(error).split()).rstrip('.')}. Check "
             "the file, or give it the suffix of what it is."
         ) from error
-    missing = [name for name in (url_column, caption_column) if name not in table.column_names]
+
+
+def check_columns(there: Sequence[str], wanted: tuple[str, str], path: str) -> None:
+    """Raise `UrlListError` with the columns that are there where one is not."""
+    missing = [name for name in wanted if name not in there]
     if missing:
         raise UrlListError(
             f"The URL list {path} has no column {', '.join(map(repr, missing))}; it has "
-            f"{', '.join(map(repr, table.column_names)) or 'none'}. Set url_column and "
-            "caption_column to two of these."
+            f"{', '.join(map(repr, there)) or 'none'}. Set url_column and caption_column to two "
+            "of these."
         )
+
+
+def read_file(fs: Any, path: str, url_column: str, caption_column: str) -> pa.Table:
+    """One file of the list as (url, caption)."""
+    columns = (url_column, caption_column)
+    with opened(fs, path) as (suffix, source):
+        table = READERS[suffix](source, columns)
+    check_columns(table.column_names, columns, path)
     return pa.table(
         {
             "url": as_text(table[url_column], url_column, path),
@@ -134,6 +166,16 @@ def read_url_list(
     if table.num_rows == 0:
         raise UrlListError(f"The URL list {path} has no rows. Give a list of at least one URL.")
     return table
+
+
+def check_url_list(path: str, url_column: str, caption_column: str) -> None:
+    """Raise `UrlListError` where the beginnings of the list's files tell that it is none."""
+    fs, files = list_files(path, None)
+    for file in files:
+        with opened(fs, file) as (suffix, source):
+            there = HEADERS[suffix](source) if suffix in HEADERS else None
+        if there is not None:
+            check_columns(there, (url_column, caption_column), file)
 
 
 def read_chunks(source: IO[bytes]) -> Iterator[bytes]:

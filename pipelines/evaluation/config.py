@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from unclip.cascade import SamplingConfig
 from unclip.config import Config, ConfigError
+from unclip.generation import SamplingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

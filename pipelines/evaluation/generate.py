@@ -8,13 +8,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import open_clip
 import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
-from pipelines.artifacts import ClipWeights, TrainedModel
+from pipelines.artifacts import MODEL_FILE, ClipWeights, TrainedModel
+from pipelines.core.errors import PipelineError
 from pipelines.core.stage import Facts
 from pipelines.core.store import Folder
 from pipelines.data.shard_reader import decode_pixels
@@ -23,12 +24,13 @@ from pipelines.evaluation.noise import RowNoise, row_generator
 from pipelines.evaluation.pictures import png, thumbnail, to_images
 from pipelines.evaluation.rows import Values, input_file, shard_name
 from pipelines.schema import samples
-from unclip.cascade import Cascade, Generated, SamplingConfig, with_prior_noise_norms
 from unclip.checkpoint import load_model
-from unclip.clip import FrozenClip
-from unclip.models import build
+from unclip.clip.frozen import FrozenClip
+from unclip.generation import Cascade, Generated, SamplingConfig, with_prior_noise_norms
+from unclip.models import ARPrior, build
+from unclip.whole import Unclip, share_text_tower
 
-MODEL_FILE = "model.safetensors"
+NORMED = ["caption", "text_embeds", "image_embeds", "image_norm"]  # what noise norms need
 UNTRAINED_STEPS = 4  # random weights make the same noise in 4 steps as in 40
 PROBES = {  # column of pictures → the embedding that they are decoded from
     "from_true_embedding": "image_embeds",
@@ -46,7 +48,7 @@ class Weights:
     prior: TrainedModel
     decoder: TrainedModel
     upsampler_1: TrainedModel
-    upsampler_2: TrainedModel
+    upsampler_2: TrainedModel | None = None
     second_prior: TrainedModel | None = None
 
 
@@ -62,8 +64,7 @@ class GenerationWorker:
         """Returns one row for each input row (`schema.samples`)."""
         rows = self.folder.read_table(input_file(name)).to_pylist()
         columns: dict[str, Any] = {
-            column: [row[column] for row in rows]
-            for column in ("key", "caption", "held_out", "image_embeds", "text_embeds")
+            column: [row[column] for row in rows] for column in ("key", "held_out", *NORMED)
         }
         columns |= self.from_captions(rows)
         columns |= self.from_second_prior(rows)
@@ -74,28 +75,29 @@ class GenerationWorker:
         """The columns of the whole cascade, trained and untrained, beside the originals."""
         generated = self.generate(self.cascade, rows, "generated")
         untrained = self.generate(self.untrained, rows, "untrained")
-        small, middle, large = (to_images(pixels) for pixels in generated.pixels)
-        size = self.cascade.upsampler_2.config.image_size
-        return {
+        small, *middle, large = (to_images(pixels) for pixels in generated.pixels)
+        size = self.cascade.sizes[-1]
+        columns = {
             **self.columns("original", [decode(row["image"], size) for row in rows]),
             **self.columns("generated", large),
             **self.columns("generated_small", small),
-            **self.columns("generated_middle", middle),
+            "generated_middle": [None] * len(rows),
             **self.columns("untrained", to_images(untrained.pixels[-1])),
-            "predicted_image_embeds": list(generated.image_embeds.float().cpu().numpy()),
+            "predicted_image_embeds": unit_norm(generated.image_embeds),
         }
+        return columns | (self.columns("generated_middle", middle[0]) if middle else {})
 
     def from_second_prior(self, rows: Sequence[Values]) -> dict[str, Any]:
         """What the other prior predicts, from captions alone; null where there is none."""
         if self.second_prior is None:
             return {"second_predicted_image_embeds": [None] * len(rows)}
-        cascade = replace(self.cascade, prior=self.second_prior)
-        tokens = self.tokenizer([row["caption"] for row in rows]).to(self.device)  # (B, L)
+        cascade = self.second_cascade
+        tokens = self.whole.tokenize([row["caption"] for row in rows])  # (B, L)
         with self.noise(rows, "generated"):
             predicted = cascade.sample_image_embeds(
                 tokens, self.tensor(rows, "text_embeds"), generator=torch.Generator()
             )  # (B, E)
-        return {"second_predicted_image_embeds": list(predicted.float().cpu().numpy())}
+        return {"second_predicted_image_embeds": unit_norm(predicted)}
 
     def from_embeddings(self, rows: Sequence[Values]) -> dict[str, Any]:
         """The columns of the probes: decoded from embeddings, without a caption."""
@@ -114,7 +116,7 @@ class GenerationWorker:
 
     def generate(self, cascade: Cascade, rows: Sequence[Values], purpose: str) -> Generated:
         """Captions through a whole cascade."""
-        tokens = self.tokenizer([row["caption"] for row in rows]).to(self.device)  # (B, L)
+        tokens = self.whole.tokenize([row["caption"] for row in rows])  # (B, L)
         with self.noise(rows, purpose):
             text_embeds = self.tensor(rows, "text_embeds")  # (B, E)
             return cascade.generate(tokens, text_embeds, generator=torch.Generator())
@@ -125,7 +127,7 @@ class GenerationWorker:
             return []
         with self.noise(probes, purpose):
             unused = torch.Generator()
-            embeds = self.tensor(probes, source)  # (P, E)
+            embeds = self.image_embeds(probes, source)  # (P, E)
             pixels = self.cascade.decode(embeds, None, generator=unused)
             return to_images(self.cascade.upsample(pixels, generator=unused)[-1])
 
@@ -144,8 +146,17 @@ class GenerationWorker:
             return np.empty((0, self.weights.clip.width), np.float32)
         return self.clip.encode_images(pictures).cpu().numpy()
 
+    def image_embeds(
+        self, rows: Sequence[Values], column: str, *, of: Cascade | None = None
+    ) -> Tensor:
+        """A column of image embeddings as long as the decoder reads them, (B, E)."""
+        embeds = self.tensor(rows, column)
+        if (of or self.cascade).decoder.config.unit_norm:
+            return embeds
+        return embeds * self.tensor(rows, column.replace("embeds", "norm"))[:, None]
+
     def tensor(self, rows: Sequence[Values], column: str) -> Tensor:
-        """A column of embeddings, (B, E)."""
+        """A column of embeddings (B, E), or of numbers (B,)."""
         return torch.tensor([row[column] for row in rows], device=self.device)
 
     def noise(self, rows: Sequence[Values], purpose: str) -> RowNoise:
@@ -158,37 +169,56 @@ class GenerationWorker:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property
+    def whole(self) -> Unclip:
+        """The trained models and the CLIP that they were trained with."""
+        weights, sampling = self.weights, self.config.sampling
+        clip = FrozenClip.load(weights.clip.folder.local(), device=self.device)
+        stages = (weights.prior, weights.decoder, weights.upsampler_1, weights.upsampler_2)
+        files = [stage and stage.folder.local(MODEL_FILE) for stage in stages]
+        models = [file and load_model(file, device=self.device) for file in files]
+        whole = Unclip(cascade_of(models, sampling), clip)
+        return self.with_noise_norms(whole)
+
+    @property
     def clip(self) -> FrozenClip:
         """The CLIP that the models were trained with."""
-        return FrozenClip.load(self.weights.clip.folder.local(), device=self.device)
+        return self.whole.image_tower
 
-    @cached_property
-    def tokenizer(self) -> open_clip.SimpleTokenizer:
-        """Of the models' own text encoders, as in training; the CLIP may have another."""
-        return tokenizer_of(self.cascade)
-
-    @cached_property
+    @property
     def cascade(self) -> Cascade:
         """The trained models."""
-        weights, sampling = self.weights, self.config.sampling
-        parts = (weights.prior, weights.decoder, weights.upsampler_1, weights.upsampler_2)
-        files = [part.folder.local(MODEL_FILE) for part in parts]
-        cascade = cascade_of([load_model(file, device=self.device) for file in files], sampling)
-        return (
-            self.with_noise_norms(cascade) if sampling.prior_sampler == "analytic_dpm" else cascade
-        )
+        return self.whole.cascade
 
-    def with_noise_norms(self, cascade: Cascade) -> Cascade:
-        """Every worker estimates on the first shard, so that all sample alike."""
-        columns = ["caption", "text_embeds", "image_embeds"]
-        rows = self.folder.read_table(input_file(shard_name(0)), columns).to_pylist()
+    def with_noise_norms(self, whole: Unclip) -> Unclip:
+        """Every worker estimates on the first shard, so that all sample alike; where any do.
+
+        Raises `PipelineError` where the stage has not begun, so that there is none.
+        """
+        sampler = whole.cascade.sampling.prior_sampler
+        if sampler != "analytic_dpm" or isinstance(whole.cascade.prior, ARPrior):
+            return whole
+        rows = self.folder.read_table(self.first_shard(), NORMED).to_pylist()
         batch = {
-            "tokens": tokenizer_of(cascade)([row["caption"] for row in rows]),
+            "tokens": whole.tokenize([row["caption"] for row in rows]),
             "text_embeds": self.tensor(rows, "text_embeds"),
-            "image_embeds": self.tensor(rows, "image_embeds"),
+            "image_embeds": self.image_embeds(rows, "image_embeds", of=whole.cascade),
         }
         generator = torch.Generator().manual_seed(self.config.seed)
-        return with_prior_noise_norms(cascade, batch, generator=generator)
+        cascade = with_prior_noise_norms(whole.cascade, batch, generator=generator)
+        return replace(whole, cascade=cascade)
+
+    def first_shard(self) -> str:
+        """What the first shard is made from, which is gone when the stage is done, or the shard."""
+        name = shard_name(0)
+        for file in (input_file(name), f"{name}.parquet"):
+            if self.folder.exists(file):
+                return file
+        raise PipelineError(
+            "evaluate.sampling.prior_sampler='analytic_dpm' is estimated from the captions of the "
+            f"stage evaluate, and {self.folder.url} has none. Run `unclip run --only evaluate` "
+            "first, or choose another sampler, such as --set "
+            "evaluate.sampling.prior_sampler=ddim."
+        )
 
     @cached_property
     def second_prior(self) -> Any:
@@ -197,13 +227,19 @@ class GenerationWorker:
         return weights and load_model(weights.folder.local(MODEL_FILE), device=self.device)
 
     @cached_property
+    def second_cascade(self) -> Cascade:
+        """The cascade around that prior."""
+        cascade = replace(self.cascade, prior=self.second_prior)
+        return self.with_noise_norms(replace(self.whole, cascade=cascade)).cascade
+
+    @cached_property
     def untrained(self) -> Cascade:
         """The same architectures with random weights."""
         trained = self.cascade
         parts = (trained.prior, trained.decoder, trained.upsampler_1, trained.upsampler_2)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            models = [build(part.config).to(self.device).eval() for part in parts]
+            models = [part and build(part.config).to(self.device).eval() for part in parts]
         sampling = replace(
             self.config.sampling,
             prior_sampler="ddim",
@@ -218,16 +254,15 @@ class GenerationWorker:
 
 
 def cascade_of(models: Sequence[Any], sampling: SamplingConfig) -> Cascade:
-    """Prior, decoder and two upsamplers as one object."""
+    """Prior, decoder, upsampler and a second one or None as one object."""
     prior, decoder, upsampler_1, upsampler_2 = models
+    share_text_tower(prior, decoder)
     return Cascade(prior, decoder, upsampler_1, upsampler_2, sampling)
 
 
-def tokenizer_of(cascade: Cascade) -> open_clip.SimpleTokenizer:
-    """What makes tokens of captions for both text encoders."""
-    return open_clip.SimpleTokenizer(
-        context_length=cascade.decoder.config.text_encoder.context_length
-    )
+def unit_norm(embeds: Tensor) -> list[np.ndarray]:
+    """Embeddings of any length (B, E), one a row and unit-norm."""
+    return list(F.normalize(embeds.float(), dim=-1).cpu().numpy())
 
 
 def decode(content: bytes, size: int) -> Image.Image:

@@ -125,6 +125,7 @@ def _extras(rows: Sequence[Row], embeds: dict[str, Values], probes: int) -> dict
             "held_out": row.held_out,
             "probe": place < probes,
             "other_image_embeds": embeds[other.key]["image_embeds"],
+            "other_image_norm": embeds[other.key]["image_norm"],
         }
         for place, (row, other) in enumerate(zip(rows, others, strict=True))
     }

@@ -28,7 +28,11 @@ PICTURES = (
     "from_true_embedding",
     "variations",
 )
-PRIOR_KINDS = {"DiffusionPriorConfig": "diffusion", "ARPriorConfig": "autoregressive"}
+PRIOR_KINDS = {
+    "DiffusionPriorConfig": "diffusion",
+    "ARPriorConfig": "autoregressive",
+    "KarloPriorConfig": "Karlo",
+}
 Values = dict[str, Any]
 
 
@@ -93,22 +97,32 @@ def _inline(row: Values) -> Values:
     return {**row, **pictures, "variations": [data_uri(v) for v in row["variations"] or ()]}
 
 
-def prior_rows(
-    records: Mapping[str, Values], models: Mapping[str, TrainedModel]
-) -> dict[str, dict[str, dict[str, Values]]]:
-    """Kind of prior → metric → split → record, where there are two priors to compare."""
+def prior_kinds(models: Mapping[str, TrainedModel]) -> dict[str, str]:
+    """Subject of metrics → what its prior is called, where there are two to compare."""
     if "second_prior" not in models:
         return {}
-    rows: dict[str, dict[str, dict[str, Values]]] = {}
-    for subject in ("prior", "second_prior"):
-        kind = PRIOR_KINDS.get(models[subject].model, subject.replace("_", " "))
-        label = kind if kind not in rows else f"second {kind}"
-        for record in records.values():
-            of, _, what = record["name"].partition("/")
-            if of == subject:
-                by_split = rows.setdefault(label, {}).setdefault(what, {})
-                by_split[record["split"]] = record
-    return rows
+    subjects = ("prior", "second_prior")
+    kinds = [PRIOR_KINDS.get(models[s].model, s.replace("_", " ")) for s in subjects]
+    if kinds[0] == kinds[1]:
+        kinds = [f"first {kinds[0]}", f"second {kinds[1]}"]
+    return dict(zip(subjects, kinds, strict=True))
+
+
+def prior_rows(records: Mapping[str, Values], subjects: Sequence[str]) -> list[Values]:
+    """One row a metric of priors: by split, the records of each and the best of their values."""
+    rows: dict[str, Values] = {}
+    for record in records.values():
+        subject, _, what = record["name"].partition("/")
+        if subject in subjects:
+            row = rows.setdefault(what, {**record, "name": what, "splits": {}})
+            row["splits"].setdefault(record["split"], {})[subject] = record
+    for row in rows.values():
+        best = max if row["higher_is_better"] else min
+        row["best"] = {
+            split: best(record["value"] for record in by_subject.values())
+            for split, by_subject in row["splits"].items()
+        }
+    return list(rows.values())
 
 
 def model_rows(models: Mapping[str, TrainedModel]) -> list[Values]:

@@ -38,11 +38,13 @@ def render(inputs: Inputs, lineage: Sequence[Lineage], config: ReportConfig) -> 
 def _evaluated(inputs: Inputs, config: ReportConfig) -> dict[str, Any]:
     evaluation = inputs.evaluation
     records = evaluation.folder.read_json("metrics.json")
+    kinds = content.prior_kinds(inputs.models)
     held_out = [record for record in records.values() if record["split"] == HELD_OUT]
     return {
         "headline": content.headline(records, config),
         "metrics": content.metric_rows(records),
-        "priors": content.prior_rows(records, inputs.models),
+        "priors": kinds,
+        "prior_metrics": content.prior_rows(records, list(kinds)),
         "beaten": sum(record["beats_baseline"] for record in held_out),
         "total": len(held_out),
         "evaluated": count_samples(evaluation.folder, content.sample_files(evaluation)),

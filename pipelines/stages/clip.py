@@ -11,7 +11,7 @@ from pipelines.core.stage import Artifact, Context, Facts, Stage
 from pipelines.core.store import Folder
 from pipelines.schema import SELECTION, is_held_out
 from pipelines.stages.models import LoaderSettings, TrainingSection
-from unclip.clip_config import ClipArchitecture, ClipConfig
+from unclip.clip.config import ClipArchitecture, ClipConfig
 from unclip.config import Config
 
 SPLIT = "split"
@@ -125,7 +125,7 @@ def save_pretrained(config: ClipConfig, folder: Folder) -> dict[str, Any]:
 
     import torch
 
-    from unclip.clip import FrozenClip
+    from unclip.clip.frozen import FrozenClip
 
     clip = FrozenClip.from_config(config, device=torch.device("cpu"))
     with tempfile.TemporaryDirectory() as scratch:
@@ -139,7 +139,7 @@ def describe(folder: Folder) -> dict[str, Any]:
     """The facts of a published CLIP."""
     import torch
 
-    from unclip.clip import FrozenClip
+    from unclip.clip.frozen import FrozenClip
 
     clip = FrozenClip.load(folder.local(), device=torch.device("cpu"))
     return {

@@ -12,7 +12,7 @@ from pipelines.artifacts import PairShards
 from pipelines.core.errors import PipelineError
 from pipelines.core.stage import Artifact, Context, Facts, Stage
 from pipelines.data.download import EXAMPLES_PER_REASON, DownloadConfig, DownloadWorker
-from pipelines.data.url_list import list_digest, read_url_list
+from pipelines.data.url_list import check_url_list, list_digest, read_url_list
 from pipelines.demo.dataset import HOST, data_digest, url_list
 from pipelines.demo.server import serve
 from pipelines.schema import PAIRS
@@ -39,6 +39,11 @@ class SourceConfig(Config):
         if self.urls == DEMO:
             return url_list()
         return read_url_list(self.urls, self.url_column, self.caption_column)
+
+    def check(self) -> None:
+        """Raise `UrlListError` where the beginnings of its files tell that `read` would."""
+        if self.urls != DEMO:
+            check_url_list(self.urls, self.url_column, self.caption_column)
 
     def digest(self) -> str:
         """Of the list's content, wherever it lies."""

@@ -39,12 +39,13 @@ class EmbedWorker:
         """Returns one row of embeddings for each pair, in the pairs' order."""
         with fsspec.open(url, "rb") as source:
             pairs = pq.read_table(source, columns=["key", "caption", "image"])
-        image_embeds, text_embeds = self.encode(pairs)
+        image_embeds, image_norm, text_embeds = self.encode(pairs)
         similarity = (image_embeds * text_embeds).sum(axis=1)  # (N,)
         columns = {
             "key": pairs["key"].combine_chunks(),
             "image_embeds": to_lists(image_embeds),
             "text_embeds": to_lists(text_embeds),
+            "image_norm": pa.array(image_norm, pa.float32()),
             "similarity": pa.array(similarity, pa.float32()),
         }
         schema = embeddings(self.clip.width).with_metadata(
@@ -52,33 +53,39 @@ class EmbedWorker:
         )
         return pa.table(columns, schema=schema), {"similarity_sum": float(similarity.sum())}
 
-    def encode(self, pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """Image and text embeddings, (N, W) float32 each and unit-norm."""
-        parts = [self.encode_batch(batch) for batch in self.batches(pairs)]
-        empty = np.empty((0, self.clip.width), np.float32)
-        images = np.concatenate([empty, *(image for image, _ in parts)])
-        return images, np.concatenate([empty, *(text for _, text in parts)])
+    def encode(self, pairs: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Unit-norm image embeddings, their norms before, and text embeddings; float32.
+
+        (N, W), (N,) and (N, W), the last unit-norm too.
+        """
+        width = self.clip.width
+        empty = (np.empty((0, width)), np.empty(0), np.empty((0, width)))
+        parts = [empty, *(self.encode_batch(batch) for batch in self.batches(pairs))]
+        images, norms, texts = (
+            np.concatenate(p).astype(np.float32) for p in zip(*parts, strict=True)
+        )
+        return images, norms, texts
 
     def batches(self, pairs: pa.Table) -> Iterator[pa.Table]:
         """The shard in pieces of the batch size."""
         for start in range(0, pairs.num_rows, self.config.batch_size):
             yield pairs.slice(start, self.config.batch_size)
 
-    def encode_batch(self, pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    def encode_batch(self, pairs: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The same of one batch."""
         from PIL import Image
 
         pictures = [Image.open(io.BytesIO(image)) for image in pairs["image"].to_pylist()]
-        images = self.model.encode_images([picture.convert("RGB") for picture in pictures])
+        images, norms = self.model.encode_images_and_norms([p.convert("RGB") for p in pictures])
         texts = self.model.encode_texts(pairs["caption"].to_pylist())
-        return images.float().cpu().numpy(), texts.float().cpu().numpy()
+        return images.cpu().numpy(), norms.cpu().numpy(), texts.cpu().numpy()
 
     @cached_property
     def model(self) -> Any:
         """The frozen CLIP, on the GPU where the worker has one."""
         import torch
 
-        from unclip.clip import FrozenClip
+        from unclip.clip.frozen import FrozenClip
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return FrozenClip.load(self.clip.folder.local(), device=torch.device(device))
@@ -101,6 +108,7 @@ class Embed(Stage[EmbeddingShards]):
     """CLIP embeddings of every pair, in shards of the pairs' names and order."""
 
     name: ClassVar[str] = "embed"
+    version: ClassVar[int] = 2  # 2: with image_norm
     artifact: ClassVar[type[Artifact]] = EmbeddingShards
 
     pairs: Stage[PairShards]

@@ -29,6 +29,7 @@ class Evaluate(Stage[Evaluation]):
     """Pictures for held-out and for training captions, and how good they are."""
 
     name: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 2  # 2: samples have image_norm; decoder/*_over_text
     artifact: ClassVar[type[Artifact]] = Evaluation
 
     pairs: Stage[PairShards]
@@ -38,7 +39,7 @@ class Evaluate(Stage[Evaluation]):
     prior: Stage[TrainedModel]
     decoder: Stage[TrainedModel]
     upsampler_1: Stage[TrainedModel]
-    upsampler_2: Stage[TrainedModel]
+    upsampler_2: Stage[TrainedModel] | None
     config: EvaluateConfig
     second_prior: Stage[TrainedModel] | None = None  # measured beside the first
 
@@ -54,7 +55,7 @@ class Evaluate(Stage[Evaluation]):
             prior=ctx.load(self.prior),
             decoder=ctx.load(self.decoder),
             upsampler_1=ctx.load(self.upsampler_1),
-            upsampler_2=ctx.load(self.upsampler_2),
+            upsampler_2=ctx.load(self.upsampler_2) if self.upsampler_2 else None,
             second_prior=ctx.load(self.second_prior) if self.second_prior else None,
         )
         sources = Sources(

@@ -1,6 +1,6 @@
 """The trainings of the prior, the decoder and the two upsamplers, under Ray Train."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar
 
 from pipelines.artifacts import (
@@ -12,14 +12,13 @@ from pipelines.artifacts import (
 )
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.data.shard_reader import ShardFiles
+from pipelines.stages.initial import InitialWeights, ModelConfig, take_weights
 from unclip.config import Config, ConfigError
-from unclip.models import ARPriorConfig, DecoderConfig, DiffusionPriorConfig, UpsamplerConfig
+from unclip.models import ARPriorConfig
 from unclip.training import TrainingConfig
 
 if TYPE_CHECKING:
     from pipelines.stages.tasks import ModelTask
-
-ModelConfig = DiffusionPriorConfig | ARPriorConfig | DecoderConfig | UpsamplerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +41,31 @@ class TrainingSection(TrainingConfig):
         """The settings of training alone."""
         return TrainingConfig(**{f.name: getattr(self, f.name) for f in fields(TrainingConfig)})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps == 0 and not self.has_weights:
+            raise ConfigError(
+                "steps=0 trains nothing, and there are no weights to take; give 1 or more steps, "
+                "or for a model of the cascade init_from"
+            )
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weights before the first step."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection(TrainingSection):
+    """The training of a model of the cascade, from random weights or from those of a file."""
+
+    init_from: str | None = None  # path or URL of a saved model to start from; null: random weights
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weights before the first step."""
+        return self.init_from is not None
+
 
 @dataclass(frozen=True)
 class TrainModel(Stage[TrainedModel]):
@@ -56,6 +80,7 @@ class TrainModel(Stage[TrainedModel]):
     model: ModelConfig
     training: TrainingConfig
     loader: LoaderSettings
+    initial: InitialWeights | None = field(default=None, kw_only=True)  # None: random ones
 
     def run(self, ctx: Context) -> TrainedModel:
         """Train to the end, from the last checkpoint where there is one."""
@@ -63,6 +88,15 @@ class TrainModel(Stage[TrainedModel]):
 
         embeddings = ctx.load(self.embeddings)
         check_width(self.model, embeddings)
+        if self.initial and not self.training.steps:
+            parameters = ctx.call(take_weights, self.initial, ctx.folder)
+            return TrainedModel(
+                ctx.folder,
+                parameters=parameters,
+                steps=0,
+                final_loss=None,
+                model=type(self.model).__name__,
+            )
         job = TrainingJob(
             stage=self.name,
             task=self.task(ctx),
@@ -86,7 +120,7 @@ class TrainModel(Stage[TrainedModel]):
         """What the workers train."""
         from pipelines.stages.tasks import ModelTask
 
-        return ModelTask(self.model, preview_seed=self.training.seed)
+        return ModelTask(self.model, preview_seed=self.training.seed, initial=self.initial)
 
 
 @dataclass(frozen=True)

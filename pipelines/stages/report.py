@@ -30,6 +30,7 @@ class BuildReport(Stage[Report]):
     """Metrics, samples, curves, data quality and lineage on one page."""
 
     name: ClassVar[str] = "report"
+    version: ClassVar[int] = 2  # 2: compares two priors, shows cascades of one upsampler
     artifact: ClassVar[type[Artifact]] = Report
 
     evaluation: Stage[Evaluation]
@@ -42,7 +43,7 @@ class BuildReport(Stage[Report]):
     prior: Stage[TrainedModel]
     decoder: Stage[TrainedModel]
     upsampler_1: Stage[TrainedModel]
-    upsampler_2: Stage[TrainedModel]
+    upsampler_2: Stage[TrainedModel] | None
     config: ReportConfig
     second_prior: Stage[TrainedModel] | None = None  # shown beside the first
 
@@ -57,7 +58,7 @@ class BuildReport(Stage[Report]):
             *([self.second_prior] if self.second_prior else []),
             self.decoder,
             self.upsampler_1,
-            self.upsampler_2,
+            *([self.upsampler_2] if self.upsampler_2 else []),
         )
         inputs = Inputs(
             evaluation=ctx.load(self.evaluation),

@@ -1,6 +1,6 @@
 """What the trainings differ in: the unCLIP models, and the CLIP that is trained by contrast."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +8,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipelines.artifacts import MODEL_FILE
 from pipelines.stages.calibration import Calibration
-from pipelines.stages.models import ModelConfig
+from pipelines.stages.initial import InitialWeights, ModelConfig
 from unclip.checkpoint import save_model
-from unclip.clip import FrozenClip
-from unclip.clip_config import ClipArchitecture
-from unclip.clip_training import build_clip, clip_loss
+from unclip.clip.config import ClipArchitecture
+from unclip.clip.frozen import FrozenClip
+from unclip.clip.training import build_clip, clip_loss
 from unclip.models import (
     ARPrior,
     ARPriorConfig,
     DecoderConfig,
     DiffusionPriorConfig,
+    KarloDecoderConfig,
+    KarloPriorConfig,
+    KarloUpsamplerConfig,
     UpsamplerConfig,
     build,
 )
@@ -26,7 +30,6 @@ from unclip.objectives import training_loss
 from unclip.previews import COLUMNS, preview
 from unclip.training import Batch, Loss
 
-MODEL_FILE = "model.safetensors"
 TILE_SIZE = 64  # pixels; smaller pictures are enlarged for a person to see
 
 PRIOR_FIELDS = ("image_embeds", "text_embeds", "tokens", "keys")
@@ -35,6 +38,9 @@ FIELDS: dict[type[ModelConfig], tuple[str, ...]] = {
     ARPriorConfig: PRIOR_FIELDS,
     DecoderConfig: ("pixels", "image_embeds", "tokens", "keys"),
     UpsamplerConfig: ("pixels", "keys"),
+    KarloPriorConfig: ("image_embeds", "image_norm", "tokens", "keys"),
+    KarloDecoderConfig: ("pixels", "image_embeds", "image_norm", "tokens", "keys"),
+    KarloUpsamplerConfig: ("pixels", "keys"),
 }
 
 
@@ -44,6 +50,7 @@ class ModelTask:
 
     config: ModelConfig
     preview_seed: int
+    initial: InitialWeights | None = field(default=None, kw_only=True)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -53,13 +60,13 @@ class ModelTask:
     @property
     def image_size(self) -> int | None:
         """Of "pixels"."""
-        priors = DiffusionPriorConfig | ARPriorConfig
+        priors = DiffusionPriorConfig | ARPriorConfig | KarloPriorConfig
         return None if isinstance(self.config, priors) else self.config.image_size
 
     @property
     def context_length(self) -> int:
         """Of "tokens"; 0 where it reads none."""
-        if isinstance(self.config, UpsamplerConfig):
+        if isinstance(self.config, UpsamplerConfig | KarloUpsamplerConfig):
             return 0
         return self.config.text_encoder.context_length
 
@@ -69,8 +76,8 @@ class ModelTask:
         return training_loss
 
     def build(self) -> nn.Module:
-        """The untrained model."""
-        return build(self.config)
+        """The model before its first step."""
+        return self.initial.load() if self.initial else build(self.config)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Weights with their config inside."""

@@ -1,7 +1,7 @@
 """Keys follow from content alone."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -29,6 +29,17 @@ class Named:
 @dataclass(frozen=True)
 class Renamed:
     value: Any
+
+
+@dataclass(frozen=True)
+class Placed:
+    place: str = field(compare=False)
+    value: int
+
+
+def test_what_equality_passes_over_is_no_part_of_the_form() -> None:
+    here, there, other = Placed("here", 1), Placed("there", 1), Placed("here", 2)
+    assert canonical(here, where="x") == canonical(there, where="x") != canonical(other, where="x")
 
 
 @given(plain)

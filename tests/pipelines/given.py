@@ -27,12 +27,12 @@ from pipelines.stages.embed import EmbedConfig, EmbedWorker
 from pipelines.stages.evaluate import Evaluate
 from tests.pipelines.given_pairs import GivenPairs
 from tests.pipelines.local import write_table
-from unclip import ar_presets, presets
-from unclip.cascade import SamplingConfig
+from unclip import presets
 from unclip.checkpoint import save_model
-from unclip.clip import FrozenClip
-from unclip.clip_training import ClipArchitecture, build_clip
+from unclip.clip.frozen import FrozenClip
+from unclip.clip.training import ClipArchitecture, build_clip
 from unclip.config import Config
+from unclip.generation import SamplingConfig
 from unclip.models import (
     ARPriorConfig,
     DecoderConfig,
@@ -225,7 +225,7 @@ def small_models() -> tuple[DiffusionPriorConfig, DecoderConfig, UpsamplerConfig
 
 def small_ar_prior() -> ARPriorConfig:
     """An autoregressive prior for the same CLIP."""
-    return replace(ar_presets.tiny_ar_prior(), width=48, depth=1, dimensions=8)
+    return replace(presets.tiny_ar_prior(), width=48, depth=1, dimensions=8)
 
 
 def sampling(**changes: Any) -> SamplingConfig:

@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
+from pipelines.artifacts import MODEL_FILE
+from pipelines.config.load import load_config
 from pipelines.core.store import Folder, Store
-from pipelines.load_config import load_config
 from pipelines.stages.calibration import calibrate, training_similarities
 from pipelines.stages.models import LoaderSettings, TrainARPrior
 from pipelines.stages.pca import load_basis
-from pipelines.stages.tasks import MODEL_FILE
 from pipelines.stages.training import TrainingJob, TrainingWorker
 from tests.pipelines import given
 from tests.pipelines.given_pairs import GivenPairs

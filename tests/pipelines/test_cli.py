@@ -26,6 +26,8 @@ COMMANDS = (
     "inpaint",
     "importance",
     "attack",
+    "import",
+    "export",
     "submit",
     "status",
     "logs",
@@ -97,6 +99,7 @@ def test_init_writes_a_configuration_that_plans_and_never_overwrites(unclip: Unc
     [
         (["plan", "nowhere.yaml"], "There is no configuration"),
         (["run", "demo", "--set", "source.urls=nowhere.parquet"], "There is no URL list at"),
+        (["plan", "demo", "--set", "source.urls=nowhere.csv"], "There is no URL list at"),
         (["run", "demo", "--set", "prior.width=1"], "prior.width is not a setting"),
         (["run", "demo", "--set", "pca.dimensions=100"], "pca.dimensions=100 is more than"),
         (["run", "demo", "--only", "nothing"], "There is no stage 'nothing'"),
@@ -106,6 +109,8 @@ def test_init_writes_a_configuration_that_plans_and_never_overwrites(unclip: Unc
         (["generate", " "], "caption is empty"),
         (["generate", "a heart", "--count", "0"], "--count 0 makes no picture"),
         (["generate", "a heart", "--out", "no/such/folder.png"], "There is no folder"),
+        (["generate", "a heart", "--out", "heart"], "--out heart does not end as a picture"),
+        (["edit", "a.png", "--to", "a heart", "--count", "1"], "--count 1 leaves no turn"),
         (["show", "nothing"], "There is no stage 'nothing'"),
         (["ui"], "no "),
     ],
@@ -130,7 +135,17 @@ def test_an_unreachable_tracking_server_stops_a_run_before_anything_starts(
     assert not list(Path("store").glob("download/*"))
 
 
-def test_a_list_with_other_columns_names_those_that_it_has(unclip: Unclip) -> None:
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_list_with_other_columns_names_those_that_it_has(unclip: Unclip, command: str) -> None:
     Path("list.csv").write_text("link,text\nhttp://127.0.0.1/a.jpg,a picture\n")
-    told = paragraph(unclip("run", "demo", "--store", "store", "--set", "source.urls=list.csv"))
+    told = paragraph(unclip(command, "demo", "--store", "store", "--set", "source.urls=list.csv"))
+    assert not Path("store").exists()
     assert "no column 'url', 'caption'; it has 'link', 'text'" in told
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_store_that_is_a_file_is_refused_and_left_as_it_is(unclip: Unclip, command: str) -> None:
+    Path("store").write_text("mine")
+    told = paragraph(unclip(command, "demo", "--store", "store"))
+    assert "store is a file. Give a folder" in told
+    assert Path("store").read_text() == "mine"

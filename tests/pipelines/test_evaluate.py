@@ -274,28 +274,3 @@ def test_embeddings_of_other_pairs_are_refused(store: Store, stage: Evaluate):
 def test_counts_that_leave_nothing_to_measure_are_refused(field: str):
     with pytest.raises(ConfigError, match=f"evaluate.{field}=0"):
         replace(given.evaluate_config(), **{field: 0})
-
-
-def test_a_second_prior_is_measured_by_the_same_metrics_and_changes_no_picture(
-    store: Store, stage: Evaluate, evaluation: Evaluation
-):
-    second = given.GivenSecondPrior(given.small_ar_prior())
-    compared = make(store, replace(stage, second_prior=second))
-    first, both = sample_table(evaluation), sample_table(compared)
-    assert first["second_predicted_image_embeds"].null_count == first.num_rows
-    predicted = np.array(both["second_predicted_image_embeds"].to_pylist())
-    assert np.allclose(np.linalg.norm(predicted, axis=-1), 1, atol=1e-4)
-    assert both["generated"].equals(first["generated"])
-
-    def of(subject: str) -> set[str]:
-        found = [record["name"].split("/") for record in read_metrics(compared).values()]
-        return {name for of, name in found if of == subject}
-
-    assert of("second_prior") == of("prior")
-    assert {"cosine", "cosine_over_mean", "retrieval_at_1"} <= of("prior")
-    assert not [name for name in read_metrics(evaluation) if "second" in name]
-
-
-def test_pictures_can_be_drawn_with_an_autoregressive_prior(store: Store, stage: Evaluate):
-    drawn = make(store, replace(stage, prior=given.GivenPrior(given.small_ar_prior())))
-    assert len(read_metrics(drawn)) > 10

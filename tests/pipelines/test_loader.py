@@ -27,7 +27,7 @@ WIDTH = 4
 SIZES = (5, 3, 0, 7)  # rows of each pairs shard
 CONFIG = LoaderConfig(
     order=OrderConfig(seed=3, lanes=4, batch_size=8, shuffle_shards=2),
-    fields=("keys", "pixels", "image_embeds", "text_embeds", "tokens"),
+    fields=("keys", "pixels", "image_embeds", "image_norm", "text_embeds", "tokens"),
     image_size=8,
 )
 
@@ -70,6 +70,7 @@ def store(tmp_path: Path) -> Path:
                 "key": p["key"],
                 "image_embeds": [10.0 * shard + row] * WIDTH,
                 "text_embeds": [-10.0 * shard - row] * WIDTH,
+                "image_norm": 100.0 * shard + row,
                 "similarity": 0.5,
             }
             for row, p in enumerate(pairs)
@@ -120,6 +121,7 @@ def test_every_field_of_a_row_is_of_the_same_row(store):
         assert torch.equal(lane["tokens"][:, 0], ids)
         assert torch.equal(lane["image_embeds"], ids[:, None].float().expand(-1, WIDTH))
         assert torch.equal(lane["text_embeds"], -lane["image_embeds"])
+        assert torch.equal(lane["image_norm"], (ids // 10 * 100 + ids % 10).float())
         assert lane["pixels"].shape == (2, 3, 8, 8)
         assert torch.allclose(lane["pixels"][:, 0, 0, 0], ids / 127.5 - 1, atol=1e-6)
 

@@ -7,14 +7,22 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
+from pipelines.artifacts import PairShards
 from pipelines.cli import main
-from pipelines.commands import studio
+from pipelines.commands import reconstruct, studio, variations
+from pipelines.commands.common import Project
+from pipelines.commands.pictures import read_picture
+from pipelines.config.load import load_config
+from pipelines.core.runner import load_artifact
+from pipelines.core.stage import Graph
 from pipelines.core.store import Store
+from pipelines.data.decode import decode_rgb
 from pipelines.evaluation.generate import GenerationWorker, Weights
 from pipelines.evaluation.labelled import FONT_SIZE, Tile, labelled_grid, wrap
-from pipelines.tracking_picture import log_picture
-from pipelines.tracking_settings import TrackingSettings
-from tests.pipelines.given import evaluate_config, evaluate_stage
+from pipelines.tracking.picture import log_picture
+from pipelines.tracking.settings import TrackingSettings
+from tests.pipelines.given import GivenPca, evaluate_config, evaluate_stage
+from tests.pipelines.given_pairs import GivenPairs
 from tests.pipelines.local import make
 
 MODELS = ("clip", "prior", "decoder", "upsampler_1", "upsampler_2")
@@ -63,7 +71,7 @@ def test_bad_input_is_one_paragraph_before_anything_is_loaded(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(studio, "open_models", lambda project: pytest.fail("loaded"))
+    monkeypatch.setattr(studio, "open_models", lambda *given: pytest.fail("loaded"))
     assert main([*arguments, "--store", "store"]) == 2
     said = capsys.readouterr().err.strip()
     assert told in said
@@ -99,10 +107,10 @@ def test_a_command_writes_a_labelled_grid_and_tracks_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logged: list[dict[str, object]] = []
-    monkeypatch.setattr(studio, "check_trained", lambda project, names: None)
-    monkeypatch.setattr(studio, "open_models", lambda project: worker)
+    monkeypatch.setattr(studio, "check_models", lambda *given: None)
+    monkeypatch.setattr(studio, "open_models", lambda *given: worker.whole)
     monkeypatch.setattr(
-        "pipelines.tracking_picture.log_picture", lambda *given, **named: logged.append(named)
+        "pipelines.tracking.picture.log_picture", lambda *given, **named: logged.append(named)
     )
     assert main(["--debug", *arguments, "--store", "store", "--out", "grid.png"]) == 0
     grid = Image.open("grid.png")
@@ -110,6 +118,52 @@ def test_a_command_writes_a_labelled_grid_and_tracks_it(
     assert grid.height > rows * 128
     (said,) = logged
     assert said["name"] == arguments[0]
+
+
+@pytest.fixture
+def project(worker: GenerationWorker, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """Pairs and a PCA basis in the store of the worker's models."""
+    store = Store(str(Path(worker.folder.url).parents[1]))
+    stages = (GivenPairs(48), GivenPca())
+    for stage in stages:
+        make(store, stage)
+    found = Project(load_config("demo"), Graph(stages), store)
+    for command in (reconstruct, variations):
+        monkeypatch.setattr(command, "find_project", lambda arguments: found)
+    monkeypatch.setattr(studio, "open_models", lambda *given: worker.whole)
+    monkeypatch.setattr("pipelines.tracking.picture.log_picture", lambda *given, **named: None)
+    return found
+
+
+def test_a_picture_is_reconstructed_from_a_stored_basis(
+    project: Project, worker: GenerationWorker
+) -> None:
+    flags = ["--components", "2,64,500", "--out", "grid.png"]
+    assert main(["--debug", "reconstruct", "grey.png", *flags]) == 0
+    tiles = tiles_of("grid.png")
+    assert len(tiles) == 1 + len({2, 64})  # 500 are no more than all 64
+    assert main(["--debug", "variations", "grey.png", "--count", "1", "--out", "grid.png"]) == 0
+    whole = tiles_of("grid.png")[1]
+    assert np.abs(tiles[2] - whole).max() <= 2  # of 255: all components are the picture's own z_i
+    assert np.abs(tiles[1] - whole).max() > 2
+
+
+def test_a_stored_pair_is_found_by_its_key(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = load_artifact(project.store, project.graph["filter"])
+    assert isinstance(pairs, PairShards)
+    row = pairs.read(list(pairs.rows)[-1]).to_pylist()[-1]
+    picture = read_picture(row["key"], project)
+    assert picture.tobytes() == decode_rgb(row["image"], max_pixels=10**6).tobytes()
+    assert main(["variations", "0" * 20]) == 2
+    assert f"has the key {'0' * 20}" in capsys.readouterr().err
+
+
+def tiles_of(file: str) -> list[np.ndarray]:
+    """Those of a grid's first row."""
+    grid = np.asarray(Image.open(file), np.int16)
+    return [grid[8:136, left : left + 128] for left in range(8, grid.shape[1] - 128, 136)]
 
 
 def test_labels_are_wrapped_to_their_picture_and_stay_readable() -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import ray
 
-from pipelines import submit_client
 from pipelines.core.errors import PipelineError
-from pipelines.submit import check_store, submit
-from pipelines.submit_client import auth_headers, cluster_versions, connect
-from pipelines.submit_package import packed
-from pipelines.submit_watch import JobState, driver_died
+from pipelines.submit import client as submit_client
+from pipelines.submit.client import auth_headers, cluster_versions, connect
+from pipelines.submit.jobs import check_store, submit
+from pipelines.submit.package import packed
+from pipelines.submit.watch import JobState, driver_died
 
 TOKEN = "0123456789abcdef" * 4
 PYTHON = ".".join(map(str, sys.version_info[:3]))
@@ -132,7 +132,7 @@ def test_the_code_and_the_config_travel_and_nothing_else(tmp_path: Path) -> None
             "job.yaml",
         }
         assert (folder / "job.yaml").read_text() == "a: 1\n"
-        assert (folder / "pipelines" / "submit_client.py").read_bytes() == Path(
+        assert (folder / "pipelines" / "submit" / "client.py").read_bytes() == Path(
             str(submit_client.__file__)
         ).read_bytes()
         assert not list(folder.rglob("__pycache__"))

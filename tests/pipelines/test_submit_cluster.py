@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from pipelines import submit_client
 from pipelines.core.errors import PipelineError
-from pipelines.submit import logs, status, stop, submit
-from pipelines.submit_client import check_packages, connect
+from pipelines.submit import client as submit_client
+from pipelines.submit.client import check_packages, connect
+from pipelines.submit.jobs import logs, status, stop, submit
 from tests.pipelines.cluster_job import NAMES
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,9 @@ from mlflow.tracking import MlflowClient
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.store import Store
-from pipelines.tracking import TrackingSettings, prepare
-from pipelines.tracking_records import fact_numbers, flatten, place, safe_name, step_of
+from pipelines.tracking.records import fact_numbers, flatten, place, safe_name, step_of
+from pipelines.tracking.server import prepare
+from pipelines.tracking.settings import TrackingSettings
 from tests.pipelines.fake_run import losses, plan_of, tell, whole_run
 from tests.pipelines.tracked import SETTINGS, artifacts, begun, history, runs
 from unclip.config import ConfigError

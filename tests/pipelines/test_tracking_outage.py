@@ -14,8 +14,10 @@ from mlflow.tracking import MlflowClient
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Metrics, Note, Output
 from pipelines.core.store import Store
-from pipelines.tracking import Tracker, TrackingSettings, prepare
-from pipelines.tracking_spool import Outbox, Record, SpoolFolder
+from pipelines.tracking.server import prepare
+from pipelines.tracking.settings import TrackingSettings
+from pipelines.tracking.spool import Outbox, Record, SpoolFolder
+from pipelines.tracking.tracker import Tracker
 from tests.pipelines.fake_run import draw, finish, losses, plan_of, tell, whole_run
 from tests.pipelines.tracked import SETTINGS, artifacts, begun, history, runs
 

@@ -11,7 +11,9 @@ import pytest
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.store import Store
-from pipelines.tracking import Tracker, TrackingSettings, prepare
+from pipelines.tracking.server import prepare
+from pipelines.tracking.settings import TrackingSettings
+from pipelines.tracking.tracker import Tracker
 from pipelines.ui import HOST, running_ui, serve_ui
 from tests.pipelines.fake_run import plan_of, whole_run
 

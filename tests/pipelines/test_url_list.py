@@ -8,7 +8,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.data.url_list import UrlListError, list_digest, read_url_list
+from pipelines.data.url_list import UrlListError, check_url_list, list_digest, read_url_list
 
 ROWS = {"link": ["http://a/1", "http://a/2"], "text": ["7", 'a "b", c'], "n": [1, 2]}
 
@@ -76,6 +76,29 @@ def test_lists_that_cannot_be_used_are_errors_that_say_what_there_is(tmp_path):
     ]:
         with pytest.raises(UrlListError, match=message):
             read_url_list(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.csv", "x.csv.gz", "x.tsv"])
+def test_the_beginning_of_a_list_tells_of_columns_that_are_not_there(tmp_path, name):
+    write_list(tmp_path / name)
+    check_url_list(str(tmp_path), "link", "text")
+    with pytest.raises(UrlListError, match="no column 'url'; it has 'link', 'text', 'n'"):
+        check_url_list(str(tmp_path), "url", "text")
+
+
+def test_the_beginning_of_a_list_tells_that_it_is_none(tmp_path):
+    (tmp_path / "broken.parquet").write_bytes(b"not parquet")
+    (tmp_path / "half.csv.gz").write_bytes(gzip.compress(b"link,text\n" * 99)[:20])
+    (tmp_path / "empty.csv").touch()
+    for name in ("broken.parquet", "half.csv.gz", "empty.csv"):
+        with pytest.raises(UrlListError, match=rf"{name} is not readable as"):
+            check_url_list(str(tmp_path / name), "link", "text")
+
+
+def test_a_json_list_may_name_a_column_in_a_later_row_alone(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"url": "a"}\n{"url": "b", "caption": "c"}\n')
+    check_url_list(str(tmp_path / "x.jsonl"), "url", "caption")
+    assert read_url_list(str(tmp_path / "x.jsonl"))["caption"].to_pylist() == ["", "c"]
 
 
 def test_the_digest_of_a_list_follows_its_bytes_and_not_its_place(tmp_path):

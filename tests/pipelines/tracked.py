@@ -7,7 +7,9 @@ from mlflow.tracking import MlflowClient
 
 from pipelines.core.plan import Plan
 from pipelines.core.store import Store
-from pipelines.tracking import Tracker, TrackingSettings, tracking_uri
+from pipelines.tracking.server import tracking_uri
+from pipelines.tracking.settings import TrackingSettings
+from pipelines.tracking.tracker import Tracker
 
 SETTINGS = TrackingSettings()
 

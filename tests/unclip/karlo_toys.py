@@ -30,7 +30,6 @@ EMBED, CONTEXT, SMALL, LARGE = 16, 24, 8, 16
 UNET = {
     "layers_per_block": 2,
     "norm_num_groups": 4,
-    "resnet_time_scale_shift": "scale_shift",
     "attention_head_dim": 8,
 }
 
@@ -87,6 +86,7 @@ def decoder() -> Any:
         block_out_channels=(8, 16, 24),
         cross_attention_dim=CONTEXT,
         class_embed_type="identity",
+        resnet_time_scale_shift="scale_shift",
         **UNET,
     )
     return tamed(model, seed=5)

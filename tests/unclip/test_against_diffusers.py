@@ -13,8 +13,17 @@ from diffusers import (
 )
 from torch import Tensor
 
-from tests.unclip.toys import seeded
-from unclip.diffusion import noise_from_x_start
+from tests.unclip.toys import agree, seeded
+from unclip.diffusion import (
+    make_schedule,
+    noise_from_x_start,
+    posterior_log_variance,
+    posterior_mean,
+    q_sample,
+    respaced_timesteps,
+    velocity,
+)
+from unclip.generation.guidance import threshold_dynamic
 from unclip.samplers import (
     ddim,
     ddim_inversion,
@@ -23,7 +32,6 @@ from unclip.samplers import (
     ddpm_learned,
     dpm_solver_pp_2m,
 )
-from unclip.schedules import make_schedule, respaced_timesteps
 
 SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 STEPS = 20
@@ -71,19 +79,62 @@ class SameNoise:
         return torch.randn(tuple(shape), generator=generator).double()
 
 
-def agree(what: str, ours: Tensor, theirs: Tensor, *, tolerance: float = 1e-5) -> None:
-    largest = (ours - theirs).abs().max().item()
-    print(f"{what}: largest difference {largest:.1e}")
-    assert ours.isfinite().all()
-    assert largest < tolerance
-
-
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_agree(name: str) -> None:
     schedule = make_schedule(name, train_timesteps=1000)
     scheduler = DDPMScheduler(beta_schedule=SCHEDULES[name])
     agree(f"{name} betas", schedule.betas, scheduler.betas.double(), tolerance=1e-6)
     agree(f"{name} alphas_cumprod", schedule.alphas_cumprod, scheduler.alphas_cumprod.double())
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_noising_and_velocity_agree(name: str) -> None:
+    schedule, scheduler = make_schedule(name, train_timesteps=1000), exact(DDPMScheduler, name)
+    x_start, epsilon, timesteps = noise() / 2, noise().flip(0), torch.tensor([3, 900])
+    noised = q_sample(x_start, timesteps, noise=epsilon, schedule=schedule)
+    v = velocity(x_start, epsilon, timesteps, schedule=schedule)
+    agree(f"{name} noised", noised, scheduler.add_noise(x_start, epsilon, timesteps))
+    agree(f"{name} v", v, scheduler.get_velocity(x_start, epsilon, timesteps))
+
+
+@pytest.mark.parametrize("kind", [DDPMScheduler, UnCLIPScheduler])
+def test_posterior_means_and_variances_agree(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every timestep; what a step of theirs returns without noise is the posterior's mean."""
+    name = kind.__name__
+    module = f"scheduling_{'ddpm' if kind is DDPMScheduler else 'unclip'}"
+    drawn = torch.zeros(SHAPE).double()
+    monkeypatch.setattr(f"diffusers.schedulers.{module}.randn_tensor", lambda *_, **__: drawn)
+    schedule = make_schedule("cosine", train_timesteps=1000)
+    scheduler = exact(
+        kind,
+        "cosine",
+        prediction_type="sample",
+        clip_sample=False,
+        variance_type="fixed_small" if kind is DDPMScheduler else "fixed_small_log",
+    )
+    means, variances = [], []
+    for step in range(1, 1000):
+        means.append(scheduler.step(noise() / 2, step, noise()).prev_sample)
+        variances.append(scheduler._get_variance(step))
+    every = torch.arange(1, 1000)
+    ours = [
+        posterior_mean(noise() / 2, noise(), step.expand(2), schedule=schedule) for step in every
+    ]
+    variance = posterior_log_variance(every, every, schedule=schedule).exp()
+    if kind is UnCLIPScheduler:  # its standard deviations, by the name of variances
+        variance = variance.sqrt()
+    agree(f"posterior means, {name}", torch.stack(ours), torch.stack(means))
+    agree(f"posterior variances, {name}", variance, torch.stack(variances))
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.9, 0.995])
+def test_dynamic_thresholding_agrees(quantile: float) -> None:
+    scheduler = DDPMScheduler(
+        thresholding=True, dynamic_thresholding_ratio=quantile, sample_max_value=1e6
+    )
+    wild = 3 * noise().float()
+    theirs = scheduler._threshold_sample(wild)
+    agree(f"dynamic threshold at {quantile}", threshold_dynamic(wild, quantile=quantile), theirs)
 
 
 @pytest.mark.parametrize("steps", [2, 15, 27, 64, 250, 1000])

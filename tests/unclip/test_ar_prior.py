@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from tests.unclip.toys import AR_PRIOR, make_batch, perturb, seeded, unit
-from unclip.ar_sampling import draw, draw_dots, sample_codes
 from unclip.checkpoint import load_model, save_model
 from unclip.config import ConfigError
+from unclip.generation.autoregressive import draw, draw_dots, sample_codes
 from unclip.models import ARPrior
 from unclip.objectives import training_loss
 from unclip.pca import Moments, fit
@@ -53,10 +53,18 @@ def logits_of(model: ARPrior, codes: Tensor, *, dropped: Tensor = NONE) -> Tenso
 def test_sampling_with_the_cache_gives_the_codes_of_sampling_without(
     model: ARPrior, guidance_scale: float
 ) -> None:
-    for seed in range(5):
-        cached = codes_of(model, seed=seed, guidance_scale=guidance_scale)
-        plain = codes_of(model, seed=seed, guidance_scale=guidance_scale, cached=False)
-        assert torch.equal(cached, plain)
+    cached, plain = (
+        torch.cat(
+            [
+                codes_of(model, seed=seed, guidance_scale=guidance_scale, cached=cached)
+                for seed in range(5)
+            ]
+        )
+        for cached in (True, False)
+    )
+    differing = int((cached != plain).sum())
+    print(f"cache, guidance {guidance_scale}: {differing} of {plain.numel()} codes differ")
+    assert differing == 0
 
 
 def test_logits_depend_on_the_codes_before_them_alone(model: ARPrior) -> None:

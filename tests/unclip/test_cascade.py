@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from tests.unclip.toys import AR_PRIOR, PRESET, make_batch, perturb, seeded, unit
-from unclip.cascade import Cascade, SamplingConfig, closest, with_prior_noise_norms
 from unclip.config import ConfigError
+from unclip.generation import Cascade, SamplingConfig, closest, with_prior_noise_norms
 from unclip.models import ARPrior, Decoder, DiffusionPrior, Upsampler
 
 SAMPLING = SamplingConfig(
@@ -144,6 +144,8 @@ def test_guidance_scale_one_needs_no_unconditional_pass_and_equals_its_limit(
     ("changes", "message"),
     [
         ({"prior_candidates": 0}, "prior_candidates=0"),
+        ({"decoder_steps": 0}, "decoder_steps=0 must be at least 1"),
+        ({"upsampler_2_steps": -1}, "upsampler_2_steps=-1 must be at least 1"),
         ({"prior_temperature": 0.0}, "prior_temperature=0.0"),
         ({"eta": -0.1}, "eta=-0.1"),
         ({"dynamic_threshold": 99.5}, "dynamic_threshold=99.5 is not a quantile"),

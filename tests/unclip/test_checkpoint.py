@@ -1,6 +1,7 @@
 import json
 import pickle
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, make_batch, perturb, seeded
-from unclip.checkpoint import CheckpointError, config_metadata, load_model, save_model
+from unclip.checkpoint import CheckpointError, check_file, config_metadata, load_model, save_model
 from unclip.config import Config
 from unclip.models import build
 from unclip.objectives import training_loss
@@ -55,11 +56,54 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(saved: tuple) -> No
         load_model(path)
 
 
+def test_a_config_that_contradicts_the_weights_is_refused_by_the_first_of_them(
+    saved: tuple,  # type: ignore[type-arg]
+) -> None:
+    path, tensors, _ = saved
+    write(path, tensors, config_metadata(replace(DECODER, embed_width=9, image_tokens=5)))
+    with pytest.raises(CheckpointError, match=r"has shape \(8,\) where \(9,\).*; .*write both"):
+        load_model(path)
+    deeper = replace(DECODER, text_encoder=replace(DECODER.text_encoder, depth=9))
+    write(path, tensors, config_metadata(deeper))
+    with pytest.raises(CheckpointError, match=r"text_encoder.* is missing; .*; and \d+ more"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": "8"}, "DecoderConfig.image_size is '8', which is not of type int"),
+        ({"learned_variance": 1}, "learned_variance is 1, which is not of type bool"),
+        ({"unet": 3}, "DecoderConfig.unet is 3, which is not a UNetConfig"),
+        ({"image_size": 9}, "cannot be used.*image_size=9 is not a multiple of 2"),
+    ],
+)
+def test_a_config_of_other_types_or_that_cannot_be_is_refused(
+    saved: tuple,  # type: ignore[type-arg]
+    changes: dict[str, object],
+    message: str,
+) -> None:
+    path, tensors, metadata = saved
+    config = json.loads(metadata["config"]) | changes
+    write(path, tensors, metadata | {"config": json.dumps(config)})
+    with pytest.raises(CheckpointError, match=message):
+        load_model(path)
+
+
+def test_a_config_that_is_no_json_is_refused(saved: tuple) -> None:  # type: ignore[type-arg]
+    path, tensors, metadata = saved
+    write(path, tensors, metadata | {"config": "{"})
+    with pytest.raises(CheckpointError, match="its DecoderConfig cannot be used"):
+        load_model(path)
+
+
 def test_missing_and_unknown_tensors_are_named(saved: tuple) -> None:  # type: ignore[type-arg]
     path, tensors, metadata = saved
     del tensors["null_image_embeds"]
     write(path, tensors | {"stray": torch.zeros(1)}, metadata)
-    with pytest.raises(CheckpointError, match="missing: null_image_embeds; unknown: stray"):
+    with pytest.raises(
+        CheckpointError, match=r"null_image_embeds \(8,\) is missing; stray \(1,\) is unknown"
+    ):
         load_model(path)
 
 
@@ -98,6 +142,16 @@ def test_a_truncated_file_is_refused(saved: tuple) -> None:  # type: ignore[type
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="not a whole safetensors file"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    "entry", [5, {"shape": "wide"}, {"shape": [-1], "data_offsets": [0, 4]}, {"shape": [1]}]
+)
+def test_a_header_that_describes_no_tensors_is_refused(entry: object) -> None:
+    header = {"__metadata__": config_metadata(DECODER), "null_image_embeds": entry}
+    content = json.dumps(header).encode()
+    with pytest.raises(CheckpointError, match="has a broken header"):
+        check_file(BytesIO(len(content).to_bytes(8, "little") + content), where="a.safetensors")
 
 
 def test_the_metadata_says_what_the_file_is_without_loading_it(tmp_path: Path) -> None:

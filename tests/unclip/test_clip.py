@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unclip.clip import ClipConfig, FrozenClip
-from unclip.clip_training import ClipArchitecture, build_clip, clip_loss, random_crop
+from unclip.clip.frozen import ClipConfig, FrozenClip
+from unclip.clip.training import ClipArchitecture, build_clip, clip_loss, random_crop
 from unclip.config import ConfigError
 from unclip.training import Batch, LocalCheckpoints, TrainingConfig, train
 
@@ -80,6 +80,8 @@ def test_grey_and_transparent_pictures_are_encoded_as_rgb() -> None:
     torch.testing.assert_close(
         clip.encode_images([grey]), clip.encode_images([grey.convert("RGB")])
     )
+    clear, white = Image.new("RGBA", (16, 16), (255, 0, 0, 0)), Image.new("RGB", (16, 16), "white")
+    torch.testing.assert_close(clip.encode_images([clear]), clip.encode_images([white]))
 
 
 def test_tokens_have_the_models_context_length_and_encode_as_their_captions() -> None:

@@ -9,9 +9,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from tests.unclip.toys import seeded
-from unclip import bsr
-from unclip.degradations import DEGRADATIONS, degrade
-from unclip.jpeg import jpeg
+from unclip.degradations import DEGRADATIONS, bsr, degrade
+from unclip.degradations.jpeg import jpeg
 
 SIZES = st.integers(1, 40)
 

@@ -3,7 +3,7 @@ import torch
 
 from tests.unclip.toys import seeded
 from unclip import diffusion
-from unclip.schedules import make_schedule
+from unclip.diffusion import make_schedule
 
 SCHEDULE = make_schedule("cosine", train_timesteps=1000)
 TIMESTEPS = torch.tensor([0, 100, 500, 990])

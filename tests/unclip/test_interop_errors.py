@@ -126,6 +126,19 @@ def test_a_setting_without_which_a_network_is_another_must_be_stated(folder: Pat
     refused(folder, "does not say add_attention")
 
 
+def test_settings_that_older_files_leave_out_are_what_diffusers_takes_for_them(
+    folder: Path,
+) -> None:
+    expected = read_pipeline(folder)
+    for name in ("super_res_first", "super_res_last"):
+        file = folder / name / "config.json"
+        left_out = ("mid_block_type", "class_embed_type", "resnet_time_scale_shift")
+        settings = json.loads(file.read_text())
+        file.write_text(json.dumps({k: v for k, v in settings.items() if k not in left_out}))
+    found = read_pipeline(folder)
+    assert found.cascade.upsampler_1.config == expected.cascade.upsampler_1.config
+
+
 def test_pickled_weights_are_refused_without_being_run(folder: Path, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
 

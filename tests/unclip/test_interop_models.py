@@ -10,7 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from tests.unclip import karlo_toys as toys
-from unclip.interop import KarloPipeline, read_pipeline
+from tests.unclip.toys import agree
+from unclip.interop import read_pipeline
+from unclip.whole import Unclip
 
 CAPTIONS = ["a red cube on a blue cube!", "two cats"]
 NONE = torch.zeros(2, dtype=torch.bool)
@@ -24,7 +26,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def ours(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> KarloPipeline:
+def ours(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> Unclip:
     folder = tmp_path_factory.mktemp("karlo")
     theirs.save_pretrained(folder)
     return read_pipeline(folder)
@@ -47,18 +49,20 @@ def encoded(theirs: Any, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("captions", [CAPTIONS, ["", "x"], ["word " * 200, "!!!"]])
 def test_the_text_tower_is_theirs_wherever_a_caption_is(
-    theirs: Any, ours: KarloPipeline, captions: list[str]
+    theirs: Any, ours: Unclip, captions: list[str]
 ) -> None:
     text_embeds, hidden, mask = encoded(theirs, captions)
     text = ours.cascade.decoder.text_encoder(ours.tokenize(captions))
     length = text.hidden.shape[1]
     assert torch.equal(text.visible, mask[:, :length])
-    assert toys.distance(text.hidden[text.visible], hidden[mask]) < CLOSE
-    assert toys.distance(text.text_embeds, text_embeds) < CLOSE
+    agree(
+        "CLIP text tower, hidden states", text.hidden[text.visible], hidden[mask], tolerance=CLOSE
+    )
+    agree("CLIP text tower, embeddings", text.text_embeds, text_embeds, tolerance=CLOSE)
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_the_prior_is_theirs(theirs: Any, ours: KarloPipeline, step: int) -> None:
+def test_the_prior_is_theirs(theirs: Any, ours: Unclip, step: int) -> None:
     text_embeds, hidden, mask = encoded(theirs, CAPTIONS)
     x, model = toys.noise(2, toys.EMBED), ours.cascade.prior
     assert model is not None
@@ -70,11 +74,13 @@ def test_the_prior_is_theirs(theirs: Any, ours: KarloPipeline, step: int) -> Non
         encoder_hidden_states=hidden,
         attention_mask=mask,
     ).predicted_image_embedding
-    assert toys.distance(model(x, torch.tensor([step] * 2), condition), expected) < CLOSE
-    assert toys.distance(model.to_image_space(x), theirs.prior.post_process_latents(x)) < CLOSE
+    made = model(x, torch.tensor([step] * 2), condition)
+    agree(f"Karlo prior, timestep {step}", made, expected, tolerance=CLOSE)
+    made, expected = model.to_image_space(x), theirs.prior.post_process_latents(x)
+    agree("Karlo prior, to image space", made, expected, tolerance=CLOSE)
 
 
-def test_standardising_is_the_inverse_of_going_to_image_space(ours: KarloPipeline) -> None:
+def test_standardising_is_the_inverse_of_going_to_image_space(ours: Unclip) -> None:
     prior, x = ours.cascade.prior, toys.noise(2, toys.EMBED)
     assert prior is not None
     torch.testing.assert_close(prior.to_image_space(prior.standardise(x)), x)
@@ -82,7 +88,7 @@ def test_standardising_is_the_inverse_of_going_to_image_space(ours: KarloPipelin
 
 @pytest.mark.parametrize("step", STEPS)
 def test_the_decoder_with_its_text_projection_is_theirs(
-    theirs: Any, ours: KarloPipeline, step: int
+    theirs: Any, ours: Unclip, step: int
 ) -> None:
     text_embeds, hidden, mask = encoded(theirs, CAPTIONS)
     x, image_embeds = toys.noise(2, 3, 8, 8), toys.noise(2, toys.EMBED, seed=1)
@@ -103,12 +109,11 @@ def test_the_decoder_with_its_text_projection_is_theirs(
     condition = model.condition(
         image_embeds, ours.tokenize(CAPTIONS), drop_image=NONE, drop_text=NONE
     )
-    assert toys.distance(model(x, torch.tensor([step] * 2), condition), expected) < CLOSE
+    made = model(x, torch.tensor([step] * 2), condition)
+    agree(f"Karlo decoder, timestep {step}", made, expected, tolerance=CLOSE)
 
 
-def test_dropping_both_conditions_is_their_unconditional_half(
-    theirs: Any, ours: KarloPipeline
-) -> None:
+def test_dropping_both_conditions_is_their_unconditional_half(theirs: Any, ours: Unclip) -> None:
     text_embeds, hidden, mask = encoded(theirs, ["", "", *CAPTIONS])
     context, embedding = theirs.text_proj(
         image_embeddings=toys.noise(2, toys.EMBED),
@@ -120,20 +125,23 @@ def test_dropping_both_conditions_is_their_unconditional_half(
         toys.noise(2, toys.EMBED), ours.tokenize(CAPTIONS), drop_image=~NONE, drop_text=~NONE
     )
     kept = torch.nn.functional.pad(mask[:2], (4, 0), value=True)
-    assert toys.distance(condition.embedding, embedding[:2]) < CLOSE
-    assert toys.distance(condition.context[condition.visible], context[:2][kept]) < CLOSE
+    agree("Karlo decoder, null embedding", condition.embedding, embedding[:2], tolerance=CLOSE)
+    made = condition.context[condition.visible]
+    agree("Karlo decoder, null context", made, context[:2][kept], tolerance=CLOSE)
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_both_upsamplers_are_theirs(theirs: Any, ours: KarloPipeline, step: int) -> None:
+def test_both_upsamplers_are_theirs(theirs: Any, ours: Unclip, step: int) -> None:
     x, enlarged = toys.noise(2, 3, 16, 16), toys.noise(2, 3, 16, 16, seed=1)
-    both, model = torch.cat([x, enlarged], dim=1), ours.cascade.upsampler
+    both, model = torch.cat([x, enlarged], dim=1), ours.cascade.upsampler_1
     timesteps = torch.tensor([step] * 2)
     first, last = (
         net(both, step).sample for net in (theirs.super_res_first, theirs.super_res_last)
     )
-    assert toys.distance(model(x, timesteps, enlarged), first) < CLOSE
-    assert toys.distance(model.forward_last(x, timesteps, enlarged), last) < CLOSE
+    made = model(x, timesteps, enlarged)
+    agree(f"Karlo upsampler, timestep {step}", made, first, tolerance=CLOSE)
+    made = model.forward_last(x, timesteps, enlarged)
+    agree(f"Karlo upsampler, last network, timestep {step}", made, last, tolerance=CLOSE)
     assert toys.distance(first, last) > 0.01
 
 
@@ -144,9 +152,11 @@ def test_both_towers_of_clip_are_theirs(tmp_path: Path) -> None:
     assert ours.clip is not None
     pictures = [Image.effect_noise((40, 28), 90).convert("RGB"), Image.new("RGB", (16, 16), "red")]
     pixels = theirs.feature_extractor(images=pictures, return_tensors="pt").pixel_values
-    assert toys.distance(ours.clip.preprocess(pictures), pixels) < 0.03  # one level of 255
+    agree(
+        "CLIP preprocessing", ours.clip.preprocess(pictures), pixels, tolerance=0.03
+    )  # one of 255
     expected = theirs.image_encoder(ours.clip.preprocess(pictures)).image_embeds
-    assert toys.distance(ours.encode_images(pictures), expected) < CLOSE
+    agree("CLIP image tower", ours.image_embeds(pictures), expected, tolerance=CLOSE)
     text_embeds = encoded(theirs, CAPTIONS)[0]
     unit = torch.nn.functional.normalize(text_embeds, dim=-1)
-    assert toys.distance(ours.clip.encode_texts(CAPTIONS), unit) < CLOSE
+    agree("CLIP text tower in open_clip", ours.clip.encode_texts(CAPTIONS), unit, tolerance=CLOSE)

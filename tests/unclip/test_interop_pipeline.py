@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.unclip import karlo_toys as toys
-from tests.unclip.toys import seeded
+from tests.unclip.toys import agree, seeded
 from unclip.checkpoint import load_model, save_model
-from unclip.interop import InteropError, KarloPipeline, read_pipeline, write_pipeline
-from unclip.schedules import make_schedule
+from unclip.diffusion import make_schedule
+from unclip.interop import InteropError, read_pipeline, write_pipeline
+from unclip.whole import Unclip
 
 CAPTIONS = ["a red cube on a blue cube!", "two cats"]
 STEPS = 5
@@ -41,7 +42,7 @@ def load_theirs(kind: Any, folder: Path) -> Any:
     return toys.quiet(kind.from_pretrained(folder))
 
 
-def read(folder: Path, *, prior: float = 4.0, decoder: float = 8.0) -> KarloPipeline:
+def read(folder: Path, *, prior: float = 4.0, decoder: float = 8.0) -> Unclip:
     pipeline = read_pipeline(folder)
     sampling = replace(
         pipeline.cascade.sampling,
@@ -93,14 +94,16 @@ def test_the_same_noise_makes_the_same_picture_of_a_caption(
     ours = read(folder / "text", prior=prior, decoder=decoder)
     made = ours.generate(CAPTIONS, generator=seeded())
     exact = their_images(in_double_precision(theirs), **scales)
-    assert toys.distance(made.large, exact) < 1e-4
+    agree(f"UnCLIPPipeline, guidance {prior} and {decoder}", made.pixels[-1], exact, tolerance=1e-4)
     assert exact.std() > 0.1
 
 
 def test_their_float32_tables_are_less_than_half_a_grey_level_away(folder: Path) -> None:
     theirs = load_theirs(UnCLIPPipeline, folder / "text")
     made = read(folder / "text").generate(CAPTIONS, generator=seeded())
-    assert toys.distance(made.large, their_images(theirs)) < 1 / 255
+    agree(
+        "UnCLIPPipeline on float32 tables", made.pixels[-1], their_images(theirs), tolerance=1 / 255
+    )
 
 
 def test_the_same_noise_makes_the_same_variation_of_a_picture(folder: Path) -> None:
@@ -108,7 +111,7 @@ def test_the_same_noise_makes_the_same_variation_of_a_picture(folder: Path) -> N
     pictures = [Image.effect_noise((16, 16), 90).convert("RGB"), Image.new("RGB", (16, 16), "red")]
     out = theirs(pictures, generator=seeded(), decoder_num_inference_steps=STEPS, output_type="np")
     made = read(folder / "variation").vary(pictures, generator=seeded())
-    assert toys.distance(made.large, pixels(out.images)) < 1e-4
+    agree("UnCLIPImageVariationPipeline", made.pixels[-1], pixels(out.images), tolerance=1e-4)
 
 
 def test_an_exported_pipeline_makes_the_same_picture_in_diffusers(
@@ -118,7 +121,7 @@ def test_an_exported_pipeline_makes_the_same_picture_in_diffusers(
     before, after = (
         their_images(load_theirs(UnCLIPPipeline, place)) for place in (folder / "text", tmp_path)
     )
-    assert torch.equal(before, after)
+    agree("UnCLIPPipeline of an export", before, after, tolerance=0)
 
 
 def test_an_exported_variation_makes_the_same_picture_in_diffusers(
@@ -134,7 +137,11 @@ def test_an_exported_variation_makes_the_same_picture_in_diffusers(
         ).images
         for place in (folder / "variation", tmp_path)
     )
-    assert torch.equal(torch.from_numpy(before), torch.from_numpy(after))
+    agree(
+        "UnCLIPImageVariationPipeline of an export",
+        *map(torch.from_numpy, (before, after)),
+        tolerance=0,
+    )
 
 
 @pytest.mark.parametrize("kind", ["text", "variation"])
@@ -150,10 +157,10 @@ def test_weights_come_back_bit_for_bit(folder: Path, tmp_path: Path, kind: str) 
         assert all(torch.equal(before[name], after[name]) for name in before), file
 
 
-def models(pipeline: KarloPipeline) -> list[nn.Module]:
+def models(pipeline: Unclip) -> list[nn.Module]:
     cascade = pipeline.cascade
     assert cascade.prior is not None
-    return [cascade.prior, cascade.decoder, cascade.upsampler]
+    return [cascade.prior, cascade.decoder, cascade.upsampler_1]
 
 
 def test_models_of_karlo_are_kept_in_checkpoints_of_ours(folder: Path, tmp_path: Path) -> None:

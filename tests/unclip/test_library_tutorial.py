@@ -6,12 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.unclip.toys import PRESET, TEXT, perturb
+from tests.unclip.toys import PRESET, TEXT, perturb, seeded
 from unclip.checkpoint import save_model
-from unclip.clip import FrozenClip
-from unclip.clip_training import ClipArchitecture, build_clip
+from unclip.clip.frozen import FrozenClip
+from unclip.clip.training import ClipArchitecture, build_clip
 from unclip.models import build
 from unclip.presets import CLIP_VOCAB_SIZE
+from unclip.whole import Unclip
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial" / "library.md"
 ARCHITECTURE = ClipArchitecture(
@@ -58,3 +59,9 @@ def test_every_snippet_of_the_tutorial_runs(
     for snippet in snippets:
         exec(compile(snippet, str(PAGE), "exec"), told)
     assert Image.open("edited.png").width > Image.open("edited.png").height
+    whole = told["whole"]
+    assert isinstance(whole, Unclip)
+    whole.save("generator")
+    again = Unclip.load("generator")
+    wanted = whole.generate(["a red heart"], generator=seeded()).pixels[-1]
+    assert torch.equal(again.generate(["a red heart"], generator=seeded()).pixels[-1], wanted)

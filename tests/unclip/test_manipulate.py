@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.unclip.toys import PRESET, make_batch, perturb, seeded, unit
-from unclip.cascade import Cascade, SamplingConfig
 from unclip.config import ConfigError
+from unclip.generation import Cascade, SamplingConfig
 from unclip.manipulate import (
     Latent,
     class_probabilities,
@@ -256,7 +256,7 @@ def test_a_shrunk_mask_is_set_wherever_any_pixel_was() -> None:
 
 def test_inpainting_refuses_a_mask_of_another_size(cascade: Cascade) -> None:
     pixels, mask = scene()
-    with pytest.raises(ConfigError, match=r"mask \(2, 1, 16, 16\)"):
+    with pytest.raises(ConfigError, match=r"mask has shape \(2, 1, 16, 16\), but \(2, 1, 32, 32\)"):
         inpaint(cascade, pixels, shrink_mask(mask, 16), unit(2, 8), generator=seeded())
 
 

@@ -24,6 +24,7 @@ def test_319_of_1024_components_in_1024_buckets_lose_less_than_a_hundredth() -> 
     spread = (x - basis.mean).square().mean()
     truncated = (basis.truncate(x, components=319) - x).square().mean() / spread
     lost = (restored - x).square().mean() / spread
+    print(f"319 of 1,024 components in 1,024 buckets: {lost:.2%} lost, {truncated:.2%} unquantised")
     assert lost < 0.01
     assert lost - truncated < 1e-4  # quantising adds next to nothing to what is cut off
 

@@ -3,9 +3,9 @@ import torch
 
 from tests.unclip.toys import seeded
 from unclip.config import ConfigError
-from unclip.guidance import clamp_static, classifier_free, threshold_dynamic
+from unclip.diffusion import make_schedule
+from unclip.generation.guidance import clamp_static, classifier_free, threshold_dynamic
 from unclip.samplers import ddim
-from unclip.schedules import make_schedule
 
 SCHEDULE = make_schedule("cosine", train_timesteps=1000)
 MEAN, STD = 0.7, 0.2

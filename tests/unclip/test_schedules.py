@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unclip.config import ConfigError
-from unclip.schedules import SCHEDULES, make_schedule, respaced_timesteps
+from unclip.diffusion import SCHEDULES, make_schedule, respaced_timesteps
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

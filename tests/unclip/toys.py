@@ -122,3 +122,12 @@ def perturb(model: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return model.eval()
+
+
+def agree(what: str, ours: Tensor, theirs: Tensor, *, tolerance: float = 1e-5) -> None:
+    """Print how far two results are apart at most (`pytest -s`), and hold it to the tolerance."""
+    assert ours.shape == theirs.shape
+    largest = (ours - theirs).abs().max().item()
+    print(f"{what}: largest difference {largest:.1e}")
+    assert ours.isfinite().all()
+    assert largest <= tolerance

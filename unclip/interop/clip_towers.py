@@ -10,8 +10,8 @@ import torch
 from open_clip.model import set_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from unclip.clip import FrozenClip
-from unclip.clip_config import MAX_LOGIT_SCALE
+from unclip.clip.config import MAX_LOGIT_SCALE
+from unclip.clip.frozen import FrozenClip
 from unclip.interop.configs import CLIP, CLIP_IGNORED
 from unclip.interop.errors import InteropError
 from unclip.interop.names import IMAGE_ENCODER, Table, open_clip_table
@@ -22,6 +22,7 @@ from unclip.models.karlo import ClipTextConfig
 
 APART = ("logit_scale",)  # trained with CLIP, and in neither tower
 BICUBIC = 3  # Pillow's number for it
+WRITTEN = {"quick_gelu": True, "interpolation": "bicubic", "resize_mode": "shortest"}
 SPECIAL = {"start": "<|startoftext|>", "end": "<|endoftext|>"}
 
 
@@ -53,7 +54,16 @@ def read_clip(
 
 def write_clip(folder: Path, clip: FrozenClip) -> Tensors:
     """Write the image tower's settings below the folder; returns its weights."""
-    vision = clip.model_config["vision_cfg"]
+    vision, preprocess = clip.model_config["vision_cfg"], clip.preprocess_config()
+    form = {
+        "quick_gelu": clip.model_config.get("quick_gelu", False),
+        "interpolation": preprocess["interpolation"],
+        "resize_mode": preprocess["resize_mode"],
+    }
+    if form != WRITTEN:
+        raise InteropError(
+            f"clip {clip.name} has {form}, but this format only {WRITTEN}, as OpenAI's models have"
+        )
     try:
         components = unload(clip.model, _table(clip.model_config), apart=APART)
     except (KeyError, AssertionError) as error:
@@ -62,7 +72,6 @@ def write_clip(folder: Path, clip: FrozenClip) -> Tensors:
             "only such a one has a place in this format"
         ) from error
     write_json(folder / IMAGE_ENCODER / "config.json", _write_vision(clip.model_config))
-    preprocess = clip._preprocess_config()
     size = vision["image_size"]
     write_json(
         folder / "feature_extractor" / "preprocessor_config.json",

@@ -14,16 +14,17 @@ from typing import cast
 
 import torch
 
+from unclip.generation import Cascade, SamplingConfig
 from unclip.interop import configs, names
 from unclip.interop.clip_towers import check_tokenizer, read_clip, write_clip, write_tokenizer
 from unclip.interop.errors import InteropError
-from unclip.interop.karlo_pipeline import KarloPipeline
-from unclip.interop.karlo_sampling import KARLO_SAMPLING, KarloCascade, KarloSampling
+from unclip.interop.parts import Parts, expressible
 from unclip.interop.settings import Settings, read_json, write_json
 from unclip.interop.unet_configs import Json
 from unclip.interop.weights import Tensors, build_from, read_tensors, unload, write_tensors
 from unclip.models import KarloDecoder, KarloPrior, KarloUpsampler
 from unclip.models.karlo import ClipTextConfig
+from unclip.whole import Unclip, share_text_tower
 
 TEXT_TO_IMAGE, VARIATION = "UnCLIPPipeline", "UnCLIPImageVariationPipeline"
 CLASSES = {
@@ -45,14 +46,30 @@ ONLY = {
     VARIATION: (names.IMAGE_ENCODER, "feature_extractor"),
 }
 VERSION = "0.33.1"  # of diffusers, the last to develop these pipelines
+KARLO_SAMPLING = SamplingConfig(  # what its authors recommend, at the smaller number of steps
+    prior_sampler="ddpm_fixed_small",
+    prior_steps=25,
+    prior_guidance_scale=4.0,
+    prior_candidates=1,
+    decoder_sampler="ddpm_learned",
+    decoder_steps=25,
+    decoder_guidance_scale=8.0,
+    dynamic_threshold=None,
+    upsampler_1_sampler="ddpm_fixed_small",
+    upsampler_1_steps=7,
+    upsampler_2_sampler="ddpm_fixed_small",
+    upsampler_2_steps=7,
+    eta=1.0,
+    bf16=False,
+)
 
 
 def read_pipeline(
     folder: Path | str,
     *,
-    sampling: KarloSampling = KARLO_SAMPLING,
+    sampling: SamplingConfig = KARLO_SAMPLING,
     device: torch.device | str = "cpu",
-) -> KarloPipeline:
+) -> Unclip:
     """The models in the folder of either pipeline; raises `InteropError` for any other folder."""
     folder, device = Path(folder), torch.device(device)
     kind = _kind(folder)
@@ -61,21 +78,20 @@ def read_pipeline(
     text_weights = _weights(folder, names.TEXT_ENCODER)
     decoder = _read_decoder(folder, text, text_weights)
     prior = _read_prior(folder, text, text_weights) if kind == TEXT_TO_IMAGE else None
-    if prior is not None:
-        prior.text_encoder = decoder.text_encoder  # in memory once
-        prior.to(device)
-    cascade = KarloCascade(
-        prior=prior,
+    share_text_tower(prior, decoder)
+    cascade = Cascade(
+        prior=prior and prior.to(device),
         decoder=decoder.to(device),
-        upsampler=_read_upsampler(folder, decoder.config.image_size).to(device),
+        upsampler_1=_read_upsampler(folder, decoder.config.image_size).to(device),
+        upsampler_2=None,
         sampling=sampling,
     )
     if kind == TEXT_TO_IMAGE:
-        return KarloPipeline(cascade, None)
+        return Unclip(cascade, None)
     towers = {names.TEXT_ENCODER: text_weights} | _read_weights(folder, names.IMAGE_ENCODER)
     image_encoder = _settings(folder, names.IMAGE_ENCODER)
     extractor = _settings(folder, "feature_extractor", "preprocessor_config.json")
-    return KarloPipeline(cascade, read_clip(image_encoder, extractor, text, towers, device=device))
+    return Unclip(cascade, read_clip(image_encoder, extractor, text, towers, device=device))
 
 
 def _kind(folder: Path) -> str:
@@ -163,40 +179,23 @@ def _stem(component: str) -> str:
     return "model" if CLASSES[component][0] == "transformers" else "diffusion_pytorch_model"
 
 
-def write_pipeline(folder: Path | str, pipeline: KarloPipeline, *, variation: bool = False) -> None:
-    """Write a folder that diffusers loads as UnCLIPPipeline, or as the one for image variation."""
-    folder, cascade = Path(folder), pipeline.cascade
-    kind = VARIATION if variation else TEXT_TO_IMAGE
-    tensors = unload(cascade.decoder, names.decoder_table(cascade.decoder.config))
-    tensors |= unload(cascade.upsampler, names.upsampler_table(cascade.upsampler.config))
-    if variation:
-        if pipeline.clip is None:
-            raise InteropError(f"{folder}: an {kind} needs CLIP's image tower; this Karlo has none")
-        tensors[names.IMAGE_ENCODER] = write_clip(folder, pipeline.clip)
-    else:
-        if cascade.prior is None:
-            raise InteropError(f"{folder}: an {kind} needs a prior; write it with variation=True")
-        _check_one_text_tower(cascade.prior, cascade.decoder)
-        tensors |= unload(cascade.prior, names.prior_table(cascade.prior.config))
-        _write_prior_settings(folder, cascade.prior)
+def write_pipeline(folder: Path | str, whole: Unclip, *, variation: bool = False) -> None:
+    """Write a folder that diffusers loads as UnCLIPPipeline, or as the one for image variation.
+
+    Raises `InteropError` for models that diffusers has no classes for, before anything is written.
+    """
+    folder, parts = Path(folder), expressible(whole, variation=variation)
+    tensors = unload(parts.decoder, names.decoder_table(parts.decoder.config))
+    tensors |= unload(parts.upsampler, names.upsampler_table(parts.upsampler.config))
+    if whole.clip is not None and variation:
+        tensors[names.IMAGE_ENCODER] = write_clip(folder, whole.clip)
+    if parts.prior is not None:
+        tensors |= unload(parts.prior, names.prior_table(parts.prior.config))
+        _write_prior_settings(folder, parts.prior)
     for component, weights in tensors.items():
         write_tensors(folder / component, _stem(component), weights)
-    _write_settings(folder, cascade)
-    _write_index(folder, kind)
-
-
-def _check_one_text_tower(prior: KarloPrior, decoder: KarloDecoder) -> None:
-    ours, theirs = prior.text_encoder.state_dict(), decoder.text_encoder.state_dict()
-    differing = [
-        name
-        for name in ours
-        if ours[name].shape != theirs[name].shape or not torch.equal(ours[name], theirs[name])
-    ]
-    if differing:
-        raise InteropError(
-            f"prior and decoder have different text towers ({differing[0]}), and this format has "
-            "room for one; train both on the same CLIP"
-        )
+    _write_settings(folder, parts)
+    _write_index(folder, VARIATION if variation else TEXT_TO_IMAGE)
 
 
 def _write_prior_settings(folder: Path, prior: KarloPrior) -> None:
@@ -211,8 +210,8 @@ def _write_prior_settings(folder: Path, prior: KarloPrior) -> None:
     _write(folder, "prior_scheduler", scheduler)
 
 
-def _write_settings(folder: Path, cascade: KarloCascade) -> None:
-    decoder, upsampler = cascade.decoder.config, cascade.upsampler.config
+def _write_settings(folder: Path, parts: Parts) -> None:
+    decoder, upsampler = parts.decoder.config, parts.upsampler.config
     write_json(
         folder / names.TEXT_ENCODER / "config.json", configs.write_text(decoder.text_encoder)
     )

@@ -1,5 +1,7 @@
 """What goes wrong with a folder of another format."""
 
+from unclip.config import UnclipError
 
-class InteropError(ValueError):
-    """A folder that is no model of the format, or one that our networks cannot express."""
+
+class InteropError(UnclipError):
+    """A folder that is no model of the format, or a model that the format cannot express."""

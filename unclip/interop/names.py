@@ -40,6 +40,7 @@ RESIDUAL = {
     "norm_in": "norm1",
     "conv_in": "conv1",
     "to_scale_shift": "time_emb_proj",
+    "to_shift": "time_emb_proj",  # a block has one of the two
     "norm_out": "norm2",
     "conv_out": "conv2",
     "skip": "conv_shortcut",

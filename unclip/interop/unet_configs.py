@@ -21,12 +21,12 @@ UNET = {
     "mid_block_scale_factor": 1,
     "act_fn": "silu",
     "norm_eps": 1e-5,
-    "resnet_time_scale_shift": "scale_shift",
     "time_embedding_type": "positional",
     "time_embedding_dim": None,
     "num_class_embeds": None,
 }
 DECODER = UNET | {
+    "resnet_time_scale_shift": "scale_shift",
     "in_channels": 3,
     "out_channels": 6,
     "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
@@ -39,13 +39,20 @@ DECODER = UNET | {
     "attention_type": "default",
 }
 UPSAMPLER = UNET | {
+    "resnet_time_scale_shift": "default",
     "in_channels": 6,
     "out_channels": 3,
     "mid_block_type": "UNetMidBlock2D",
     "class_embed_type": None,
     "add_attention": False,
 }
-STATED = ("resnet_time_scale_shift", "mid_block_type", "class_embed_type", "add_attention")
+# What diffusers takes where a file does not say: older files have fewer settings.
+LEFT_OUT = {
+    "resnet_time_scale_shift": "default",
+    "mid_block_type": "UNetMidBlock2D",
+    "class_embed_type": None,
+    "add_attention": True,
+}
 # Settings of blocks that Karlo has not, or of how and where a model is trained.
 UNET_IGNORED = (
     "downsample_padding",
@@ -82,7 +89,7 @@ def read_unet(
         raise InteropError(
             f"{settings.where}: block_out_channels={list(widths)} are no multiples of the first"
         )
-    settings.expect(fixed, stated=tuple(key for key in STATED if fixed.get(key) is not None))
+    settings.expect(fixed, stated=tuple(k for k, v in LEFT_OUT.items() if fixed.get(k, v) != v))
     settings.ignore(*UNET_IGNORED)
     return built(
         settings.where,

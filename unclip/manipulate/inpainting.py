@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.cascade import Cascade
+from unclip.checks import check_rows, check_shape
 from unclip.config import ConfigError
-from unclip.denoisers import decoder_denoiser, schedule_of, upsampler_denoiser
-from unclip.diffusion import noise_from_x_start
-from unclip.models import Upsampler
-from unclip.samplers import Denoise, ddim, randn
-from unclip.schedules import Schedule, respaced_timesteps
+from unclip.diffusion import Schedule, noise_from_x_start
+from unclip.generation import Cascade
+from unclip.generation.denoisers import decoder_denoiser, schedule_of, upsampler_denoiser
+from unclip.models import AnyUpsampler
+from unclip.samplers import Denoise, ddim, randn, steps_of
+from unclip.samplers.common import timesteps_of
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,14 @@ def inpaint(
     image_embeds: (B, E), what the whole is to look like; tokens: (B, L). `resamplings` is how often
     the decoder takes each of its steps, so that new and old come to fit.
     """
-    large, middle, small = _canvases(cascade, pixels, mask)
-    sampling = cascade.sampling
-    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=sampling.bf16):
+    small, *larger = _canvases(cascade, pixels, mask)
+    check_rows(pixels=pixels, image_embeds=image_embeds)
+    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=cascade.sampling.bf16):
         painted = _paint(cascade, small, image_embeds, tokens, resamplings, generator)
-        steps = sampling.upsampler_1_steps
-        painted = _refine(cascade.upsampler_1, painted, middle, steps, generator)
-        steps = sampling.upsampler_2_steps
-        return _refine(cascade.upsampler_2, painted, large, steps, generator)
+        for (name, model), canvas in zip(cascade.upsamplers.items(), larger, strict=True):
+            steps = getattr(cascade.sampling, f"{name}_steps")
+            painted = _refine(model, painted, canvas, steps, generator)
+    return painted
 
 
 @torch.no_grad()
@@ -72,10 +73,10 @@ def repaint(
     Each step is taken `resamplings` times, with noise put back in between. `denoise` is to return
     the known values where they are known: their x_t then is what noise makes of them.
     """
-    steps = respaced_timesteps(schedule.train_timesteps, num_inference_steps)
-    levels = [*schedule.alphas_cumprod[steps].tolist(), 1.0]
-    for step, level, previous in zip(steps, levels[:-1], levels[1:], strict=True):
-        timesteps = torch.full((len(x),), step, dtype=torch.int64, device=x.device)  # (B,)
+    if resamplings < 1:
+        raise ConfigError(f"resamplings={resamplings} must be at least 1; 1 takes each step once")
+    for timestep, level, previous in steps_of(schedule, num_inference_steps):
+        timesteps = timesteps_of(x, timestep)
         for again in reversed(range(resamplings)):
             x_start = denoise(x, timesteps)
             noise = noise_from_x_start(x_start, x, timesteps, schedule=schedule)
@@ -92,21 +93,19 @@ def shrink_mask(mask: Tensor, size: int) -> Tensor:
     return F.adaptive_max_pool2d(mask.float(), size) > 0
 
 
-def _canvases(cascade: Cascade, pixels: Tensor, mask: Tensor) -> tuple[_Canvas, _Canvas, _Canvas]:
-    """The picture at the three sizes of the cascade, the largest first."""
-    sizes = [
-        model.config.image_size
-        for model in (cascade.upsampler_2, cascade.upsampler_1, cascade.decoder)
-    ]
-    if pixels.shape[1:] != (3, sizes[0], sizes[0]) or mask.shape[2:] != pixels.shape[2:]:
+def _canvases(cascade: Cascade, pixels: Tensor, mask: Tensor) -> list[_Canvas]:
+    """The picture at the sizes of the cascade, the smallest first."""
+    largest, way_out = cascade.sizes[-1], "resize it to the largest size of this cascade"
+    check_shape("pixels", pixels, ("B", 3, largest, largest), way_out)
+    check_shape("mask", mask, (len(pixels), 1, largest, largest), way_out)
+    if mask.dtype != torch.bool:
         raise ConfigError(
-            f"pixels {tuple(pixels.shape)} and mask {tuple(mask.shape)} are not (B, 3, S, S) and "
-            f"(B, 1, S, S) with S={sizes[0]}, the largest size of this cascade; resize them"
+            f"mask is of {mask.dtype}; give torch.bool, True where there is to be painted"
         )
-    return tuple(  # type: ignore[return-value]
+    return [
         _Canvas(F.interpolate(pixels, size=size, mode="area"), shrink_mask(mask, size))
-        for size in sizes
-    )
+        for size in cascade.sizes
+    ]
 
 
 def _paint(
@@ -138,7 +137,7 @@ def _paint(
 
 
 def _refine(
-    model: Upsampler, low_res: Tensor, canvas: _Canvas, steps: int, generator: torch.Generator
+    model: AnyUpsampler, low_res: Tensor, canvas: _Canvas, steps: int, generator: torch.Generator
 ) -> Tensor:
     """An upsampler's part; low_res: (B, 3, s, s) to (B, 3, S, S)."""
     enlarged = model.condition(low_res)

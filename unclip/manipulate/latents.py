@@ -13,20 +13,23 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.cascade import Cascade
+from unclip.checks import check_rows, check_shape
 from unclip.config import ConfigError
-from unclip.denoisers import decoder_denoiser, schedule_of
+from unclip.generation import Cascade
+from unclip.generation.denoisers import decoder_denoiser, schedule_of
 from unclip.pca import PcaBasis
+from unclip.pictures import to_rgb
 from unclip.samplers import ddim_inversion
 
 PARALLEL = 1e-4  # sine of the angle below which a great circle is as good as a straight line
+ONE = "take one row at a time, with x[:1]"
 
 
 @dataclass(frozen=True)
 class Latent:
     """What a decoder makes a picture from: all that CLIP sees of it, and what CLIP does not."""
 
-    image_embeds: Tensor  # z_i, (B, E) unit-norm
+    image_embeds: Tensor  # z_i, (B, E), as long as the cascade's decoder reads them
     noise: Tensor  # x_T, (B, 3, S, S)
 
 
@@ -43,11 +46,8 @@ def encode(cascade: Cascade, pixels: Tensor, image_embeds: Tensor) -> Latent:
     pixels: (B, 3, S, S) in [-1, 1], S the decoder's; image_embeds: (B, E) of the same pictures.
     """
     size = cascade.decoder.config.image_size
-    if pixels.shape[1:] != (3, size, size):
-        raise ConfigError(
-            f"pixels of shape {tuple(pixels.shape)} are not (B, 3, {size}, {size}), which this "
-            "decoder makes; resize them with `to_pixels`"
-        )
+    check_shape("pixels", pixels, ("B", 3, size, size), "resize them with `to_pixels`")
+    check_rows(pixels=pixels, image_embeds=image_embeds)
     sampling = cascade.sampling
     with torch.no_grad(), torch.autocast(pixels.device.type, torch.bfloat16, sampling.bf16):
         denoise = decoder_denoiser(
@@ -75,15 +75,18 @@ def decode(
 ) -> Tensor:
     """The pictures of a latent, (B, 3, S, S) in [-1, 1]; eta = 0 gives back what was encoded.
 
-    By DDIM, whatever the cascade draws with: no other sampler has an inverse.
+    By DDIM, whatever the cascade draws with: no other sampler has an inverse. Above 0 it draws
+    noise, for which it needs the generator.
     """
+    if eta > 0 and generator is None:
+        raise ConfigError(f"eta={eta} adds noise; give a generator to draw it from, or eta=0")
     sampler = replace(cascade, sampling=replace(cascade.sampling, decoder_sampler="ddim", eta=eta))
     generator = generator if generator is not None else torch.Generator()
     return sampler.decode(latent.image_embeds, None, generator=generator, noise=latent.noise)
 
 
 def enlarge(cascade: Cascade, pixels: Tensor, *, seed: int = 0) -> Tensor:
-    """(B, 3, S, S) through both upsamplers, each from the same noise: they differ as given.
+    """(B, 3, S, S) through the upsamplers, each from the same noise: they differ as given.
 
     One at a time, since a batch at full size may not fit a GPU.
     """
@@ -140,8 +143,14 @@ def text_diff(
     0.25 to 0.5. x_T stays as it is.
     """
     if from_text_embeds is not None:
-        text_embeds = F.normalize(text_embeds - from_text_embeds, dim=-1)
-    image_embeds = slerp(latent.image_embeds, text_embeds, thetas.to(text_embeds.device))
+        text_embeds = text_embeds - from_text_embeds
+        if not text_embeds.any():
+            raise ConfigError(
+                "text_embeds and from_text_embeds are equal, so no direction leads from one to the "
+                "other; give two captions, or no from_text_embeds"
+            )
+    towards = as_long_as(latent.image_embeds, text_embeds)
+    image_embeds = slerp(latent.image_embeds, towards, thetas.to(text_embeds.device))
     return decode(cascade, Latent(image_embeds, _repeat(latent, len(thetas)).noise))
 
 
@@ -154,17 +163,20 @@ def pca_reconstruct(
     """
     width = latent.image_embeds.shape[-1]
     basis = basis.to(latent.image_embeds.device)
-    known = [basis.truncate(latent.image_embeds, components=min(n, width)) for n in components]
-    image_embeds = F.normalize(torch.cat(known), dim=-1)  # (N, E)
+    unit = F.normalize(latent.image_embeds, dim=-1)
+    known = [basis.truncate(unit, components=min(n, width)) for n in components]
+    image_embeds = as_long_as(latent.image_embeds, torch.cat(known))  # (N, E)
     return decode(cascade, Latent(image_embeds, _repeat(latent, len(components)).noise))
 
 
 def slerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
     """Spherical interpolation of one vector with another, both (1, D); weights: (N,); (N, D).
 
-    The angle to `start` grows in proportion to the weight, unit vectors stay unit vectors, and 0
-    and 1 give the two themselves. Vectors of other lengths share their coefficients.
+    The angle to `start` grows in proportion to the weight, vectors of one length keep it, and 0 and
+    1 give the two themselves. Vectors of two lengths share the coefficients.
     """
+    check_shape("the start", start, (1, "D"), ONE)
+    check_shape("the end", end, tuple(start.shape), "take both of the same CLIP or decoder")
     weight = weights.to(start.dtype)[:, None]  # (N, 1)
     cosine = F.cosine_similarity(start, end, dim=-1).clamp(-1, 1)[:, None]  # (1, 1)
     angle = cosine.acos()
@@ -176,8 +188,16 @@ def slerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
     return to_start * start + to_end * end
 
 
+def as_long_as(lengths: Tensor, directions: Tensor) -> Tensor:
+    """(N, E) along `directions` (N, E), as long as the rows of `lengths`, (N, E) or (1, E)."""
+    norms: Tensor = lengths.norm(dim=-1, keepdim=True)
+    return F.normalize(directions, dim=-1) * norms
+
+
 def _repeat(latent: Latent, count: int) -> Latent:
     """One picture's latent, `count` times."""
+    check_shape("latent.image_embeds", latent.image_embeds, (1, "E"), ONE)
+    check_rows(image_embeds=latent.image_embeds, noise=latent.noise)
     return Latent(latent.image_embeds.expand(count, -1), latent.noise.expand(count, -1, -1, -1))
 
 
@@ -185,6 +205,6 @@ def _square(image: Image.Image, size: int) -> Tensor:
     """(3, size, size) in [-1, 1]: the middle square, averaged down or enlarged, as in training."""
     smaller = min(image.size) > size
     method = Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC
-    fitted = ImageOps.fit(image.convert("RGB"), (size, size), method=method)
+    fitted = ImageOps.fit(to_rgb(image), (size, size), method=method)
     array = torch.from_numpy(np.array(fitted))  # (S, S, 3) uint8
     return rearrange(array, "h w c -> c h w").float() / 127.5 - 1

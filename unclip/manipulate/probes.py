@@ -5,9 +5,12 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from unclip.cascade import Cascade
-from unclip.manipulate.latents import Latent, variations
+from unclip.checks import check_embeds
+from unclip.generation import Cascade
+from unclip.manipulate.latents import Latent, as_long_as, variations
+from unclip.samplers import randn
 
 CONDITIONS = {  # name → what the decoder is told beside the caption
     "caption": "the caption alone: the null embedding",
@@ -32,13 +35,12 @@ def importance_of_the_prior(
     embedding of the paper is here the learned null, which training had in its place.
     """
     size = cascade.decoder.config.image_size
-    noise = torch.randn(
-        (len(tokens), 3, size, size), generator=generator, device=generator.device
-    ).to(cascade.device)
+    noise = randn((len(tokens), 3, size, size), generator=generator, device=cascade.device)
+    predicted = cascade.sample_image_embeds(tokens, text_embeds, generator=generator)
     told = {
         "caption": None,
-        "text embedding": text_embeds,
-        "prior": cascade.sample_image_embeds(tokens, text_embeds, generator=generator),
+        "text embedding": as_long_as(predicted, text_embeds),
+        "prior": predicted,
     }
     if image_embeds is not None:
         told["true embedding"] = image_embeds
@@ -72,9 +74,11 @@ def typographic_attack(
 def class_probabilities(
     image_embeds: Tensor, class_embeds: Tensor, *, logit_scale: float
 ) -> Tensor:
-    """Zero-shot classification (CLIP, section 3.1.2); image_embeds: (B, E); class_embeds: (K, E).
+    """Zero-shot classification (CLIP, section 3.1.2); image_embeds: (B, E) of any length.
 
-    Returns (B, K), whose rows sum to 1.
+    class_embeds: (K, E) unit-norm. Returns (B, K), whose rows sum to 1.
     """
-    similarity = torch.einsum("be,ke->bk", image_embeds, class_embeds)
+    check_embeds("class_embeds", class_embeds, image_embeds.shape[-1])
+    directions = F.normalize(image_embeds, dim=-1)
+    similarity = torch.einsum("be,ke->bk", directions, class_embeds)
     return (logit_scale * similarity).softmax(dim=-1)

@@ -8,6 +8,7 @@ from torch import nn
 from unclip.config import Config, ConfigError
 from unclip.models.ar_prior import ARPrior, ARPriorConfig
 from unclip.models.decoder import Decoder, DecoderConfig
+from unclip.models.frozen_text import FrozenText, FrozenTextConfig
 from unclip.models.karlo import (
     KarloDecoder,
     KarloDecoderConfig,
@@ -31,6 +32,10 @@ MODELS: dict[type[Config], Callable[[Any], nn.Module]] = {
     KarloUpsamplerConfig: KarloUpsampler,
 }
 
+AnyPrior = DiffusionPrior | ARPrior | KarloPrior
+AnyDecoder = Decoder | KarloDecoder
+AnyUpsampler = Upsampler | KarloUpsampler
+
 
 def build(config: Config) -> nn.Module:
     """The untrained model that the config describes, on torch's current default device."""
@@ -45,10 +50,15 @@ __all__ = [
     "MODELS",
     "ARPrior",
     "ARPriorConfig",
+    "AnyDecoder",
+    "AnyPrior",
+    "AnyUpsampler",
     "Decoder",
     "DecoderConfig",
     "DiffusionPrior",
     "DiffusionPriorConfig",
+    "FrozenText",
+    "FrozenTextConfig",
     "KarloDecoder",
     "KarloDecoderConfig",
     "KarloPrior",

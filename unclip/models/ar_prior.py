@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.checks import check_embeds, check_rows
 from unclip.config import Config, ConfigError
+from unclip.models.frozen_text import FrozenTextConfig, make_text_encoder
 from unclip.models.layers import check_divisible, check_rate
 from unclip.models.prior import PriorCondition
-from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
+from unclip.models.text_encoder import TextEncoderConfig
 from unclip.models.transformer import KeyValueCache, Transformer
 from unclip.pca import PcaBasis
 from unclip.quantise import dequantise, quantise, uniform_edges
@@ -33,7 +35,7 @@ class ARPriorConfig(Config):
     width: int
     depth: int
     heads: int
-    text_encoder: TextEncoderConfig
+    text_encoder: TextEncoderConfig | FrozenTextConfig  # trained with it, or CLIP's
     dimensions: int  # principal components that are kept: one code each
     buckets: int  # of equal width, that a component is quantised into
     bucket_reach: float  # the outermost edges, in standard deviations of the component
@@ -73,7 +75,7 @@ class ARPrior(nn.Module):
     def __init__(self, config: ARPriorConfig) -> None:
         super().__init__()
         self.config = config
-        self.text_encoder = TextEncoder(config.text_encoder)
+        self.text_encoder = make_text_encoder(config.text_encoder)
         self.from_hidden = nn.Linear(config.text_encoder.width, config.width)
         self.from_text_embeds = nn.Linear(config.embed_width, config.width)
         self.null_text_embeds = nn.Parameter(torch.randn(config.width) * 0.02)
@@ -141,6 +143,8 @@ class ARPrior(nn.Module):
 
         tokens: (B, L) int64; text_embeds: (B, E) unit-norm; dots: (B,) int64.
         """
+        check_embeds("text_embeds", text_embeds, self.config.embed_width)
+        check_rows(tokens=tokens, text_embeds=text_embeds)
         text = self.text_encoder.drop(self.text_encoder(tokens), dropped)
         z_t = self.from_text_embeds(text_embeds * self.config.embed_width**0.5)  # (B, D)
         own = torch.stack(

@@ -3,24 +3,27 @@
 # B batch, C channels, S image size, L tokens of the captions, W text encoder width
 # E width of the CLIP embeddings, I extra image tokens, D width of the U-Net's conditioning vector
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from unclip.checks import check_embeds, check_rows
 from unclip.config import Config, ConfigError
-from unclip.diffusion import check_prediction
+from unclip.diffusion import check_prediction, check_schedule
 from unclip.models.layers import check_rate
 from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
 from unclip.models.unet import UNet, UNetConfig
-from unclip.schedules import check_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(Config):
     """GLIDE's text-conditional U-Net with the CLIP embedding added (section 2.1 of the paper)."""
+
+    unit_norm: ClassVar[bool] = True  # of the image embeddings that it reads
 
     image_size: int
     embed_width: int
@@ -52,6 +55,7 @@ class DecoderCondition(NamedTuple):
     embedding: Tensor  # (B, D)
     context: Tensor  # (B, L + I, W)
     visible: Tensor  # (B, L + I) bool
+    projected: Sequence[Tensor] = ()  # what `remember` makes of the context
 
 
 class Decoder(nn.Module):
@@ -83,6 +87,8 @@ class Decoder(nn.Module):
         self, image_embeds: Tensor, tokens: Tensor, *, drop_image: Tensor, drop_text: Tensor
     ) -> DecoderCondition:
         """image_embeds: (B, E) unit-norm; tokens: (B, L) int64; what to drop: (B,) bool."""
+        check_embeds("image_embeds", image_embeds, self.config.embed_width)
+        check_rows(tokens=tokens, image_embeds=image_embeds)
         text = self.text_encoder.drop(self.text_encoder(tokens), drop_text)
         # Components of unit-norm embeddings are small: bring them to unit variance.
         z_i = image_embeds * self.config.embed_width**0.5
@@ -98,6 +104,10 @@ class Decoder(nn.Module):
             visible=nn.functional.pad(text.visible, (0, self.config.image_tokens), value=True),
         )
 
+    def remember(self, condition: DecoderCondition) -> DecoderCondition:
+        """The condition with all that the attention needs of it, for many steps of a sample."""
+        return condition._replace(projected=self.unet.project_context(condition.context))
+
     def forward(self, x: Tensor, timesteps: Tensor, condition: DecoderCondition) -> Tensor:
         """The prediction for x: (B, 3, S, S) at timesteps: (B,) int64; (B, 3, S, S).
 
@@ -108,6 +118,7 @@ class Decoder(nn.Module):
             timesteps,
             embedding=condition.embedding,
             context=condition.context,
+            projected=condition.projected,
             visible=condition.visible,
         )
         return out

@@ -65,5 +65,7 @@ class TimestepEmbedding(nn.Module):
 
     def forward(self, timesteps: Tensor) -> Tensor:
         """(B,) int64 -> (B, D)."""
-        embedding: Tensor = self.mlp(sinusoids(timesteps, self.frequencies))
+        weight: Tensor = self.mlp[0].weight  # type: ignore[assignment]
+        waves = sinusoids(timesteps, self.frequencies).to(weight.dtype)
+        embedding: Tensor = self.mlp(waves)
         return embedding

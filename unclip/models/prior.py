@@ -3,29 +3,36 @@
 # B batch, L tokens of the captions, W text encoder width, E width of the CLIP embeddings, D width
 # z_t text embedding, z_i image embedding
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.checks import check_embeds, check_rows
 from unclip.config import Config, ConfigError
+from unclip.diffusion import check_schedule
+from unclip.models.frozen_text import FrozenTextConfig, make_text_encoder
 from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
-from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
-from unclip.models.transformer import Transformer
-from unclip.schedules import check_schedule
+from unclip.models.text_encoder import TextEncoderConfig
+from unclip.models.transformer import KeyValueCache, Transformer
+
+OWN_TOKENS = 3  # timestep, noised z_i, query: what changes from step to step
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionPriorConfig(Config):
     """A causal transformer that predicts the image embedding x_0 (section 2.2 of the paper)."""
 
+    x_start_limit: ClassVar[float | None] = None  # unit-norm embeddings need none while sampling
+
     embed_width: int
     width: int
     depth: int
     heads: int
-    text_encoder: TextEncoderConfig
+    text_encoder: TextEncoderConfig | FrozenTextConfig  # trained with it, or CLIP's
     schedule: str
     train_timesteps: int
     embedding_scale: float  # on unit-norm embeddings before noise; sqrt(embed_width): unit variance
@@ -49,16 +56,69 @@ class PriorCondition(NamedTuple):
 
     hidden: Tensor  # (B, L + 1, D): the caption's tokens and z_t
     visible: Tensor  # (B, L + 1) bool
+    caches: Sequence[KeyValueCache] = ()  # what each block knows of these tokens, or nothing
 
 
-class DiffusionPrior(nn.Module):
+class SequencePrior(nn.Module):
     """Reads [caption, z_t, timestep, noised z_i, query]; its output at the query is z_i."""
+
+    time: TimestepEmbedding
+    from_image_embeds: nn.Linear
+    query: nn.Parameter
+    positions: nn.Parameter
+    transformer: Transformer
+    to_image_embeds: nn.Linear
+
+    def remember(self, condition: PriorCondition) -> PriorCondition:
+        """The condition with its tokens' keys and values, for many steps of a sample.
+
+        The caption and z_t see nothing that comes after them, so no step changes what they are.
+        With gradients enabled the condition is returned as it is.
+        """
+        if torch.is_grad_enabled():
+            return condition
+        length = condition.hidden.shape[1]
+        caches = [KeyValueCache(length + OWN_TOKENS) for _ in self.transformer.blocks]
+        mask = _causal(length, condition.visible)
+        self.transformer(self._given(condition), mask, caches, keep=1)
+        return condition._replace(caches=caches)
+
+    def forward(self, x: Tensor, timesteps: Tensor, condition: PriorCondition) -> Tensor:
+        """Predict x_0; x: (B, E) noised and scaled; timesteps: (B,) int64. Returns (B, E)."""
+        query = self.query.expand(len(x), -1)
+        own = torch.stack([self.time(timesteps), self.from_image_embeds(x), query], dim=1)
+        own = own + self.positions[-OWN_TOKENS:]  # (B, 3, D)
+        given = condition.hidden.shape[1]
+        for cache in condition.caches:
+            cache.rewind(given)
+        sequence = own if condition.caches else torch.cat([self._given(condition), own], dim=1)
+        mask = _causal(given + OWN_TOKENS, F.pad(condition.visible, (0, OWN_TOKENS), value=True))
+        mask = mask[:, :, -sequence.shape[1] :]
+        last = self.transformer(sequence, mask, condition.caches, keep=1)[:, -1]  # (B, D)
+        x_start: Tensor = self.to_image_embeds(last)
+        return x_start
+
+    def _given(self, condition: PriorCondition) -> Tensor:
+        """The condition's tokens, placed; (B, L + 1, D)."""
+        text = condition.hidden.shape[1] - 1  # captions may be shorter than the context length
+        z_t = len(self.positions) - OWN_TOKENS - 1
+        return condition.hidden + torch.cat([self.positions[:text], self.positions[z_t : z_t + 1]])
+
+
+def _causal(length: int, visible: Tensor) -> Tensor:
+    """Each token sees itself and the visible ones before it; (B, 1, N, N) bool."""
+    causal = torch.ones(length, length, dtype=torch.bool, device=visible.device).tril()
+    return causal & visible[:, None, None, :]
+
+
+class DiffusionPrior(SequencePrior):
+    """The prior that learns to read captions itself."""
 
     def __init__(self, config: DiffusionPriorConfig) -> None:
         super().__init__()
         self.config = config
         text_width = config.text_encoder.width
-        self.text_encoder = TextEncoder(config.text_encoder)
+        self.text_encoder = make_text_encoder(config.text_encoder)
         self.from_hidden = nn.Linear(text_width, config.width)
         self.from_text_embeds = nn.Linear(config.embed_width, config.width)
         self.null_text_embeds = nn.Parameter(torch.randn(config.width) * 0.02)
@@ -72,22 +132,18 @@ class DiffusionPrior(nn.Module):
 
     def condition(self, tokens: Tensor, text_embeds: Tensor, dropped: Tensor) -> PriorCondition:
         """tokens: (B, L) int64; text_embeds: (B, E) unit-norm; dropped: (B,) bool."""
+        check_embeds("text_embeds", text_embeds, self.config.embed_width)
+        check_rows(tokens=tokens, text_embeds=text_embeds)
         text = self.text_encoder.drop(self.text_encoder(tokens), dropped)
         z_t = self.from_text_embeds(text_embeds * self.config.embed_width**0.5)  # (B, D)
         z_t = torch.where(dropped[:, None], self.null_text_embeds, z_t)
         hidden = torch.cat([self.from_hidden(text.hidden), z_t[:, None]], dim=1)
         return PriorCondition(hidden, F.pad(text.visible, (0, 1), value=True))
 
-    def forward(self, x: Tensor, timesteps: Tensor, condition: PriorCondition) -> Tensor:
-        """Predict x_0; x: (B, E) noised and scaled; timesteps: (B,) int64. Returns (B, E)."""
-        query = self.query.expand(len(x), -1)
-        own = torch.stack([self.time(timesteps), self.from_image_embeds(x), query], dim=1)
-        text = condition.hidden.shape[1] - 1  # captions may be shorter than the context length
-        positions = torch.cat([self.positions[:text], self.positions[-4:]])
-        sequence = torch.cat([condition.hidden, own], dim=1) + positions  # (B, L + 4, D)
-        visible = F.pad(condition.visible, (0, 3), value=True)[:, None, None, :]
-        length = sequence.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
-        last = self.transformer(sequence, causal & visible)[:, -1]  # (B, D)
-        x_start: Tensor = self.to_image_embeds(last)
-        return x_start
+    def standardise(self, image_embeds: Tensor) -> Tensor:
+        """Unit-norm image embeddings (B, E) to what is noised."""
+        return image_embeds * self.config.embedding_scale
+
+    def to_image_space(self, standardised: Tensor) -> Tensor:
+        """The inverse of `standardise`; (B, E) unit-norm, whatever the length given."""
+        return F.normalize(standardised, dim=-1)

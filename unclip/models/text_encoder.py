@@ -64,6 +64,14 @@ def without_empty_columns(tokens: Tensor) -> Tensor:
     return tokens[:, :used]
 
 
+def drop_text(encoded: EncodedText, dropped: Tensor, null: Tensor) -> EncodedText:
+    """Put one token, null (W,), in place of each caption where `dropped` (B,) is True."""
+    first = torch.zeros_like(encoded.visible[:1])  # (1, L)
+    first[:, 0] = True
+    hidden = torch.where(dropped[:, None, None], null, encoded.hidden)
+    return EncodedText(hidden, torch.where(dropped[:, None], first, encoded.visible))
+
+
 class TextEncoder(nn.Module):
     """A bidirectional transformer over a caption, with a learned stand-in for no caption."""
 
@@ -90,7 +98,4 @@ class TextEncoder(nn.Module):
 
     def drop(self, encoded: EncodedText, dropped: Tensor) -> EncodedText:
         """Put the learned null token in place of each caption where `dropped` (B,) is True."""
-        first = torch.zeros_like(encoded.visible[:1])  # (1, L)
-        first[:, 0] = True
-        hidden = torch.where(dropped[:, None, None], self.null, encoded.hidden)
-        return EncodedText(hidden, torch.where(dropped[:, None], first, encoded.visible))
+        return drop_text(encoded, dropped, self.null)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unclip.models.layers import attend, check_divisible
 
@@ -28,6 +29,10 @@ class KeyValueCache:
         keys, values = self._kept[:, :, :, : self.length].unbind(0)
         return keys, values
 
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        self.length = length
+
 
 class Attention(nn.Module):
     """Multi-head self-attention."""
@@ -39,35 +44,69 @@ class Attention(nn.Module):
         self.to_qkv = nn.Linear(width, 3 * width)
         self.to_out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor, cache: KeyValueCache | None = None, *, keep: int | None
+    ) -> Tensor:
         """x: (B, N, D); mask: True where a query sees a key, broadcastable to (B, h, N, M).
 
-        With a cache, x holds the tokens after those in it, which they see too.
+        With a cache, x holds the tokens after those in it, which they see too. keep: how many of
+        the last tokens look, the others being looked at only; None: all. Returns (B, keep, D).
         """
-        qkv = rearrange(self.to_qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        q, k, v = qkv.unbind(0)
+        q, k, v = self._project(x, keep)
         if cache is not None:
             k, v = cache.extend(k, v)
         attended = attend(q, k, v, mask)  # (B, h, N, D/h)
         out: Tensor = self.to_out(rearrange(attended, "b h n d -> b n (h d)"))
-        return out  # (B, N, D)
+        return out
+
+    def _project(self, x: Tensor, keep: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the last `keep` tokens, keys and values of all; each (B, h, N, D/h)."""
+        if keep is None:
+            qkv = rearrange(
+                self.to_qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads
+            )
+            q, k, v = qkv.unbind(0)
+            return q, k, v
+        weight, bias, width = self.to_qkv.weight, self.to_qkv.bias, x.shape[2]
+        q = F.linear(x[:, -keep:], weight[:width], bias[:width])
+        kv = F.linear(x, weight[width:], bias[width:])
+        k, v = rearrange(kv, "b n (two h d) -> two b h n d", two=2, h=self.heads).unbind(0)
+        return rearrange(q, "b n (h d) -> b h n d", h=self.heads), k, v
+
+
+class QuickGelu(nn.Module):
+    """The sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return x * torch.sigmoid(1.702 * x)
 
 
 class Block(nn.Module):
     """Attention and a perceptron of four times the width, each on a residual branch."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, quick_gelu: bool = False) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(width)
         self.attention = Attention(width, heads)
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+            nn.Linear(width, 4 * width),
+            QuickGelu() if quick_gelu else nn.GELU(),
+            nn.Linear(4 * width, width),
         )
 
-    def forward(self, x: Tensor, mask: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """x: (B, N, D); mask and cache as for `Attention`."""
-        x = x + self.attention(self.norm_attention(x), mask, cache)
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        cache: KeyValueCache | None = None,
+        *,
+        keep: int | None = None,
+    ) -> Tensor:
+        """x: (B, N, D); mask, cache and keep as for `Attention`; (B, keep, D)."""
+        attended = self.attention(self.norm_attention(x), mask, cache, keep=keep)
+        x = (x if keep is None else x[:, -keep:]) + attended
         out: Tensor = x + self.mlp(self.norm_mlp(x))
         return out
 
@@ -75,9 +114,11 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Blocks and a last norm; depth 0 is the norm alone."""
 
-    def __init__(self, *, width: int, depth: int, heads: int) -> None:
+    def __init__(self, *, width: int, depth: int, heads: int, quick_gelu: bool = False) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, quick_gelu=quick_gelu) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width)
         self._scale_residual_branches(depth)
 
@@ -92,10 +133,23 @@ class Transformer(nn.Module):
                     linear.bias.zero_()
 
     def forward(
-        self, x: Tensor, mask: Tensor, caches: Sequence[KeyValueCache] | None = None
+        self,
+        x: Tensor,
+        mask: Tensor,
+        caches: Sequence[KeyValueCache] | None = None,
+        *,
+        keep: int | None = None,
     ) -> Tensor:
-        """x: (B, N, D); mask as for `Attention`; caches: one for each block."""
+        """x: (B, N, D); mask as for `Attention`; caches: one for each block.
+
+        keep: how many of the last tokens are wanted, None for all; the last block computes no more.
+        """
+        last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
-            x = block(x, mask, caches[number] if caches else None)
-        out: Tensor = self.norm(x)
+            cache = caches[number] if caches else None
+            if number == last and keep is not None:
+                x = block(x, mask[..., -keep:, :], cache, keep=keep)
+            else:
+                x = block(x, mask, cache)
+        out: Tensor = self.norm(x if keep is None else x[:, -keep:])
         return out  # (B, N, D)

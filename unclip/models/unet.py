@@ -2,6 +2,7 @@
 
 # B batch, C channels, H height, W width, D width of the conditioning vector, N context tokens
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from unclip.config import Config, ConfigError
 from unclip.models.blocks import AttentionBlock, ResidualBlock
+from unclip.models.group_norm import GroupNorm
 from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate, zero_init
 
 
@@ -67,11 +69,17 @@ class Stage(nn.Module):
         self.attention = attention
 
     def forward(
-        self, x: Tensor, condition: Tensor, context: Tensor | None, visible: Tensor | None
+        self, x: Tensor, condition: Tensor, projected: Iterator[Tensor], visible: Tensor | None
     ) -> Tensor:
-        """x: (B, C, H, W); condition: (B, D); context: (B, N, E); visible: (B, N)."""
+        """x: (B, C, H, W); condition: (B, D); visible: (B, N).
+
+        projected: gives the next attention's keys and values of the context, where there is one.
+        """
         x = self.residual(x, condition)
-        return x if self.attention is None else self.attention(x, context, visible)
+        if self.attention is None:
+            return x
+        out: Tensor = self.attention(x, next(projected, None), visible)
+        return out
 
 
 class UNet(nn.Module):
@@ -85,11 +93,13 @@ class UNet(nn.Module):
         in_channels: int,
         out_channels: int,
         context_width: int | None = None,
+        scale_shift: bool = True,  # of the norms, by the timestep; False: it is added before them
     ) -> None:
         super().__init__()
         config.check_image_size(image_size)
         self.config = config
         self.context_width = context_width
+        self.scale_shift = scale_shift
         self.time = TimestepEmbedding(config.channels, config.condition_width)
         self.stem = nn.Conv2d(in_channels, config.channels, 3, padding=1)
         widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
@@ -104,7 +114,7 @@ class UNet(nn.Module):
             ]
         )
         self.up = self._make_up(widths, attends, skips)
-        self.norm = nn.GroupNorm(config.norm_groups, config.channels)
+        self.norm = GroupNorm(config.norm_groups, config.channels)
         self.out = zero_init(nn.Conv2d(config.channels, out_channels, 3, padding=1))
         self.to(memory_format=torch.channels_last)
 
@@ -119,6 +129,7 @@ class UNet(nn.Module):
             norm_groups=config.norm_groups,
             dropout=config.dropout,
             resample=resample,
+            scale_shift=self.scale_shift,
         )
         if not attend:
             return Stage(residual, None)
@@ -154,6 +165,11 @@ class UNet(nn.Module):
                 stages.append(self._stage(channels, channels, attend=False, resample="up"))
         return stages
 
+    def project_context(self, context: Tensor) -> tuple[Tensor, ...]:
+        """Each attention's keys and values of a context (B, N, E), which no timestep changes."""
+        blocks = [*self.down, *self.middle, *self.up]
+        return tuple(b.attention.project(context) for b in blocks if b.attention is not None)
+
     def forward(
         self,
         x: Tensor,
@@ -161,25 +177,30 @@ class UNet(nn.Module):
         *,
         embedding: Tensor | None = None,
         context: Tensor | None = None,
+        projected: Sequence[Tensor] = (),
         visible: Tensor | None = None,
     ) -> Tensor:
         """x: (B, C, H, W), H and W multiples of the stride; timesteps: (B,) int64.
 
         embedding: (B, D), added to the timestep's; context: (B, N, E) with visible: (B, N) bool.
+        projected: the context as `project_context` gives it, where that was done before.
         """
+        if context is not None and not projected:
+            projected = self.project_context(context)
+        extra = iter(projected)
         condition = self.time(timesteps)  # (B, D)
         condition = F.silu(condition if embedding is None else condition + embedding)
         h = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for stage in self.down:
-            h = stage(h, condition, context, visible)
+            h = stage(h, condition, extra, visible)
             skips.append(h)
         for stage in self.middle:
-            h = stage(h, condition, context, visible)
+            h = stage(h, condition, extra, visible)
         for stage in self.up:
             assert isinstance(stage, Stage)
             if stage.residual.resample != "up":
                 h = torch.cat([h, skips.pop()], dim=1)
-            h = stage(h, condition, context, visible)
+            h = stage(h, condition, extra, visible)
         out: Tensor = self.out(F.silu(self.norm(h)))
         return out  # (B, C, H, W)

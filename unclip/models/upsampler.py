@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.checks import check_shape
 from unclip.config import Config, ConfigError
 from unclip.degradations import check_degradation
-from unclip.diffusion import check_prediction
+from unclip.diffusion import check_prediction, check_schedule
 from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
 from unclip.models.unet import UNet, UNetConfig
-from unclip.schedules import check_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,13 @@ class Upsampler(nn.Module):
         )
 
     def condition(self, low_res: Tensor) -> Tensor:
-        """Enlarge low_res: (B, 3, s, s) in [-1, 1] to (B, 3, S, S); once for all steps."""
+        """Enlarge low_res: (B, 3, s, s) in [-1, 1] to (B, 3, S, S); once for all steps.
+
+        Of any height and width that make multiples of the U-Net's stride.
+        """
+        check_shape("low_res", low_res, ("B", 3, "h", "w"), "give pictures in RGB, channels first")
+        for side in low_res.shape[2:]:
+            check_divisible("side of the output", side * self.config.scale, self.config.unet.stride)
         enlarged = F.interpolate(low_res, scale_factor=float(self.config.scale), mode="bicubic")
         return enlarged.clamp(-1, 1)
 

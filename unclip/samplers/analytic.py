@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from unclip.config import ConfigError
-from unclip.diffusion import posterior_coefficients
+from unclip.diffusion import Schedule, posterior_coefficients
 from unclip.samplers.common import Denoise, Step, randn_like, steps_of, timesteps_of
-from unclip.schedules import Schedule
 
 
 @torch.no_grad()

@@ -5,9 +5,8 @@
 import torch
 from torch import Tensor
 
-from unclip.diffusion import posterior_coefficients
+from unclip.diffusion import Schedule, posterior_coefficients
 from unclip.samplers.common import Denoise, DenoiseWithVariance, randn_like, steps_of, timesteps_of
-from unclip.schedules import Schedule
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unclip.schedules import Schedule, respaced_timesteps
+from unclip.diffusion import Schedule, respaced_timesteps
 
 # From x_t (B, ...) and timesteps (B,) int64 to the predicted x_0 (B, ...).
 Denoise = Callable[[Tensor, Tensor], Tensor]

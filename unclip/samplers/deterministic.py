@@ -5,8 +5,8 @@
 import torch
 from torch import Tensor
 
+from unclip.diffusion import Schedule
 from unclip.samplers.common import Denoise, randn_like, steps_of, timesteps_of
-from unclip.schedules import Schedule
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from unclip.diffusion import Schedule
 from unclip.samplers.common import Denoise, steps_of, timesteps_of
-from unclip.schedules import Schedule
 
 
 @torch.no_grad()

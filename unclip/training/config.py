@@ -26,7 +26,7 @@ class TrainingConfig(Config):
     share the lanes out among them. Any number of workers that divides `lanes` takes the same steps.
     """
 
-    steps: int  # optimiser steps
+    steps: int  # optimiser steps; 0 leaves the weights as they are
     batch_size: int  # of a step, over all lanes and workers
     lanes: int  # parts of a batch; the most workers that can share it
     learning_rate: float  # after the warm-up
@@ -48,13 +48,16 @@ class TrainingConfig(Config):
     max_rollbacks: int = 3  # to the same checkpoint, before training is given up
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "lanes", "log_every_steps", "checkpoint_every_steps"):
+        self._need("steps", self.steps >= 0, "0 or above")
+        for name in ("batch_size", "lanes", "log_every_steps", "checkpoint_every_steps"):
             self._need(name, getattr(self, name) >= 1, "at least 1")
         self._need("keep_checkpoints", self.keep_checkpoints >= 1, "at least 1")
         self._need("learning_rate", self.learning_rate > 0, "above 0")
         self._need("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
         self._need("seed", self.seed >= 0, "0 or above")
-        self._need("warmup_steps", 0 <= self.warmup_steps <= self.steps, f"in [0, {self.steps}]")
+        if self.steps:
+            most = self.steps
+            self._need("warmup_steps", 0 <= self.warmup_steps <= most, f"in [0, {most}]")
         if self.sample_every_steps is not None:
             self._need("sample_every_steps", self.sample_every_steps >= 1, "at least 1, or null")
         if self.max_loss_ratio is not None:

@@ -4,6 +4,7 @@
 # I extra image tokens, W width of the context, D width of the U-Net's conditioning vector
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -11,17 +12,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unclip.config import Config, ConfigError
+from unclip.diffusion import check_schedule
 from unclip.models.decoder import DecoderCondition
 from unclip.models.karlo.prior import check_clip_widths
 from unclip.models.karlo.text import ClipText, ClipTextConfig
 from unclip.models.layers import check_rate
 from unclip.models.unet import UNet, UNetConfig
-from unclip.schedules import check_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class KarloDecoderConfig(Config):
     """A U-Net that predicts ε and where the variance lies between its bounds."""
+
+    prediction: ClassVar[str] = "epsilon"
+    learned_variance: ClassVar[bool] = True
+    unit_norm: ClassVar[bool] = False  # it reads image embeddings as CLIP makes them
 
     image_size: int
     embed_width: int
@@ -85,6 +90,10 @@ class KarloDecoder(nn.Module):
             visible=F.pad(text.visible, (self.config.image_tokens, 0), value=True),
         )
 
+    def remember(self, condition: DecoderCondition) -> DecoderCondition:
+        """The condition with all that the attention needs of it, for many steps of a sample."""
+        return condition._replace(projected=self.unet.project_context(condition.context))
+
     def forward(self, x: Tensor, timesteps: Tensor, condition: DecoderCondition) -> Tensor:
         """For x: (B, 3, S, S) at timesteps: (B,) int64, ε and variance fraction: (B, 6, S, S).
 
@@ -95,6 +104,7 @@ class KarloDecoder(nn.Module):
             timesteps,
             embedding=condition.embedding,
             context=condition.context,
+            projected=condition.projected,
             visible=condition.visible,
         )
         return out

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unclip.config import Config, ConfigError
+from unclip.diffusion import check_schedule
 from unclip.models.karlo.text import ClipText, ClipTextConfig
 from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
-from unclip.models.prior import PriorCondition
+from unclip.models.prior import PriorCondition, SequencePrior
 from unclip.models.transformer import Transformer
-from unclip.schedules import check_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,8 @@ def check_clip_widths(where: str, embed_width: int, text: ClipTextConfig) -> Non
         )
 
 
-class KarloPrior(nn.Module):
-    """Reads [caption, z_t, timestep, noised z_i, query]; its output at the query is z_i."""
+class KarloPrior(SequencePrior):
+    """The prior that reads captions by CLIP's text tower, and predicts the standardised z_i."""
 
     mean: Tensor
     std: Tensor
@@ -85,20 +85,6 @@ class KarloPrior(nn.Module):
         z_t = self.from_text_embeds(text.text_embeds)  # (B, D)
         hidden = torch.cat([self.from_hidden(text.hidden), z_t[:, None]], dim=1)
         return PriorCondition(hidden, F.pad(text.visible, (0, 1), value=True))
-
-    def forward(self, x: Tensor, timesteps: Tensor, condition: PriorCondition) -> Tensor:
-        """Predict x_0; x: (B, E) noised and standardised; timesteps: (B,) int64. Returns (B, E)."""
-        query = self.query.expand(len(x), -1)
-        own = torch.stack([self.time(timesteps), self.from_image_embeds(x), query], dim=1)
-        text = condition.hidden.shape[1] - 1  # captions may be shorter than the context length
-        positions = torch.cat([self.positions[:text], self.positions[-4:]])
-        sequence = torch.cat([condition.hidden, own], dim=1) + positions  # (B, L + 4, D)
-        visible = F.pad(condition.visible, (0, 3), value=True)[:, None, None, :]
-        length = sequence.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
-        last = self.transformer(sequence, causal & visible)[:, -1]  # (B, D)
-        x_start: Tensor = self.to_image_embeds(last)
-        return x_start
 
     def standardise(self, image_embeds: Tensor) -> Tensor:
         """CLIP's image embeddings (B, E), not normalised, to what is noised."""

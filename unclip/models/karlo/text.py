@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unclip.config import Config, ConfigError
 from unclip.models.layers import check_divisible
 from unclip.models.text_encoder import visible_tokens, without_empty_columns
-from unclip.models.transformer import Block, Transformer
+from unclip.models.transformer import Transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +45,6 @@ class ClipTextConfig(Config):
         return self.vocab_size - 1
 
 
-class QuickGelu(nn.Module):
-    """The sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
-        return x * torch.sigmoid(1.702 * x)
-
-
 class ClipTextEncoding(NamedTuple):
     """What CLIP knows of a batch of captions."""
 
@@ -69,10 +61,9 @@ class ClipText(nn.Module):
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.positions = nn.Parameter(torch.randn(config.context_length, config.width) * 0.01)
-        self.transformer = Transformer(width=config.width, depth=config.depth, heads=config.heads)
-        for block in self.transformer.blocks:
-            assert isinstance(block, Block)
-            block.mlp[1] = QuickGelu()
+        self.transformer = Transformer(
+            width=config.width, depth=config.depth, heads=config.heads, quick_gelu=True
+        )
         self.project = nn.Linear(config.width, config.embed_width, bias=False)
         self.requires_grad_(False)
 

@@ -3,20 +3,24 @@
 # B batch, S image size, s low-resolution size
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.checks import check_shape
 from unclip.config import Config, ConfigError
+from unclip.diffusion import check_schedule
 from unclip.models.layers import check_divisible
 from unclip.models.unet import UNet, UNetConfig
-from unclip.schedules import check_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class KarloUpsamplerConfig(Config):
     """Two convolutional U-Nets of one shape over the noisy and the enlarged image."""
+
+    prediction: ClassVar[str] = "epsilon"
 
     image_size: int
     low_res_size: int
@@ -35,6 +39,11 @@ class KarloUpsamplerConfig(Config):
                 "it runs at full size without attention; give ()"
             )
 
+    @property
+    def scale(self) -> int:
+        """How many times larger the output is."""
+        return self.image_size // self.low_res_size
+
 
 class KarloUpsampler(nn.Module):
     """Predicts ε of the larger image from the noisy one beside the low-resolution one."""
@@ -43,15 +52,34 @@ class KarloUpsampler(nn.Module):
         super().__init__()
         self.config = config
         self.unet, self.last_unet = (
-            UNet(config.unet, image_size=config.image_size, in_channels=6, out_channels=3)
+            UNet(
+                config.unet,
+                image_size=config.image_size,
+                in_channels=6,
+                out_channels=3,
+                scale_shift=False,  # the released one was made without
+            )
             for _ in range(2)
         )
 
     def condition(self, low_res: Tensor) -> Tensor:
-        """Enlarge low_res: (B, 3, s, s) in [-1, 1] to (B, 3, S, S); once for all steps."""
-        size = (self.config.image_size, self.config.image_size)
+        """Enlarge low_res: (B, 3, s, s) in [-1, 1] to (B, 3, S, S); once for all steps.
+
+        Of any height and width that make multiples of the U-Net's stride.
+        """
+        check_shape("low_res", low_res, ("B", 3, "h", "w"), "give pictures in RGB, channels first")
+        size = [side * self.config.scale for side in low_res.shape[2:]]
+        for side in size:
+            check_divisible("side of the output", side, self.config.unet.stride)
         # antialias: no effect on an enlargement but another cubic kernel, which Karlo learned from
         return F.interpolate(low_res, size=size, mode="bicubic", antialias=True)
+
+    def to_diffused(self, pixels: Tensor, enlarged: Tensor) -> Tensor:
+        """What is noised: the pixels themselves, (B, 3, S, S) in [-1, 1]."""
+        del enlarged
+        return pixels
+
+    to_pixels = to_diffused  # and back
 
     def forward(self, x: Tensor, timesteps: Tensor, enlarged: Tensor) -> Tensor:
         """ε of x: (B, 3, S, S) at timesteps: (B,) int64, as all steps but the last predict it."""

@@ -1,0 +1,1 @@
+"""Ratios measured in one run; what they gave is in README.md."""

@@ -1,0 +1,81 @@
+"""What all contestants have in common, and which sizes there are."""
+
+from dataclasses import dataclass, replace
+
+GUIDANCE_SCALE = 4.0
+STEPS = 1000  # of the diffusion that the models are trained for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Of the three models and their inputs."""
+
+    batch: int
+    embed_width: int  # of CLIP's embeddings and hidden states
+    text_tokens: int  # that a caption is padded to
+    prior_width: int
+    prior_depth: int
+    head_channels: int
+    channels: int  # of the decoder's finest level
+    upsampler_channels: int  # of the upsampler's
+    channel_multipliers: tuple[int, ...]
+    residual_blocks: int
+    image_size: int  # of the decoder, and of the crops that the upsampler trains on
+    attention_resolutions: tuple[int, ...]
+    large_size: int  # of what the upsampler makes, one picture at a time
+
+
+CPU = Sizes(  # about a second a step on one core
+    batch=2,
+    embed_width=512,
+    text_tokens=77,
+    prior_width=512,
+    prior_depth=7,
+    head_channels=64,
+    channels=64,
+    upsampler_channels=64,
+    channel_multipliers=(1, 2, 3, 4),
+    residual_blocks=2,
+    image_size=64,
+    attention_resolutions=(32, 16, 8),
+    large_size=128,
+)
+TINY = Sizes(  # to see that everything runs
+    batch=2,
+    embed_width=64,
+    text_tokens=8,
+    prior_width=64,
+    prior_depth=2,
+    head_channels=32,
+    channels=32,
+    upsampler_channels=32,
+    channel_multipliers=(1, 2),
+    residual_blocks=1,
+    image_size=16,
+    attention_resolutions=(8,),
+    large_size=32,
+)
+
+SMALL = Sizes(  # the widths of the preset "small", fewer layers
+    batch=16,
+    embed_width=512,
+    text_tokens=77,
+    prior_width=768,
+    prior_depth=6,
+    head_channels=64,
+    channels=128,
+    upsampler_channels=96,
+    channel_multipliers=(1, 2, 3, 4),
+    residual_blocks=1,
+    image_size=64,
+    attention_resolutions=(32, 16, 8),
+    large_size=256,
+)
+PAPER = replace(  # the widths of the preset "paper", fewer layers
+    SMALL,
+    embed_width=1024,
+    text_tokens=256,
+    prior_width=2048,
+    channels=512,
+    upsampler_channels=320,
+)

@@ -1,0 +1,144 @@
+"""A training step and a sampling step of each model, beside diffusers' and dalle2-pytorch's.
+
+`python -m benchmarks.steps` prints the tables of benchmarks/README.md. All contestants of a model
+run one after the other in one process and on one thread, with random weights, the same inputs and
+about as many parameters; a ratio is the median over the rounds of theirs over ours. Ours are
+updated by the fused AdamW that the project trains with, theirs by AdamW as torch makes it, which is
+what their own training uses; `--fused` gives everyone the fused one.
+"""
+
+import argparse
+import datetime
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+import torch
+
+from benchmarks import with_unclip
+from benchmarks.contest import Contestant, Inputs, random_inputs
+from benchmarks.sizes import CPU, TINY, Sizes
+from benchmarks.timing import Run, Seconds, machine, median, race, ratio
+
+Make = Callable[[Sizes, Inputs], Contestant]
+
+OURS: dict[str, list[Make]] = {
+    "prior": [with_unclip.prior, with_unclip.karlo_prior],
+    "decoder": [with_unclip.decoder, with_unclip.karlo_decoder],
+    "upsampler": [with_unclip.upsampler],
+}
+THEIRS = {"diffusers": "benchmarks.with_diffusers", "dalle2-pytorch": "benchmarks.with_dalle2"}
+
+
+def training_run(contestant: Contestant, *, bf16: bool, fused: bool) -> Run:
+    """Forward, backward and update."""
+    trained = [p for p in contestant.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01, fused=fused)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            predicted = contestant.predict()
+        torch.autograd.backward(predicted.float().square().mean())
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def sampling_run(contestant: Contestant, *, bf16: bool) -> Run:
+    """One call of the denoiser, with guidance where the model has it."""
+    contestant.model.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        denoise = contestant.sampler()
+
+    def step() -> None:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            denoise()
+
+    return step
+
+
+def rows(
+    name: str, contestants: Sequence[Contestant], runs: Sequence[Run], *, kind: str, rounds: int
+) -> list[str]:
+    """A line of the table for each contestant, with how much faster ours, the first ones, are."""
+    times = race(runs, rounds=rounds)
+    ours = len(OURS[name])
+    lines = []
+    for contestant, measured in zip(contestants, times, strict=True):
+        seconds = median(measured)
+        ratios = [_ratio_cell(ratio(measured, own)) for own in times[:ours]]
+        shown = ["", ""] if contestant in contestants[:ours] else [*ratios, ""]
+        cells = [
+            f"{name}, {kind}",
+            contestant.library,
+            f"{contestant.parameters() / 1e6:.1f}M",
+            f"{seconds.cpu:.3f} s",
+            f"{seconds.wall:.3f} s",
+            *shown[:2],
+        ]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return lines
+
+
+def _ratio_cell(times_faster: Seconds) -> str:
+    return f"**{times_faster.cpu:.2f}** ({times_faster.wall:.2f})"
+
+
+def contestants_of(
+    name: str, rivals: Sequence[str], inputs: Inputs, sizes: Sizes
+) -> list[Contestant]:
+    """Ours, then theirs."""
+    makers = [*OURS[name], *(getattr(importlib.import_module(THEIRS[r]), name) for r in rivals)]
+    return [make(sizes, inputs) for make in makers]
+
+
+def head(rivals: Sequence[str], *, bf16: bool) -> str:
+    """When and where, and the head of the table."""
+    packages = [f"{name} {version(name)}" for name in ("torch", *rivals)]
+    return (
+        f"{datetime.datetime.now(datetime.UTC).date()}, {machine(torch.device('cpu'))}, "
+        f"{', '.join(packages)}, {'bf16 autocast' if bf16 else 'fp32'}\n\n"
+        "| step | library | parameters | CPU time | wall clock "
+        "| over ours | over Karlo's layout |\n"
+        "|---|---|---|---|---|---|---|\n"
+    )
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=list(OURS), default=list(OURS))
+    parser.add_argument("--against", nargs="*", choices=list(THEIRS), default=list(THEIRS))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--caption-tokens", type=int, help="that are not padding; all by default")
+    parser.add_argument("--fused", action="store_true", help="fused AdamW for everyone")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    parser.add_argument("--tiny", action="store_true", help="only see that everything runs")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    args = parse(arguments)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sizes = TINY if args.tiny else CPU
+    sys.stdout.write(head(args.against, bf16=args.bf16))
+    for name in args.models:
+        inputs = random_inputs(sizes, caption_tokens=args.caption_tokens)
+        entered = contestants_of(name, args.against, inputs, sizes)
+        fused = [args.fused or i < len(OURS[name]) for i in range(len(entered))]
+        train = [
+            training_run(c, bf16=args.bf16, fused=f) for c, f in zip(entered, fused, strict=True)
+        ]
+        lines = rows(name, entered, train, kind="training", rounds=args.rounds)
+        sample = [sampling_run(c, bf16=args.bf16) for c in entered]
+        lines += rows(name, entered, sample, kind="sampling", rounds=args.rounds)
+        sys.stdout.writelines(lines)
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

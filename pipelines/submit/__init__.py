@@ -1,0 +1,1 @@
+"""Jobs on a cluster: what is checked, what is sent, and how a job is followed to its end."""

@@ -1,0 +1,200 @@
+"""`unclip run` on a cluster, through Ray's Jobs API.
+
+A job runs once, and its driver may die with the node it is on. Results live in the store under keys
+that follow from the config, so the answer is to submit the same job again: it goes on from what is
+there. Doing so is this side's part, for as long as it watches.
+"""
+
+import re
+import shlex
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from pipelines.core.provenance import git_commit
+from pipelines.submit.client import (
+    JobGoneError,
+    SubmitError,
+    check_packages,
+    connect,
+    dashboard_url,
+    translated,
+)
+from pipelines.submit.package import CONFIG, packed
+from pipelines.submit.watch import JobState, Write, driver_died, job_state
+from pipelines.submit.watch import follow as follow_job
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+ENTRYPOINT = ("python", "-m", "pipelines.cli", "run")
+STOP_TIMEOUT_S = 30.0
+
+
+def _print(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def submit(
+    config_path: Path,
+    arguments: Sequence[str],
+    *,
+    address: str,
+    store: str,
+    follow: bool = True,
+    attempts: int = 3,
+    write: Write = _print,
+    env: Mapping[str, str] | None = None,
+    entrypoint: Sequence[str] = ENTRYPOINT,
+) -> str:
+    """Run the config on the cluster with the flags of `unclip run`; returns the job's id.
+
+    `store` is the root that the run will use, after all flags. Following, it returns when the run
+    has succeeded, writes the driver's output, and submits again when the driver died, `attempts`
+    times in all. `env` is set for the driver and the workers. Raises `SubmitError`.
+    """
+    check_store(store)
+    if attempts < 1:
+        raise SubmitError(f"--attempts {attempts} would start nothing; give 1 or more.")
+    client, url = connect(address), dashboard_url(address)
+    check_packages(client, url)
+    job = _new_id(config_path.stem)
+    command = f"exec {shlex.join([*entrypoint, CONFIG, *arguments])}"  # no shell takes the signals
+    with packed(config_path) as folder:
+        send = _Sender(client, url, folder, command, env or {})
+        send(job)
+        write(f"Submitted {job} to {url}.\n")
+        if not follow:
+            return job
+        try:
+            return _see_through(send, job, attempts=attempts, write=write)
+        except KeyboardInterrupt:
+            write(f"\nThe job goes on; watch it with: unclip logs {job} -f --address {url}\n")
+            raise
+
+
+def status(job_id: str, *, address: str) -> JobState:
+    """The state of a job's latest attempt."""
+    client, url = connect(address), dashboard_url(address)
+    return job_state(client, url, _latest(client, url, job_id))
+
+
+def logs(job_id: str, *, address: str, follow: bool = False, write: Write = _print) -> None:
+    """Write what the latest attempt's driver printed; `follow` goes on until the job ends."""
+    client, url = connect(address), dashboard_url(address)
+    latest = _latest(client, url, job_id)
+    if follow:
+        follow_job(client, url, latest, write)
+        return
+    with translated(url):
+        write(client.get_job_logs(latest))
+
+
+def stop(job_id: str, *, address: str) -> JobState:
+    """End a job's latest attempt and its workers; what was finished stays in the store."""
+    client, url = connect(address), dashboard_url(address)
+    latest = _latest(client, url, job_id)
+    with translated(url):
+        client.stop_job(latest)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while not (state := job_state(client, url, latest)).ended:
+        if time.monotonic() > deadline:
+            raise SubmitError(
+                f"Job {latest} was told to stop and still runs after {STOP_TIMEOUT_S:.0f} s. "
+                f"Look at {url}, and try again."
+            )
+        time.sleep(0.2)
+    return state
+
+
+def check_store(store: str) -> None:
+    """Refuse a root that would be a folder of the job's own, gone with it."""
+    if "://" not in store and not PurePosixPath(store).is_absolute():
+        raise SubmitError(
+            f"The store {store} is a folder relative to where the driver runs, and would be lost "
+            "with the job. Give run.store or --store a bucket (s3://…) or the full path of a "
+            "folder that every node of the cluster shares."
+        )
+
+
+@dataclass(frozen=True)
+class _Sender:
+    """Submits the same command and code under one id after another; no id is used twice."""
+
+    client: "JobSubmissionClient"
+    url: str
+    folder: Path
+    command: str
+    env: Mapping[str, str]
+
+    def __call__(self, job: str) -> None:
+        commit = git_commit() or "unknown"
+        with translated(self.url):
+            self.client.submit_job(
+                entrypoint=self.command,
+                submission_id=job,
+                metadata={"commit": commit},
+                runtime_env={
+                    "working_dir": str(self.folder),
+                    "env_vars": {
+                        "NO_ALBUMENTATIONS_UPDATE": "1",
+                        "UNCLIP_COMMIT": commit,
+                        **self.env,
+                    },
+                },
+            )
+
+
+def _see_through(send: _Sender, job: str, *, attempts: int, write: Write) -> str:
+    current, url = job, send.url
+    for attempt in range(1, attempts + 1):
+        try:
+            state = follow_job(send.client, url, current, write)
+            why = driver_died(state)
+        except JobGoneError:  # with the memory of the head node
+            state, why = None, "the head node was started anew"
+        if state and state.status == "SUCCEEDED":
+            return current
+        if state and why is None:
+            raise _failed(state, url)
+        if attempt < attempts:
+            again = f"{job}-{attempt + 1}"
+            write(f"The driver of {current} died: {why}. Submitting again as {again}.\n")
+            current = again
+            send(current)
+    raise SubmitError(
+        f"The driver of {job} died {attempts} times, the last time because {why}. What was "
+        "finished stays in the store: submit again to go on from there, or give more --attempts."
+    )
+
+
+def _failed(state: JobState, url: str) -> SubmitError:
+    if state.status == "STOPPED":
+        return SubmitError(
+            f"Job {state.job_id} was stopped. Submit again to go on from what was finished."
+        )
+    return SubmitError(
+        f"Job {state}. Its output says why: unclip logs {state.job_id} --address {url}. What was "
+        "finished stays in the store."
+    )
+
+
+def _latest(client: "JobSubmissionClient", url: str, job: str) -> str:
+    """The id of the job's last attempt: `<id>`, or `<id>-2` and on."""
+    with translated(url):
+        known = [str(j.submission_id) for j in client.list_jobs() if j.submission_id]
+    pattern = re.compile(rf"{re.escape(job)}(?:-(\d+))?")
+    attempts = {int(m[1] or 1): k for k in known if (m := pattern.fullmatch(k))}
+    if not attempts:
+        listed = ", ".join(sorted(known)[-5:]) or "none"
+        raise SubmitError(f"There is no job {job} at {url}. Jobs there: {listed}.")
+    return attempts[max(attempts)]
+
+
+def _new_id(name: str) -> str:
+    safe = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "job"
+    return f"unclip-{safe}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"

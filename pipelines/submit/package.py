@@ -1,0 +1,44 @@
+"""What travels to the cluster: the code of this checkout and the config, and nothing else."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pipelines
+import unclip
+from pipelines.submit.client import SubmitError
+
+CONFIG = "job.yaml"
+MAX_BYTES = 100 * 2**20  # Ray refuses 512 MiB, and every node fetches it
+
+
+@contextlib.contextmanager
+def packed(config_path: Path) -> Iterator[Path]:
+    """A temporary folder with the two packages, pyproject.toml where there is one, and job.yaml."""
+    if not config_path.is_file():
+        raise SubmitError(f"There is no config {config_path}. Give the path of a YAML file.")
+    with tempfile.TemporaryDirectory(prefix="unclip-job-") as name:
+        folder = Path(name)
+        for package in (pipelines, unclip):
+            source = Path(str(package.__file__)).parent
+            junk = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+            shutil.copytree(source, folder / source.name, ignore=junk)
+        project = Path(str(pipelines.__file__)).parents[1] / "pyproject.toml"
+        if project.is_file():
+            shutil.copy(project, folder)
+        shutil.copyfile(config_path, folder / CONFIG)
+        _check_size(folder)
+        yield folder
+
+
+def _check_size(folder: Path) -> None:
+    sizes = {p: p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+    if sum(sizes.values()) > MAX_BYTES:
+        largest = max(sizes, key=lambda p: sizes[p])
+        raise SubmitError(
+            f"The code to submit has {sum(sizes.values()) / 2**20:.0f} MiB, more than "
+            f"{MAX_BYTES // 2**20}; the largest file is {largest.relative_to(folder)}. Keep data "
+            "out of the packages: put it into the store or another place that the cluster reads."
+        )

@@ -1,0 +1,1 @@
+"""What a tracking server is told: runs, metrics, data sets, models, pictures and the report."""

@@ -1,0 +1,105 @@
+"""A prior on the frozen CLIP's hidden states, from the configuration to a model that draws."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.artifacts import MODEL_FILE
+from pipelines.config.load import ConfigFileError, load_config
+from pipelines.core.store import Store
+from pipelines.graph import unclip_graph
+from pipelines.stages.frozen_text import TrainARPriorOnClipText, TrainPriorOnClipText
+from pipelines.stages.models import LoaderSettings
+from pipelines.stages.training import TrainingJob, TrainingWorker
+from tests.pipelines import given
+from tests.pipelines.given_pairs import GivenPairs
+from tests.pipelines.local import LocalContext, make
+from unclip.checkpoint import load_model
+from unclip.clip.frozen import FrozenClip
+from unclip.models import FrozenTextConfig
+
+CPU = torch.device("cpu")
+TOWER = FrozenTextConfig(  # of `given.GivenClip`
+    vocab_size=49408, context_length=24, width=64, depth=1, heads=2, quick_gelu=False
+)
+ON_CLIP = [
+    f"{name}.model.text_encoder.{key}={value}"
+    for name in ("prior", "second_prior")
+    for key, value in {
+        "context_length": 16,
+        "width": 96,
+        "depth": 2,
+        "heads": 4,
+        "quick_gelu": "false",
+    }.items()
+]
+SETTINGS = [
+    *ON_CLIP,
+    "second_prior.kind=autoregressive",
+    "decoder.model.text_encoder.context_length=16",
+]
+
+
+class TrainingContext(LocalContext):
+    def train(self, function: Any, config: Mapping[str, Any]) -> None:
+        job: TrainingJob = config["job"]
+        TrainingWorker(job, rank=0, world_size=1, device=CPU).run()
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "autoregressive"])
+def test_a_prior_is_trained_around_the_tower_of_the_clip(kind: str, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    pairs, clip = GivenPairs(48), given.GivenClip()
+    embeddings = given.GivenEmbeddings(pairs, clip)
+    rows = (pairs, embeddings, given.GivenSelection(embeddings))
+    training = replace(
+        load_config("demo").prior.training, steps=2, warmup_steps=1, batch_size=8, log_every_steps=1
+    )
+    settings = (training, LoaderSettings(shuffle_shards=2))
+    if kind == "diffusion":
+        model = replace(given.small_models()[0], text_encoder=TOWER)
+        stage: Any = TrainPriorOnClipText(*rows, model, *settings, clip=clip)
+    else:
+        coded = replace(given.small_ar_prior(), text_encoder=TOWER)
+        stage = TrainARPriorOnClipText(*rows, coded, *settings, given.GivenPca(), clip=clip)
+    for dependency in stage.dependencies.values():
+        make(store, dependency)
+    trained = stage.run(TrainingContext(store, store.folder(stage.name, stage.key)))
+    loaded: Any = load_model(trained.folder.local(MODEL_FILE))
+    theirs = FrozenClip.load(make(store, clip).folder.local(), device=CPU).model.state_dict()
+    assert torch.equal(loaded.text_encoder.embed.weight, theirs["token_embedding.weight"])
+    assert torch.equal(loaded.text_encoder.positions, theirs["positional_embedding"])
+    assert trained.steps == 2
+
+
+def test_the_configuration_chooses_the_encoder_and_the_graph_hands_it_the_clip() -> None:
+    graph = unclip_graph(load_config("demo", SETTINGS))
+    for name in ("prior", "second_prior"):
+        assert graph[name].dependencies["clip"] is graph["clip"]
+    plain = unclip_graph(load_config("demo"))
+    assert "clip" not in plain["prior"].dependencies
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("prior.model.text_encoder.depth=3", "'prior.model.text_encoder' has|prior.model.text_en"),
+        ("prior.model.text_encoder.depht=3", "depht is not a setting; did you mean depth"),
+        ("prior.model.text_encoder.quick_gelu=7", "quick_gelu is 7: "),
+    ],
+)
+def test_settings_of_the_tower_that_cannot_work_are_told_once(setting: str, message: str) -> None:
+    with pytest.raises(ConfigFileError, match=message) as error:
+        load_config("demo", [*SETTINGS, setting])
+    assert "EncoderConfig" not in str(error.value)
+    assert "FrozenTextConfig" not in str(error.value)
+
+
+def test_an_encoder_that_is_trained_is_told_of_its_own_settings_alone() -> None:
+    with pytest.raises(ConfigFileError, match="depth is 'x'") as error:
+        load_config("demo", ["prior.model.text_encoder.depth=x"])
+    assert "quick_gelu" not in str(error.value)

@@ -1,0 +1,101 @@
+"""Karlo's models, drawn with by the workers of the evaluation."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.core.errors import PipelineError
+from pipelines.core.store import Folder, Store
+from pipelines.evaluation.generate import GenerationWorker, Weights
+from pipelines.evaluation.rows import Sources, gather
+from pipelines.stages.evaluate import Evaluate
+from tests.pipelines import given
+from tests.pipelines.local import make
+from tests.unclip import karlo_configs
+from unclip.interop import KARLO_SAMPLING
+from unclip.models import KarloDecoder, KarloPrior
+
+TEXT = replace(karlo_configs.TEXT, vocab_size=49408, context_length=77, width=64, embed_width=64)
+SAMPLING = replace(KARLO_SAMPLING, prior_steps=2, decoder_steps=2, upsampler_1_steps=2)
+MODELS = ("clip", "prior", "decoder", "upsampler_1")
+
+
+def karlo_stage() -> Evaluate:
+    config = given.evaluate_config(
+        held_out_samples=3, training_samples=2, probe_samples=2, batch_size=3, sampling=SAMPLING
+    )
+    prior = replace(karlo_configs.PRIOR, embed_width=64, text_encoder=TEXT)
+    decoder = replace(karlo_configs.DECODER, embed_width=64, text_encoder=TEXT)
+    return replace(
+        given.evaluate_stage(config),
+        prior=given.GivenPrior(prior),
+        decoder=given.GivenDecoder(decoder),
+        upsampler_1=given.GivenUpsampler1(karlo_configs.UPSAMPLER),
+        upsampler_2=None,
+    )
+
+
+def worker_of(stage: Evaluate, store: Store, folder: Path) -> GenerationWorker:
+    weights = Weights(**{name: make(store, getattr(stage, name)) for name in MODELS})
+    return GenerationWorker(weights, stage.config, Folder(str(folder)))
+
+
+def prepare(worker: GenerationWorker, stage: Evaluate, store: Store) -> list[str]:
+    names = ("pairs", "embeddings", "selection")
+    sources = Sources(**{name: make(store, getattr(stage, name)) for name in names})
+    return gather(sources, stage.config, worker.folder)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(str(tmp_path_factory.mktemp("store")))
+
+
+def test_a_worker_draws_with_karlos_models_and_reads_embeddings_at_their_own_length(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = karlo_stage()
+    worker = worker_of(stage, store, tmp_path)
+    names = prepare(worker, stage, store)
+    read: list[torch.Tensor] = []
+    condition = KarloDecoder.condition
+    monkeypatch.setattr(
+        KarloDecoder,
+        "condition",
+        lambda self, embeds, *rest, **named: (
+            read.append(embeds) or condition(self, embeds, *rest, **named)  # type: ignore[func-returns-value]
+        ),
+    )
+    table, _ = worker(names[0])
+    assert isinstance(worker.cascade.prior, KarloPrior)
+    assert worker.whole.tokenize(["a heart"]).shape == (1, 77)
+    sizes = {Image.open(io.BytesIO(p)).size for p in table["generated"].to_pylist()}
+    assert sizes == {(16, 16)}
+    assert table["generated_middle"].null_count == table.num_rows
+    predicted = torch.tensor(table["predicted_image_embeds"].to_pylist())
+    torch.testing.assert_close(predicted.norm(dim=-1), torch.ones(len(predicted)))
+    norms = set(torch.tensor(table["image_norm"].to_pylist()).round(decimals=3).tolist())
+    probed = {v for z in read for v in z.norm(dim=-1).float().round(decimals=3).tolist()}
+    assert norms & probed
+    assert not any(abs(norm - 1) < 1e-3 for norm in probed)
+
+
+def test_analytic_dpm_needs_captions_of_the_evaluation(store: Store, tmp_path: Path) -> None:
+    stage = karlo_stage()
+    sampling = replace(SAMPLING, prior_sampler="analytic_dpm")
+    stage = replace(stage, config=replace(stage.config, sampling=sampling))
+    worker = worker_of(stage, store, tmp_path)
+    with pytest.raises(PipelineError, match="unclip run --only evaluate"):
+        _ = worker.whole
+    names = prepare(worker, stage, store)
+    estimated = worker.cascade.prior_noise_norms
+    assert estimated is not None
+    worker.folder.write_table(f"{names[0]}.parquet", worker(names[0])[0])
+    worker.folder.remove_hidden()  # what is left of the stage when it is done
+    again = worker_of(stage, store, tmp_path).cascade.prior_noise_norms
+    assert again is not None
+    torch.testing.assert_close(again, estimated)

@@ -1,0 +1,44 @@
+"""The benchmarks run, at sizes that measure nothing."""
+
+import pytest
+import torch
+
+from benchmarks import gpu, steps
+from benchmarks.contest import random_inputs
+from benchmarks.sizes import CPU
+from benchmarks.timing import Seconds, median, ratio
+
+
+@pytest.fixture(autouse=True)
+def _threads_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+
+
+def test_steps_are_timed_beside_diffusers(capsys: pytest.CaptureFixture[str]) -> None:
+    steps.main(["--tiny", "--rounds", "1", "--against", "diffusers"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if "| diffusers |" in line]
+    assert len(rows) == 2 * len(steps.OURS)
+    assert all("**" in row for row in rows)
+
+
+def test_utilisation_is_counted_without_a_gpu_too(capsys: pytest.CaptureFixture[str]) -> None:
+    gpu.main(["--device", "cpu", "--tiny", "--eager"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.endswith("% |")]
+    assert len(rows) == sum(len(makers) for makers in gpu.MAKERS.values())
+
+
+def test_rivals_have_as_many_parameters_as_ours() -> None:
+    with torch.device("meta"):
+        for name in steps.OURS:
+            inputs = random_inputs(CPU)
+            counts = [
+                c.parameters() for c in steps.contestants_of(name, ["diffusers"], inputs, CPU)
+            ]
+            assert max(counts) < 1.01 * min(counts)
+
+
+def test_a_ratio_is_taken_within_a_round() -> None:
+    ours = [Seconds(1.0, 1.0), Seconds(10.0, 10.0), Seconds(2.0, 2.0)]  # a slow second round
+    theirs = [Seconds(2.0, 3.0), Seconds(20.0, 30.0), Seconds(4.0, 6.0)]
+    assert ratio(theirs, ours) == (2.0, 3.0)
+    assert median(ours) == (2.0, 2.0)

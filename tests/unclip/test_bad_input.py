@@ -1,0 +1,261 @@
+"""What cannot work is refused before anything is computed, with what was given and the way out."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tests.unclip import karlo_configs
+from tests.unclip.test_cascade import SAMPLING
+from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, PRIOR, make_batch, seeded, unit
+from unclip.clip.frozen import FrozenClip
+from unclip.clip.training import ClipArchitecture, build_clip
+from unclip.config import ConfigError
+from unclip.generation import Cascade
+from unclip.manipulate import (
+    Latent,
+    class_probabilities,
+    encode,
+    inpaint,
+    interpolate,
+    pca_reconstruct,
+    text_diff,
+    to_pixels,
+    variations,
+)
+from unclip.manipulate import decode as decode_latent
+from unclip.models import ARPrior, Decoder, DiffusionPrior, Upsampler, build
+from unclip.models.ar_prior import ARPriorConfig
+from unclip.models.prior import DiffusionPriorConfig
+from unclip.objectives import training_loss
+from unclip.pca import Moments, fit
+
+NARROW = unit(4, 7)  # where 8 is asked for
+BATCH = make_batch(8)
+TOKENS, Z_T, Z_I = BATCH["tokens"], BATCH["text_embeds"], BATCH["image_embeds"]
+PIXELS = make_batch(32)["pixels"]
+MASK = torch.ones(4, 1, 32, 32, dtype=torch.bool)
+NONE = torch.zeros(4, dtype=torch.bool)
+
+
+def cascade_of(
+    prior: DiffusionPriorConfig | ARPriorConfig = PRIOR, decoder: object = DECODER
+) -> Cascade:
+    return Cascade(
+        prior=build(prior),  # type: ignore[arg-type]
+        decoder=build(decoder),  # type: ignore[arg-type]
+        upsampler_1=Upsampler(PRESET.upsampler_1),
+        upsampler_2=Upsampler(PRESET.upsampler_2),
+        sampling=SAMPLING,
+    )
+
+
+CASCADE = cascade_of()
+LATENT = Latent(Z_I[:1], torch.zeros(1, 3, 8, 8))
+LATENTS = Latent(Z_I, torch.zeros(4, 3, 8, 8))  # of several pictures, where one is asked for
+
+
+@pytest.fixture(autouse=True)
+def _no_network_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spent(*args: object, **kwargs: object) -> None:
+        raise AssertionError("compute was spent")
+
+    for kind in (DiffusionPrior, ARPrior, Decoder, Upsampler):
+        monkeypatch.setattr(kind, "forward", spent)
+
+
+def decode(
+    image_embeds: Tensor | None = Z_I, tokens: Tensor | None = TOKENS, **noise: Tensor
+) -> None:
+    CASCADE.decode(image_embeds, tokens, generator=seeded(), **noise)
+
+
+def paint(pixels: Tensor = PIXELS, mask: Tensor = MASK, image_embeds: Tensor = Z_I) -> None:
+    inpaint(CASCADE, pixels, mask, image_embeds, generator=seeded())
+
+
+def generate(
+    tokens: Tensor = TOKENS, text_embeds: Tensor = Z_T, cascade: Cascade = CASCADE
+) -> None:
+    cascade.generate(tokens, text_embeds, generator=seeded())
+
+
+THETAS = torch.tensor([0.5])
+WIDTH = {
+    "text embeddings of a prior": (lambda: generate(text_embeds=NARROW), "text_embeds"),
+    "text embeddings of an autoregressive prior": (
+        lambda: generate(text_embeds=NARROW, cascade=cascade_of(prior=AR_PRIOR)),
+        "text_embeds",
+    ),
+    "image embeddings of a decoder": (lambda: decode(NARROW), "image_embeds"),
+    "of a picture to encode": (
+        lambda: encode(CASCADE, make_batch(8)["pixels"], NARROW),
+        "image_embeds",
+    ),
+    "of a picture to paint": (lambda: paint(image_embeds=NARROW), "image_embeds"),
+    "of a caption to turn to": (
+        lambda: text_diff(CASCADE, LATENT, NARROW[:1], thetas=THETAS),
+        "the end",
+    ),
+    "of the other picture": (
+        lambda: interpolate(
+            CASCADE, LATENT, replace(LATENT, image_embeds=NARROW[:1]), weights=THETAS
+        ),
+        "the end",
+    ),
+    "of classes": (lambda: class_probabilities(Z_I, NARROW, logit_scale=1.0), "class_embeds"),
+    "of a training batch": (
+        lambda: training_loss(CASCADE.prior, {**BATCH, "text_embeds": NARROW}, seeded()),
+        "text_embeds",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WIDTH)
+def test_an_embedding_of_the_wrong_width_is_refused_with_both_widths(case: str) -> None:
+    call, name = WIDTH[case]
+    with pytest.raises(ConfigError, match=rf"{name} has shape \(\d, 7\), but \(.*8\)"):
+        call()
+
+
+def test_a_basis_of_another_width_is_refused_with_both_widths() -> None:
+    basis = fit(Moments.of(unit(50, 7)))
+    with pytest.raises(ConfigError, match=r"\(1, 8\) do not fit a basis of width 7"):
+        pca_reconstruct(CASCADE, LATENT, basis, components=[2])
+
+
+ROWS = {
+    "captions and text embeddings": lambda: generate(tokens=TOKENS[:3]),
+    "captions and image embeddings": lambda: decode(tokens=TOKENS[:3]),
+    "pictures and embeddings to encode": lambda: encode(CASCADE, make_batch(8)["pixels"], Z_I[:3]),
+    "pictures and embeddings to paint": lambda: paint(image_embeds=Z_I[:3]),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_conditions_of_other_numbers_of_rows_are_refused_with_both_numbers(case: str) -> None:
+    with pytest.raises(ConfigError, match=r"has [34], .* has [34] rows; give one of each"):
+        ROWS[case]()
+
+
+SIZES: dict[str, tuple[Callable[[], object], str]] = {
+    "of grey pictures": (lambda: encode(CASCADE, torch.zeros(4, 1, 8, 8), Z_I), r"\(4, 1, 8, 8\)"),
+    "of large pictures": (lambda: encode(CASCADE, PIXELS, Z_I), r"\(B, 3, 8, 8\).*to_pixels"),
+    "of one picture": (lambda: encode(CASCADE, torch.zeros(3, 8, 8), Z_I), r"\(3, 8, 8\)"),
+    "of the noise": (lambda: decode(noise=torch.zeros(4, 3, 9, 9)), r"\(4, 3, 9, 9\).*one x_T"),
+    "of noise for fewer": (lambda: decode(noise=torch.zeros(3, 3, 8, 8)), r"\(4, 3, 8, 8\)"),
+    "of pictures to enlarge": (
+        lambda: CASCADE.upsample(torch.zeros(2, 4, 8, 8), generator=seeded()),
+        r"low_res has shape \(2, 4, 8, 8\), but \(B, 3, h, w\)",
+    ),
+    "of small pictures to paint": (lambda: paint(pixels=make_batch(16)["pixels"]), "resize"),
+    "of a mask": (lambda: paint(mask=MASK[..., :16]), r"mask has shape \(4, 1, 32, 16\)"),
+    "of a mask for fewer": (lambda: paint(mask=MASK[:3]), r"\(3, 1, 32, 32\), but \(4, 1, 32"),
+    "of a mask of colours": (lambda: paint(mask=MASK.expand(-1, 3, -1, -1)), r"\(4, 3, 32, 32\)"),
+    "of no bool": (lambda: paint(mask=MASK.float()), r"torch.float32; give torch.bool"),
+    "of latents to vary": (
+        lambda: variations(CASCADE, LATENTS, count=2, eta=1.0, generator=seeded()),
+        r"image_embeds has shape \(4, 8\), but \(1, E\)",
+    ),
+    "of latents to walk between": (
+        lambda: interpolate(CASCADE, LATENTS, LATENTS, weights=THETAS),
+        r"the start has shape \(4, 8\), but \(1, D\)",
+    ),
+    "of tokens": (
+        lambda: generate(tokens=torch.ones(4, 9, dtype=torch.int64)),
+        r"9\), but the text encoder.s context_length=6",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_the_wrong_shape_is_refused_with_both_shapes(case: str) -> None:
+    call, message = SIZES[case]
+    with pytest.raises(ConfigError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("mode", ["F", "I", "I;16"])
+def test_pictures_of_more_than_8_bits_are_refused_rather_than_cut_off(mode: str) -> None:
+    picture = Image.new(mode, (20, 16))
+    architecture = ClipArchitecture(
+        embed_dim=8,
+        image_size=8,
+        patch_size=8,
+        vision_width=16,
+        vision_layers=1,
+        vision_heads=2,
+        text_context_length=6,
+        text_width=16,
+        text_layers=1,
+        text_heads=2,
+        init_temperature=0.07,
+    )
+    clip = FrozenClip.from_trained(
+        build_clip(architecture), architecture, name="toy", device=torch.device("cpu")
+    )
+    for call in (lambda: to_pixels(CASCADE, [picture]), lambda: clip.encode_images([picture])):
+        with pytest.raises(ConfigError, match=rf"mode '{mode}' and 20 x 16 pixels.*convert it"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("prior", "decoder", "message"),
+    [
+        (replace(PRIOR, text_dropout=0.0), DECODER, "prior_guidance_scale=2.0, but prior.model.te"),
+        (replace(AR_PRIOR, text_dropout=0.0), DECODER, "prior.model.text_dropout=0"),
+        (PRIOR, replace(DECODER, text_dropout=0.0), "decoder.model.text_dropout=0"),
+        (PRIOR, replace(DECODER, image_dropout=0.0), "image_dropout=0: .*null condition"),
+    ],
+)
+def test_guidance_needs_a_null_condition_that_was_trained(
+    prior: DiffusionPriorConfig, decoder: object, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        cascade_of(prior, decoder)
+
+
+def test_sides_that_the_network_cannot_halve_are_refused() -> None:
+    upsampler = Upsampler(replace(PRESET.upsampler_1, low_res_size=16, crop_fraction=1.0))
+    with pytest.raises(ConfigError, match="side of the output=13 is not a multiple of 2; try 12"):
+        upsampler.condition(torch.zeros(1, 3, 13, 8))
+
+
+def test_a_turn_between_equal_captions_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no direction leads from one to the other"):
+        text_diff(CASCADE, LATENT, Z_T[:1], from_text_embeds=Z_T[:1].clone(), thetas=THETAS)
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (replace(PRIOR, embed_width=7), "prior.embed_width=7 and decoder.embed_width=8 differ"),
+        (
+            karlo_configs.PRIOR,
+            "KarloPriorConfig and DecoderConfig have image embeddings of different lengths",
+        ),
+    ],
+)
+def test_a_prior_of_another_decoder_is_refused(prior: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(CASCADE, prior=build(prior))  # type: ignore[arg-type]
+
+
+def test_upsamplers_that_do_not_take_what_is_before_them_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"upsampler_1.low_res_size=\d+, but the pictures of deco"
+    ):
+        replace(CASCADE, upsampler_1=CASCADE.upsampler_2)
+
+
+def test_noise_without_a_generator_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"eta=0.5 adds noise; give a generator"):
+        decode_latent(CASCADE, LATENT, eta=0.5)
+
+
+def test_painting_without_a_step_is_refused() -> None:
+    with pytest.raises(ConfigError, match="resamplings=0 must be at least 1"):
+        inpaint(CASCADE, PIXELS, MASK, Z_I, resamplings=0, generator=seeded())

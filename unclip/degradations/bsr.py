@@ -1,0 +1,120 @@
+"""The degradation of blind super-resolution (Zhang et al. 2021), light as in Rombach et al. 2022.
+
+Blur, resizing, noise and compression, each of random strength and in a random order for every
+image: what an upsampler that is to mend pictures of unknown origin is trained on.
+"""
+
+# B batch, C channels, H height, W width, N rows that an operation is applied to, K kernel size
+
+import math
+from collections.abc import Callable
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+from unclip.degradations.jpeg import jpeg
+
+KERNEL_SIZE = 11
+BLUR_STD = (0.1, 1.5)  # in pixels, along each axis of the kernel
+ISOTROPIC_PROBABILITY = 0.5
+RESIZE_SCALE = (0.5, 1.5)
+RESIZE_MODES = ("nearest", "bilinear", "bicubic", "area")
+NOISE_STD = (1 / 255, 10 / 255)  # of pixels in [0, 1]
+GREY_NOISE_PROBABILITY = 0.4
+JPEG_QUALITY = (40.0, 95.0)
+
+
+def bsr(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Degrade each of (B, 3, H, W) in [-1, 1] in its own way; the size stays."""
+    with torch.autocast(pixels.device.type, enabled=False):  # bfloat16 has too few digits for it
+        return _in_random_order(pixels.float(), generator).to(pixels.dtype)
+
+
+def _in_random_order(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    order = _uniform((len(pixels), len(OPERATIONS)), (0, 1), generator).argsort(dim=1)
+    for place in range(len(OPERATIONS)):
+        done = torch.empty_like(pixels)
+        for number, operation in enumerate(OPERATIONS):
+            rows = (order[:, place] == number).nonzero().flatten().to(pixels.device)  # (N,)
+            if len(rows):
+                done[rows] = operation(pixels[rows], generator).clamp(-1, 1)
+        pixels = done
+    return pixels
+
+
+def random_blur(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """A Gaussian of its own for each of (N, C, H, W), round or stretched along some direction."""
+    count, channels = pixels.shape[:2]
+    std = _uniform((count, 2), BLUR_STD, generator)
+    isotropic = _uniform((count,), (0, 1), generator) < ISOTROPIC_PROBABILITY
+    std[:, 1] = torch.where(isotropic, std[:, 0], std[:, 1])
+    angle = _uniform((count,), (0, math.pi), generator)
+    kernels = gaussian_kernels(std, angle, kernel_size=KERNEL_SIZE).to(pixels)  # (N, K, K)
+    padded = F.pad(pixels, [KERNEL_SIZE // 2] * 4, mode="replicate")
+    # One convolution in which each channel of each image is a group of its own.
+    blurred = F.conv2d(
+        rearrange(padded, "n c h w -> 1 (n c) h w"),
+        rearrange(kernels.repeat_interleave(channels, dim=0), "nc h w -> nc 1 h w"),
+        groups=count * channels,
+    )
+    return rearrange(blurred, "1 (n c) h w -> n c h w", n=count)
+
+
+def gaussian_kernels(std: Tensor, angle: Tensor, *, kernel_size: int) -> Tensor:
+    """Gaussians that sum to 1, turned by the angle; std: (N, 2) along their axes; (N, K, K)."""
+    offsets = torch.arange(kernel_size, device=std.device) - (kernel_size - 1) / 2
+    y, x = torch.meshgrid(offsets, offsets, indexing="ij")  # (K, K)
+    cosine, sine = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    along, across = x * cosine + y * sine, y * cosine - x * sine  # (N, K, K)
+    first, second = std[:, 0, None, None], std[:, 1, None, None]
+    weights = torch.exp(-0.5 * ((along / first).square() + (across / second).square()))
+    return weights / weights.sum(dim=(1, 2), keepdim=True)
+
+
+def random_resize(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """To another size and back, each way with an interpolation drawn for each of (N, C, H, W)."""
+    size = pixels.shape[-2:]
+    scales = _uniform((len(pixels),), RESIZE_SCALE, generator).tolist()
+    modes = torch.randint(
+        len(RESIZE_MODES), (len(pixels), 2), generator=generator, device=generator.device
+    ).tolist()
+    resized = []
+    for image, scale, (there, back) in zip(pixels[:, None], scales, modes, strict=True):
+        other = [max(round(side * scale), 1) for side in size]
+        between = F.interpolate(image, size=other, mode=RESIZE_MODES[there])
+        resized.append(F.interpolate(between, size=size, mode=RESIZE_MODES[back]))
+    return torch.cat(resized)
+
+
+def random_noise(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian noise of a strength of its own for each of (N, C, H, W), of colours or grey."""
+    count = len(pixels)
+    noise = torch.randn(pixels.shape, generator=generator, device=generator.device)
+    grey = _uniform((count, 1, 1, 1), (0, 1), generator) < GREY_NOISE_PROBABILITY
+    noise = torch.where(grey, noise[:, :1], noise)
+    std = 2 * _uniform((count, 1, 1, 1), NOISE_STD, generator)  # pixels span [-1, 1]
+    return pixels + (std * noise).to(pixels)
+
+
+def random_jpeg(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """JPEG of a quality of its own for each of (N, 3, H, W)."""
+    quality = _uniform((len(pixels),), JPEG_QUALITY, generator).round()
+    return jpeg(pixels, quality.to(pixels.device))
+
+
+OPERATIONS: tuple[Callable[[Tensor, torch.Generator], Tensor], ...] = (
+    random_blur,
+    random_resize,
+    random_noise,
+    random_jpeg,
+)
+
+
+def _uniform(
+    shape: tuple[int, ...], bounds: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """Uniform draws, where the generator lives."""
+    low, high = bounds
+    return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)

@@ -1,0 +1,140 @@
+"""CLIP's text tower, frozen, whose hidden states a prior may read as the encoded caption."""
+
+# B batch, L tokens of the captions, W width of the tower
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unclip.clip.config import ClipArchitecture
+from unclip.config import Config, ConfigError
+from unclip.models.layers import check_divisible
+from unclip.models.text_encoder import (
+    EncodedText,
+    TextEncoder,
+    TextEncoderConfig,
+    drop_text,
+    visible_tokens,
+    without_empty_columns,
+)
+from unclip.models.transformer import Transformer
+
+OPEN_CLIP_NAMES = {  # of one block, ours to open_clip's
+    "norm_attention": "ln_1",
+    "attention.to_qkv": "attn.in_proj",
+    "attention.to_out": "attn.out_proj",
+    "norm_mlp": "ln_2",
+    "mlp.0": "mlp.c_fc",
+    "mlp.2": "mlp.c_proj",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenTextConfig(Config):
+    """Sizes of the tower, which must be those of the CLIP that it is taken from."""
+
+    vocab_size: int
+    context_length: int
+    width: int
+    depth: int
+    heads: int
+    quick_gelu: bool  # as OpenAI's CLIP has it
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit together."""
+        check_divisible("text_encoder.width", self.width, self.heads)
+        if min(self.vocab_size, self.context_length, self.depth) < 1:
+            raise ConfigError(
+                f"text_encoder.vocab_size={self.vocab_size}, context_length={self.context_length} "
+                f"and depth={self.depth} must be at least 1"
+            )
+
+
+def check_clip_text(name: str, text: Config, clip: ClipArchitecture) -> None:
+    """Raise `ConfigError` where the model of that name reads the text tower of another CLIP."""
+    if not isinstance(text, FrozenTextConfig):
+        return
+    given = (text.context_length, text.width, text.depth, text.heads, text.quick_gelu)
+    wanted = (clip.text_context_length, clip.text_width, clip.text_layers, clip.text_heads, False)
+    if given != wanted:
+        raise ConfigError(
+            f"{name}.model.text_encoder has (context_length, width, depth, heads, quick_gelu)="
+            f"{given}, but the text tower of section clip has {wanted}; make them equal"
+        )
+
+
+class FrozenText(nn.Module):
+    """CLIP's causal transformer over a caption; only the stand-in for no caption is learned."""
+
+    def __init__(self, config: FrozenTextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.width)
+        self.positions = nn.Parameter(torch.zeros(config.context_length, config.width))
+        self.transformer = Transformer(
+            width=config.width,
+            depth=config.depth,
+            heads=config.heads,
+            quick_gelu=config.quick_gelu,
+        )
+        self.requires_grad_(False)
+        self.null = nn.Parameter(torch.randn(config.width) * 0.02)
+
+    def forward(self, tokens: Tensor) -> EncodedText:
+        """tokens: (B, L) int64 as CLIP's tokenizer makes them, padded with 0.
+
+        What does not fit CLIP's context is cut off: a causal tower says the same of what is left.
+        """
+        tokens = without_empty_columns(tokens)[:, : self.config.context_length]
+        length = tokens.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
+        hidden = self.transformer(self.embed(tokens) + self.positions[:length], causal)
+        return EncodedText(hidden, visible_tokens(tokens))  # (B, L, W)
+
+    def drop(self, encoded: EncodedText, dropped: Tensor) -> EncodedText:
+        """Put the learned null token in place of each caption where `dropped` (B,) is True."""
+        return drop_text(encoded, dropped, self.null)
+
+    @torch.no_grad()
+    def take_from(self, clip: nn.Module) -> None:
+        """Copy the weights of an open_clip.CLIP; raises `ConfigError` where they do not fit."""
+        theirs, ours = clip.state_dict(), self.state_dict()
+        quick = any(type(module).__name__ == "QuickGELU" for module in clip.modules())
+        if quick != self.config.quick_gelu:
+            raise ConfigError(
+                f"text_encoder.quick_gelu={self.config.quick_gelu}, but the CLIP has it {quick}; "
+                f"set it to {str(quick).lower()}"
+            )
+        for name, source in self._sources().items():
+            if source not in theirs or theirs[source].shape != ours[name].shape:
+                found = tuple(theirs[source].shape) if source in theirs else "missing"
+                raise ConfigError(
+                    f"text_encoder.{name} has shape {tuple(ours[name].shape)}, but the CLIP's "
+                    f"{source} is {found}; give text_encoder the sizes of a CLIP with a plain text "
+                    "transformer"
+                )
+            ours[name].copy_(theirs[source])
+        depth, block = self.config.depth, f"transformer.resblocks.{self.config.depth}.ln_1.weight"
+        if block in theirs:
+            raise ConfigError(
+                f"text_encoder.depth={depth}, but the CLIP's is deeper; give all of it"
+            )
+
+    def _sources(self) -> dict[str, str]:
+        """Our tensors → open_clip's."""
+        sources = {"embed.weight": "token_embedding.weight", "positions": "positional_embedding"}
+        for kind in ("weight", "bias"):
+            sources[f"transformer.norm.{kind}"] = f"ln_final.{kind}"
+            for block in range(self.config.depth):
+                for own, other in OPEN_CLIP_NAMES.items():
+                    joint = "_" if other.endswith("in_proj") else "."
+                    sources[f"transformer.blocks.{block}.{own}.{kind}"] = (
+                        f"transformer.resblocks.{block}.{other}{joint}{kind}"
+                    )
+        return sources
+
+
+def make_text_encoder(config: TextEncoderConfig | FrozenTextConfig) -> TextEncoder | FrozenText:
+    """The encoder of either kind."""
+    return FrozenText(config) if isinstance(config, FrozenTextConfig) else TextEncoder(config)

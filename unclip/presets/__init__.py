@@ -1,0 +1,20 @@
+"""Typed configs to start from: three sizes of our own, and what Karlo's released weights fit."""
+
+from unclip.presets.ar_priors import paper_ar_prior, small_ar_prior, tiny_ar_prior
+from unclip.presets.cascades import paper, small, tiny
+from unclip.presets.preset import CLIP_VOCAB_SIZE, Preset, with_embed_width
+from unclip.presets.released import KarloPreset, karlo
+
+__all__ = [
+    "CLIP_VOCAB_SIZE",
+    "KarloPreset",
+    "Preset",
+    "karlo",
+    "paper",
+    "paper_ar_prior",
+    "small",
+    "small_ar_prior",
+    "tiny",
+    "tiny_ar_prior",
+    "with_embed_width",
+]

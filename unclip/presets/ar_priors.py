@@ -1,0 +1,56 @@
+"""The autoregressive priors of the three sizes, beside the diffusion priors of `cascades`."""
+
+from unclip.models import ARPriorConfig
+from unclip.presets import cascades
+
+
+def tiny_ar_prior() -> ARPriorConfig:
+    """The demo's: 20 of 64 components, 64 buckets an eighth of a standard deviation wide."""
+    return ARPriorConfig(
+        embed_width=64,
+        width=192,
+        depth=4,
+        heads=3,
+        text_encoder=cascades.tiny().prior.text_encoder,
+        dimensions=20,
+        buckets=64,
+        bucket_reach=4.0,
+        dot_bins=16,
+        text_dropout=0.1,
+    )
+
+
+def small_ar_prior() -> ARPriorConfig:
+    """One GPU, with a 512-d CLIP such as ViT-B/32."""
+    return ARPriorConfig(
+        embed_width=512,
+        width=768,
+        depth=12,
+        heads=12,
+        text_encoder=cascades.small().prior.text_encoder,
+        dimensions=256,
+        buckets=1024,
+        bucket_reach=4.0,
+        dot_bins=128,
+        text_dropout=0.1,
+    )
+
+
+def paper_ar_prior() -> ARPriorConfig:
+    """Table 3 of the paper; as there, its transformer reads the caption's token embeddings.
+
+    The table's context of 384 tokens cannot hold 256 caption tokens, z_t, the dot product and 319
+    codes. The text says that all of them are in one sequence, so that is what this is: 576 tokens.
+    """
+    return ARPriorConfig(
+        embed_width=1024,
+        width=1664,
+        depth=24,
+        heads=26,
+        text_encoder=cascades.paper().prior.text_encoder,
+        dimensions=319,
+        buckets=1024,
+        bucket_reach=4.0,
+        dot_bins=1024,
+        text_dropout=0.1,
+    )
