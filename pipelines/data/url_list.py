@@ -89,8 +89,11 @@ def list_files(path: str, storage_options: dict[str, Any] | None) -> tuple[Any, 
             files = sorted(f for f in fs.find(root) if format_of(f)[0] in READERS)
         else:
             files = [root] if fs.isfile(root) else []
-    except (OSError, ValueError, ImportError) as error:
-        raise UrlListError(f"The URL list {path} cannot be reached: {error}.") from error
+    except Exception as error:  # file systems raise what they like: boto's has no base in Python's
+        raise UrlListError(
+            f"The URL list {path} cannot be reached: {str(error).rstrip('.')}. Check source.urls "
+            "and, for a bucket, the credentials in the environment."
+        ) from error
     if not files:
         raise UrlListError(
             f"There is no URL list at {path}. Give the path of a {', '.join(READERS)} file, or of "
@@ -121,7 +124,9 @@ def opened(fs: Any, path: str) -> Iterator[tuple[str, IO[bytes]]]:
     try:
         with fs.open(path, "rb", compression=compression) as source:
             yield suffix, source
-    except (OSError, EOFError, pa.ArrowException) as error:
+    except UrlListError:
+        raise
+    except Exception as error:
         raise UrlListError(
             f"The URL list {path} is not readable as {suffix.removeprefix('.')}: "
             f"{' '.join(str(error).split()).rstrip('.')}. Check "

@@ -87,9 +87,11 @@ def find_weights(url: str | None, model: ModelConfig, *, section: str) -> Initia
                 f"configuration's): {differing}. Change {section}.model, or give another file."
             )
         return InitialWeights(url, _sha256(fs, path))
-    except (OSError, ImportError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise InitialWeightsError(str(error)) from error
+    except InitialWeightsError:
+        raise
+    except CheckpointError as error:
+        raise InitialWeightsError(str(error)) from error
+    except Exception as error:  # file systems raise what they like
         raise InitialWeightsError(
             f"{where} cannot be read: {error}. Give the path or URL of a file that `save_model`, "
             "a training stage or `unclip import` wrote."

@@ -109,3 +109,16 @@ def test_the_digest_of_a_list_follows_its_bytes_and_not_its_place(tmp_path):
     with (tmp_path / "b.csv").open("a") as out:
         out.write("http://a/3,x,3\n")
     assert first != list_digest(str(tmp_path / "b.csv"))
+
+
+@pytest.mark.parametrize("path", ["s3://nobody-here/list.csv", "no-such-protocol://list.csv"])
+def test_a_list_whose_file_system_cannot_be_entered_is_refused_in_one_paragraph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    with pytest.raises(UrlListError, match=r"cannot be reached: .*credentials in the environment"):
+        list_digest(path)
