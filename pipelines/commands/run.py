@@ -60,7 +60,7 @@ def _print_summary(
 ) -> None:
     ran = len(plan.to_run)
     print(
-        f"\n{ran} stages ran in {took_s / 60:.1f} minutes."
+        f"\n{ran} stage{'s' * (ran > 1)} ran in {took_s / 60:.1f} minutes."
         if ran
         else "Everything is there already: no stage had to run."
     )
