@@ -94,6 +94,15 @@ def contestants_of(
     return [make(sizes, inputs) for make in makers]
 
 
+def profile(contestant: Contestant, run: Run) -> str:
+    """The operators of a training step that take longest themselves, as torch's profiler has it."""
+    run()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        run()
+    table = seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=10)
+    return f"{contestant.library}, {contestant.parameters() / 1e6:.1f}M parameters\n{table}\n"
+
+
 def head(rivals: Sequence[str], *, bf16: bool) -> str:
     """When and where, and the head of the table."""
     packages = [f"{name} {version(name)}" for name in ("torch", *rivals)]
@@ -115,6 +124,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--caption-tokens", type=int, help="that are not padding; all by default")
     parser.add_argument("--fused", action="store_true", help="fused AdamW for everyone")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    parser.add_argument(
+        "--profile", action="store_true", help="where a training step goes, in place of the table"
+    )
     parser.add_argument("--tiny", action="store_true", help="only see that everything runs")
     return parser.parse_args(arguments)
 
@@ -133,6 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train = [
             training_run(c, bf16=args.bf16, fused=f) for c, f in zip(entered, fused, strict=True)
         ]
+        if args.profile:
+            sys.stdout.writelines(profile(c, run) for c, run in zip(entered, train, strict=True))
+            continue
         lines = rows(name, entered, train, kind="training", rounds=args.rounds)
         sample = [sampling_run(c, bf16=args.bf16) for c in entered]
         lines += rows(name, entered, sample, kind="sampling", rounds=args.rounds)

@@ -21,6 +21,16 @@ def test_steps_are_timed_beside_diffusers(capsys: pytest.CaptureFixture[str]) ->
     assert all("**" in row for row in rows)
 
 
+def test_a_profile_names_the_operators_of_a_training_step(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    steps.main(["--tiny", "--profile", "--models", "upsampler", "--against", "diffusers"])
+    told = capsys.readouterr().out
+    assert "unclip, " in told
+    assert "diffusers, " in told
+    assert "convolution_backward" in told
+
+
 def test_utilisation_is_counted_without_a_gpu_too(capsys: pytest.CaptureFixture[str]) -> None:
     gpu.main(["--device", "cpu", "--tiny", "--eager"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.endswith("% |")]
