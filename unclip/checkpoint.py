@@ -1,6 +1,7 @@
 """Models on disk: safetensors with the config inside, so a file says what it is. Nothing unpickles.
 
-The file's metadata holds the config's type and, as JSON, its fields.
+The file's metadata has one entry: the config's type and, as JSON, its fields. With more, their
+order, and so the file's bytes, would change from one writing to the next.
 """
 
 import json
@@ -104,19 +105,19 @@ def _read_entries(header: dict[str, Any], *, where: str) -> tuple[dict[str, Tens
 
 def config_metadata(config: Config) -> dict[str, str]:
     """What describes the config in a file's metadata."""
-    return {"config_type": type(config).__name__, "config": json.dumps(asdict(config))}  # type: ignore[call-overload]
+    return {type(config).__name__: json.dumps(asdict(config))}  # type: ignore[call-overload]
 
 
 def config_from_metadata(metadata: dict[str, str], *, where: str) -> Config:
     """The config that `config_metadata` described."""
-    cls = _TYPES.get(metadata.get("config_type", ""))
-    if cls is None or "config" not in metadata:
+    cls = next((_TYPES[name] for name in metadata if name in _TYPES), None)
+    if cls is None:
         raise CheckpointError(
             f"{where}: its metadata has {sorted(metadata) or 'nothing'}, not the config of one of "
             f"{', '.join(_TYPES)}; it was not written by `save_model`"
         )
     try:
-        fields_ = json.loads(metadata["config"])
+        fields_ = json.loads(metadata[cls.__name__])
         return config_from_json(cls, fields_, where=f"{where}: {cls.__name__}")
     except (json.JSONDecodeError, ConfigError) as error:
         raise CheckpointError(

@@ -45,6 +45,7 @@ QUICK = {
             ("sample_every_steps", "null"),
         )
     },
+    "decoder.steps": "60",  # long enough to be killed before it ends
 }
 
 

@@ -84,15 +84,15 @@ def test_a_config_of_other_types_or_that_cannot_be_is_refused(
     message: str,
 ) -> None:
     path, tensors, metadata = saved
-    config = json.loads(metadata["config"]) | changes
-    write(path, tensors, metadata | {"config": json.dumps(config)})
+    config = json.loads(metadata["DecoderConfig"]) | changes
+    write(path, tensors, metadata | {"DecoderConfig": json.dumps(config)})
     with pytest.raises(CheckpointError, match=message):
         load_model(path)
 
 
 def test_a_config_that_is_no_json_is_refused(saved: tuple) -> None:  # type: ignore[type-arg]
     path, tensors, metadata = saved
-    write(path, tensors, metadata | {"config": "{"})
+    write(path, tensors, metadata | {"DecoderConfig": "{"})
     with pytest.raises(CheckpointError, match="its DecoderConfig cannot be used"):
         load_model(path)
 
@@ -109,9 +109,9 @@ def test_missing_and_unknown_tensors_are_named(saved: tuple) -> None:  # type: i
 
 def test_a_config_with_other_fields_is_refused_by_name(saved: tuple) -> None:  # type: ignore[type-arg]
     path, tensors, metadata = saved
-    config = json.loads(metadata["config"])
+    config = json.loads(metadata["DecoderConfig"])
     config["unet"]["activation"] = config["unet"].pop("channels")
-    write(path, tensors, metadata | {"config": json.dumps(config)})
+    write(path, tensors, metadata | {"DecoderConfig": json.dumps(config)})
     with pytest.raises(CheckpointError, match="missing: channels; unknown: activation"):
         load_model(path)
 
@@ -158,8 +158,14 @@ def test_the_metadata_says_what_the_file_is_without_loading_it(tmp_path: Path) -
     save_model(tmp_path / "model.safetensors", build(DECODER))
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
         metadata = file.metadata()
-    assert metadata["config_type"] == "DecoderConfig"
-    assert json.loads(metadata["config"])["image_size"] == 8
+    assert json.loads(metadata["DecoderConfig"])["image_size"] == 8
+
+
+def test_equal_models_are_equal_files(tmp_path: Path) -> None:
+    model = build(DECODER)
+    for number in range(5):
+        save_model(tmp_path / f"{number}.safetensors", model)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
 def test_only_models_of_ours_are_saved(tmp_path: Path) -> None:
