@@ -35,7 +35,7 @@ def measure(model: ARPrior, device: torch.device) -> tuple[float, float]:
     """Seconds with the cache and without; raises where the codes differ."""
     tokens = torch.zeros(BATCH, model.config.text_encoder.context_length, dtype=torch.int64)
     tokens[:, :CAPTION] = 7
-    text_embeds = F.normalize(torch.ones(BATCH, model.config.embed_width), dim=-1)
+    text_embeds = F.normalize(torch.ones(BATCH, model.config.embed_dim), dim=-1)
 
     def sample(cached: bool) -> Tensor:
         return sample_codes(

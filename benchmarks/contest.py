@@ -50,11 +50,14 @@ def random_inputs(sizes: Sizes, *, caption_tokens: int | None = None) -> Inputs:
 
     caption_tokens: how many of a caption's tokens are not padding; None: all.
     """
-    b, width = sizes.batch, sizes.embed_width
+    b, width = sizes.batch, sizes.embed_dim
     tokens = torch.randint(1, VOCABULARY, (b, sizes.text_tokens))
     if caption_tokens is not None:
         tokens[:, caption_tokens:] = 0
-    crop, whole = (3, sizes.image_size, sizes.image_size), (3, sizes.large_size, sizes.large_size)
+    crop, pipeline = (
+        (3, sizes.image_size, sizes.image_size),
+        (3, sizes.large_size, sizes.large_size),
+    )
     return Inputs(
         timesteps=torch.randint(STEPS, (b,)),
         tokens=tokens,
@@ -64,6 +67,6 @@ def random_inputs(sizes: Sizes, *, caption_tokens: int | None = None) -> Inputs:
         image_embeds=torch.randn(b, width),
         pixels=torch.randn(b, *crop),
         low_res=torch.randn(b, *crop),
-        large_pixels=torch.randn(1, *whole),
-        large_low_res=torch.randn(1, *whole),
+        large_pixels=torch.randn(1, *pipeline),
+        large_low_res=torch.randn(1, *pipeline),
     )

@@ -11,7 +11,7 @@ class Sizes:
     """Of the three models and their inputs."""
 
     batch: int
-    embed_width: int  # of CLIP's embeddings and hidden states
+    embed_dim: int  # of CLIP's embeddings and hidden states
     text_tokens: int  # that a caption is padded to
     prior_width: int
     prior_depth: int
@@ -27,7 +27,7 @@ class Sizes:
 
 CPU = Sizes(  # about a second a step on one core
     batch=2,
-    embed_width=512,
+    embed_dim=512,
     text_tokens=77,
     prior_width=512,
     prior_depth=7,
@@ -42,7 +42,7 @@ CPU = Sizes(  # about a second a step on one core
 )
 TINY = Sizes(  # to see that everything runs
     batch=2,
-    embed_width=64,
+    embed_dim=64,
     text_tokens=8,
     prior_width=64,
     prior_depth=2,
@@ -58,7 +58,7 @@ TINY = Sizes(  # to see that everything runs
 
 SMALL = Sizes(  # the widths of the preset "small", fewer layers
     batch=16,
-    embed_width=512,
+    embed_dim=512,
     text_tokens=77,
     prior_width=768,
     prior_depth=6,
@@ -73,7 +73,7 @@ SMALL = Sizes(  # the widths of the preset "small", fewer layers
 )
 PAPER = replace(  # the widths of the preset "paper", fewer layers
     SMALL,
-    embed_width=1024,
+    embed_dim=1024,
     text_tokens=256,
     prior_width=2048,
     channels=512,

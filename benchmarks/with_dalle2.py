@@ -12,12 +12,12 @@ LIBRARY = "dalle2-pytorch"
 def prior(sizes: Sizes, inputs: Inputs) -> Contestant:
     """The network of the prior; its blocks are larger by a sixth, so it has fewer."""
     model = DiffusionPriorNetwork(
-        dim=sizes.embed_width,
+        dim=sizes.embed_dim,
         num_timesteps=STEPS,
         max_text_len=sizes.text_tokens,
         depth=max(1, sizes.prior_depth * 6 // 7),
         dim_head=sizes.head_channels,
-        heads=sizes.embed_width // sizes.head_channels,
+        heads=sizes.embed_dim // sizes.head_channels,
     )
     given = {"text_embed": inputs.text_embeds, "text_encodings": inputs.text_hidden}
 
@@ -33,17 +33,17 @@ def prior(sizes: Sizes, inputs: Inputs) -> Contestant:
 def decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
     """The U-Net of the smallest image."""
     attends = tuple(
-        sizes.image_size >> level in sizes.attention_resolutions
-        for level in range(len(sizes.channel_multipliers))
+        sizes.image_size >> alpha_bar in sizes.attention_resolutions
+        for alpha_bar in range(len(sizes.channel_multipliers))
     )
     model = Unet(
         dim=sizes.channels,
         dim_mults=sizes.channel_multipliers,
         channels_out=6,
         num_resnet_blocks=sizes.residual_blocks,
-        image_embed_dim=sizes.embed_width,
+        image_embed_dim=sizes.embed_dim,
         cond_on_image_embeds=True,
-        text_embed_dim=sizes.embed_width,
+        text_embed_dim=sizes.embed_dim,
         cond_on_text_encodings=True,
         cond_dim=6 * sizes.channels,
         max_text_len=sizes.text_tokens,

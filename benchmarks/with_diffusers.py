@@ -21,7 +21,7 @@ def prior(sizes: Sizes, inputs: Inputs) -> Contestant:
         num_attention_heads=sizes.prior_width // sizes.head_channels,
         attention_head_dim=sizes.head_channels,
         num_layers=sizes.prior_depth,
-        embedding_dim=sizes.embed_width,
+        embedding_dim=sizes.embed_dim,
         num_embeddings=sizes.text_tokens,
     )
 
@@ -41,9 +41,9 @@ def prior(sizes: Sizes, inputs: Inputs) -> Contestant:
 def decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
     """The text projection, once for all steps of sampling, and the U-Net."""
     text_proj = UnCLIPTextProjModel(
-        clip_embeddings_dim=sizes.embed_width,
+        clip_embeddings_dim=sizes.embed_dim,
         time_embed_dim=4 * sizes.channels,
-        cross_attention_dim=sizes.embed_width,
+        cross_attention_dim=sizes.embed_dim,
     )
     unet = _conditional_unet(sizes)
     mask = nn.functional.pad(inputs.tokens.ne(0), (4, 0), value=True)
@@ -77,13 +77,13 @@ def decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
 
 def upsampler(sizes: Sizes, inputs: Inputs) -> Contestant:
     """One of the two U-Nets."""
-    levels = len(sizes.channel_multipliers)
+    alpha_bars = len(sizes.channel_multipliers)
     model = UNet2DModel(
         sample_size=sizes.large_size,
         in_channels=6,
         out_channels=3,
-        down_block_types=("ResnetDownsampleBlock2D",) * levels,
-        up_block_types=("ResnetUpsampleBlock2D",) * levels,
+        down_block_types=("ResnetDownsampleBlock2D",) * alpha_bars,
+        up_block_types=("ResnetUpsampleBlock2D",) * alpha_bars,
         add_attention=False,
         **_common(sizes, sizes.upsampler_channels),
     )
@@ -103,8 +103,8 @@ def upsampler(sizes: Sizes, inputs: Inputs) -> Contestant:
 
 def _conditional_unet(sizes: Sizes) -> UNet2DConditionModel:
     attends = [
-        sizes.image_size >> level in sizes.attention_resolutions
-        for level in range(len(sizes.channel_multipliers))
+        sizes.image_size >> alpha_bar in sizes.attention_resolutions
+        for alpha_bar in range(len(sizes.channel_multipliers))
     ]
     down, up = (
         [attending if here else f"Resnet{way}sampleBlock2D" for here in attends]
@@ -120,7 +120,7 @@ def _conditional_unet(sizes: Sizes) -> UNet2DConditionModel:
         down_block_types=tuple(down),
         mid_block_type="UNetMidBlock2DSimpleCrossAttn",
         up_block_types=tuple(reversed(up)),
-        cross_attention_dim=sizes.embed_width,
+        cross_attention_dim=sizes.embed_dim,
         class_embed_type="identity",
         **_common(sizes, sizes.channels),
     )

@@ -33,14 +33,14 @@ OWN, KARLO = "unclip", "unclip, Karlo's layout"
 def prior(sizes: Sizes, inputs: Inputs) -> Contestant:
     """The diffusion prior; its transformer reads the tokens' embeddings, as in the paper."""
     config = DiffusionPriorConfig(
-        embed_width=sizes.embed_width,
+        embed_dim=sizes.embed_dim,
         width=sizes.prior_width,
         depth=sizes.prior_depth,
         heads=sizes.prior_width // sizes.head_channels,
         text_encoder=_text_encoder(sizes),
         schedule="cosine",
         train_timesteps=STEPS,
-        embedding_scale=sizes.embed_width**0.5,
+        embedding_scale=sizes.embed_dim**0.5,
         text_dropout=0.1,
     )
     model = DiffusionPrior(config)
@@ -62,7 +62,7 @@ def prior(sizes: Sizes, inputs: Inputs) -> Contestant:
 def karlo_prior(sizes: Sizes, inputs: Inputs) -> Contestant:
     """The weights of diffusers' prior, in ours."""
     config = KarloPriorConfig(
-        embed_width=sizes.embed_width,
+        embed_dim=sizes.embed_dim,
         width=sizes.prior_width,
         depth=sizes.prior_depth,
         heads=sizes.prior_width // sizes.head_channels,
@@ -92,7 +92,7 @@ def decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
     """The decoder with a learned variance; its captions are embedded, not encoded."""
     config = DecoderConfig(
         image_size=sizes.image_size,
-        embed_width=sizes.embed_width,
+        embed_dim=sizes.embed_dim,
         image_tokens=4,
         unet=_unet(sizes, sizes.channels, sizes.attention_resolutions),
         text_encoder=_text_encoder(sizes),
@@ -123,9 +123,9 @@ def karlo_decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
     """The weights of diffusers' text projection and decoder, in ours."""
     config = KarloDecoderConfig(
         image_size=sizes.image_size,
-        embed_width=sizes.embed_width,
+        embed_dim=sizes.embed_dim,
         image_tokens=4,
-        context_width=sizes.embed_width,
+        context_width=sizes.embed_dim,
         unet=_unet(sizes, sizes.channels, sizes.attention_resolutions),
         text_encoder=_clip_text(sizes),
         schedule="cosine",
@@ -217,7 +217,7 @@ def _text_encoder(sizes: Sizes) -> TextEncoderConfig:
     return TextEncoderConfig(
         vocab_size=VOCABULARY,
         context_length=sizes.text_tokens,
-        width=sizes.embed_width,
+        width=sizes.embed_dim,
         depth=0,
         heads=1,
     )
@@ -228,10 +228,10 @@ def _clip_text(sizes: Sizes) -> ClipTextConfig:
     return ClipTextConfig(
         vocab_size=VOCABULARY,
         context_length=sizes.text_tokens,
-        width=sizes.embed_width,
+        width=sizes.embed_dim,
         depth=1,
         heads=1,
-        embed_width=sizes.embed_width,
+        embed_dim=sizes.embed_dim,
     )
 
 

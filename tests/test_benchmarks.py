@@ -25,10 +25,10 @@ def test_a_profile_names_the_operators_of_a_training_step(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     steps.main(["--tiny", "--profile", "--models", "upsampler", "--against", "diffusers"])
-    told = capsys.readouterr().out
-    assert "unclip, " in told
-    assert "diffusers, " in told
-    assert "convolution_backward" in told
+    message = capsys.readouterr().out
+    assert "unclip, " in message
+    assert "diffusers, " in message
+    assert "convolution_backward" in message
 
 
 def test_utilisation_is_counted_without_a_gpu_too(capsys: pytest.CaptureFixture[str]) -> None:

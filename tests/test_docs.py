@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from pipelines.cli import parser
+from pipelines.cli.main import parser
 from pipelines.config.reference import TARGET, reference
 
 ROOT = Path(__file__).parents[1]

@@ -83,6 +83,6 @@ def test_every_module_of_unclip_is_imported_without_the_packages_of_the_pipeline
 
 def test_the_tests_of_unclip_run_without_the_packages_of_the_pipeline() -> None:
     files = [str(ROOT / "tests" / "unclip" / f"test_{name}.py") for name in RUN]
-    told = run_tests(*files)
-    assert " passed" in told
-    assert "skipped" not in told
+    message = run_tests(*files)
+    assert " passed" in message
+    assert "skipped" not in message

@@ -176,7 +176,7 @@ def _is_a(kind: type, value: Any) -> bool:
 
 
 def _check_tensors(wanted: dict[str, Tensor], given: dict[str, Tensor], *, where: str) -> None:
-    told = [
+    message = [
         *(f"{n} {_shape(wanted[n])} is missing" for n in sorted(wanted.keys() - given.keys())),
         *(f"{n} {_shape(given[n])} is unknown" for n in sorted(given.keys() - wanted.keys())),
         *(
@@ -185,10 +185,10 @@ def _check_tensors(wanted: dict[str, Tensor], given: dict[str, Tensor], *, where
             if name in given and tensor.shape != given[name].shape
         ),
     ]
-    if told:
-        more = f"; and {len(told) - MOST_NAMED} more" if len(told) > MOST_NAMED else ""
+    if message:
+        more = f"; and {len(message) - MOST_NAMED} more" if len(message) > MOST_NAMED else ""
         raise CheckpointError(
-            f"{where} does not hold the tensors of its config: {'; '.join(told[:MOST_NAMED])}"
+            f"{where} does not hold the tensors of its config: {'; '.join(message[:MOST_NAMED])}"
             f"{more}. Weights or config are of another model; write both with `save_model`"
         )
 

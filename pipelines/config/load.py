@@ -202,9 +202,9 @@ def _merge(below: Any, above: Any) -> Any:
 def _explain(error: ValidationError, path: Path, lines: Mapping[Path_, int]) -> str:
     """One paragraph: each place with its line, what is wrong, and the way out."""
     errors = _of_the_kind_that_is_meant([dict(e) for e in error.errors()])
-    told = [_explain_one(e, path, lines) for e in errors[:5]]
-    more = len(errors) - len(told)
-    return " ".join(told) + (f" There are {more} more such errors." if more > 0 else "")
+    message = [_explain_one(e, path, lines) for e in errors[:5]]
+    more = len(errors) - len(message)
+    return " ".join(message) + (f" There are {more} more such errors." if more > 0 else "")
 
 
 def _of_the_kind_that_is_meant(errors: list[dict[str, Any]]) -> list[dict[str, Any]]:

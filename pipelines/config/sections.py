@@ -36,7 +36,7 @@ from unclip.models import (
     KarloUpsamplerConfig,
     UpsamplerConfig,
 )
-from unclip.models.fit import check_fit
+from unclip.models.compatibility import check_compatibility
 from unclip.models.frozen_text import check_clip_text
 
 
@@ -161,7 +161,7 @@ class PipelineConfig(Config):
         self.check_widths()
         self.check_models()
         self.check_towers()
-        self.check_lanes()
+        self.check_logical_ranks()
 
     @property
     def priors(self) -> dict[str, DiffusionPriorSection | ARPriorSection | KarloPriorSection]:
@@ -187,10 +187,10 @@ class PipelineConfig(Config):
             return
         readers = {**self.priors, "decoder": self.decoder}
         for name, model in ((name, section.model) for name, section in readers.items()):
-            if model.embed_width != width:
+            if model.embed_dim != width:
                 raise ConfigError(
-                    f"{name}.model.embed_width={model.embed_width}, but the CLIP of section clip "
-                    f"makes embeddings of width {width}; set {name}.model.embed_width={width}, or "
+                    f"{name}.model.embed_dim={model.embed_dim}, but the CLIP of section clip "
+                    f"makes embeddings of width {width}; set {name}.model.embed_dim={width}, or "
                     "choose another CLIP"
                 )
         if isinstance(self.clip, TrainedClip):
@@ -210,7 +210,7 @@ class PipelineConfig(Config):
         upsamplers = [section.model for section in self.upsamplers.values()]
         for name, prior in self.priors.items():
             check_guidance("prior", sampling.prior_guidance_scale, prior.model)
-            check_fit(prior.model, self.decoder.model, upsamplers)
+            check_compatibility(prior.model, self.decoder.model, upsamplers)
             lengths = [m.text_encoder.context_length for m in (prior.model, self.decoder.model)]
             if lengths[0] != lengths[1]:
                 raise ConfigError(
@@ -235,13 +235,13 @@ class PipelineConfig(Config):
                     "random; give the file of an imported Karlo"
                 )
 
-    def check_lanes(self) -> None:
-        """The lanes of each training against its workers."""
+    def check_logical_ranks(self) -> None:
+        """The logical ranks of each training against its workers."""
         for name, section in self.models.items():
-            lanes = section.lanes
+            logical_ranks = section.logical_ranks
             workers = self.run.resources.get(name, Resources()).workers
-            if lanes % workers:
+            if logical_ranks % workers:
                 raise ConfigError(
                     f"run.resources.{name}.workers={workers} cannot share "
-                    f"{name}.lanes={lanes} evenly; give a number that divides it"
+                    f"{name}.logical_ranks={logical_ranks} evenly; give a number that divides it"
                 )

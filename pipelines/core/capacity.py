@@ -52,7 +52,7 @@ def check_capacity(plan: Plan, requests: Mapping[str, Resources]) -> None:
     short = []
     for step in plan.to_run:
         request = requests[step.stage.name]
-        wanted = request.workers if step.stage.gang else 1
+        wanted = request.workers if step.stage.worker_group else 1
         if places(request, there) < wanted:
             short.append(f"{step.stage.name} ({_shortage(request, wanted, there)})")
     if short:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from pipelines.core import gang, shards
+from pipelines.core import shards, worker_group
 from pipelines.core.capacity import capacity, check_capacity
 from pipelines.core.cluster import ClusterSettings, connected
 from pipelines.core.errors import PipelineError
@@ -26,7 +26,7 @@ from pipelines.core.plan import Plan, Step
 from pipelines.core.provenance import provenance
 from pipelines.core.resources import Resources, fits
 from pipelines.core.shards import PoolSettings
-from pipelines.core.stage import Artifact, Facts, ShardWorker, Stage
+from pipelines.core.stage import Artifact, Metadata, ShardWorker, Stage
 from pipelines.core.store import Folder, Manifest, Store
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class StageContext:
 
     def map_shards(
         self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
-    ) -> dict[str, Facts]:
+    ) -> dict[str, Metadata]:
         """Make every shard that is not there yet."""
         return shards.map_shards(
             worker,
@@ -112,7 +112,7 @@ class StageContext:
         self, function: Callable[[Mapping[str, Any]], None], config: Mapping[str, Any]
     ) -> None:
         """Run the function on all workers together."""
-        gang.run_gang(
+        worker_group.run_worker_group(
             function,
             config,
             stage=self.stage.name,
@@ -127,7 +127,7 @@ def load_artifact(store: Store, stage: Stage[A]) -> A:
     manifest = store.manifest(stage.name, stage.key)
     if manifest is None:
         raise PipelineError(f"{stage.label} is not in {store.root}. Run the pipeline first.")
-    return stage.artifact(folder=store.folder(stage.name, stage.key), **manifest.facts)  # type: ignore[return-value]
+    return stage.artifact(folder=store.folder(stage.name, stage.key), **manifest.metadata)  # type: ignore[return-value]
 
 
 def run_plan(
@@ -245,12 +245,14 @@ class _Run:
 
     def _failure(self) -> PipelineError:
         stopped = [s.stage.name for s in self.pending]
-        told = "; ".join(
+        message = "; ".join(
             str(e) if isinstance(e, PipelineError) else f"stage {n}: {type(e).__name__}: {e}"
             for n, e in self.failures.items()
         )
         waiting = f" Not started because of it: {', '.join(stopped)}." if stopped else ""
-        error = StageFailedError(f"{told}{waiting} What was finished stays in {self.store.root}.")
+        error = StageFailedError(
+            f"{message}{waiting} What was finished stays in {self.store.root}."
+        )
         error.__cause__ = next(iter(self.failures.values()))
         return error
 
@@ -278,7 +280,7 @@ def _manifest(
         version=stage.version,
         description=stage.description,
         dependencies={n: d.label for n, d in stage.dependencies.items()},
-        facts=artifact.facts(),
+        metadata=artifact.metadata(),
         outputs={},
         provenance=provenance(),
         links=links,

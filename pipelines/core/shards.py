@@ -19,7 +19,7 @@ from pipelines.core.capacity import describe_capacity
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Emit, Note, Progress
 from pipelines.core.resources import Resources
-from pipelines.core.stage import Facts, ShardWorker
+from pipelines.core.stage import Metadata, ShardWorker
 from pipelines.core.store import Folder
 from pipelines.core.tables import check_schema
 
@@ -49,13 +49,13 @@ class _ShardActor:
     def start(self) -> None:
         """Answers once the process is up."""
 
-    def make(self, name: str, item: Any) -> Facts:
-        table, facts = self.worker(item)
+    def make(self, name: str, item: Any) -> Metadata:
+        table, metadata = self.worker(item)
         check_schema(table, self.schema, where=self.folder.file(f"{name}.parquet"))
         self.folder.write_table(f"{name}.parquet", table)
-        facts = {**facts, "rows": table.num_rows}
-        self.folder.write_json(f"{DONE}/{name}.json", facts)
-        return facts
+        metadata = {**metadata, "rows": table.num_rows}
+        self.folder.write_json(f"{DONE}/{name}.json", metadata)
+        return metadata
 
 
 class ShardPool:
@@ -68,10 +68,12 @@ class ShardPool:
         self.calls: dict[Any, tuple[Any, str | None]] = {}  # call → its actor and shard
         self.idle: list[Any] = []
         self.deaths: Counter[str] = Counter()
-        self.done: dict[str, Facts] = {}
+        self.done: dict[str, Metadata] = {}
         self.failure: Exception | None = None  # the first; shards under way still finish
 
-    def run(self, items: Mapping[str, Any], names: Sequence[str], *, unit: str) -> dict[str, Facts]:
+    def run(
+        self, items: Mapping[str, Any], names: Sequence[str], *, unit: str
+    ) -> dict[str, Metadata]:
         """Make the shards of these names; the other items were made earlier."""
         queue = deque(names)
         earlier, total = len(items) - len(queue), len(items)
@@ -105,7 +107,7 @@ class ShardPool:
     def _finish(self, call: Any, queue: "deque[str]") -> None:
         actor, name = self.calls.pop(call)
         try:
-            facts = ray.get(call)
+            metadata = ray.get(call)
         except RayTaskError as error:
             self._fail(_cause(error, self.stage, name), queue)
         except RayError as error:  # the process, its node or its memory is gone
@@ -113,7 +115,7 @@ class ShardPool:
             return
         else:
             if name is not None:
-                self.done[name] = facts
+                self.done[name] = metadata
         self.idle.append(actor)
 
     def _fail(self, error: Exception, queue: "deque[str]") -> None:
@@ -156,7 +158,7 @@ def map_shards(
     unit: str,
     emit: Emit,
     settings: PoolSettings,
-) -> dict[str, Facts]:
+) -> dict[str, Metadata]:
     """Make `<name>.parquet` for every item that has none; the facts of all, in the items' order."""
     marks = {n.removeprefix(f"{DONE}/").removesuffix(".json") for n in folder.marks(DONE)}
     there = {name: folder.read_json(f"{DONE}/{name}.json") for name in items if name in marks}

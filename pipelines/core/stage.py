@@ -19,7 +19,7 @@ from pipelines.core.errors import PipelineError
 from pipelines.core.events import Emit
 from pipelines.core.store import Folder
 
-Facts = dict[str, Any]  # JSON-able
+Metadata = dict[str, Any]  # JSON-able
 T = TypeVar("T")
 
 
@@ -29,7 +29,7 @@ class Artifact:
 
     folder: Folder
 
-    def facts(self) -> Facts:
+    def metadata(self) -> Metadata:
         """Every field but the folder, which is the store's to know."""
         fields = dataclasses.fields(self)
         return {f.name: getattr(self, f.name) for f in fields if f.name != "folder"}
@@ -62,7 +62,7 @@ class ShardWorker(Protocol):
     Returns the table and the facts to remember of it ("rows" is added by the engine).
     """
 
-    def __call__(self, item: Any, /) -> tuple[pa.Table, Facts]: ...
+    def __call__(self, item: Any, /) -> tuple[pa.Table, Metadata]: ...
 
 
 class Context(Protocol):
@@ -80,7 +80,7 @@ class Context(Protocol):
 
     def map_shards(
         self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
-    ) -> dict[str, Facts]:
+    ) -> dict[str, Metadata]:
         """Make every shard that is not there yet, each in a worker with the stage's resources."""
         ...
 
@@ -102,7 +102,7 @@ class Stage(ABC, Generic[A_co]):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     artifact: ClassVar[type[Artifact]]
-    gang: ClassVar[bool] = False  # needs all its workers at once, as training does
+    worker_group: ClassVar[bool] = False  # needs all its workers at once, as training does
 
     @abstractmethod
     def run(self, ctx: Context) -> A_co:

@@ -173,7 +173,7 @@ class Manifest:
     version: int
     description: Mapping[str, Any]  # the canonical form that the key is the digest of
     dependencies: Mapping[str, str]  # field → "stage/key"
-    facts: Mapping[str, Any]  # the artifact's fields
+    metadata: Mapping[str, Any]  # the artifact's fields
     outputs: Mapping[str, int]  # file → bytes
     provenance: Mapping[str, Any]  # commit, packages, host: recorded, not hashed
     links: Mapping[str, str]  # where people can look at it, such as its MLflow run

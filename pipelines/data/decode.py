@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipelines.data.url_policy import Refused
-from unclip.pictures import to_rgb
+from unclip.images import to_rgb
 
 # What the web serves. PIL knows more, and one of them (EPS) would start another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")

@@ -21,10 +21,10 @@ from urllib.parse import urljoin
 
 import pyarrow as pa
 
+from pipelines.artifacts.schema import PAIRS, pair_key
 from pipelines.data.decode import decode_rgb
 from pipelines.data.fetch import Fetched, fetch_with_retries
 from pipelines.data.url_policy import Refused, UrlPolicy
-from pipelines.schema import PAIRS, pair_key
 from unclip.config import Config, ConfigError
 
 Item = TypeVar("Item")
@@ -130,14 +130,14 @@ class DownloadWorker:
                     rows.append(self.make_row(url, caption, fetched.body))
                 except Refused as refusal:
                     tally.add(refusal.reason, url)
-        facts = {
+        metadata = {
             "listed": item.num_rows,
             "downloaded": len(rows),
             "received_bytes": received_bytes,
             "rejected": dict(sorted(tally.counts.items())),
             "examples": dict(sorted(tally.examples.items())),
         }
-        return pa.Table.from_pylist(rows, schema=PAIRS), facts
+        return pa.Table.from_pylist(rows, schema=PAIRS), metadata
 
     @staticmethod
     def without_repeats(item: pa.Table, tally: Tally) -> Iterator[tuple[str, str]]:

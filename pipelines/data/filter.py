@@ -15,8 +15,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.artifacts.schema import PAIRS
 from pipelines.data.dates import is_mostly_date
-from pipelines.schema import PAIRS
 from unclip.config import Config, ConfigError
 
 EXAMPLES_PER_REASON = 3
@@ -92,13 +92,13 @@ class FilterWorker:
                 examples[reason].append(row["caption"][:200])
         rejected = Counter(reason for reason in reasons if reason)
         kept = pairs.filter(pa.array([reason is None for reason in reasons], pa.bool_()))
-        facts = {
+        metadata = {
             "read": pairs.num_rows,
             "kept": kept.num_rows,
             "rejected": dict(sorted(rejected.items())),
             "examples": dict(sorted(examples.items())),
         }
-        return kept.cast(PAIRS), facts
+        return kept.cast(PAIRS), metadata
 
     def reason(self, row: Row, is_duplicate: bool) -> str | None:
         """The name of the first rule that the pair breaks; None where it is kept."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.data.order import LaneOrder, OrderConfig
+from pipelines.data.order import LogicalRankOrder, OrderConfig
 from pipelines.data.prefetch import prefetch
 from pipelines.data.shard_reader import (
     FIELDS,
@@ -73,14 +73,14 @@ class ShardCache:
 
 
 class TrainingLoader:
-    """Batches of the lanes that this worker owns."""
+    """Batches of the logical ranks that this worker owns."""
 
     def __init__(
         self,
         shards: Sequence[ShardFiles],
         config: LoaderConfig,
         *,
-        own_lanes: Sequence[int],
+        own_logical_ranks: Sequence[int],
         tokenize: Tokenize | None = None,
     ) -> None:
         """shards: all of the data set, by name, the same on each worker."""
@@ -88,10 +88,14 @@ class TrainingLoader:
             raise ConfigError('the field "tokens" needs tokenize=, a callable on captions')
         rows = [files.rows for files in shards]
         self.files, self.config, self.tokenize = shards, config, tokenize
-        self.lanes = [LaneOrder(config.order, lane=lane, shard_rows=rows) for lane in own_lanes]
+        self.logical_ranks = [
+            LogicalRankOrder(config.order, logical_rank=logical_rank, shard_rows=rows)
+            for logical_rank in own_logical_ranks
+        ]
 
     def batches(self, start_step: int) -> Generator[list[dict[str, Any]], None, None]:
-        """For each step from `start_step` on, one dict per own lane, in the order of own_lanes.
+        """For each step from `start_step` on, one dict per own logical rank, in the order of
+        own_logical_ranks.
 
         Close it (or let it go) to stop its thread. An error of the thread is raised here.
         """
@@ -102,18 +106,23 @@ class TrainingLoader:
         cache = ShardCache(self.load, self.config.cache_bytes)
         step = start_step
         while True:
-            in_use = set().union(*(lane.shards(step) for lane in self.lanes))
+            in_use = set().union(
+                *(logical_rank.shards(step) for logical_rank in self.logical_ranks)
+            )
             shards = cache.use(in_use)
             keep = cache.nbytes < self.config.cache_bytes
-            yield [self.lane_batch(lane, step, shards, keep) for lane in self.lanes]
+            yield [
+                self.lane_batch(logical_rank, step, shards, keep)
+                for logical_rank in self.logical_ranks
+            ]
             step += 1
 
     def lane_batch(
-        self, lane: LaneOrder, step: int, shards: dict[int, Shard], keep_pixels: bool
+        self, logical_rank: LogicalRankOrder, step: int, shards: dict[int, Shard], keep_pixels: bool
     ) -> dict[str, Any]:
-        """One lane's microbatch."""
+        """One logical rank's microbatch."""
         return make_batch(
-            [(shards[shard], row) for shard, row in lane.rows(step)],
+            [(shards[shard], row) for shard, row in logical_rank.rows(step)],
             self.config.fields,
             image_size=self.config.image_size,
             tokenize=self.tokenize,

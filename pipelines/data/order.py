@@ -1,14 +1,16 @@
 """The order of training samples: a pure function of the seed and the shards' sizes.
 
-The batch of a step is the concatenation of one microbatch from each of `lanes` lanes. In each epoch
-the shards are permuted and their rows, laid end to end, are cut into as many equal parts as there
-are lanes. So a lane reads mostly whole shards (it shares the first and the last with its
-neighbours), its epochs have the same length whatever the permutation, and all lanes together see
-every row once. That holds for one shard and many lanes as for the reverse.
+The batch of a step is the concatenation of one microbatch from each of `logical_ranks` logical
+ranks. In each epoch the shards are permuted and their rows, laid end to end, are cut into as many
+equal parts as there are logical ranks. So a logical rank reads mostly whole shards (it shares the
+first and the last with its neighbours), its epochs have the same length whatever the permutation,
+and all logical ranks together see every row once. That holds for one shard and many logical ranks
+as for the reverse.
 
-Within a lane, rows are shuffled inside windows of a few consecutive shards: what has to be in
-memory at a time. A worker owns some of the lanes; the number of workers changes who reads a lane
-and never what is in it. Any step is found by arithmetic, without going through earlier ones.
+Within a logical rank, rows are shuffled inside windows of a few consecutive shards: what has to be
+in memory at a time. A worker owns some of the logical ranks; the number of workers changes who
+reads a logical rank and never what is in it. Any step is found by arithmetic, without going through
+earlier ones.
 """
 
 from collections.abc import Sequence
@@ -37,31 +39,33 @@ class OrderConfig(Config):
     """What decides the order, beside the shards' sizes."""
 
     seed: int
-    lanes: int
-    batch_size: int  # of all lanes together
+    logical_ranks: int
+    batch_size: int  # of all logical ranks together
     shuffle_shards: int  # in a window
 
     def __post_init__(self) -> None:
-        if min(self.lanes, self.batch_size, self.shuffle_shards) < 1 or self.seed < 0:
+        if min(self.logical_ranks, self.batch_size, self.shuffle_shards) < 1 or self.seed < 0:
             raise ConfigError(
-                f"lanes={self.lanes}, batch_size={self.batch_size} and shuffle_shards="
-                f"{self.shuffle_shards} must be at least 1, and seed={self.seed} at least 0"
+                f"logical_ranks={self.logical_ranks}, batch_size={self.batch_size} and "
+                f"shuffle_shards={self.shuffle_shards} must be at least 1, and "
+                f"seed={self.seed} at least 0"
             )
-        if self.batch_size % self.lanes:
+        if self.batch_size % self.logical_ranks:
             raise ConfigError(
-                f"batch_size={self.batch_size} is not divisible by lanes={self.lanes}; try "
-                f"{-(-self.batch_size // self.lanes) * self.lanes}"
+                f"batch_size={self.batch_size} is not divisible by logical_ranks="
+                f"{self.logical_ranks}; try "
+                f"{-(-self.batch_size // self.logical_ranks) * self.logical_ranks}"
             )
 
     @property
     def microbatch_size(self) -> int:
-        """Rows of one lane in one step."""
-        return self.batch_size // self.lanes
+        """Rows of one logical rank in one step."""
+        return self.batch_size // self.logical_ranks
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What a lane reads in one epoch: S consecutive pieces of shards, in W windows."""
+    """What a logical rank reads in one epoch: S consecutive pieces of shards, in W windows."""
 
     shards: np.ndarray  # (S,) shard of each piece
     first: np.ndarray  # (S,) first row of the piece in its shard
@@ -69,23 +73,28 @@ class Epoch:
     window_starts: np.ndarray  # (W,) position in the epoch of each window's first row
 
 
-class LaneOrder:
-    """The endless stream of one lane, with random access by step."""
+class LogicalRankOrder:
+    """The endless stream of one logical rank, with random access by step."""
 
-    def __init__(self, config: OrderConfig, *, lane: int, shard_rows: Sequence[int]) -> None:
+    def __init__(
+        self, config: OrderConfig, *, logical_rank: int, shard_rows: Sequence[int]
+    ) -> None:
         """shard_rows: rows to train on of each shard; empty shards are allowed."""
         total = sum(shard_rows)
-        if not 0 <= lane < config.lanes:
-            raise ConfigError(f"lane={lane} is not one of the lanes 0 to {config.lanes - 1}")
-        if total < config.lanes:
+        if not 0 <= logical_rank < config.logical_ranks:
             raise ConfigError(
-                f"there are {total} rows to train on for lanes={config.lanes}: each lane needs at "
-                "least one; use fewer lanes or more data"
+                f"logical_rank={logical_rank} is not one of 0 to {config.logical_ranks - 1}"
             )
-        self.config, self.lane = config, lane
+        if total < config.logical_ranks:
+            raise ConfigError(
+                f"there are {total} rows to train on for logical_ranks="
+                f"{config.logical_ranks}: each logical rank needs at least one; use fewer logical "
+                "ranks or more data"
+            )
+        self.config, self.logical_rank = config, logical_rank
         self.shard_rows = np.asarray(shard_rows, dtype=np.int64)
-        self.begin = lane * total // config.lanes
-        self.epoch_rows = (lane + 1) * total // config.lanes - self.begin
+        self.begin = logical_rank * total // config.logical_ranks
+        self.epoch_rows = (logical_rank + 1) * total // config.logical_ranks - self.begin
         # A step touches two windows, or three where it goes on into the next epoch.
         self.epoch = lru_cache(maxsize=4)(self._epoch)
         self.window = lru_cache(maxsize=4)(self._window)
@@ -120,7 +129,7 @@ class LaneOrder:
         return slice(window * self.config.shuffle_shards, (window + 1) * self.config.shuffle_shards)
 
     def _epoch(self, epoch: int) -> Epoch:
-        """Cut this lane's part out of the epoch's permuted shards."""
+        """Cut this logical rank's part out of the epoch's permuted shards."""
         shards = permutation(len(self.shard_rows), (SHARDS, self.config.seed, epoch, 0, 0))
         shards = shards[self.shard_rows[shards] > 0]
         ends = np.cumsum(self.shard_rows[shards])
@@ -139,5 +148,5 @@ class LaneOrder:
         rows: np.ndarray = np.concatenate(
             [np.stack([np.full(n, s), np.arange(a, a + n)], axis=1) for s, a, n in spans]
         )
-        entropy = (WINDOW, self.config.seed, epoch, self.lane, window)
+        entropy = (WINDOW, self.config.seed, epoch, self.logical_rank, window)
         return np.take(rows, permutation(len(rows), entropy), axis=0)

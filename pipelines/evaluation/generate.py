@@ -15,20 +15,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipelines.artifacts import MODEL_FILE, ClipWeights, TrainedModel
+from pipelines.artifacts.schema import samples
 from pipelines.core.errors import PipelineError
-from pipelines.core.stage import Facts
+from pipelines.core.stage import Metadata
 from pipelines.core.store import Folder
 from pipelines.data.shard_reader import decode_pixels
 from pipelines.evaluation.config import EvaluateConfig
+from pipelines.evaluation.images import png, thumbnail, to_images
 from pipelines.evaluation.noise import RowNoise, row_generator
-from pipelines.evaluation.pictures import png, thumbnail, to_images
 from pipelines.evaluation.rows import Values, input_file, shard_name
-from pipelines.schema import samples
 from unclip.checkpoint import load_model
 from unclip.clip.frozen import FrozenClip
 from unclip.generation import Cascade, Generated, SamplingConfig, with_prior_noise_norms
 from unclip.models import ARPrior, build
-from unclip.whole import Unclip, share_text_tower
+from unclip.pipeline import UnclipPipeline, share_text_tower
 
 NORMED = ["caption", "text_embeds", "image_embeds", "image_norm"]  # what noise norms need
 UNTRAINED_STEPS = 4  # random weights make the same noise in 4 steps as in 40
@@ -60,7 +60,7 @@ class GenerationWorker:
     config: EvaluateConfig
     folder: Folder  # of the stage, which holds the shards' inputs
 
-    def __call__(self, name: str) -> tuple[pa.Table, Facts]:
+    def __call__(self, name: str) -> tuple[pa.Table, Metadata]:
         """Returns one row for each input row (`schema.samples`)."""
         rows = self.folder.read_table(input_file(name)).to_pylist()
         columns: dict[str, Any] = {
@@ -92,7 +92,7 @@ class GenerationWorker:
         if self.second_prior is None:
             return {"second_predicted_image_embeds": [None] * len(rows)}
         cascade = self.second_cascade
-        tokens = self.whole.tokenize([row["caption"] for row in rows])  # (B, L)
+        tokens = self.pipeline.tokenize([row["caption"] for row in rows])  # (B, L)
         with self.noise(rows, "generated"):
             predicted = cascade.sample_image_embeds(
                 tokens, self.tensor(rows, "text_embeds"), generator=torch.Generator()
@@ -116,7 +116,7 @@ class GenerationWorker:
 
     def generate(self, cascade: Cascade, rows: Sequence[Values], purpose: str) -> Generated:
         """Captions through a whole cascade."""
-        tokens = self.whole.tokenize([row["caption"] for row in rows])  # (B, L)
+        tokens = self.pipeline.tokenize([row["caption"] for row in rows])  # (B, L)
         with self.noise(rows, purpose):
             text_embeds = self.tensor(rows, "text_embeds")  # (B, E)
             return cascade.generate(tokens, text_embeds, generator=torch.Generator())
@@ -169,43 +169,43 @@ class GenerationWorker:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property
-    def whole(self) -> Unclip:
+    def pipeline(self) -> UnclipPipeline:
         """The trained models and the CLIP that they were trained with."""
         weights, sampling = self.weights, self.config.sampling
         clip = FrozenClip.load(weights.clip.folder.local(), device=self.device)
         stages = (weights.prior, weights.decoder, weights.upsampler_1, weights.upsampler_2)
         files = [stage and stage.folder.local(MODEL_FILE) for stage in stages]
         models = [file and load_model(file, device=self.device) for file in files]
-        whole = Unclip(cascade_of(models, sampling), clip)
-        return self.with_noise_norms(whole)
+        pipeline = UnclipPipeline(cascade_of(models, sampling), clip)
+        return self.with_noise_norms(pipeline)
 
     @property
     def clip(self) -> FrozenClip:
         """The CLIP that the models were trained with."""
-        return self.whole.image_tower
+        return self.pipeline.image_tower
 
     @property
     def cascade(self) -> Cascade:
         """The trained models."""
-        return self.whole.cascade
+        return self.pipeline.cascade
 
-    def with_noise_norms(self, whole: Unclip) -> Unclip:
+    def with_noise_norms(self, pipeline: UnclipPipeline) -> UnclipPipeline:
         """Every worker estimates on the first shard, so that all sample alike; where any do.
 
         Raises `PipelineError` where the stage has not begun, so that there is none.
         """
-        sampler = whole.cascade.sampling.prior_sampler
-        if sampler != "analytic_dpm" or isinstance(whole.cascade.prior, ARPrior):
-            return whole
+        sampler = pipeline.cascade.sampling.prior_sampler
+        if sampler != "analytic_dpm" or isinstance(pipeline.cascade.prior, ARPrior):
+            return pipeline
         rows = self.folder.read_table(self.first_shard(), NORMED).to_pylist()
         batch = {
-            "tokens": whole.tokenize([row["caption"] for row in rows]),
+            "tokens": pipeline.tokenize([row["caption"] for row in rows]),
             "text_embeds": self.tensor(rows, "text_embeds"),
-            "image_embeds": self.image_embeds(rows, "image_embeds", of=whole.cascade),
+            "image_embeds": self.image_embeds(rows, "image_embeds", of=pipeline.cascade),
         }
         generator = torch.Generator().manual_seed(self.config.seed)
-        cascade = with_prior_noise_norms(whole.cascade, batch, generator=generator)
-        return replace(whole, cascade=cascade)
+        cascade = with_prior_noise_norms(pipeline.cascade, batch, generator=generator)
+        return replace(pipeline, cascade=cascade)
 
     def first_shard(self) -> str:
         """What the first shard is made from, which is gone when the stage is done, or the shard."""
@@ -230,7 +230,7 @@ class GenerationWorker:
     def second_cascade(self) -> Cascade:
         """The cascade around that prior."""
         cascade = replace(self.cascade, prior=self.second_prior)
-        return self.with_noise_norms(replace(self.whole, cascade=cascade)).cascade
+        return self.with_noise_norms(replace(self.pipeline, cascade=cascade)).cascade
 
     @cached_property
     def untrained(self) -> Cascade:

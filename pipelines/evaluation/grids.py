@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.core.store import Folder
-from pipelines.evaluation.measured import HELD_OUT, TRAINING
-from pipelines.evaluation.pictures import grid
+from pipelines.evaluation.images import grid
+from pipelines.evaluation.metric import HELD_OUT, TRAINING
 from pipelines.evaluation.rows import Values
 
 SPLITS = (HELD_OUT, TRAINING)

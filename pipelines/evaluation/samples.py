@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipelines.core.store import Folder
 from pipelines.evaluation.generate import EMBEDDED, THUMBNAILS
-from pipelines.evaluation.pictures import read_thumbnails
+from pipelines.evaluation.images import read_thumbnails
 from pipelines.evaluation.rows import REFERENCE
 
 EMBEDS = (

@@ -16,7 +16,7 @@ from pipelines.artifacts import (
 )
 from pipelines.core.store import MANIFEST, Folder
 from pipelines.evaluation.grids import first_samples
-from pipelines.evaluation.measured import HELD_OUT, TRAINING
+from pipelines.evaluation.metric import HELD_OUT, TRAINING
 from pipelines.report.config import ReportConfig
 
 SPLITS = {TRAINING: "Training split", HELD_OUT: "Held-out split"}

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from pipelines.artifacts import EmbeddingShards
 from pipelines.core.store import Folder
 from pipelines.evaluation.grids import count_samples
-from pipelines.evaluation.measured import HELD_OUT
+from pipelines.evaluation.metric import HELD_OUT
 from pipelines.report import content, plots
 from pipelines.report.config import ReportConfig
 from pipelines.report.content import Inputs, Lineage

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pipelines.artifacts import EmbeddingShards, PcaBasisFile, SelectionShards
 from pipelines.stages.pca import load_basis
-from unclip.pca import PcaBasis
-from unclip.quantise import quantile_edges
+from unclip.embeddings.pca import PcaBasis
+from unclip.embeddings.quantise import quantile_edges
 
 MOST_SHARDS = 256  # evenly spaced over all, that the bins of the dot product are made from
 

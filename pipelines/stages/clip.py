@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from pipelines.artifacts import ClipWeights, PairShards
-from pipelines.core.stage import Artifact, Context, Facts, Stage
+from pipelines.artifacts.schema import SELECTION, is_held_out
+from pipelines.core.stage import Artifact, Context, Metadata, Stage
 from pipelines.core.store import Folder
-from pipelines.schema import SELECTION, is_held_out
 from pipelines.stages.models import LoaderSettings, TrainingSection
 from unclip.clip.config import ClipArchitecture, ClipConfig
 from unclip.config import Config
@@ -59,8 +59,8 @@ class LoadClip(Stage[ClipWeights]):
 
     def run(self, ctx: Context) -> ClipWeights:
         """Load and save in a worker, which has torch and perhaps the network."""
-        facts = ctx.call(save_pretrained, self.config.source, ctx.folder)
-        return ClipWeights(ctx.folder, **facts)
+        metadata = ctx.call(save_pretrained, self.config.source, ctx.folder)
+        return ClipWeights(ctx.folder, **metadata)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class TrainClip(Stage[ClipWeights]):
 
     name: ClassVar[str] = "clip"
     artifact: ClassVar[type[Artifact]] = ClipWeights
-    gang: ClassVar[bool] = True
+    worker_group: ClassVar[bool] = True
 
     pairs: Stage[PairShards]
     config: TrainedClip
@@ -106,7 +106,7 @@ class SplitWorker:
 
     fraction: float
 
-    def __call__(self, url: str) -> tuple[pa.Table, Facts]:
+    def __call__(self, url: str) -> tuple[pa.Table, Metadata]:
         """Returns `SELECTION` rows."""
         import fsspec
         import pyarrow.parquet as pq

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from pipelines.artifacts import PairShards
+from pipelines.artifacts.schema import PAIRS
 from pipelines.core.errors import PipelineError
-from pipelines.core.stage import Artifact, Context, Facts, Stage
+from pipelines.core.stage import Artifact, Context, Metadata, Stage
 from pipelines.data.download import EXAMPLES_PER_REASON, DownloadConfig, DownloadWorker
 from pipelines.data.url_list import check_url_list, list_digest, read_url_list
 from pipelines.demo.dataset import HOST, data_digest, url_list
 from pipelines.demo.server import serve
-from pipelines.schema import PAIRS
 from unclip.config import Config, ConfigError
 
 DEMO = "demo"  # in place of a path: the packaged list, whose pictures the stage serves itself
@@ -82,12 +82,12 @@ class Slices(Mapping[str, pa.Table]):
         return len(self.starts)
 
 
-def total_counts(facts: Iterable[Facts]) -> dict[str, Any]:
+def total_counts(metadata: Iterable[Metadata]) -> dict[str, Any]:
     """Sum the shards' counts; of the examples of each reason, keep the first few."""
     numbers: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
-    for shard in facts:
+    for shard in metadata:
         numbers.update({k: v for k, v in shard.items() if isinstance(v, int)})
         rejected.update(shard.get("rejected", {}))
         for reason, urls in shard.get("examples", {}).items():
@@ -116,8 +116,8 @@ class Download(Stage[PairShards]):
         items = Slices(urls, self.source.rows_per_shard)
         with self.source.served() as base_url:
             worker = DownloadWorker(self.config, base_url)
-            facts = ctx.map_shards(worker, items, schema=PAIRS, unit="shards")
-        counts = total_counts(facts.values())
+            metadata = ctx.map_shards(worker, items, schema=PAIRS, unit="shards")
+        counts = total_counts(metadata.values())
         counts["listed"] = urls.num_rows
         floor = self.config.min_success_rate
         try:
@@ -126,9 +126,9 @@ class Download(Stage[PairShards]):
             from pipelines.core.shards import forget  # here, because it takes Ray along
 
             # What failed may have been the network: without its mark, a shard is tried again.
-            forget(ctx.folder, [n for n, f in facts.items() if not is_enough(f, floor)])
+            forget(ctx.folder, [n for n, f in metadata.items() if not is_enough(f, floor)])
             raise
-        return PairShards(ctx.folder, {n: f["rows"] for n, f in facts.items()}, counts)
+        return PairShards(ctx.folder, {n: f["rows"] for n, f in metadata.items()}, counts)
 
 
 def check_success_rate(counts: Mapping[str, Any], floor: float) -> None:

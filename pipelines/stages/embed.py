@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.artifacts import ClipWeights, EmbeddingShards, PairShards
-from pipelines.core.stage import Artifact, Context, Facts, Stage
-from pipelines.schema import embeddings
+from pipelines.artifacts.schema import embeddings
+from pipelines.core.stage import Artifact, Context, Metadata, Stage
 from unclip.config import Config, ConfigError
 
 
@@ -35,7 +35,7 @@ class EmbedWorker:
     clip: ClipWeights
     config: EmbedConfig
 
-    def __call__(self, url: str) -> tuple[pa.Table, Facts]:
+    def __call__(self, url: str) -> tuple[pa.Table, Metadata]:
         """Returns one row of embeddings for each pair, in the pairs' order."""
         with fsspec.open(url, "rb") as source:
             pairs = pq.read_table(source, columns=["key", "caption", "image"])
@@ -119,14 +119,14 @@ class Embed(Stage[EmbeddingShards]):
         """Encode shard by shard."""
         pairs, clip = ctx.load(self.pairs), ctx.load(self.clip)
         items = {name: pairs.folder.file(f"{name}.parquet") for name in pairs.rows}
-        facts = ctx.map_shards(
+        metadata = ctx.map_shards(
             EmbedWorker(clip, self.config), items, schema=embeddings(clip.width), unit="shards"
         )
-        total = sum(f["rows"] for f in facts.values())
-        mean = sum(f["similarity_sum"] for f in facts.values()) / max(total, 1)
+        total = sum(f["rows"] for f in metadata.values())
+        mean = sum(f["similarity_sum"] for f in metadata.values()) / max(total, 1)
         return EmbeddingShards(
             ctx.folder,
-            rows={n: f["rows"] for n, f in facts.items()},
+            rows={n: f["rows"] for n, f in metadata.items()},
             counts={"embedded": total, "mean_similarity": mean},
             width=clip.width,
             clip_name=clip.name,

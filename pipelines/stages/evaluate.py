@@ -12,12 +12,12 @@ from pipelines.artifacts import (
     SelectionShards,
     TrainedModel,
 )
+from pipelines.artifacts.schema import samples
 from pipelines.core.events import Metrics, Output
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.core.store import Folder
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.evaluation.measured import HELD_OUT, TRAINING, Measured
-from pipelines.schema import samples
+from pipelines.evaluation.metric import HELD_OUT, TRAINING, Metric
 
 __all__ = ["Evaluate", "EvaluateConfig", "read_metrics"]
 
@@ -70,10 +70,10 @@ class Evaluate(Stage[Evaluation]):
             schema=samples(weights.clip.width),
             unit="shards of captions",
         )
-        measured: list[Measured] = ctx.call(measure, ctx.folder, names)
+        measured: list[Metric] = ctx.call(measure, ctx.folder, names)
         return self.publish(ctx, measured, ctx.call(write_grids, ctx.folder, names))
 
-    def publish(self, ctx: Context, measured: list[Measured], pictures: list[str]) -> Evaluation:
+    def publish(self, ctx: Context, measured: list[Metric], pictures: list[str]) -> Evaluation:
         """Write the metrics and say what there is to see."""
         records = {m.full_name: m.record() for m in measured}
         ctx.folder.write_json(METRICS_FILE, records)
@@ -84,20 +84,20 @@ class Evaluate(Stage[Evaluation]):
         return Evaluation(ctx.folder, values)
 
 
-def measure(folder: Folder, names: Sequence[str]) -> list[Measured]:
+def measure(folder: Folder, names: Sequence[str]) -> list[Metric]:
     """All metrics of both splits."""
-    from pipelines.evaluation.metrics import Compared
+    from pipelines.evaluation.metric_suite import MetricSuite
     from pipelines.evaluation.samples import Samples, read_reference
 
     reference = read_reference(folder)
-    measured: list[Measured] = []
+    measured: list[Metric] = []
     for split in (HELD_OUT, TRAINING):
         rows = Samples.read(folder, names, held_out=split == HELD_OUT)
-        measured += Compared(split, rows, reference).measured()
+        measured += MetricSuite(split, rows, reference).measured()
     return measured
 
 
-def flat(measured: Sequence[Measured]) -> dict[str, float]:
+def flat(measured: Sequence[Metric]) -> dict[str, float]:
     """Values and baselines by name."""
     values = {m.full_name: m.value for m in measured}
     return values | {f"{m.full_name}_baseline": m.baseline for m in measured}

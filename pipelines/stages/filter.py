@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipelines.artifacts import PairShards
+from pipelines.artifacts.schema import PAIRS
 from pipelines.core.errors import PipelineError
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.data.duplicates import IDENTITY_COLUMNS, exact_duplicates
 from pipelines.data.filter import FilterConfig, FilterItem, FilterWorker
-from pipelines.schema import PAIRS
 from pipelines.stages.download import total_counts
 
 
@@ -30,15 +30,15 @@ class Filter(Stage[PairShards]):
             name: FilterItem(pairs.folder.file(f"{name}.parquet"), repeats[name])
             for name in pairs.rows
         }
-        facts = ctx.map_shards(FilterWorker(self.config), items, schema=PAIRS, unit="shards")
-        counts = total_counts(facts.values())
+        metadata = ctx.map_shards(FilterWorker(self.config), items, schema=PAIRS, unit="shards")
+        counts = total_counts(metadata.values())
         if not counts["kept"]:
             reasons = ", ".join(f"{reason} {n}" for reason, n in counts["rejected"].items())
             raise PipelineError(
                 f"The filter rejected all {counts['read']} pairs: {reasons}. Loosen the filter's "
                 "rules of these names."
             )
-        return PairShards(ctx.folder, {n: f["rows"] for n, f in facts.items()}, counts)
+        return PairShards(ctx.folder, {n: f["rows"] for n, f in metadata.items()}, counts)
 
 
 def find_duplicates(pairs: PairShards) -> dict[str, frozenset[int]]:

@@ -72,7 +72,7 @@ class TrainModel(Stage[TrainedModel]):
     """Base of all: a model trained on the selected rows that are not held out."""
 
     artifact: ClassVar[type[Artifact]] = TrainedModel
-    gang: ClassVar[bool] = True
+    worker_group: ClassVar[bool] = True
 
     pairs: Stage[PairShards]
     embeddings: Stage[EmbeddingShards]
@@ -197,9 +197,9 @@ def training_shards(
 
 def check_width(model: ModelConfig, embeddings: EmbeddingShards) -> None:
     """Raise `ConfigError` where the embeddings are of another CLIP's width than the model's."""
-    wanted = getattr(model, "embed_width", None)
+    wanted = getattr(model, "embed_dim", None)
     if wanted is not None and wanted != embeddings.width:
         raise ConfigError(
-            f"{type(model).__name__}.embed_width={wanted}, but the embeddings of "
+            f"{type(model).__name__}.embed_dim={wanted}, but the embeddings of "
             f"{embeddings.clip_name} are {embeddings.width} wide; set it to {embeddings.width}"
         )

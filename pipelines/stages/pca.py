@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.artifacts import EmbeddingShards, PcaBasisFile, SelectionShards
-from pipelines.core.stage import Artifact, Context, Facts, Stage
+from pipelines.artifacts.schema import pca_basis
+from pipelines.core.stage import Artifact, Context, Metadata, Stage
 from pipelines.core.store import Folder
-from pipelines.schema import pca_basis
 from pipelines.stages.embed import to_array, to_lists
 from unclip.config import Config, ConfigError
 
 if TYPE_CHECKING:
-    from unclip.pca import PcaBasis
+    from unclip.embeddings.pca import PcaBasis
 
 GROUPS = 64  # of shards, each summed up by one worker
 
@@ -46,11 +46,11 @@ class MomentsWorker:
     embeddings: EmbeddingShards
     selection: SelectionShards
 
-    def __call__(self, names: tuple[str, ...]) -> tuple[pa.Table, Facts]:
+    def __call__(self, names: tuple[str, ...]) -> tuple[pa.Table, Metadata]:
         """Returns one row of `MOMENTS`."""
         import torch
 
-        from unclip.pca import Moments
+        from unclip.embeddings.pca import Moments
 
         moments = Moments.empty(self.embeddings.width)
         for name in names:
@@ -100,7 +100,7 @@ def fit_basis(
     """Write `basis.parquet`; the share of the variance that the kept dimensions explain."""
     import torch
 
-    from unclip.pca import Moments, fit
+    from unclip.embeddings.pca import Moments, fit
 
     moments = Moments.empty(embeddings.width)
     for name in groups:
@@ -125,7 +125,7 @@ def load_basis(stored: PcaBasisFile) -> "PcaBasis":
     """What `fit_basis` wrote."""
     import torch
 
-    from unclip.pca import PcaBasis
+    from unclip.embeddings.pca import PcaBasis
 
     table = stored.folder.read_table("basis.parquet")
     components, mean = (torch.tensor(to_array(table[n])) for n in ("component", "mean"))

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.artifacts import EmbeddingShards, SelectionShards
+from pipelines.artifacts.schema import SELECTION, is_held_out
 from pipelines.core.errors import PipelineError
-from pipelines.core.stage import Artifact, Context, Facts, Stage
-from pipelines.schema import SELECTION, is_held_out
+from pipelines.core.stage import Artifact, Context, Metadata, Stage
 from pipelines.stages.embed import to_array
 from unclip.config import Config, ConfigError
 
@@ -50,7 +50,7 @@ class SelectWorker:
 
     config: SelectConfig
 
-    def __call__(self, item: tuple[list[str], np.ndarray, np.ndarray]) -> tuple[pa.Table, Facts]:
+    def __call__(self, item: tuple[list[str], np.ndarray, np.ndarray]) -> tuple[pa.Table, Metadata]:
         """Returns the chosen rows, and the others counted by reason."""
         keys, similarity, is_repeat = item
         dissimilar = similarity < self.config.min_similarity  # (N,)
@@ -120,16 +120,16 @@ class Select(Stage[SelectionShards]):
         for name in shards.rows:
             table = shards.read(name, ["key", "similarity"])
             items[name] = (table["key"].to_pylist(), table["similarity"].to_numpy(), repeats[name])
-        facts = ctx.map_shards(SelectWorker(self.config), items, schema=SELECTION, unit="shards")
-        return self.summarise(ctx, facts)
+        metadata = ctx.map_shards(SelectWorker(self.config), items, schema=SELECTION, unit="shards")
+        return self.summarise(ctx, metadata)
 
-    def summarise(self, ctx: Context, facts: dict[str, Facts]) -> SelectionShards:
+    def summarise(self, ctx: Context, metadata: dict[str, Metadata]) -> SelectionShards:
         """The artifact, with the counts over all shards."""
         rejected: Counter[str] = Counter()
-        for shard in facts.values():
+        for shard in metadata.values():
             rejected.update(shard["rejected"])
-        rows = {name: f["rows"] for name, f in facts.items()}
-        held_out = sum(f["held_out"] for f in facts.values())
+        rows = {name: f["rows"] for name, f in metadata.items()}
+        held_out = sum(f["held_out"] for f in metadata.values())
         training = sum(rows.values()) - held_out
         if not held_out or not training:
             raise PipelineError(

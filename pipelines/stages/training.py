@@ -116,28 +116,30 @@ class TrainingWorker:
         if self.rank == 0:
             self.publish(model, result)
 
-    def batches(self, start_step: int, lanes: tuple[int, ...]) -> Iterator[Sequence[Batch]]:
+    def batches(self, start_step: int, logical_ranks: tuple[int, ...]) -> Iterator[Sequence[Batch]]:
         """The microbatches of this rank from a step on."""
         if self.rank == 0 and start_step:
             self.job.emit(Note(self.job.stage, f"resumes at step {start_step}"))
         self.history = [entry for entry in self.history if entry["step"] <= start_step]
-        return self.loader(lanes).batches(start_step)
+        return self.loader(logical_ranks).batches(start_step)
 
-    def loader(self, lanes: Sequence[int]) -> TrainingLoader:
-        """The loader of some lanes."""
+    def loader(self, logical_ranks: Sequence[int]) -> TrainingLoader:
+        """The loader of some logical ranks."""
         import open_clip
 
         job, training = self.job, self.job.training
         order = OrderConfig(
             seed=training.seed,
-            lanes=training.lanes,
+            logical_ranks=training.logical_ranks,
             batch_size=training.batch_size,
             shuffle_shards=job.shuffle_shards,
         )
         task = job.task
         settings = LoaderConfig(order=order, fields=task.fields, image_size=task.image_size)
         tokenize = open_clip.SimpleTokenizer(context_length=task.context_length)
-        return TrainingLoader(job.shards, settings, own_lanes=lanes, tokenize=tokenize)
+        return TrainingLoader(
+            job.shards, settings, own_logical_ranks=logical_ranks, tokenize=tokenize
+        )
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Tell the driver how it goes."""

@@ -31,7 +31,7 @@ from pipelines.submit.watch import follow as follow_job
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-ENTRYPOINT = ("python", "-m", "pipelines.cli", "run")
+ENTRYPOINT = ("python", "-m", "pipelines.cli.main", "run")
 STOP_TIMEOUT_S = 30.0
 
 

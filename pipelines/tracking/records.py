@@ -49,14 +49,14 @@ def stage_params(stage: Stage[Artifact]) -> dict[str, str]:
     return flatten(described)
 
 
-def fact_numbers(facts: Mapping[str, Any]) -> dict[str, float]:
+def metadata_numbers(metadata: Mapping[str, Any]) -> dict[str, float]:
     """The numbers among an artifact's facts; those of "metrics" stand for themselves."""
     found: dict[str, float] = {}
-    for name, value in facts.items():
+    for name, value in metadata.items():
         if name == "rows" and isinstance(value, Mapping):
             found |= {"rows": float(sum(value.values())), "shards": float(len(value))}
         elif isinstance(value, Mapping):
-            inner = fact_numbers(value)
+            inner = metadata_numbers(value)
             found |= inner if name == "metrics" else {f"{name}/{n}": v for n, v in inner.items()}
         elif isinstance(value, int | float) and not isinstance(value, bool):
             found[name] = float(value)
@@ -65,13 +65,13 @@ def fact_numbers(facts: Mapping[str, Any]) -> dict[str, float]:
 
 def headline_numbers(manifest: Manifest) -> dict[str, float]:
     """What the pipeline's own page shows of a stage: its numbers, without the detailed counts."""
-    numbers = fact_numbers(manifest.facts).items()
+    numbers = metadata_numbers(manifest.metadata).items()
     return {f"{manifest.stage}/{n}": v for n, v in numbers if not n.startswith("counts/")}
 
 
 def dataset(manifest: Manifest, store: Store) -> dict[str, str] | None:
     """The stage's rows as a data set whose digest is the stage's key; None where it has none."""
-    rows = manifest.facts.get("rows")
+    rows = manifest.metadata.get("rows")
     if not isinstance(rows, Mapping):
         return None
     url = store.folder(manifest.stage, manifest.key).url
@@ -117,9 +117,9 @@ def pipeline_note(
     steps: tuple[Step, ...], status: Mapping[str, str], links: Mapping[str, Mapping[str, str]]
 ) -> str:
     """The description on the pipeline's page: every stage, how it stands, its run, and why."""
-    told = [(step.stage.name, step.reason) for step in steps]
+    message = [(step.stage.name, step.reason) for step in steps]
     return "\n".join(
-        f"- **{n}** {status[n]}{_link(links.get(n, {}))} · why: {why}" for n, why in told
+        f"- **{n}** {status[n]}{_link(links.get(n, {}))} · why: {why}" for n, why in message
     )
 
 

@@ -25,9 +25,9 @@ from pipelines.core.store import MANIFEST, Manifest, Store
 from pipelines.tracking.records import (
     dataset,
     duration,
-    fact_numbers,
     flatten,
     headline_numbers,
+    metadata_numbers,
     pipeline_note,
     place,
     run_page,
@@ -139,9 +139,9 @@ class Tracker:
             case Output(stage, file):
                 self._file(stage, file)
             case Note(stage, text):
-                told = self.notes.setdefault(stage, [])
-                told.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}")
-                self._post("text", run, {"path": "notes.txt", "text": "\n".join(told) + "\n"})
+                message = self.notes.setdefault(stage, [])
+                message.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}")
+                self._post("text", run, {"path": "notes.txt", "text": "\n".join(message) + "\n"})
             case Progress():
                 pass
         if self.clock() - self.sent_at >= METRICS_EVERY_S:
@@ -150,7 +150,7 @@ class Tracker:
     def finished(self, manifest: Manifest) -> None:
         """Log what the stage made, and close its run."""
         run = self.children[manifest.stage]
-        numbers = {**fact_numbers(manifest.facts), "duration_s": manifest.duration_s}
+        numbers = {**metadata_numbers(manifest.metadata), "duration_s": manifest.duration_s}
         self._batch(run, metrics={f"result/{name}": value for name, value in numbers.items()})
         self._batch(self.parent, metrics=headline_numbers(manifest))
         for page in (run, self.parent):
@@ -166,9 +166,9 @@ class Tracker:
         """Close the stage's run with the error on its page."""
         stage = step.stage.name
         self.status[stage] = "**failed**"
-        told = f"{type(error).__name__}: {error}"
-        self._batch(self.children[stage], tags={"error": told[:5000]})
-        self._close(stage, "FAILED", f"failed\n\n> {told[:2000]}")
+        message = f"{type(error).__name__}: {error}"
+        self._batch(self.children[stage], tags={"error": message[:5000]})
+        self._close(stage, "FAILED", f"failed\n\n> {message[:2000]}")
         self._describe()
 
     def _close(self, stage: str, status: Status, said: str = "") -> None:

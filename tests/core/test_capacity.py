@@ -34,11 +34,11 @@ def test_a_training_needs_room_for_all_its_workers_and_another_stage_for_one(
     plan = make_plan(graph, Store(f"{tmp_path}/store"), Scope())
     eight = Resources(workers=8, gpus=1)
     check_capacity(plan, {"walk": eight, "count": Resources(workers=99, gpus=4)})
-    told = (
+    message = (
         "walk (9 of its workers, each with CPU: 1, GPU: 1; there is room for 8, "
         "and the most on one node is CPU: 8, GPU: 4)"
     )
-    with pytest.raises(PipelineError, match=re.escape(told)):
+    with pytest.raises(PipelineError, match=re.escape(message)):
         check_capacity(plan, {"walk": Resources(workers=9, gpus=1), "count": eight})
     with pytest.raises(PipelineError, match="there is room for 0"):
         check_capacity(plan, {"walk": Resources(workers=2, gpus=8), "count": eight})

@@ -74,7 +74,7 @@ def test_a_changed_field_reruns_only_what_depends_on_it(tmp_path: Path, trace: P
     ]
     assert Metrics("sum", 0, {"total": float(sum(range(12)) + 12)}) in recorder.events
     assert Progress("count", 4, 4, "shards") in recorder.events
-    assert load_artifact(store, graph()["sum"]).facts() == {"total": sum(range(12)) + 12}
+    assert load_artifact(store, graph()["sum"]).metadata() == {"total": sum(range(12)) + 12}
     assert store.manifests("sum")[0].links == {"run": "run of sum"}
 
     plan = make_plan(graph(amount=5), store, Scope())
@@ -87,7 +87,7 @@ def test_a_changed_field_reruns_only_what_depends_on_it(tmp_path: Path, trace: P
     assert plan["sum"].reason == "add changed"
     run(store, graph(amount=5))
     assert traces(trace, "count") == dict.fromkeys(["00000", "00001", "00002", "00003"], 1)
-    assert load_artifact(store, graph(amount=5)["sum"]).facts() == {"total": sum(range(12)) + 60}
+    assert load_artifact(store, graph(amount=5)["sum"]).metadata() == {"total": sum(range(12)) + 60}
 
 
 def test_a_killed_worker_costs_only_the_shard_in_flight(
@@ -98,7 +98,7 @@ def test_a_killed_worker_costs_only_the_shard_in_flight(
     run(store, graph(), recorder=recorder)
     assert traces(trace, "count") == {"00000": 1, "00001": 1, "00002": 2, "00003": 1}
     assert any(isinstance(e, Note) and "00002" in e.text for e in recorder.events)
-    assert load_artifact(store, graph()["sum"]).facts() == {"total": sum(range(12)) + 12}
+    assert load_artifact(store, graph()["sum"]).metadata() == {"total": sum(range(12)) + 12}
 
 
 def test_a_failing_shard_keeps_the_others_and_a_second_run_makes_only_it(
@@ -135,14 +135,14 @@ def test_a_killed_driver_resumes_with_the_shards_that_were_done(
     assert 0 < len(done) < 4
     run(store, graph())
     assert all(n == 1 for name, n in traces(trace, "count").items() if name in done)
-    assert load_artifact(store, graph()["sum"]).facts() == {"total": sum(range(12)) + 12}
+    assert load_artifact(store, graph()["sum"]).metadata() == {"total": sum(range(12)) + 12}
 
 
 def test_a_dead_training_worker_resumes_from_what_it_had(tmp_path: Path, trace: Path) -> None:
     store, recorder = Store(str(tmp_path / "store")), Recorder()
     walk = Graph([Walk(steps=6, die_at=3)])
     run(store, walk, recorder=recorder)
-    assert load_artifact(store, walk["walk"]).facts()["resumed_at"] >= 3
+    assert load_artifact(store, walk["walk"]).metadata()["resumed_at"] >= 3
     assert traces(trace, "walk") == {str(i): 1 for i in range(6)}
     assert any(isinstance(e, Note) and "start again" in e.text for e in recorder.events)
     assert set(store.manifests("walk")[0].outputs) == {"walked.json"}

@@ -51,7 +51,7 @@ def manifest(key: str = "k1", created_at: str = "2026-01-01T00:00:00+00:00") -> 
         version=1,
         description={"stage": "embed"},
         dependencies={},
-        facts={"rows": {"00000": 2}},
+        metadata={"rows": {"00000": 2}},
         outputs={},
         provenance={},
         links={},

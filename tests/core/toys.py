@@ -94,8 +94,8 @@ class Count(Stage[Shards]):
             for i in range(self.shards)
         }
         worker = AddWorker("count", 0, behaviour("count"))
-        facts = ctx.map_shards(worker, items, schema=NUMBERS, unit="shards")
-        return Shards(ctx.folder, {n: f["rows"] for n, f in facts.items()}, {})
+        metadata = ctx.map_shards(worker, items, schema=NUMBERS, unit="shards")
+        return Shards(ctx.folder, {n: f["rows"] for n, f in metadata.items()}, {})
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ class Add(Stage[Shards]):
         numbers = ctx.load(self.numbers)
         items = {n: (n, numbers.read(n)["value"].to_pylist()) for n in numbers.rows}
         worker = AddWorker("add", self.amount, behaviour("add"))
-        facts = ctx.map_shards(worker, items, schema=NUMBERS, unit="shards")
-        return Shards(ctx.folder, {n: f["rows"] for n, f in facts.items()}, {})
+        metadata = ctx.map_shards(worker, items, schema=NUMBERS, unit="shards")
+        return Shards(ctx.folder, {n: f["rows"] for n, f in metadata.items()}, {})
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Walk(Stage[Walked]):
 
     name: ClassVar[str] = "walk"
     artifact: ClassVar[type[Artifact]] = Walked
-    gang: ClassVar[bool] = True
+    worker_group: ClassVar[bool] = True
 
     steps: int
     die_at: int = -1

@@ -60,8 +60,8 @@ class NoteWorker:
 
 def make(ctx: Context, stage: str) -> Shards:
     worker = NoteWorker(stage, os.environ["TOY_TRACE"], float(os.environ["TOY_PAUSE_S"]))
-    facts = ctx.map_shards(worker, {n: n for n in NAMES}, schema=NUMBERS, unit="shards")
-    return Shards(ctx.folder, {n: f["rows"] for n, f in facts.items()}, {})
+    metadata = ctx.map_shards(worker, {n: n for n in NAMES}, schema=NUMBERS, unit="shards")
+    return Shards(ctx.folder, {n: f["rows"] for n, f in metadata.items()}, {})
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def finish(store: Store, plan: Plan, stage: str, links: dict[str, str]) -> Manif
             version=made.version,
             description=made.description,
             dependencies={n: d.label for n, d in made.dependencies.items()},
-            facts=FACTS[stage],
+            metadata=FACTS[stage],
             outputs={},
             provenance={},
             links=links,

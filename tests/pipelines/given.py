@@ -20,9 +20,9 @@ from pipelines.artifacts import (
     SelectionShards,
     TrainedModel,
 )
+from pipelines.artifacts.schema import SELECTION, embeddings, pca_basis
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.schema import SELECTION, embeddings, pca_basis
 from pipelines.stages.embed import EmbedConfig, EmbedWorker
 from pipelines.stages.evaluate import Evaluate
 from tests.pipelines.given_pairs import GivenPairs

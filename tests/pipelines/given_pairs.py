@@ -9,9 +9,9 @@ import pyarrow as pa
 from pipelines.artifacts import (
     PairShards,
 )
+from pipelines.artifacts.schema import PAIRS, pair_key
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.demo.dataset import emoji
-from pipelines.schema import PAIRS, pair_key
 from tests.pipelines.local import write_table
 
 HOSTILE_CAPTION = '<script>alert("caption")</script>'

@@ -12,7 +12,7 @@ import torch
 
 from pipelines.core.events import Event
 from pipelines.core.runner import _manifest, load_artifact
-from pipelines.core.stage import Artifact, Facts, ShardWorker, Stage
+from pipelines.core.stage import Artifact, Metadata, ShardWorker, Stage
 from pipelines.core.store import Folder, Store
 from pipelines.core.tables import check_schema
 
@@ -35,13 +35,13 @@ class LocalContext:
 
     def map_shards(
         self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
-    ) -> dict[str, Facts]:
+    ) -> dict[str, Metadata]:
         done = {}
         for name, item in items.items():
-            table, facts = worker(item)
+            table, metadata = worker(item)
             check_schema(table, schema, where=name)
             write_table(self.folder, f"{name}.parquet", table)
-            done[name] = {**facts, "rows": table.num_rows}
+            done[name] = {**metadata, "rows": table.num_rows}
         return done
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:

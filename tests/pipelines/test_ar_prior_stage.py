@@ -105,9 +105,9 @@ def test_the_trained_model_holds_the_basis_and_the_edges(store: Store, tmp_path:
 def test_a_training_that_was_killed_ends_with_the_same_weights(
     store: Store, tmp_path: Path
 ) -> None:
-    whole, resumed = (trained(store, tmp_path / str(k), killed=k) for k in (False, True))
+    pipeline, resumed = (trained(store, tmp_path / str(k), killed=k) for k in (False, True))
     state = resumed.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in whole.state_dict().items())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in pipeline.state_dict().items())
 
 
 def test_bins_of_the_dot_product_hold_equal_shares_of_the_training_rows(store: Store) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import main, parser
+from pipelines.cli.main import main, parser
 
 COMMANDS = (
     "init",
@@ -42,13 +42,13 @@ class Result:
     err: str
 
 
-Unclip = Callable[..., Result]
+UnclipPipeline = Callable[..., Result]
 
 
 @pytest.fixture
 def unclip(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Unclip:
+) -> UnclipPipeline:
     """Calls the command in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
@@ -61,15 +61,15 @@ def unclip(
 
 def paragraph(result: Result) -> str:
     assert result.code == 2, result.out
-    told = result.err.strip()
-    assert told.startswith("unclip: ")
-    assert "\n" not in told
-    return told
+    message = result.err.strip()
+    assert message.startswith("unclip: ")
+    assert "\n" not in message
+    return message
 
 
 def test_help_names_every_command_and_imports_neither_torch_nor_ray() -> None:
     code = (
-        "import sys\nfrom pipelines.cli import parser\nhelp = parser().format_help()\n"
+        "import sys\nfrom pipelines.cli.main import parser\nhelp = parser().format_help()\n"
         "heavy = {'torch', 'ray', 'mlflow', 'pydantic', 'pyarrow', 'rich'} & set(sys.modules)\n"
         "assert not heavy, heavy\nprint(help)"
     )
@@ -87,7 +87,9 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     assert f"usage: unclip {command}" in capsys.readouterr().out
 
 
-def test_init_writes_a_configuration_that_plans_and_never_overwrites(unclip: Unclip) -> None:
+def test_init_writes_a_configuration_that_plans_and_never_overwrites(
+    unclip: UnclipPipeline,
+) -> None:
     assert unclip("init", "my.yaml").code == 0
     assert "12 to run, 0 cached" in unclip("plan", "my.yaml").out
     assert not Path("runs").exists()
@@ -95,7 +97,7 @@ def test_init_writes_a_configuration_that_plans_and_never_overwrites(unclip: Unc
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["plan", "nowhere.yaml"], "There is no configuration"),
         (["run", "demo", "--set", "source.urls=nowhere.parquet"], "There is no URL list at"),
@@ -115,37 +117,45 @@ def test_init_writes_a_configuration_that_plans_and_never_overwrites(unclip: Unc
         (["ui"], "no "),
     ],
 )
-def test_bad_input_is_one_paragraph(unclip: Unclip, arguments: list[str], told: str) -> None:
+def test_bad_input_is_one_paragraph(
+    unclip: UnclipPipeline, arguments: list[str], message: str
+) -> None:
     where = [] if "--store" in arguments else ["--store", "store"]
-    assert told in paragraph(unclip(*arguments, *where))
+    assert message in paragraph(unclip(*arguments, *where))
     assert not Path("store").exists()
 
 
 def test_an_unreachable_tracking_server_stops_a_run_before_anything_starts(
-    unclip: Unclip,
+    unclip: UnclipPipeline,
 ) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     uri = f"http://127.0.0.1:{port}"
     flags = ["--store", "store", "--set", f"run.tracking.uri={uri}"]
-    told = paragraph(unclip("run", "demo", *flags))
-    assert uri in told
-    assert "--set run.tracking.uri" in told
+    message = paragraph(unclip("run", "demo", *flags))
+    assert uri in message
+    assert "--set run.tracking.uri" in message
     assert not list(Path("store").glob("download/*"))
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])
-def test_a_list_with_other_columns_names_those_that_it_has(unclip: Unclip, command: str) -> None:
+def test_a_list_with_other_columns_names_those_that_it_has(
+    unclip: UnclipPipeline, command: str
+) -> None:
     Path("list.csv").write_text("link,text\nhttp://127.0.0.1/a.jpg,a picture\n")
-    told = paragraph(unclip(command, "demo", "--store", "store", "--set", "source.urls=list.csv"))
+    message = paragraph(
+        unclip(command, "demo", "--store", "store", "--set", "source.urls=list.csv")
+    )
     assert not Path("store").exists()
-    assert "no column 'url', 'caption'; it has 'link', 'text'" in told
+    assert "no column 'url', 'caption'; it has 'link', 'text'" in message
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])
-def test_a_store_that_is_a_file_is_refused_and_left_as_it_is(unclip: Unclip, command: str) -> None:
+def test_a_store_that_is_a_file_is_refused_and_left_as_it_is(
+    unclip: UnclipPipeline, command: str
+) -> None:
     Path("store").write_text("mine")
-    told = paragraph(unclip(command, "demo", "--store", "store"))
-    assert "store is a file. Give a folder" in told
+    message = paragraph(unclip(command, "demo", "--store", "store"))
+    assert "store is a file. Give a folder" in message
     assert Path("store").read_text() == "mine"

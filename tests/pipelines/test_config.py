@@ -116,9 +116,9 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_one_that_was_meant(
     path = edited(tmp_path, "  min_side: 32", "  min_sides: 32")
     with pytest.raises(ConfigFileError) as refusal:
         load_config(path)
-    told = str(refusal.value)
-    assert f"line {line_of(path, 'min_sides')}: filter.min_sides" in told
-    assert "did you mean min_side?" in told
+    message = str(refusal.value)
+    assert f"line {line_of(path, 'min_sides')}: filter.min_sides" in message
+    assert "did you mean min_side?" in message
 
 
 def test_a_wrong_type_is_refused_with_its_line_and_value(tmp_path: Path) -> None:
@@ -134,17 +134,17 @@ def test_a_missing_section_is_named(tmp_path: Path) -> None:
 
 
 def test_a_clip_of_another_width_is_refused_with_both_widths() -> None:
-    with pytest.raises(ConfigFileError, match=r"prior\.model\.embed_width=64.*width 96"):
+    with pytest.raises(ConfigFileError, match=r"prior\.model\.embed_dim=64.*width 96"):
         load_config("demo", ["clip.architecture.embed_dim=96"])
 
 
 def test_workers_that_cannot_share_the_lanes_are_refused() -> None:
-    with pytest.raises(ConfigFileError, match=r"workers=3 cannot share prior\.lanes=1"):
+    with pytest.raises(ConfigFileError, match=r"workers=3 cannot share prior\.logical_ranks=1"):
         load_config("demo", ["run.resources.prior.workers=3"])
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("nonsense", "not of the form"),
         ("preset=huge", "choose one of tiny, small, paper, karlo"),
@@ -155,8 +155,8 @@ def test_workers_that_cannot_share_the_lanes_are_refused() -> None:
         ("decoder.model.image_dropout=0.0", "image_dropout=0: the model has no null condition"),
     ],
 )
-def test_an_impossible_override_is_refused(override: str, told: str) -> None:
-    with pytest.raises(ConfigFileError, match=told):
+def test_an_impossible_override_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigFileError, match=message):
         load_config("demo", [override])
 
 
@@ -171,16 +171,16 @@ def test_an_unknown_configuration_lists_the_packaged_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"\xff\xfe\x00", "cannot be read as text"),
         (b"preset: tiny\nsource: [1,2\n", r"is no valid YAML: .*, in line 3, column 1\.$"),
     ],
 )
 def test_a_file_that_is_no_yaml_is_refused_in_one_line(
-    tmp_path: Path, content: bytes, told: str
+    tmp_path: Path, content: bytes, message: str
 ) -> None:
     (tmp_path / "my.yaml").write_bytes(content)
-    with pytest.raises(ConfigFileError, match=told) as refusal:
+    with pytest.raises(ConfigFileError, match=message) as refusal:
         load_config(str(tmp_path / "my.yaml"))
     assert "\n" not in str(refusal.value)

@@ -91,10 +91,10 @@ def test_the_digest_follows_the_captions_and_not_the_port(monkeypatch):
 
 def test_a_caption_is_the_label_and_at_most_three_tags_that_add_words():
     tags = ["heart", "love", "<3", "red hot", "ace", "amour", "♥"]
-    told = caption("red heart", tags).split(", ")
-    assert told[0] == "red heart"
-    assert len(told) == 4
-    assert set(told[1:]) <= {"love", "<3", "ace", "amour"}
+    message = caption("red heart", tags).split(", ")
+    assert message[0] == "red heart"
+    assert len(message) == 4
+    assert set(message[1:]) <= {"love", "<3", "ace", "amour"}
     assert caption("flag: Peru", ["flag", "PE"]) == "flag: Peru, PE"
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from pipelines.artifacts.schema import PAIRS, pair_key
 from pipelines.core.errors import PipelineError
 from pipelines.core.store import Store
 from pipelines.core.tables import check_schema
@@ -19,7 +20,6 @@ from pipelines.data.download import DownloadConfig, DownloadWorker
 from pipelines.data.url_policy import Refused
 from pipelines.demo.dataset import FAILING_ROWS, url_list
 from pipelines.demo.server import serve
-from pipelines.schema import PAIRS, pair_key
 from pipelines.stages.download import Download, Slices, SourceConfig
 from tests.pipelines.local import make
 from tests.pipelines.web import Page, body, web
@@ -94,10 +94,10 @@ def test_a_shard_keeps_the_order_of_its_list_and_counts_every_failure_by_reason(
         rows += [("file:///etc/hostname", "x"), ("http://10.0.0.1/x.jpg", "x"), ("", "x")]
         rows += [("http://me:secret@example.org/x.jpg", "x")]
         rows += [rows[0], (f"{site}/good.jpg", "last")]
-        table, facts = DownloadWorker(CONFIG)(pairs(*rows))
+        table, metadata = DownloadWorker(CONFIG)(pairs(*rows))
     check_schema(table, PAIRS, where="the test")
     assert table["caption"].to_pylist() == ["first", "row 0", "row 1", "last"]
-    assert facts["rejected"] == {
+    assert metadata["rejected"] == {
         "aspect_ratio": 1,
         "connection": 1,
         "credentials": 1,
@@ -111,9 +111,13 @@ def test_a_shard_keeps_the_order_of_its_list_and_counts_every_failure_by_reason(
         "too_large": 1,
         "truncated": 1,
     }
-    assert facts["listed"] == len(rows) == facts["downloaded"] + sum(facts["rejected"].values())
-    assert facts["examples"]["truncated"] == [f"{site}/cut.jpg"]
-    assert "secret" not in json.dumps(facts)
+    assert (
+        metadata["listed"]
+        == len(rows)
+        == metadata["downloaded"] + sum(metadata["rejected"].values())
+    )
+    assert metadata["examples"]["truncated"] == [f"{site}/cut.jpg"]
+    assert "secret" not in json.dumps(metadata)
 
 
 def test_pictures_become_rgb_of_the_asked_size_with_transparency_white():
@@ -148,9 +152,9 @@ def test_png_keeps_the_pixels_where_nothing_is_resized():
 
 
 def test_a_shard_without_one_picture_is_an_empty_table_of_the_schema():
-    table, facts = DownloadWorker(CONFIG)(pairs(("file:///x", "x"), (None, None)))
+    table, metadata = DownloadWorker(CONFIG)(pairs(("file:///x", "x"), (None, None)))
     check_schema(table, PAIRS, where="the test")
-    assert (table.num_rows, facts["downloaded"]) == (0, 0)
+    assert (table.num_rows, metadata["downloaded"]) == (0, 0)
 
 
 def test_the_worker_travels_to_another_process_and_its_facts_are_json():
@@ -161,9 +165,9 @@ def test_the_worker_travels_to_another_process_and_its_facts_are_json():
 def test_relative_addresses_are_relative_to_the_base_and_keep_their_keys():
     with web(PAGES) as site:
         worker = DownloadWorker(CONFIG, base_url=site)
-        table, facts = worker(pairs(("/good.jpg", "x"), ("file:///etc/hostname", "x")))
+        table, metadata = worker(pairs(("/good.jpg", "x"), ("file:///etc/hostname", "x")))
     assert table["key"].to_pylist() == [pair_key("/good.jpg", "x")]
-    assert facts["rejected"] == {"scheme": 1}
+    assert metadata["rejected"] == {"scheme": 1}
 
 
 def test_the_demo_list_loses_what_cannot_be_downloaded_and_nothing_else():
@@ -172,8 +176,8 @@ def test_the_demo_list_loses_what_cannot_be_downloaded_and_nothing_else():
         fails = {(u if "//" in u else f"http://127.0.0.1:{port}{u}", t) for u, t in FAILING_ROWS}
         rows = list(zip(table["url"].to_pylist(), table["caption"].to_pylist(), strict=True))
         chosen = [row for row in rows if row in fails or row == rows[0]] + rows[1:10]
-        got, facts = DownloadWorker(CONFIG)(pairs(*chosen))
-    assert facts["rejected"] == {
+        got, metadata = DownloadWorker(CONFIG)(pairs(*chosen))
+    assert metadata["rejected"] == {
         "duplicate_row": 1,
         "http_404": 1,
         "not_an_image": 1,

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from pipelines.artifacts import Evaluation
+from pipelines.artifacts.schema import THUMBNAIL_SIDE
 from pipelines.core.cluster import ClusterSettings
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Event, Metrics, Output
@@ -22,12 +23,11 @@ from pipelines.core.runner import RunSettings, load_artifact, run_plan
 from pipelines.core.stage import Graph
 from pipelines.core.store import Store
 from pipelines.evaluation.colour import distances, foreground_colours, share_closer_to_own
-from pipelines.evaluation.metrics import Compared
+from pipelines.evaluation.images import read_thumbnails, thumbnail
+from pipelines.evaluation.metric_suite import MetricSuite
 from pipelines.evaluation.noise import RowNoise, row_generator
-from pipelines.evaluation.pictures import read_thumbnails, thumbnail
 from pipelines.evaluation.rows import Row, choose, read_rows
 from pipelines.evaluation.samples import COLUMNS, Samples
-from pipelines.schema import THUMBNAIL_SIDE
 from pipelines.stages.evaluate import Evaluate, read_metrics
 from tests.pipelines import given
 from tests.pipelines.local import make
@@ -196,7 +196,7 @@ def drawn(rows: int, *, perfect: bool) -> Samples:
 
 def test_a_perfect_generator_beats_every_baseline():
     measured = list(
-        Compared("held_out", drawn(32, perfect=True), torch.tensor(unit(32, 5))).measured()
+        MetricSuite("held_out", drawn(32, perfect=True), torch.tensor(unit(32, 5))).measured()
     )
     assert len(measured) == 18
     equal = {m.name for m in measured if not m.beats_baseline}
@@ -210,7 +210,7 @@ def test_a_perfect_generator_beats_every_baseline():
 def test_a_generator_of_other_captions_pictures_is_faithful_to_none():
     reference = torch.tensor(unit(32, 5))
     measured = {
-        m.name: m for m in Compared("held_out", drawn(32, perfect=False), reference).measured()
+        m.name: m for m in MetricSuite("held_out", drawn(32, perfect=False), reference).measured()
     }
     assert measured["prior/retrieval_at_1"].value == 0
     assert measured["generated/clip_score"].value < 70

@@ -11,9 +11,9 @@ import torch
 from diffusers.pipelines import deprecated
 
 from pipelines.artifacts import TrainedModel
-from pipelines.cli import main
-from pipelines.commands import export_models
-from pipelines.commands.common import Project
+from pipelines.cli import export_models
+from pipelines.cli.common import Project
+from pipelines.cli.main import main
 from pipelines.config.load import load_config
 from pipelines.core.stage import Artifact, Context, Graph, Stage
 from pipelines.core.store import Store
@@ -103,10 +103,10 @@ def test_models_of_the_papers_architecture_are_refused_before_anything_is_writte
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for second, told in (({}, "upsampler_2 cannot"), ({"upsampler_2": None}, "decoder cannot")):
+    for second, message in (({}, "upsampler_2 cannot"), ({"upsampler_2": None}, "decoder cannot")):
         use(second, Store(str(tmp_path / "store")), monkeypatch)
         assert main(["export", "--to", "out"]) == 2
         said = capsys.readouterr().err.strip()
-        assert told in said
+        assert message in said
         assert "\n" not in said
         assert [path.name for path in Path().iterdir()] == ["store"]

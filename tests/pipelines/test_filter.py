@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.artifacts.schema import PAIRS
 from pipelines.core.tables import check_schema
 from pipelines.data.dates import is_mostly_date
 from pipelines.data.duplicates import IDENTITY_COLUMNS, exact_duplicates
 from pipelines.data.filter import FilterConfig, FilterItem, FilterWorker
 from pipelines.demo.dataset import FAILING_ROWS, rows
-from pipelines.schema import PAIRS
 from unclip.config import ConfigError
 
 CONFIG = FilterConfig(
@@ -86,13 +86,13 @@ def test_kept_rows_are_unchanged_in_their_order_and_every_other_one_is_counted(t
     shard = table(kept[0], pair("x"), kept[1], pair(GERMAN), kept[2], kept[3], kept[3])
     pq.write_table(shard, tmp_path / "00000.parquet")
     worker = pickle.loads(pickle.dumps(FilterWorker(CONFIG)))
-    result, facts = worker(FilterItem(str(tmp_path / "00000.parquet"), frozenset({6})))
+    result, metadata = worker(FilterItem(str(tmp_path / "00000.parquet"), frozenset({6})))
     check_schema(result, PAIRS, where="the test")
     assert result.to_pylist() == kept
-    assert facts["rejected"] == {"caption_too_short": 1, "duplicate": 1, "language": 1}
-    assert facts["read"] == facts["kept"] + sum(facts["rejected"].values())
-    assert facts["examples"]["language"] == [GERMAN]
-    json.dumps(facts)
+    assert metadata["rejected"] == {"caption_too_short": 1, "duplicate": 1, "language": 1}
+    assert metadata["read"] == metadata["kept"] + sum(metadata["rejected"].values())
+    assert metadata["examples"]["language"] == [GERMAN]
+    json.dumps(metadata)
 
 
 def test_a_shard_of_which_nothing_is_kept_is_an_empty_table_of_the_schema():

@@ -39,9 +39,9 @@ def test_a_kuberay_cluster_runs_the_locked_ray_with_tokens_on(path: Path) -> Non
 def test_ray_is_told_of_no_more_than_its_pod_has(path: Path) -> None:
     for group, pod in pods(cluster_spec(path)):
         [container] = pod["containers"]
-        told, has = group["rayStartParams"], container["resources"]["requests"]
-        assert float(told["num-cpus"]) <= has["cpu"]
-        assert int(told.get("num-gpus", 0)) == has.get("nvidia.com/gpu", 0)
+        message, has = group["rayStartParams"], container["resources"]["requests"]
+        assert float(message["num-cpus"]) <= has["cpu"]
+        assert int(message.get("num-gpus", 0)) == has.get("nvidia.com/gpu", 0)
         assert has["memory"] == container["resources"]["limits"]["memory"]
 
 

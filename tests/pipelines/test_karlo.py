@@ -37,11 +37,11 @@ TEXT = replace(
     vocab_size=49408,
     context_length=given.CONTEXT_LENGTH,
     width=64,
-    embed_width=64,
+    embed_dim=64,
 )
 SMALL = {
-    TrainPrior: replace(karlo_configs.PRIOR, embed_width=64, text_encoder=TEXT),
-    TrainDecoder: replace(karlo_configs.DECODER, embed_width=64, text_encoder=TEXT),
+    TrainPrior: replace(karlo_configs.PRIOR, embed_dim=64, text_encoder=TEXT),
+    TrainDecoder: replace(karlo_configs.DECODER, embed_dim=64, text_encoder=TEXT),
 }
 
 

@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from pipelines.cli import main
+from pipelines.cli.main import main
 from tests.unclip import karlo_toys as toys
 from tests.unclip.toys import seeded
 from unclip.interop import KARLO_SAMPLING, merge, read_pipeline
-from unclip.whole import Unclip
+from unclip.pipeline import UnclipPipeline
 
 STEPS = {"prior_steps": 3, "decoder_steps": 3, "upsampler_1_steps": 2}
 TILE, GAP = 128, 8
@@ -54,11 +54,11 @@ def _pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(half).save("half.png")
 
 
-def refused(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(Path().rglob("*"))
     assert main(arguments) == 2
     said = capsys.readouterr().err.strip()
-    assert told in said
+    assert message in said
     assert "\n" not in said
     assert sorted(Path().rglob("*")) == before
 
@@ -91,7 +91,7 @@ def test_what_is_imported_and_exported_again_is_the_same_bit_for_bit(
 
 def test_a_folder_of_models_is_the_same_when_it_is_loaded(theirs: Path, imported: Path) -> None:
     before = merge([read_pipeline(theirs / kind) for kind in ("text", "variation")])
-    after = Unclip.load(imported)
+    after = UnclipPipeline.load(imported)
     assert after.cascade.sampling == replace(KARLO_SAMPLING, **STEPS)
     for name, model in before.cascade.models.items():
         weights = after.cascade.models[name].state_dict()
@@ -202,7 +202,7 @@ def misshapen(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (without_index, "model_index.json is not there"),
         (of_another_class, "_class_name='StableDiffusionPipeline'"),
@@ -213,12 +213,12 @@ def misshapen(folder: Path) -> None:
 def test_a_folder_that_is_no_karlo_is_one_paragraph(
     theirs: Path,
     spoil: Callable[[Path], None],
-    told: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shutil.copytree(theirs / "text", "given")
     spoil(Path("given"))
-    refused(["import", "given", "--to", "out"], told, capsys)
+    refused(["import", "given", "--to", "out"], message, capsys)
 
 
 def test_folders_of_two_karlos_are_not_mixed(
@@ -247,12 +247,12 @@ def test_a_folder_of_models_must_be_whole(
     file.write_bytes(file.read_bytes()[:-1])
     refused(["generate", "a cat", "--models", "broken"], "upsampler_1.safetensors has", capsys)
     file.unlink()
-    told = "it has no upsampler_1.safetensors"
-    refused(["generate", "a cat", "--models", "broken"], told, capsys)
+    message = "it has no upsampler_1.safetensors"
+    refused(["generate", "a cat", "--models", "broken"], message, capsys)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"decoder_steps": "50"}, "decoder_steps='50' is not of the type int"),
         ({"bf16": 1}, "bf16=1 is not of the type bool"),
@@ -261,12 +261,12 @@ def test_a_folder_of_models_must_be_whole(
     ],
 )
 def test_a_wrong_setting_of_sampling_is_named(
-    imported: Path, changes: dict[str, object], told: str, capsys: pytest.CaptureFixture[str]
+    imported: Path, changes: dict[str, object], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(imported, "edited")
     file = Path("edited/sampling.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    refused(["generate", "a cat", "--models", "edited"], told, capsys)
+    refused(["generate", "a cat", "--models", "edited"], message, capsys)
     file.write_text("{")
     refused(["generate", "a cat", "--models", "edited"], "no settings in JSON", capsys)
 

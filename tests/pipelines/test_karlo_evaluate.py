@@ -19,7 +19,7 @@ from tests.unclip import karlo_configs
 from unclip.interop import KARLO_SAMPLING
 from unclip.models import KarloDecoder, KarloPrior
 
-TEXT = replace(karlo_configs.TEXT, vocab_size=49408, context_length=77, width=64, embed_width=64)
+TEXT = replace(karlo_configs.TEXT, vocab_size=49408, context_length=77, width=64, embed_dim=64)
 SAMPLING = replace(KARLO_SAMPLING, prior_steps=2, decoder_steps=2, upsampler_1_steps=2)
 MODELS = ("clip", "prior", "decoder", "upsampler_1")
 
@@ -28,8 +28,8 @@ def karlo_stage() -> Evaluate:
     config = given.evaluate_config(
         held_out_samples=3, training_samples=2, probe_samples=2, batch_size=3, sampling=SAMPLING
     )
-    prior = replace(karlo_configs.PRIOR, embed_width=64, text_encoder=TEXT)
-    decoder = replace(karlo_configs.DECODER, embed_width=64, text_encoder=TEXT)
+    prior = replace(karlo_configs.PRIOR, embed_dim=64, text_encoder=TEXT)
+    decoder = replace(karlo_configs.DECODER, embed_dim=64, text_encoder=TEXT)
     return replace(
         given.evaluate_stage(config),
         prior=given.GivenPrior(prior),
@@ -72,7 +72,7 @@ def test_a_worker_draws_with_karlos_models_and_reads_embeddings_at_their_own_len
     )
     table, _ = worker(names[0])
     assert isinstance(worker.cascade.prior, KarloPrior)
-    assert worker.whole.tokenize(["a heart"]).shape == (1, 77)
+    assert worker.pipeline.tokenize(["a heart"]).shape == (1, 77)
     sizes = {Image.open(io.BytesIO(p)).size for p in table["generated"].to_pylist()}
     assert sizes == {(16, 16)}
     assert table["generated_middle"].null_count == table.num_rows
@@ -90,7 +90,7 @@ def test_analytic_dpm_needs_captions_of_the_evaluation(store: Store, tmp_path: P
     stage = replace(stage, config=replace(stage.config, sampling=sampling))
     worker = worker_of(stage, store, tmp_path)
     with pytest.raises(PipelineError, match="unclip run --only evaluate"):
-        _ = worker.whole
+        _ = worker.pipeline
     names = prepare(worker, stage, store)
     estimated = worker.cascade.prior_noise_norms
     assert estimated is not None

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.artifacts.schema import PAIRS, SELECTION, embeddings
 from pipelines.data.loader import LoaderConfig, ShardCache, TrainingLoader
 from pipelines.data.order import OrderConfig
 from pipelines.data.shard_reader import (
@@ -20,13 +21,12 @@ from pipelines.data.shard_reader import (
     decode_pixels,
     list_shards,
 )
-from pipelines.schema import PAIRS, SELECTION, embeddings
 from unclip.config import ConfigError
 
 WIDTH = 4
 SIZES = (5, 3, 0, 7)  # rows of each pairs shard
 CONFIG = LoaderConfig(
-    order=OrderConfig(seed=3, lanes=4, batch_size=8, shuffle_shards=2),
+    order=OrderConfig(seed=3, logical_ranks=4, batch_size=8, shuffle_shards=2),
     fields=("keys", "pixels", "image_embeds", "image_norm", "text_embeds", "tokens"),
     image_size=8,
 )
@@ -94,8 +94,12 @@ def tokenize(captions: list[str]) -> torch.Tensor:
     return torch.tensor([[int(caption.split()[1])] for caption in captions])
 
 
-def make(store: Path, lanes: tuple[int, ...], config: LoaderConfig = CONFIG) -> TrainingLoader:
-    return TrainingLoader(shards_of(store), config, own_lanes=lanes, tokenize=tokenize)
+def make(
+    store: Path, logical_ranks: tuple[int, ...], config: LoaderConfig = CONFIG
+) -> TrainingLoader:
+    return TrainingLoader(
+        shards_of(store), config, own_logical_ranks=logical_ranks, tokenize=tokenize
+    )
 
 
 def steps(loader: TrainingLoader, start: int, count: int) -> list[list[dict[str, Any]]]:
@@ -116,18 +120,18 @@ def same(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> bool:
 
 
 def test_every_field_of_a_row_is_of_the_same_row(store):
-    for lane in steps(make(store, (0, 1, 2, 3)), 0, 1)[0]:
-        ids = torch.tensor([10 * int(k[0]) + int(k[2:]) for k in lane["keys"]])
-        assert torch.equal(lane["tokens"][:, 0], ids)
-        assert torch.equal(lane["image_embeds"], ids[:, None].float().expand(-1, WIDTH))
-        assert torch.equal(lane["text_embeds"], -lane["image_embeds"])
-        assert torch.equal(lane["image_norm"], (ids // 10 * 100 + ids % 10).float())
-        assert lane["pixels"].shape == (2, 3, 8, 8)
-        assert torch.allclose(lane["pixels"][:, 0, 0, 0], ids / 127.5 - 1, atol=1e-6)
+    for logical_rank in steps(make(store, (0, 1, 2, 3)), 0, 1)[0]:
+        ids = torch.tensor([10 * int(k[0]) + int(k[2:]) for k in logical_rank["keys"]])
+        assert torch.equal(logical_rank["tokens"][:, 0], ids)
+        assert torch.equal(logical_rank["image_embeds"], ids[:, None].float().expand(-1, WIDTH))
+        assert torch.equal(logical_rank["text_embeds"], -logical_rank["image_embeds"])
+        assert torch.equal(logical_rank["image_norm"], (ids // 10 * 100 + ids % 10).float())
+        assert logical_rank["pixels"].shape == (2, 3, 8, 8)
+        assert torch.allclose(logical_rank["pixels"][:, 0, 0, 0], ids / 127.5 - 1, atol=1e-6)
 
 
 def test_an_epoch_holds_every_selected_row_but_the_held_out_ones(store):
-    config = replace(CONFIG, order=replace(CONFIG.order, lanes=1, batch_size=9))
+    config = replace(CONFIG, order=replace(CONFIG.order, logical_ranks=1, batch_size=9))
     keys = steps(make(store, (0,), config), 0, 1)[0][0]["keys"]
     expected = [f"{s}-{r}" for s, size in enumerate(SIZES) for r in range(2, size)]
     assert sorted(keys) == expected
@@ -156,7 +160,7 @@ def test_only_what_is_asked_for_is_given_and_read(store):
     for file in (store / "pairs").iterdir():
         pq.write_table(pq.read_table(file, columns=["key"]), file)
     config = LoaderConfig(order=CONFIG.order, fields=("image_embeds",))
-    loader = TrainingLoader(shards_of(store), config, own_lanes=(0,))
+    loader = TrainingLoader(shards_of(store), config, own_logical_ranks=(0,))
     assert list(steps(loader, 0, 1)[0][0]) == ["image_embeds"]
 
 
@@ -261,4 +265,4 @@ def test_loaders_that_cannot_be_are_refused_with_the_way_out(store):
     with pytest.raises(ConfigError, match="image_size"):
         replace(CONFIG, image_size=None)
     with pytest.raises(ConfigError, match="tokenize"):
-        TrainingLoader(shards_of(store), CONFIG, own_lanes=(0,))
+        TrainingLoader(shards_of(store), CONFIG, own_logical_ranks=(0,))

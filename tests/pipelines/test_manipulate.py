@@ -8,10 +8,10 @@ import pytest
 from PIL import Image, ImageFont
 
 from pipelines.artifacts import PairShards
-from pipelines.cli import main
-from pipelines.commands import reconstruct, studio, variations
-from pipelines.commands.common import Project
-from pipelines.commands.pictures import read_picture
+from pipelines.cli import reconstruct, studio, variations
+from pipelines.cli.common import Project
+from pipelines.cli.images import read_picture
+from pipelines.cli.main import main
 from pipelines.config.load import load_config
 from pipelines.core.runner import load_artifact
 from pipelines.core.stage import Graph
@@ -19,7 +19,7 @@ from pipelines.core.store import Store
 from pipelines.data.decode import decode_rgb
 from pipelines.evaluation.generate import GenerationWorker, Weights
 from pipelines.evaluation.labelled import FONT_SIZE, Tile, labelled_grid, wrap
-from pipelines.tracking.picture import log_picture
+from pipelines.tracking.image import log_picture
 from pipelines.tracking.settings import TrackingSettings
 from tests.pipelines.given import GivenPca, evaluate_config, evaluate_stage
 from tests.pipelines.given_pairs import GivenPairs
@@ -42,7 +42,7 @@ def _pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["variations", "nowhere.png"], "nowhere.png is no picture"),
         (["variations", "0123456789abcdef0123"], "not in"),
@@ -67,14 +67,14 @@ def _pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_bad_input_is_one_paragraph_before_anything_is_loaded(
     arguments: list[str],
-    told: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(studio, "open_models", lambda *given: pytest.fail("loaded"))
     assert main([*arguments, "--store", "store"]) == 2
     said = capsys.readouterr().err.strip()
-    assert told in said
+    assert message in said
     assert "\n" not in said
     assert not Path("store").exists()
 
@@ -108,9 +108,9 @@ def test_a_command_writes_a_labelled_grid_and_tracks_it(
 ) -> None:
     logged: list[dict[str, object]] = []
     monkeypatch.setattr(studio, "check_models", lambda *given: None)
-    monkeypatch.setattr(studio, "open_models", lambda *given: worker.whole)
+    monkeypatch.setattr(studio, "open_models", lambda *given: worker.pipeline)
     monkeypatch.setattr(
-        "pipelines.tracking.picture.log_picture", lambda *given, **named: logged.append(named)
+        "pipelines.tracking.image.log_picture", lambda *given, **named: logged.append(named)
     )
     assert main(["--debug", *arguments, "--store", "store", "--out", "grid.png"]) == 0
     grid = Image.open("grid.png")
@@ -130,8 +130,8 @@ def project(worker: GenerationWorker, monkeypatch: pytest.MonkeyPatch) -> Projec
     found = Project(load_config("demo"), Graph(stages), store)
     for command in (reconstruct, variations):
         monkeypatch.setattr(command, "find_project", lambda arguments: found)
-    monkeypatch.setattr(studio, "open_models", lambda *given: worker.whole)
-    monkeypatch.setattr("pipelines.tracking.picture.log_picture", lambda *given, **named: None)
+    monkeypatch.setattr(studio, "open_models", lambda *given: worker.pipeline)
+    monkeypatch.setattr("pipelines.tracking.image.log_picture", lambda *given, **named: None)
     return found
 
 
@@ -143,9 +143,11 @@ def test_a_picture_is_reconstructed_from_a_stored_basis(
     tiles = tiles_of("grid.png")
     assert len(tiles) == 1 + len({2, 64})  # 500 are no more than all 64
     assert main(["--debug", "variations", "grey.png", "--count", "1", "--out", "grid.png"]) == 0
-    whole = tiles_of("grid.png")[1]
-    assert np.abs(tiles[2] - whole).max() <= 2  # of 255: all components are the picture's own z_i
-    assert np.abs(tiles[1] - whole).max() > 2
+    pipeline = tiles_of("grid.png")[1]
+    assert (
+        np.abs(tiles[2] - pipeline).max() <= 2
+    )  # of 255: all components are the picture's own z_i
+    assert np.abs(tiles[1] - pipeline).max() > 2
 
 
 def test_a_stored_pair_is_found_by_its_key(

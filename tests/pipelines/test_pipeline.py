@@ -56,7 +56,7 @@ def command(store: Path, *arguments: str, **settings: str) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "pipelines.cli",
+        "pipelines.cli.main",
         verb,
         "demo",
         "--store",
@@ -99,12 +99,12 @@ class TestWholePipeline:
 
     def test_the_rows_that_fail_on_purpose_are_rejected_by_reason(self, finished: Path) -> None:
         store = Store(str(finished))
-        downloaded = store.manifests("download")[0].facts["counts"]
+        downloaded = store.manifests("download")[0].metadata["counts"]
         assert downloaded["listed"] == 1881
         assert {"scheme", "private_address", "not_an_image", "truncated", "http_404"} <= set(
             downloaded["rejected"]
         )
-        filtered = store.manifests("filter")[0].facts["counts"]
+        filtered = store.manifests("filter")[0].metadata["counts"]
         assert {"too_small", "aspect_ratio", "language", "caption_is_a_date"} <= set(
             filtered["rejected"]
         )
@@ -143,9 +143,9 @@ class TestWholePipeline:
         assert all(f"*  {stage} " in listed for stage in STAGES)
         shown = command(finished, "show")
         shown.insert(4, "prior")
-        told = subprocess.run(shown, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        assert "The key is the digest of" in told
-        assert "embeddings: embed/" in told
+        message = subprocess.run(shown, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert "The key is the digest of" in message
+        assert "embeddings: embed/" in message
 
 
 def wait_for(pattern: str, store: Path, driver: "subprocess.Popen[bytes]") -> None:
@@ -189,7 +189,9 @@ def test_both_kinds_of_prior_are_trained_and_compared(tmp_path: Path) -> None:
     store = tmp_path / "store"
     kinds = {"prior.kind": "autoregressive", "second_prior.kind": "diffusion"}
     assert ran(unclip(store, "run", **kinds)) == set(STAGES)
-    models = [Store(str(store)).manifests(n)[0].facts["model"] for n in ("prior", "second_prior")]
+    models = [
+        Store(str(store)).manifests(n)[0].metadata["model"] for n in ("prior", "second_prior")
+    ]
     assert models == ["ARPriorConfig", "DiffusionPriorConfig"]
     metrics = json.loads(next(store.glob("evaluate/*/metrics.json")).read_text())
     assert {"held_out/prior/cosine", "held_out/second_prior/cosine"} <= set(metrics)

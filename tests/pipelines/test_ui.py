@@ -14,7 +14,7 @@ from pipelines.core.store import Store
 from pipelines.tracking.server import prepare
 from pipelines.tracking.settings import TrackingSettings
 from pipelines.tracking.tracker import Tracker
-from pipelines.ui import HOST, running_ui, serve_ui
+from pipelines.tracking.ui import HOST, running_ui, serve_ui
 from tests.pipelines.fake_run import plan_of, whole_run
 
 SETTINGS = TrackingSettings()
@@ -56,7 +56,7 @@ def test_runs_and_pictures_of_a_store_are_served_until_ctrl_c(tmp_path: Path) ->
     tracker.end("FINISHED")
     say = "lambda text: print(text, flush=True)"
     call = f"serve_ui({store.root!r}, TrackingSettings(), port={port}, say={say})"
-    script = f"from pipelines.ui import *; {call}"
+    script = f"from pipelines.tracking.ui import *; {call}"
     served = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert served.stdout is not None
     assert f"http://{HOST}:{port}" in served.stdout.readline()

@@ -10,9 +10,9 @@ from unclip.config import Config
 from unclip.models import KarloDecoderConfig, KarloPriorConfig, KarloUpsamplerConfig, build
 from unclip.models.karlo import ClipTextConfig
 
-TEXT = ClipTextConfig(vocab_size=52, context_length=6, width=8, depth=1, heads=2, embed_width=8)
+TEXT = ClipTextConfig(vocab_size=52, context_length=6, width=8, depth=1, heads=2, embed_dim=8)
 PRIOR = KarloPriorConfig(
-    embed_width=8,
+    embed_dim=8,
     width=16,
     depth=1,
     heads=2,
@@ -24,7 +24,7 @@ PRIOR = KarloPriorConfig(
 )
 DECODER = KarloDecoderConfig(
     image_size=8,
-    embed_width=8,
+    embed_dim=8,
     image_tokens=2,
     context_width=12,
     unet=UNET,

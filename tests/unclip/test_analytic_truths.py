@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.unclip.toys import DECODER, seeded
 from unclip.config import ConfigError
 from unclip.diffusion import make_schedule
-from unclip.objectives.parts import bernoulli
+from unclip.objectives.losses import bernoulli
 from unclip.samplers import (
     analytic_dpm,
     ddim,
@@ -33,10 +33,10 @@ COVARIANCE = torch.tensor(
 
 def denoise(x: Tensor, timesteps: Tensor, covariance: Tensor = COVARIANCE) -> Tensor:
     """E[x_0 | x_t] for data from N(MEAN, covariance)."""
-    level = SCHEDULE.alphas_cumprod[timesteps[0]]
-    noised = level * covariance + (1 - level) * torch.eye(3, dtype=torch.float64)
-    gain = level.sqrt() * torch.linalg.solve(noised, covariance)
-    return MEAN + (x.double() - level.sqrt() * MEAN) @ gain
+    alpha_bar = SCHEDULE.alphas_cumprod[timesteps[0]]
+    noised = alpha_bar * covariance + (1 - alpha_bar) * torch.eye(3, dtype=torch.float64)
+    gain = alpha_bar.sqrt() * torch.linalg.solve(noised, covariance)
+    return MEAN + (x.double() - alpha_bar.sqrt() * MEAN) @ gain
 
 
 def denoise_with_variance(x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,8 +133,8 @@ def test_the_optimal_variance_is_exact_in_few_steps_where_one_number_says_it() -
 
 def test_the_noise_norm_is_the_mean_square_of_the_predicted_noise() -> None:
     variance = 0.25
-    levels = SCHEDULE.alphas_cumprod[[999, 500, 0]]
-    wanted = (1 - levels) / (levels * variance + 1 - levels)
+    alpha_bars = SCHEDULE.alphas_cumprod[[999, 500, 0]]
+    wanted = (1 - alpha_bars) / (alpha_bars * variance + 1 - alpha_bars)
     estimated = noise_norms(3, variance * torch.eye(3, dtype=torch.float64))
     torch.testing.assert_close(estimated, wanted, rtol=0, atol=0.01)
 
@@ -163,8 +163,8 @@ def test_inversion_and_back_returns_the_input_closer_with_steps_and_with_iterati
     x = MEAN + torch.randn(50, 3, generator=seeded()).double() * 0.3
     apart = {n: (there_and_back(x, n, 1) - x).abs().max().item() for n in (10, 100, 1000)}
     refined = (there_and_back(x, 10, 100) - x).abs().max().item()
-    told = ", ".join(f"{n} steps {error:.1e}" for n, error in apart.items())
-    print(f"inversion and back: {told}; 10 steps of 100 iterations {refined:.1e}")
+    message = ", ".join(f"{n} steps {error:.1e}" for n, error in apart.items())
+    print(f"inversion and back: {message}; 10 steps of 100 iterations {refined:.1e}")
     assert apart[1000] < apart[100] < apart[10]
     assert apart[1000] < 0.02
     assert refined < apart[10] / 5

@@ -50,10 +50,10 @@ def tokens_of(rows: int, length: int) -> Tensor:
     return torch.randint(1, TEXT.vocab_size, (rows, length), generator=seeded(length))
 
 
-def alone(rows: int, whole: Tensor, single: Tensor) -> None:
+def alone(rows: int, pipeline: Tensor, single: Tensor) -> None:
     """The first row of a batch is what it is alone."""
-    assert whole.shape == (rows, *single.shape[1:])
-    torch.testing.assert_close(whole[:1], single, atol=1e-4, rtol=1e-3)
+    assert pipeline.shape == (rows, *single.shape[1:])
+    torch.testing.assert_close(pipeline[:1], single, atol=1e-4, rtol=1e-3)
 
 
 @quick
@@ -99,21 +99,21 @@ def test_a_unet_keeps_any_multiple_of_its_stride(
     model = UNet(config, image_size=8, in_channels=2, out_channels=5, context_width=4)
     perturb(model)
     x = torch.randn(rows, 2, height * config.stride, width * config.stride, generator=seeded())
-    told = torch.randn(rows, context, 4, generator=seeded()) if context else None
+    message = torch.randn(rows, context, 4, generator=seeded()) if context else None
     seen = torch.ones(rows, context, dtype=torch.bool) if context else None
     with torch.no_grad():
-        whole, single = (
+        pipeline, single = (
             model(
                 x[:n],
                 torch.full((n,), 7),
-                context=None if told is None else told[:n],
+                context=None if message is None else message[:n],
                 visible=None if seen is None else seen[:n],
             )
             for n in (rows, 1)
         )
-    assert whole.shape == (rows, 5, *x.shape[2:])
-    assert whole.isfinite().all()
-    alone(rows, whole, single)
+    assert pipeline.shape == (rows, 5, *x.shape[2:])
+    assert pipeline.isfinite().all()
+    alone(rows, pipeline, single)
 
 
 @quick
@@ -159,10 +159,10 @@ def test_models_run_in_the_dtype_of_their_weights(dtype: torch.dtype, rows: int)
     pixels, z_i, z_t = (batch[n].to(dtype) for n in ("pixels", "image_embeds", "text_embeds"))
     with torch.no_grad():
         enlarged = upsampler.condition(pixels)
-        told = decoder.condition(z_i, batch["tokens"], drop_image=drop, drop_text=drop)
+        message = decoder.condition(z_i, batch["tokens"], drop_image=drop, drop_text=drop)
         made = (
             prior(z_i, steps, prior.condition(batch["tokens"], z_t, drop)),
-            decoder(pixels, steps, told),
+            decoder(pixels, steps, message),
             upsampler(enlarged, steps, enlarged, torch.zeros(rows, dtype=dtype)),
         )
     for out, given_ in zip(made, (z_i, pixels, enlarged), strict=True):

@@ -8,11 +8,11 @@ from torch import Tensor
 from tests.unclip.toys import AR_PRIOR, make_batch, perturb, seeded, unit
 from unclip.checkpoint import load_model, save_model
 from unclip.config import ConfigError
+from unclip.embeddings.pca import Moments, fit
+from unclip.embeddings.quantise import quantile_edges
 from unclip.generation.autoregressive import draw, draw_dots, sample_codes
 from unclip.models import ARPrior
 from unclip.objectives import training_loss
-from unclip.pca import Moments, fit
-from unclip.quantise import quantile_edges
 
 NONE = torch.zeros(4, dtype=torch.bool)
 ALL = torch.ones(4, dtype=torch.bool)
@@ -175,7 +175,7 @@ def test_the_loss_of_a_model_that_knows_nothing_is_that_of_a_uniform_guess(model
 
 
 def test_what_does_not_fit_is_refused_with_both_sizes(model: ARPrior) -> None:
-    with pytest.raises(ConfigError, match=r"embed_width=8.*basis of width 4"):
+    with pytest.raises(ConfigError, match=r"embed_dim=8.*basis of width 4"):
         model.calibrate(fit(Moments.of(unit(50, 4))), torch.linspace(-1, 1, 3))
     with pytest.raises(ConfigError, match=r"dot_bins=4, but .* 9 edges"):
         model.calibrate(fit(Moments.of(unit(50, 8))), torch.linspace(-1, 1, 9))
@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_refused_with_both_sizes(model: ARPrior) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dimensions": 9}, "dimensions=9 must lie between 1 and embed_width=8"),
+        ({"dimensions": 9}, "dimensions=9 must lie between 1 and embed_dim=8"),
         ({"dot_bins": 5}, "dot_bins=5 is not a multiple of 2"),
         ({"buckets": 1}, "buckets=1 must be at least 2"),
         ({"bucket_reach": 0.0}, "bucket_reach=0.0 positive"),

@@ -14,6 +14,7 @@ from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, PRIOR, make_batch, seed
 from unclip.clip.frozen import FrozenClip
 from unclip.clip.training import ClipArchitecture, build_clip
 from unclip.config import ConfigError
+from unclip.embeddings.pca import Moments, fit
 from unclip.generation import Cascade
 from unclip.manipulate import (
     Latent,
@@ -31,7 +32,6 @@ from unclip.models import ARPrior, Decoder, DiffusionPrior, Upsampler, build
 from unclip.models.ar_prior import ARPriorConfig
 from unclip.models.prior import DiffusionPriorConfig
 from unclip.objectives import training_loss
-from unclip.pca import Moments, fit
 
 NARROW = unit(4, 7)  # where 8 is asked for
 BATCH = make_batch(8)
@@ -232,7 +232,7 @@ def test_a_turn_between_equal_captions_is_refused() -> None:
 @pytest.mark.parametrize(
     ("prior", "message"),
     [
-        (replace(PRIOR, embed_width=7), "prior.embed_width=7 and decoder.embed_width=8 differ"),
+        (replace(PRIOR, embed_dim=7), "prior.embed_dim=7 and decoder.embed_dim=8 differ"),
         (
             karlo_configs.PRIOR,
             "KarloPriorConfig and DecoderConfig have image embeddings of different lengths",

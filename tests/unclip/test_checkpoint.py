@@ -60,7 +60,7 @@ def test_a_config_that_contradicts_the_weights_is_refused_by_the_first_of_them(
     saved: tuple,  # type: ignore[type-arg]
 ) -> None:
     path, tensors, _ = saved
-    write(path, tensors, config_metadata(replace(DECODER, embed_width=9, image_tokens=5)))
+    write(path, tensors, config_metadata(replace(DECODER, embed_dim=9, image_tokens=5)))
     with pytest.raises(CheckpointError, match=r"has shape \(8,\) where \(9,\).*; .*write both"):
         load_model(path)
     deeper = replace(DECODER, text_encoder=replace(DECODER.text_encoder, depth=9))

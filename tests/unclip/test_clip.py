@@ -246,7 +246,7 @@ def test_contrastive_training_learns_to_match_colours_with_their_names(
     config = TrainingConfig(
         steps=40,
         batch_size=4,
-        lanes=1,
+        logical_ranks=1,
         learning_rate=3e-3,
         lr_schedule="constant",
         warmup_steps=0,
@@ -268,7 +268,7 @@ def test_contrastive_training_learns_to_match_colours_with_their_names(
     result = train(
         model,
         clip_loss,
-        lambda start, lanes: iter(lambda: [{"pixels": pixels, "tokens": tokens}], None),
+        lambda start, logical_ranks: iter(lambda: [{"pixels": pixels, "tokens": tokens}], None),
         config,
         checkpoints=LocalCheckpoints(tmp_path, keep=1),
         device=CPU,

@@ -25,7 +25,7 @@ def test_a_prior_that_remembers_its_caption_predicts_the_same_at_every_step() ->
     perturb(model)
     with torch.no_grad():
         condition = model.condition(batch["tokens"], batch["text_embeds"], NONE)
-        remembered = model.remember(condition)
+        remembered = model.precompute(condition)
         assert remembered.caches
         for seed in range(3):
             x = torch.randn(4, 8, generator=seeded(seed))
@@ -35,7 +35,7 @@ def test_a_prior_that_remembers_its_caption_predicts_the_same_at_every_step() ->
 def test_a_prior_remembers_nothing_where_gradients_are_wanted() -> None:
     model, batch = DiffusionPrior(PRIOR), make_batch(8)
     condition = model.condition(batch["tokens"], batch["text_embeds"], NONE)
-    assert model.remember(condition) is condition
+    assert model.precompute(condition) is condition
 
 
 def test_a_decoder_that_remembers_its_condition_predicts_the_same() -> None:
@@ -46,7 +46,7 @@ def test_a_decoder_that_remembers_its_condition_predicts_the_same() -> None:
             batch["image_embeds"], batch["tokens"], drop_image=NONE, drop_text=NONE
         )
         expected = model(batch["pixels"], T, condition)
-        actual = model(batch["pixels"], T, model.remember(condition))
+        actual = model(batch["pixels"], T, model.precompute(condition))
     torch.testing.assert_close(actual, expected)
 
 

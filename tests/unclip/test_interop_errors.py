@@ -155,14 +155,14 @@ def test_pickled_weights_are_refused_without_being_run(folder: Path, tmp_path: P
 
 
 def test_weights_in_shards_are_read_as_one(folder: Path) -> None:
-    whole = folder / "prior" / WEIGHTS
-    tensors = load_file(whole)
+    pipeline = folder / "prior" / WEIGHTS
+    tensors = load_file(pipeline)
     names, stem = sorted(tensors), "diffusion_pytorch_model"
     shards = {name: f"{stem}-{i % 2 + 1:05}-of-00002.safetensors" for i, name in enumerate(names)}
     for shard in set(shards.values()):
-        save_file({n: t for n, t in tensors.items() if shards[n] == shard}, whole.parent / shard)
-    whole.unlink()
-    index = whole.parent / f"{stem}.safetensors.index.json"
+        save_file({n: t for n, t in tensors.items() if shards[n] == shard}, pipeline.parent / shard)
+    pipeline.unlink()
+    index = pipeline.parent / f"{stem}.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": shards}))
     prior = read_pipeline(folder).cascade.prior
     assert prior is not None

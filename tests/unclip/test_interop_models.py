@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.unclip import karlo_toys as toys
 from tests.unclip.toys import agree
 from unclip.interop import read_pipeline
-from unclip.whole import Unclip
+from unclip.pipeline import UnclipPipeline
 
 CAPTIONS = ["a red cube on a blue cube!", "two cats"]
 NONE = torch.zeros(2, dtype=torch.bool)
@@ -26,7 +26,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def ours(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> Unclip:
+def ours(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> UnclipPipeline:
     folder = tmp_path_factory.mktemp("karlo")
     theirs.save_pretrained(folder)
     return read_pipeline(folder)
@@ -49,7 +49,7 @@ def encoded(theirs: Any, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("captions", [CAPTIONS, ["", "x"], ["word " * 200, "!!!"]])
 def test_the_text_tower_is_theirs_wherever_a_caption_is(
-    theirs: Any, ours: Unclip, captions: list[str]
+    theirs: Any, ours: UnclipPipeline, captions: list[str]
 ) -> None:
     text_embeds, hidden, mask = encoded(theirs, captions)
     text = ours.cascade.decoder.text_encoder(ours.tokenize(captions))
@@ -62,7 +62,7 @@ def test_the_text_tower_is_theirs_wherever_a_caption_is(
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_the_prior_is_theirs(theirs: Any, ours: Unclip, step: int) -> None:
+def test_the_prior_is_theirs(theirs: Any, ours: UnclipPipeline, step: int) -> None:
     text_embeds, hidden, mask = encoded(theirs, CAPTIONS)
     x, model = toys.noise(2, toys.EMBED), ours.cascade.prior
     assert model is not None
@@ -80,7 +80,7 @@ def test_the_prior_is_theirs(theirs: Any, ours: Unclip, step: int) -> None:
     agree("Karlo prior, to image space", made, expected, tolerance=CLOSE)
 
 
-def test_standardising_is_the_inverse_of_going_to_image_space(ours: Unclip) -> None:
+def test_standardising_is_the_inverse_of_going_to_image_space(ours: UnclipPipeline) -> None:
     prior, x = ours.cascade.prior, toys.noise(2, toys.EMBED)
     assert prior is not None
     torch.testing.assert_close(prior.to_image_space(prior.standardise(x)), x)
@@ -88,7 +88,7 @@ def test_standardising_is_the_inverse_of_going_to_image_space(ours: Unclip) -> N
 
 @pytest.mark.parametrize("step", STEPS)
 def test_the_decoder_with_its_text_projection_is_theirs(
-    theirs: Any, ours: Unclip, step: int
+    theirs: Any, ours: UnclipPipeline, step: int
 ) -> None:
     text_embeds, hidden, mask = encoded(theirs, CAPTIONS)
     x, image_embeds = toys.noise(2, 3, 8, 8), toys.noise(2, toys.EMBED, seed=1)
@@ -113,7 +113,9 @@ def test_the_decoder_with_its_text_projection_is_theirs(
     agree(f"Karlo decoder, timestep {step}", made, expected, tolerance=CLOSE)
 
 
-def test_dropping_both_conditions_is_their_unconditional_half(theirs: Any, ours: Unclip) -> None:
+def test_dropping_both_conditions_is_their_unconditional_half(
+    theirs: Any, ours: UnclipPipeline
+) -> None:
     text_embeds, hidden, mask = encoded(theirs, ["", "", *CAPTIONS])
     context, embedding = theirs.text_proj(
         image_embeddings=toys.noise(2, toys.EMBED),
@@ -131,7 +133,7 @@ def test_dropping_both_conditions_is_their_unconditional_half(theirs: Any, ours:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_both_upsamplers_are_theirs(theirs: Any, ours: Unclip, step: int) -> None:
+def test_both_upsamplers_are_theirs(theirs: Any, ours: UnclipPipeline, step: int) -> None:
     x, enlarged = toys.noise(2, 3, 16, 16), toys.noise(2, 3, 16, 16, seed=1)
     both, model = torch.cat([x, enlarged], dim=1), ours.cascade.upsampler_1
     timesteps = torch.tensor([step] * 2)

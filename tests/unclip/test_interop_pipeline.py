@@ -18,7 +18,7 @@ from tests.unclip.toys import agree, seeded
 from unclip.checkpoint import load_model, save_model
 from unclip.diffusion import make_schedule
 from unclip.interop import InteropError, read_pipeline, write_pipeline
-from unclip.whole import Unclip
+from unclip.pipeline import UnclipPipeline
 
 CAPTIONS = ["a red cube on a blue cube!", "two cats"]
 STEPS = 5
@@ -42,7 +42,7 @@ def load_theirs(kind: Any, folder: Path) -> Any:
     return toys.quiet(kind.from_pretrained(folder))
 
 
-def read(folder: Path, *, prior: float = 4.0, decoder: float = 8.0) -> Unclip:
+def read(folder: Path, *, prior: float = 4.0, decoder: float = 8.0) -> UnclipPipeline:
     pipeline = read_pipeline(folder)
     sampling = replace(
         pipeline.cascade.sampling,
@@ -157,7 +157,7 @@ def test_weights_come_back_bit_for_bit(folder: Path, tmp_path: Path, kind: str) 
         assert all(torch.equal(before[name], after[name]) for name in before), file
 
 
-def models(pipeline: Unclip) -> list[nn.Module]:
+def models(pipeline: UnclipPipeline) -> list[nn.Module]:
     cascade = pipeline.cascade
     assert cascade.prior is not None
     return [cascade.prior, cascade.decoder, cascade.upsampler_1]

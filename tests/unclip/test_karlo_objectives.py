@@ -46,7 +46,7 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         monkeypatch.setattr(owner, function, record)
 
     recording("unclip.objectives.karlo", "draw_timesteps", "timesteps")
-    for module in ("unclip.objectives.karlo", "unclip.objectives.parts"):
+    for module in ("unclip.objectives.karlo", "unclip.objectives.losses"):
         recording(module, "randn", "noise")
     return drawn
 
@@ -160,13 +160,15 @@ def test_training_lowers_the_loss_of_one_batch_and_leaves_the_tower_alone(
         return torch.stack(losses).mean().item()
 
     before = mean_loss()
-    steps = replace(CONFIG, steps=60, batch_size=4, lanes=1, warmup_steps=0, learning_rate=3e-3)
+    steps = replace(
+        CONFIG, steps=60, batch_size=4, logical_ranks=1, warmup_steps=0, learning_rate=3e-3
+    )
     result = fit(
         tmp_path,
         replace(steps, checkpoint_every_steps=100, weight_decay=0.5, lr_schedule="constant"),
         model=model,
         loss=training_loss,
-        data=lambda start_step, lanes: iter([[batch]] * 60),
+        data=lambda start_step, logical_ranks: iter([[batch]] * 60),
     )
     assert mean_loss() < 0.9 * before
     for name, weights in tower.items():

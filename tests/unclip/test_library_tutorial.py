@@ -11,12 +11,12 @@ from unclip.checkpoint import save_model
 from unclip.clip.frozen import FrozenClip
 from unclip.clip.training import ClipArchitecture, build_clip
 from unclip.models import build
+from unclip.pipeline import UnclipPipeline
 from unclip.presets import CLIP_VOCAB_SIZE
-from unclip.whole import Unclip
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial" / "library.md"
 ARCHITECTURE = ClipArchitecture(
-    embed_dim=PRESET.prior.embed_width,
+    embed_dim=PRESET.prior.embed_dim,
     image_size=16,
     patch_size=8,
     vision_width=64,
@@ -55,13 +55,13 @@ def test_every_snippet_of_the_tutorial_runs(
     monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(snippets) >= 5
-    told: dict[str, object] = {}
+    message: dict[str, object] = {}
     for snippet in snippets:
-        exec(compile(snippet, str(PAGE), "exec"), told)
+        exec(compile(snippet, str(PAGE), "exec"), message)
     assert Image.open("edited.png").width > Image.open("edited.png").height
-    whole = told["whole"]
-    assert isinstance(whole, Unclip)
-    whole.save("generator")
-    again = Unclip.load("generator")
-    wanted = whole.generate(["a red heart"], generator=seeded()).pixels[-1]
+    pipeline = message["whole"]
+    assert isinstance(pipeline, UnclipPipeline)
+    pipeline.save("generator")
+    again = UnclipPipeline.load("generator")
+    wanted = pipeline.generate(["a red heart"], generator=seeded()).pixels[-1]
     assert torch.equal(again.generate(["a red heart"], generator=seeded()).pixels[-1], wanted)

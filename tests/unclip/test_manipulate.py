@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from tests.unclip.toys import PRESET, make_batch, perturb, seeded, unit
 from unclip.config import ConfigError
+from unclip.embeddings.pca import Moments, fit
 from unclip.generation import Cascade, SamplingConfig
 from unclip.manipulate import (
     Latent,
@@ -27,7 +28,6 @@ from unclip.manipulate import (
     variations,
 )
 from unclip.models import Decoder, DiffusionPrior, Upsampler
-from unclip.pca import Moments, fit
 
 SAMPLING = SamplingConfig(
     prior_sampler="ddim",

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.embeddings.pca import Moments
 from unclip.metrics import (
     clip_score,
     cmmd,
@@ -17,7 +18,6 @@ from unclip.metrics import (
     precision_recall,
     retrieval_at_k,
 )
-from unclip.pca import Moments
 
 
 def normal(count: int, width: int = 6, *, seed: int = 0) -> Tensor:

@@ -222,7 +222,7 @@ def test_a_unet_ignores_context_that_is_not_visible() -> None:
         (UNET, {"norm_groups": 3}, "unet.channels=8 is not a multiple of 3; try 6"),
         (UNET, {"residual_blocks": 0}, "residual_blocks=0"),
         (PRIOR, {"heads": 3}, "prior.width=16 is not a multiple of 3; try 15"),
-        (PRIOR, {"embedding_scale": 0.0}, r"embedding_scale=0.0.*sqrt\(embed_width\) = 2.8"),
+        (PRIOR, {"embedding_scale": 0.0}, r"embedding_scale=0.0.*sqrt\(embed_dim\) = 2.8"),
         (PRIOR, {"text_dropout": 1.5}, "text_dropout=1.5 is not a probability"),
         (DECODER, {"prediction": "x0"}, "prediction='x0'.*epsilon, v, x_0"),
         (DECODER, {"image_size": 9}, "image_size=9 is not a multiple of 2; try 8"),

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unclip.pca import Moments, fit
+from unclip.embeddings.pca import Moments, fit
 
 
 def vectors(count: int = 200, width: int = 8, seed: int = 0) -> Tensor:

@@ -97,7 +97,7 @@ def test_karlo_has_the_parameters_of_its_networks_in_diffusers() -> None:
             **unet,
         )
     preset = karlo()
-    statistics = 2 * preset.prior.embed_width  # parameters there, buffers here
+    statistics = 2 * preset.prior.embed_dim  # parameters there, buffers here
     assert count(preset.prior, but="text_encoder.") == size(prior) - statistics
     assert count(preset.decoder, but="text_encoder.") == size(decoder) + size(projection)
     assert count(preset.upsampler) == 2 * size(upsampler)
@@ -119,24 +119,24 @@ def test_tiny_is_small_enough_for_two_cores() -> None:
         assert count(getattr(presets.tiny(), name)) < 10e6
 
 
-def test_another_embed_width_reaches_every_model_that_reads_embeddings() -> None:
-    preset = presets.with_embed_width(presets.tiny(), 256)
-    assert preset.prior.embed_width == preset.decoder.embed_width == 256
+def test_another_embed_dim_reaches_every_model_that_reads_embeddings() -> None:
+    preset = presets.with_embed_dim(presets.tiny(), 256)
+    assert preset.prior.embed_dim == preset.decoder.embed_dim == 256
     assert isinstance(preset.prior, DiffusionPriorConfig)
     tiny = presets.tiny().prior
     assert isinstance(tiny, DiffusionPriorConfig)
     assert preset.prior.embedding_scale == pytest.approx(2 * tiny.embedding_scale)
 
 
-def test_another_embed_width_fits_an_autoregressive_prior_too() -> None:
+def test_another_embed_dim_fits_an_autoregressive_prior_too() -> None:
     tiny = replace(presets.tiny(), prior=presets.tiny_ar_prior())
-    assert presets.with_embed_width(tiny, 256).prior.embed_width == 256
+    assert presets.with_embed_dim(tiny, 256).prior.embed_dim == 256
 
 
-def test_models_of_different_embed_widths_are_refused() -> None:
+def test_models_of_different_embed_dims_are_refused() -> None:
     tiny = presets.tiny()
-    with pytest.raises(ConfigError, match=r"embed_width=32 .*embed_width=64"):
-        replace(tiny, prior=replace(tiny.prior, embed_width=32))
+    with pytest.raises(ConfigError, match=r"embed_dim=32 .*embed_dim=64"):
+        replace(tiny, prior=replace(tiny.prior, embed_dim=32))
 
 
 def test_models_whose_sizes_do_not_chain_are_refused() -> None:

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from unclip.pca import Moments, fit
-from unclip.quantise import dequantise, quantile_edges, quantise, uniform_edges
+from unclip.embeddings.pca import Moments, fit
+from unclip.embeddings.quantise import dequantise, quantile_edges, quantise, uniform_edges
 
 
 def correlated(count: int, width: int) -> Tensor:

@@ -121,7 +121,7 @@ def test_any_number_of_workers_takes_the_same_steps_and_skips_the_same_one(
 def test_workers_that_cannot_share_the_lanes_are_refused_with_the_numbers_that_can(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(ConfigError, match=r"3 workers .* lanes=4 .* one of \[1, 2, 4\]"):
+    with pytest.raises(ConfigError, match=r"3 workers .* logical_ranks=4 .* one of \[1, 2, 4\]"):
         fit(tmp_path, world_size=3)
 
 

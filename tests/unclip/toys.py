@@ -25,7 +25,7 @@ UNET = UNetConfig(
     dropout=0.0,
 )
 PRIOR = DiffusionPriorConfig(
-    embed_width=8,
+    embed_dim=8,
     width=16,
     depth=1,
     heads=2,
@@ -36,7 +36,7 @@ PRIOR = DiffusionPriorConfig(
     text_dropout=0.1,
 )
 AR_PRIOR = ARPriorConfig(
-    embed_width=8,
+    embed_dim=8,
     width=16,
     depth=2,
     heads=2,
@@ -49,7 +49,7 @@ AR_PRIOR = ARPriorConfig(
 )
 DECODER = DecoderConfig(
     image_size=8,
-    embed_width=8,
+    embed_dim=8,
     image_tokens=4,
     unet=UNET,
     text_encoder=TEXT,

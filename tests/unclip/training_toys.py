@@ -19,7 +19,7 @@ from unclip.training import (
 CONFIG = TrainingConfig(
     steps=12,
     batch_size=16,
-    lanes=4,
+    logical_ranks=4,
     learning_rate=1e-2,
     lr_schedule="cosine",
     warmup_steps=3,
@@ -52,24 +52,26 @@ def denoising_loss(model: nn.Module, batch: Batch, generator: torch.Generator) -
 
 
 class Data:
-    """Microbatches that follow from (step, lane); a `poisoned` step has a NaN in lane 2."""
+    """Microbatches that follow from (step, logical rank); a `poisoned` step has a NaN in rank 2."""
 
     def __init__(self, *, poisoned: tuple[int, ...] = (), scaled: dict[int, float] | None = None):
         self.poisoned = poisoned
         self.scaled = scaled or {}
 
-    def __call__(self, start_step: int, lanes: tuple[int, ...]) -> Iterator[Sequence[Batch]]:
+    def __call__(
+        self, start_step: int, logical_ranks: tuple[int, ...]
+    ) -> Iterator[Sequence[Batch]]:
         step = start_step
         while True:
-            yield [self.batch(step, lane) for lane in lanes]
+            yield [self.batch(step, logical_rank) for logical_rank in logical_ranks]
             step += 1
 
-    def batch(self, step: int, lane: int) -> Batch:
-        x = torch.randn(4, 6, generator=torch.Generator().manual_seed(100 * step + lane))
+    def batch(self, step: int, logical_rank: int) -> Batch:
+        x = torch.randn(4, 6, generator=torch.Generator().manual_seed(100 * step + logical_rank))
         x = x * self.scaled.get(step, 1.0)
-        if step in self.poisoned and lane == 2:
+        if step in self.poisoned and logical_rank == 2:
             x[1] = math.nan
-        return {"x": x, "keys": [f"{step}-{lane}-{row}" for row in range(4)]}
+        return {"x": x, "keys": [f"{step}-{logical_rank}-{row}" for row in range(4)]}
 
 
 def fit(folder: Path, config: TrainingConfig = CONFIG, **options: Any) -> TrainingResult:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from unclip.clip.config import CONFIG_FILE, WEIGHTS_FILE, ClipArchitecture, ClipConfig
 from unclip.config import ConfigError
-from unclip.pictures import to_rgb
+from unclip.images import to_rgb
 
 Images = Sequence[Image.Image] | Tensor
 

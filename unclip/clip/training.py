@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unclip.clip.config import MAX_LOGIT_SCALE, ClipArchitecture
-from unclip.training.lanes import Batch
+from unclip.training.logical_ranks import Batch
 
 
 def build_clip(architecture: ClipArchitecture) -> open_clip.CLIP:
@@ -25,9 +25,9 @@ def clip_loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Ten
     """The symmetric contrastive loss (Radford et al. 2021, figure 3) of one microbatch.
 
     batch: "pixels" (B, 3, S, S) in [-1, 1] and "tokens" (B, L) int64. Pictures with equal captions
-    are not held against each other: they share the target. The contrast is within the lane's
-    microbatch alone, so that it does not depend on the number of workers; more lanes of one batch
-    give fewer negatives.
+    are not held against each other: they share the target. The contrast is within the logical
+    rank's microbatch alone, so that it does not depend on the number of workers; more logical ranks
+    of one batch give fewer negatives.
     """
     pixels = random_crop(batch["pixels"], generator)
     tokens: Tensor = batch["tokens"]

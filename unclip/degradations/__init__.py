@@ -5,6 +5,6 @@ relying on detail that will not be there (section 2.1 of the paper).
 """
 
 from unclip.degradations.blur import gaussian_blur, gaussian_kernel
-from unclip.degradations.named import DEGRADATIONS, check_degradation, degrade
+from unclip.degradations.registry import DEGRADATIONS, check_degradation, degrade
 
 __all__ = ["DEGRADATIONS", "check_degradation", "degrade", "gaussian_blur", "gaussian_kernel"]

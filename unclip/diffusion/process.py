@@ -121,15 +121,15 @@ def min_snr_weights(
     return (snr.clamp(max=gamma) / in_x_start).float()
 
 
-def posterior_coefficients(level: Level, previous: Level) -> tuple[Level, Level, Level]:
+def posterior_coefficients(alpha_bar: Level, alpha_bar_prev: Level) -> tuple[Level, Level, Level]:
     """What makes up q(x_s | x_t, x_0) for any s < t (DDPM eq. 7), from ᾱ_t and ᾱ_s.
 
     Returns a, b and β̃: the mean is a x_0 + b x_t, and β̃ is the variance.
     """
-    alpha = level / previous
-    of_x_start = previous**0.5 * (1 - alpha) / (1 - level)
-    of_x = alpha**0.5 * (1 - previous) / (1 - level)
-    return of_x_start, of_x, (1 - previous) / (1 - level) * (1 - alpha)
+    alpha = alpha_bar / alpha_bar_prev
+    of_x_start = alpha_bar_prev**0.5 * (1 - alpha) / (1 - alpha_bar)
+    of_x = alpha**0.5 * (1 - alpha_bar_prev) / (1 - alpha_bar)
+    return of_x_start, of_x, (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha)
 
 
 def posterior_mean(x_start: Tensor, x: Tensor, timesteps: Tensor, *, schedule: Schedule) -> Tensor:
@@ -150,9 +150,9 @@ def interpolated_log_variance(output: Tensor, timesteps: Tensor, *, schedule: Sc
 
     output: (B, ...), what the network says of the variance of each dimension.
     """
-    level, previous = _levels(output, timesteps, schedule)
+    alpha_bar, alpha_bar_prev = _levels(output, timesteps, schedule)
     low = posterior_log_variance(output, timesteps, schedule=schedule).to(output.dtype)
-    high = (1 - level / previous).log().to(output.dtype)
+    high = (1 - alpha_bar / alpha_bar_prev).log().to(output.dtype)
     return low + (output + 1) / 2 * (high - low)
 
 
@@ -208,6 +208,6 @@ def vlb_terms(
 
 def _levels(like: Tensor, timesteps: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
     """ᾱ_t and ᾱ_{t-1} in float64, broadcastable to `like`: (B, 1, ...)."""
-    previous = torch.cat([schedule.alphas_cumprod.new_ones(1), schedule.alphas_cumprod[:-1]])
+    alpha_bar_prev = torch.cat([schedule.alphas_cumprod.new_ones(1), schedule.alphas_cumprod[:-1]])
     shape = (-1, *[1] * (like.ndim - 1))
-    return schedule.alphas_cumprod[timesteps].view(shape), previous[timesteps].view(shape)
+    return schedule.alphas_cumprod[timesteps].view(shape), alpha_bar_prev[timesteps].view(shape)

@@ -13,7 +13,6 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.checks import check_embeds, check_rows, check_shape
 from unclip.config import ConfigError
 from unclip.generation.autoregressive import sample_codes
 from unclip.generation.config import SamplingConfig, check_decoder_sampler
@@ -33,8 +32,9 @@ from unclip.models import (
     DiffusionPrior,
     KarloPrior,
 )
-from unclip.models.fit import check_fit
+from unclip.models.compatibility import check_compatibility
 from unclip.samplers import SAMPLERS, Denoise, DenoiseWithVariance, estimate_noise_norms, randn
+from unclip.validation import check_embeds, check_rows, check_shape
 
 
 class Generated(NamedTuple):
@@ -84,7 +84,9 @@ class Cascade:
     def __post_init__(self) -> None:
         """Refuse models that do not fit, and a sampler or a guidance that they cannot serve."""
         prior = None if self.prior is None else self.prior.config
-        check_fit(prior, self.decoder.config, [model.config for model in self.upsamplers.values()])
+        check_compatibility(
+            prior, self.decoder.config, [model.config for model in self.upsamplers.values()]
+        )
         check_decoder_sampler(self.sampling, self.decoder.config)
         if self.prior is not None:
             check_guidance("prior", self.sampling.prior_guidance_scale, self.prior.config)
@@ -108,7 +110,7 @@ class Cascade:
                 "this cascade has no prior, so it varies pictures only; load models with one, or "
                 "give `decode` image_embeds"
             )
-        check_embeds("text_embeds", text_embeds, self.prior.config.embed_width)
+        check_embeds("text_embeds", text_embeds, self.prior.config.embed_dim)
         check_rows(tokens=tokens, text_embeds=text_embeds)
         if isinstance(self.prior, ARPrior):
             return self._sample_autoregressive(self.prior, tokens, text_embeds, generator)
@@ -142,7 +144,7 @@ class Cascade:
                 "that `with_prior_noise_norms` returns"
             )
         candidates = self.sampling.prior_candidates
-        noise = self._randn((len(tokens) * candidates, prior.config.embed_width), generator)
+        noise = self._randn((len(tokens) * candidates, prior.config.embed_dim), generator)
         with self._autocast():
             denoise = prior_denoiser(
                 prior,

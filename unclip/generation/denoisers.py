@@ -11,7 +11,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from unclip.checks import check_embeds, check_rows
 from unclip.diffusion import Schedule, make_schedule, to_x_start
 from unclip.generation.guidance import clamp_static, classifier_free, threshold_dynamic
 from unclip.models import (
@@ -23,6 +22,7 @@ from unclip.models import (
 )
 from unclip.models.decoder import DecoderCondition
 from unclip.samplers import Denoise, DenoiseWithVariance
+from unclip.validation import check_embeds, check_rows
 
 
 def prior_denoiser(
@@ -36,7 +36,7 @@ def prior_denoiser(
     copies = 1 if guidance_scale == 1 else 2
     dropped = _second_half(len(tokens), copies, tokens.device)
     condition = model.condition(tokens.repeat(copies, 1), text_embeds.repeat(copies, 1), dropped)
-    condition = model.remember(condition)
+    condition = model.precompute(condition)
 
     def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
         x_start: Tensor = model(x.repeat(copies, 1), timesteps.repeat(copies), condition)
@@ -83,7 +83,7 @@ def decoder_denoiser_with_variance(
     Without a learned variance the second tensor is empty: (B, 0, S, S).
     """
     config, copies = model.config, 1 if guidance_scale == 1 else 2
-    condition = model.remember(_decoder_condition(model, image_embeds, tokens, copies))
+    condition = model.precompute(_decoder_condition(model, image_embeds, tokens, copies))
     schedule = schedule_of(model, condition.embedding.device)
 
     def denoise(x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +108,7 @@ def _decoder_condition(
     assert given is not None
     count, device = len(given), given.device
     if image_embeds is not None:
-        check_embeds("image_embeds", image_embeds, model.config.embed_width)
+        check_embeds("image_embeds", image_embeds, model.config.embed_dim)
     if image_embeds is not None and tokens is not None:
         check_rows(image_embeds=image_embeds, tokens=tokens)
     unguided = _second_half(count, copies, device)  # (copies * B,)
@@ -116,7 +116,7 @@ def _decoder_condition(
     drop_image = all_rows if image_embeds is None else unguided
     drop_text = all_rows if tokens is None else unguided
     if image_embeds is None:
-        image_embeds = torch.zeros(count, model.config.embed_width, device=device)
+        image_embeds = torch.zeros(count, model.config.embed_dim, device=device)
     if tokens is None:
         tokens = torch.zeros(count, 1, dtype=torch.int64, device=device)
     return model.condition(

@@ -2,6 +2,6 @@
 
 from unclip.interop.diffusers_format import KARLO_SAMPLING, read_pipeline, write_pipeline
 from unclip.interop.errors import InteropError
-from unclip.interop.parts import merge
+from unclip.interop.exportable import merge
 
 __all__ = ["KARLO_SAMPLING", "InteropError", "merge", "read_pipeline", "write_pipeline"]

@@ -14,7 +14,7 @@ from unclip.clip.config import MAX_LOGIT_SCALE
 from unclip.clip.frozen import FrozenClip
 from unclip.interop.configs import CLIP, CLIP_IGNORED
 from unclip.interop.errors import InteropError
-from unclip.interop.names import IMAGE_ENCODER, Table, open_clip_table
+from unclip.interop.key_mapping import IMAGE_ENCODER, Table, open_clip_table
 from unclip.interop.settings import Settings, read_json, write_json
 from unclip.interop.unet_configs import Json
 from unclip.interop.weights import Components, Tensors, load, unload
@@ -102,7 +102,7 @@ def _read_model_config(settings: Settings, text: ClipTextConfig) -> Json:
     width = settings.integer("hidden_size", default=768)
     heads = settings.integer("num_attention_heads", default=12)
     settings.expect(CLIP | {"intermediate_size": 4 * width, "num_channels": 3})
-    settings.expect({"projection_dim": text.embed_width}, stated=("projection_dim",))
+    settings.expect({"projection_dim": text.embed_dim}, stated=("projection_dim",))
     settings.ignore(*CLIP_IGNORED)
     vision = {
         "image_size": settings.integer("image_size", default=224),
@@ -113,7 +113,7 @@ def _read_model_config(settings: Settings, text: ClipTextConfig) -> Json:
     }
     settings.finish()
     return {
-        "embed_dim": text.embed_width,
+        "embed_dim": text.embed_dim,
         "quick_gelu": True,
         "vision_cfg": vision,
         "text_cfg": {

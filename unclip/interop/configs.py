@@ -59,7 +59,7 @@ def read_text(settings: Settings) -> ClipTextConfig:
             width=width,
             depth=settings.integer("num_hidden_layers", default=12),
             heads=settings.integer("num_attention_heads", default=8),
-            embed_width=settings.integer("projection_dim", default=512),
+            embed_dim=settings.integer("projection_dim", default=512),
         ),
     )
     settings.finish()
@@ -77,7 +77,7 @@ def write_text(config: ClipTextConfig) -> Json:
         "intermediate_size": 4 * config.width,
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.heads,
-        "projection_dim": config.embed_width,
+        "projection_dim": config.embed_dim,
         "bos_token_id": config.start_token,
         "eos_token_id": config.end_token,
         "pad_token_id": config.end_token,
@@ -94,7 +94,7 @@ def read_prior(
     config = built(
         settings.where,
         lambda: KarloPriorConfig(
-            embed_width=settings.integer("embedding_dim", default=768),
+            embed_dim=settings.integer("embedding_dim", default=768),
             width=heads * settings.integer("attention_head_dim", default=64),
             depth=settings.integer("num_layers", default=20),
             heads=heads,
@@ -116,7 +116,7 @@ def write_prior(config: KarloPriorConfig) -> Json:
         "num_attention_heads": config.heads,
         "attention_head_dim": config.width // config.heads,
         "num_layers": config.depth,
-        "embedding_dim": config.embed_width,
+        "embedding_dim": config.embed_dim,
         "num_embeddings": config.text_encoder.context_length,
     }
 
@@ -158,7 +158,7 @@ def read_decoder(
         settings.where,
         lambda: KarloDecoderConfig(
             image_size=image_size,
-            embed_width=text_proj.integer("clip_embeddings_dim", default=768),
+            embed_dim=text_proj.integer("clip_embeddings_dim", default=768),
             image_tokens=text_proj.integer("clip_extra_context_tokens", default=4),
             context_width=context_width,
             unet=unet,
@@ -187,7 +187,7 @@ def write_text_proj(config: KarloDecoderConfig) -> Json:
     """The UnCLIPTextProjModel of `read_decoder`."""
     return {
         "_class_name": "UnCLIPTextProjModel",
-        "clip_embeddings_dim": config.embed_width,
+        "clip_embeddings_dim": config.embed_dim,
         "clip_extra_context_tokens": config.image_tokens,
         "cross_attention_dim": config.context_width,
         "time_embed_dim": config.unet.condition_width,

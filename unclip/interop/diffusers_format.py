@@ -15,26 +15,26 @@ from typing import cast
 import torch
 
 from unclip.generation import Cascade, SamplingConfig
-from unclip.interop import configs, names
+from unclip.interop import configs, key_mapping
 from unclip.interop.clip_towers import check_tokenizer, read_clip, write_clip, write_tokenizer
 from unclip.interop.errors import InteropError
-from unclip.interop.parts import Parts, expressible
+from unclip.interop.exportable import Parts, expressible
 from unclip.interop.settings import Settings, read_json, write_json
 from unclip.interop.unet_configs import Json
 from unclip.interop.weights import Tensors, build_from, read_tensors, unload, write_tensors
 from unclip.models import KarloDecoder, KarloPrior, KarloUpsampler
 from unclip.models.karlo import ClipTextConfig
-from unclip.whole import Unclip, share_text_tower
+from unclip.pipeline import UnclipPipeline, share_text_tower
 
 TEXT_TO_IMAGE, VARIATION = "UnCLIPPipeline", "UnCLIPImageVariationPipeline"
 CLASSES = {
-    names.PRIOR: ("diffusers", "PriorTransformer"),
-    names.DECODER: ("diffusers", "UNet2DConditionModel"),
-    names.TEXT_PROJ: ("unclip", "UnCLIPTextProjModel"),
-    names.SUPER_RES_FIRST: ("diffusers", "UNet2DModel"),
-    names.SUPER_RES_LAST: ("diffusers", "UNet2DModel"),
-    names.TEXT_ENCODER: ("transformers", "CLIPTextModelWithProjection"),
-    names.IMAGE_ENCODER: ("transformers", "CLIPVisionModelWithProjection"),
+    key_mapping.PRIOR: ("diffusers", "PriorTransformer"),
+    key_mapping.DECODER: ("diffusers", "UNet2DConditionModel"),
+    key_mapping.TEXT_PROJ: ("unclip", "UnCLIPTextProjModel"),
+    key_mapping.SUPER_RES_FIRST: ("diffusers", "UNet2DModel"),
+    key_mapping.SUPER_RES_LAST: ("diffusers", "UNet2DModel"),
+    key_mapping.TEXT_ENCODER: ("transformers", "CLIPTextModelWithProjection"),
+    key_mapping.IMAGE_ENCODER: ("transformers", "CLIPVisionModelWithProjection"),
     "tokenizer": ("transformers", "CLIPTokenizer"),
     "feature_extractor": ("transformers", "CLIPImageProcessor"),
     "prior_scheduler": ("diffusers", "UnCLIPScheduler"),
@@ -42,8 +42,8 @@ CLASSES = {
     "super_res_scheduler": ("diffusers", "UnCLIPScheduler"),
 }
 ONLY = {
-    TEXT_TO_IMAGE: (names.PRIOR, "prior_scheduler"),
-    VARIATION: (names.IMAGE_ENCODER, "feature_extractor"),
+    TEXT_TO_IMAGE: (key_mapping.PRIOR, "prior_scheduler"),
+    VARIATION: (key_mapping.IMAGE_ENCODER, "feature_extractor"),
 }
 VERSION = "0.33.1"  # of diffusers, the last to develop these pipelines
 KARLO_SAMPLING = SamplingConfig(  # what its authors recommend, at the smaller number of steps
@@ -69,13 +69,13 @@ def read_pipeline(
     *,
     sampling: SamplingConfig = KARLO_SAMPLING,
     device: torch.device | str = "cpu",
-) -> Unclip:
+) -> UnclipPipeline:
     """The models in the folder of either pipeline; raises `InteropError` for any other folder."""
     folder, device = Path(folder), torch.device(device)
     kind = _kind(folder)
-    text = configs.read_text(_settings(folder, names.TEXT_ENCODER))
+    text = configs.read_text(_settings(folder, key_mapping.TEXT_ENCODER))
     check_tokenizer(folder / "tokenizer")
-    text_weights = _weights(folder, names.TEXT_ENCODER)
+    text_weights = _weights(folder, key_mapping.TEXT_ENCODER)
     decoder = _read_decoder(folder, text, text_weights)
     prior = _read_prior(folder, text, text_weights) if kind == TEXT_TO_IMAGE else None
     share_text_tower(prior, decoder)
@@ -87,11 +87,13 @@ def read_pipeline(
         sampling=sampling,
     )
     if kind == TEXT_TO_IMAGE:
-        return Unclip(cascade, None)
-    towers = {names.TEXT_ENCODER: text_weights} | _read_weights(folder, names.IMAGE_ENCODER)
-    image_encoder = _settings(folder, names.IMAGE_ENCODER)
+        return UnclipPipeline(cascade, None)
+    towers = {key_mapping.TEXT_ENCODER: text_weights} | _read_weights(
+        folder, key_mapping.IMAGE_ENCODER
+    )
+    image_encoder = _settings(folder, key_mapping.IMAGE_ENCODER)
     extractor = _settings(folder, "feature_extractor", "preprocessor_config.json")
-    return Unclip(cascade, read_clip(image_encoder, extractor, text, towers, device=device))
+    return UnclipPipeline(cascade, read_clip(image_encoder, extractor, text, towers, device=device))
 
 
 def _kind(folder: Path) -> str:
@@ -124,21 +126,21 @@ STRICT = {*CLASSES} - {"tokenizer", "feature_extractor"}  # their classes have h
 
 def _read_prior(folder: Path, text: ClipTextConfig, text_weights: Tensors) -> KarloPrior:
     scheduler = _scheduler(folder, "prior_scheduler")
-    config = configs.read_prior(_settings(folder, names.PRIOR), scheduler, text)
-    components = {names.TEXT_ENCODER: text_weights} | _read_weights(folder, names.PRIOR)
-    return cast(KarloPrior, build_from(config, names.prior_table(config), components))
+    config = configs.read_prior(_settings(folder, key_mapping.PRIOR), scheduler, text)
+    components = {key_mapping.TEXT_ENCODER: text_weights} | _read_weights(folder, key_mapping.PRIOR)
+    return cast(KarloPrior, build_from(config, key_mapping.prior_table(config), components))
 
 
 def _read_decoder(folder: Path, text: ClipTextConfig, text_weights: Tensors) -> KarloDecoder:
     config = configs.read_decoder(
-        _settings(folder, names.DECODER),
-        _settings(folder, names.TEXT_PROJ),
+        _settings(folder, key_mapping.DECODER),
+        _settings(folder, key_mapping.TEXT_PROJ),
         _scheduler(folder, "decoder_scheduler"),
         text,
     )
-    components = {names.TEXT_ENCODER: text_weights}
-    components |= _read_weights(folder, names.DECODER, names.TEXT_PROJ)
-    return cast(KarloDecoder, build_from(config, names.decoder_table(config), components))
+    components = {key_mapping.TEXT_ENCODER: text_weights}
+    components |= _read_weights(folder, key_mapping.DECODER, key_mapping.TEXT_PROJ)
+    return cast(KarloDecoder, build_from(config, key_mapping.decoder_table(config), components))
 
 
 def _read_upsampler(folder: Path, low_res_size: int) -> KarloUpsampler:
@@ -147,15 +149,15 @@ def _read_upsampler(folder: Path, low_res_size: int) -> KarloUpsampler:
         configs.read_upsampler(
             _settings(folder, component), _scheduler(folder, "super_res_scheduler"), low_res_size
         )
-        for component in (names.SUPER_RES_FIRST, names.SUPER_RES_LAST)
+        for component in (key_mapping.SUPER_RES_FIRST, key_mapping.SUPER_RES_LAST)
     )
     if first != last:
         raise InteropError(
             f"{folder}: super_res_first is {first}, but super_res_last is {last}; Karlo's are of "
             "one shape"
         )
-    components = _read_weights(folder, names.SUPER_RES_FIRST, names.SUPER_RES_LAST)
-    return cast(KarloUpsampler, build_from(first, names.upsampler_table(first), components))
+    components = _read_weights(folder, key_mapping.SUPER_RES_FIRST, key_mapping.SUPER_RES_LAST)
+    return cast(KarloUpsampler, build_from(first, key_mapping.upsampler_table(first), components))
 
 
 def _settings(folder: Path, component: str, file: str = "config.json") -> Settings:
@@ -179,18 +181,20 @@ def _stem(component: str) -> str:
     return "model" if CLASSES[component][0] == "transformers" else "diffusion_pytorch_model"
 
 
-def write_pipeline(folder: Path | str, whole: Unclip, *, variation: bool = False) -> None:
+def write_pipeline(
+    folder: Path | str, pipeline: UnclipPipeline, *, variation: bool = False
+) -> None:
     """Write a folder that diffusers loads as UnCLIPPipeline, or as the one for image variation.
 
     Raises `InteropError` for models that diffusers has no classes for, before anything is written.
     """
-    folder, parts = Path(folder), expressible(whole, variation=variation)
-    tensors = unload(parts.decoder, names.decoder_table(parts.decoder.config))
-    tensors |= unload(parts.upsampler, names.upsampler_table(parts.upsampler.config))
-    if whole.clip is not None and variation:
-        tensors[names.IMAGE_ENCODER] = write_clip(folder, whole.clip)
+    folder, parts = Path(folder), expressible(pipeline, variation=variation)
+    tensors = unload(parts.decoder, key_mapping.decoder_table(parts.decoder.config))
+    tensors |= unload(parts.upsampler, key_mapping.upsampler_table(parts.upsampler.config))
+    if pipeline.clip is not None and variation:
+        tensors[key_mapping.IMAGE_ENCODER] = write_clip(folder, pipeline.clip)
     if parts.prior is not None:
-        tensors |= unload(parts.prior, names.prior_table(parts.prior.config))
+        tensors |= unload(parts.prior, key_mapping.prior_table(parts.prior.config))
         _write_prior_settings(folder, parts.prior)
     for component, weights in tensors.items():
         write_tensors(folder / component, _stem(component), weights)
@@ -200,7 +204,7 @@ def write_pipeline(folder: Path | str, whole: Unclip, *, variation: bool = False
 
 def _write_prior_settings(folder: Path, prior: KarloPrior) -> None:
     config = prior.config
-    _write(folder, names.PRIOR, configs.write_prior(config))
+    _write(folder, key_mapping.PRIOR, configs.write_prior(config))
     scheduler = configs.write_scheduler(
         config.train_timesteps,
         prediction="sample",
@@ -213,12 +217,12 @@ def _write_prior_settings(folder: Path, prior: KarloPrior) -> None:
 def _write_settings(folder: Path, parts: Parts) -> None:
     decoder, upsampler = parts.decoder.config, parts.upsampler.config
     write_json(
-        folder / names.TEXT_ENCODER / "config.json", configs.write_text(decoder.text_encoder)
+        folder / key_mapping.TEXT_ENCODER / "config.json", configs.write_text(decoder.text_encoder)
     )
     write_tokenizer(folder / "tokenizer", context_length=decoder.text_encoder.context_length)
-    _write(folder, names.DECODER, configs.write_decoder(decoder))
-    _write(folder, names.TEXT_PROJ, configs.write_text_proj(decoder))
-    for component in (names.SUPER_RES_FIRST, names.SUPER_RES_LAST):
+    _write(folder, key_mapping.DECODER, configs.write_decoder(decoder))
+    _write(folder, key_mapping.TEXT_PROJ, configs.write_text_proj(decoder))
+    for component in (key_mapping.SUPER_RES_FIRST, key_mapping.SUPER_RES_LAST):
         _write(folder, component, configs.write_upsampler(upsampler))
     for component, variance, timesteps in (
         ("decoder_scheduler", "learned_range", decoder.train_timesteps),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unclip.config import Config
 from unclip.interop.errors import InteropError
-from unclip.interop.names import Table, Theirs, find
+from unclip.interop.key_mapping import KeyMapping, Table, find
 from unclip.models import build
 
 Tensors = dict[str, Tensor]
@@ -74,14 +74,14 @@ def unload(model: nn.Module, table: Table, *, apart: tuple[str, ...] = ()) -> di
     return dict(components)
 
 
-def _their_shape(ours: torch.Size, rule: Theirs) -> tuple[int, ...]:
+def _their_shape(ours: torch.Size, rule: KeyMapping) -> tuple[int, ...]:
     """Of each of the rule's tensors that make one of ours."""
     if rule.transposed:
         return ours[1], ours[0]
     return (1,) * rule.leading + (ours[0] // len(rule.paths), *ours[1:])
 
 
-def _to_ours(theirs: list[Tensor], rule: Theirs) -> Tensor:
+def _to_ours(theirs: list[Tensor], rule: KeyMapping) -> Tensor:
     parts = [part.float().flatten(0, rule.leading) for part in theirs]
     if rule.transposed:
         parts = [part.T.contiguous() for part in parts]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.checks import check_rows, check_shape
 from unclip.config import ConfigError
 from unclip.diffusion import Schedule, noise_from_x_start
 from unclip.generation import Cascade
@@ -17,6 +16,7 @@ from unclip.generation.denoisers import decoder_denoiser, schedule_of, upsampler
 from unclip.models import AnyUpsampler
 from unclip.samplers import Denoise, ddim, randn, steps_of
 from unclip.samplers.common import timesteps_of
+from unclip.validation import check_rows, check_shape
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ def shrink_mask(mask: Tensor, size: int) -> Tensor:
 
 def _canvases(cascade: Cascade, pixels: Tensor, mask: Tensor) -> list[_Canvas]:
     """The picture at the sizes of the cascade, the smallest first."""
-    largest, way_out = cascade.sizes[-1], "resize it to the largest size of this cascade"
-    check_shape("pixels", pixels, ("B", 3, largest, largest), way_out)
-    check_shape("mask", mask, (len(pixels), 1, largest, largest), way_out)
+    largest, hint = cascade.sizes[-1], "resize it to the largest size of this cascade"
+    check_shape("pixels", pixels, ("B", 3, largest, largest), hint)
+    check_shape("mask", mask, (len(pixels), 1, largest, largest), hint)
     if mask.dtype != torch.bool:
         raise ConfigError(
             f"mask is of {mask.dtype}; give torch.bool, True where there is to be painted"

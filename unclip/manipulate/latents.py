@@ -13,13 +13,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.checks import check_rows, check_shape
 from unclip.config import ConfigError
+from unclip.embeddings.pca import PcaBasis
 from unclip.generation import Cascade
 from unclip.generation.denoisers import decoder_denoiser, schedule_of
-from unclip.pca import PcaBasis
-from unclip.pictures import to_rgb
+from unclip.images import to_rgb
 from unclip.samplers import ddim_inversion
+from unclip.validation import check_rows, check_shape
 
 PARALLEL = 1e-4  # sine of the angle below which a great circle is as good as a straight line
 ONE = "take one row at a time, with x[:1]"

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.checks import check_embeds
 from unclip.generation import Cascade
 from unclip.manipulate.latents import Latent, as_long_as, variations
 from unclip.samplers import randn
+from unclip.validation import check_embeds
 
 CONDITIONS = {  # name → what the decoder is told beside the caption
     "caption": "the caption alone: the null embedding",
@@ -37,16 +37,16 @@ def importance_of_the_prior(
     size = cascade.decoder.config.image_size
     noise = randn((len(tokens), 3, size, size), generator=generator, device=cascade.device)
     predicted = cascade.sample_image_embeds(tokens, text_embeds, generator=generator)
-    told = {
+    message = {
         "caption": None,
         "text embedding": as_long_as(predicted, text_embeds),
         "prior": predicted,
     }
     if image_embeds is not None:
-        told["true embedding"] = image_embeds
+        message["true embedding"] = image_embeds
     return {
         name: cascade.decode(embeds, tokens, generator=generator, noise=noise)
-        for name, embeds in told.items()
+        for name, embeds in message.items()
     }
 
 

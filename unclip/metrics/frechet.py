@@ -6,7 +6,7 @@ Shape legend: N, M samples, D feature width.
 import torch
 from torch import Tensor
 
-from unclip.pca import Moments
+from unclip.embeddings.pca import Moments
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:

@@ -16,22 +16,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unclip.checks import check_embeds, check_rows
 from unclip.config import Config, ConfigError
+from unclip.embeddings.pca import PcaBasis
+from unclip.embeddings.quantise import dequantise, quantise, uniform_edges
 from unclip.models.frozen_text import FrozenTextConfig, make_text_encoder
 from unclip.models.layers import check_divisible, check_rate
 from unclip.models.prior import PriorCondition
 from unclip.models.text_encoder import TextEncoderConfig
 from unclip.models.transformer import KeyValueCache, Transformer
-from unclip.pca import PcaBasis
-from unclip.quantise import dequantise, quantise, uniform_edges
+from unclip.validation import check_embeds, check_rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class ARPriorConfig(Config):
     """A causal transformer over quantised principal components (section 2.2 of the paper)."""
 
-    embed_width: int
+    embed_dim: int
     width: int
     depth: int
     heads: int
@@ -47,10 +47,10 @@ class ARPriorConfig(Config):
         check_divisible("prior.width", self.width, self.heads)
         check_divisible("prior.dot_bins", self.dot_bins, 2)  # sampling draws from the top half
         check_rate("prior.text_dropout", self.text_dropout)
-        if not 1 <= self.dimensions <= self.embed_width:
+        if not 1 <= self.dimensions <= self.embed_dim:
             raise ConfigError(
-                f"prior.dimensions={self.dimensions} must lie between 1 and embed_width="
-                f"{self.embed_width}; the paper keeps 319 of 1024"
+                f"prior.dimensions={self.dimensions} must lie between 1 and embed_dim="
+                f"{self.embed_dim}; the paper keeps 319 of 1024"
             )
         if self.buckets < 2 or self.bucket_reach <= 0:
             raise ConfigError(
@@ -77,7 +77,7 @@ class ARPrior(nn.Module):
         self.config = config
         self.text_encoder = make_text_encoder(config.text_encoder)
         self.from_hidden = nn.Linear(config.text_encoder.width, config.width)
-        self.from_text_embeds = nn.Linear(config.embed_width, config.width)
+        self.from_text_embeds = nn.Linear(config.embed_dim, config.width)
         self.null_text_embeds = nn.Parameter(torch.randn(config.width) * 0.02)
         self.from_dots = nn.Embedding(config.dot_bins, config.width)
         self.null_dot = nn.Parameter(torch.randn(config.width) * 0.02)
@@ -93,9 +93,9 @@ class ARPrior(nn.Module):
     def _register_statistics(self) -> None:
         """Stand-ins, for weights that are loaded or calibrated later."""
         config = self.config
-        kept = torch.eye(config.dimensions, config.embed_width)
-        scales = torch.full((config.dimensions,), config.embed_width**-0.5)
-        self.register_buffer("mean", torch.zeros(config.embed_width))
+        kept = torch.eye(config.dimensions, config.embed_dim)
+        scales = torch.full((config.dimensions,), config.embed_dim**-0.5)
+        self.register_buffer("mean", torch.zeros(config.embed_dim))
         self.register_buffer("components", kept)
         self.register_buffer("edges", self._edges(scales))
         self.register_buffer("dot_edges", torch.linspace(-1, 1, config.dot_bins + 1)[1:-1].clone())
@@ -108,9 +108,9 @@ class ARPrior(nn.Module):
         over the training pairs. Raises `ConfigError` where they are of other sizes.
         """
         config, kept = self.config, self.config.dimensions
-        if len(basis.mean) != config.embed_width or len(dot_edges) != config.dot_bins - 1:
+        if len(basis.mean) != config.embed_dim or len(dot_edges) != config.dot_bins - 1:
             raise ConfigError(
-                f"the prior has embed_width={config.embed_width} and dot_bins={config.dot_bins}, "
+                f"the prior has embed_dim={config.embed_dim} and dot_bins={config.dot_bins}, "
                 f"but was given a basis of width {len(basis.mean)} and {len(dot_edges)} edges; "
                 f"fit the basis on the same CLIP's embeddings and give {config.dot_bins - 1} edges"
             )
@@ -143,10 +143,10 @@ class ARPrior(nn.Module):
 
         tokens: (B, L) int64; text_embeds: (B, E) unit-norm; dots: (B,) int64.
         """
-        check_embeds("text_embeds", text_embeds, self.config.embed_width)
+        check_embeds("text_embeds", text_embeds, self.config.embed_dim)
         check_rows(tokens=tokens, text_embeds=text_embeds)
         text = self.text_encoder.drop(self.text_encoder(tokens), dropped)
-        z_t = self.from_text_embeds(text_embeds * self.config.embed_width**0.5)  # (B, D)
+        z_t = self.from_text_embeds(text_embeds * self.config.embed_dim**0.5)  # (B, D)
         own = torch.stack(
             [
                 torch.where(dropped[:, None], self.null_text_embeds, z_t),

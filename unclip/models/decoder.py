@@ -11,12 +11,12 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from unclip.checks import check_embeds, check_rows
 from unclip.config import Config, ConfigError
 from unclip.diffusion import check_prediction, check_schedule
 from unclip.models.layers import check_rate
 from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
 from unclip.models.unet import UNet, UNetConfig
+from unclip.validation import check_embeds, check_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class DecoderConfig(Config):
     unit_norm: ClassVar[bool] = True  # of the image embeddings that it reads
 
     image_size: int
-    embed_width: int
+    embed_dim: int
     image_tokens: int  # extra context tokens made of the image embedding; 4 in the paper
     unet: UNetConfig
     text_encoder: TextEncoderConfig
@@ -71,9 +71,9 @@ class Decoder(nn.Module):
         width = config.text_encoder.width
         condition_width = config.unet.condition_width
         self.text_encoder = TextEncoder(config.text_encoder)
-        self.null_image_embeds = nn.Parameter(torch.randn(config.embed_width))
-        self.to_embedding = nn.Linear(config.embed_width, condition_width)
-        self.to_image_tokens = nn.Linear(config.embed_width, config.image_tokens * width)
+        self.null_image_embeds = nn.Parameter(torch.randn(config.embed_dim))
+        self.to_embedding = nn.Linear(config.embed_dim, condition_width)
+        self.to_image_tokens = nn.Linear(config.embed_dim, config.image_tokens * width)
         self.from_caption = nn.Linear(width, condition_width)
         self.unet = UNet(
             config.unet,
@@ -87,11 +87,11 @@ class Decoder(nn.Module):
         self, image_embeds: Tensor, tokens: Tensor, *, drop_image: Tensor, drop_text: Tensor
     ) -> DecoderCondition:
         """image_embeds: (B, E) unit-norm; tokens: (B, L) int64; what to drop: (B,) bool."""
-        check_embeds("image_embeds", image_embeds, self.config.embed_width)
+        check_embeds("image_embeds", image_embeds, self.config.embed_dim)
         check_rows(tokens=tokens, image_embeds=image_embeds)
         text = self.text_encoder.drop(self.text_encoder(tokens), drop_text)
         # Components of unit-norm embeddings are small: bring them to unit variance.
-        z_i = image_embeds * self.config.embed_width**0.5
+        z_i = image_embeds * self.config.embed_dim**0.5
         z_i = torch.where(drop_image[:, None], self.null_image_embeds, z_i)  # (B, E)
         image_tokens = rearrange(
             self.to_image_tokens(z_i), "b (i w) -> b i w", i=self.config.image_tokens
@@ -104,7 +104,7 @@ class Decoder(nn.Module):
             visible=nn.functional.pad(text.visible, (0, self.config.image_tokens), value=True),
         )
 
-    def remember(self, condition: DecoderCondition) -> DecoderCondition:
+    def precompute(self, condition: DecoderCondition) -> DecoderCondition:
         """The condition with all that the attention needs of it, for many steps of a sample."""
         return condition._replace(projected=self.unet.project_context(condition.context))
 

@@ -17,8 +17,8 @@ _Affine = TypeVar("_Affine", nn.Linear, nn.Conv2d)
 def check_divisible(what: str, number: int, divisor: int) -> None:
     """Raise `ConfigError` unless number is a positive multiple of divisor."""
     if divisor < 1 or number < 1 or number % divisor:
-        way_out = f"; try {max(number // divisor, 1) * divisor}" if divisor >= 1 else ""
-        raise ConfigError(f"{what}={number} is not a multiple of {divisor}{way_out}")
+        hint = f"; try {max(number // divisor, 1) * divisor}" if divisor >= 1 else ""
+        raise ConfigError(f"{what}={number} is not a multiple of {divisor}{hint}")
 
 
 def check_rate(what: str, rate: float) -> None:

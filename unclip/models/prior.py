@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unclip.checks import check_embeds, check_rows
 from unclip.config import Config, ConfigError
 from unclip.diffusion import check_schedule
 from unclip.models.frozen_text import FrozenTextConfig, make_text_encoder
 from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
 from unclip.models.text_encoder import TextEncoderConfig
 from unclip.models.transformer import KeyValueCache, Transformer
+from unclip.validation import check_embeds, check_rows
 
 OWN_TOKENS = 3  # timestep, noised z_i, query: what changes from step to step
 
@@ -28,14 +28,14 @@ class DiffusionPriorConfig(Config):
 
     x_start_limit: ClassVar[float | None] = None  # unit-norm embeddings need none while sampling
 
-    embed_width: int
+    embed_dim: int
     width: int
     depth: int
     heads: int
     text_encoder: TextEncoderConfig | FrozenTextConfig  # trained with it, or CLIP's
     schedule: str
     train_timesteps: int
-    embedding_scale: float  # on unit-norm embeddings before noise; sqrt(embed_width): unit variance
+    embedding_scale: float  # on unit-norm embeddings before noise; sqrt(embed_dim): unit variance
     text_dropout: float
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class DiffusionPriorConfig(Config):
         if self.embedding_scale <= 0:
             raise ConfigError(
                 f"prior.embedding_scale={self.embedding_scale} must be positive; "
-                f"sqrt(embed_width) = {self.embed_width**0.5:.1f} gives unit variance"
+                f"sqrt(embed_dim) = {self.embed_dim**0.5:.1f} gives unit variance"
             )
 
 
@@ -69,7 +69,7 @@ class SequencePrior(nn.Module):
     transformer: Transformer
     to_image_embeds: nn.Linear
 
-    def remember(self, condition: PriorCondition) -> PriorCondition:
+    def precompute(self, condition: PriorCondition) -> PriorCondition:
         """The condition with its tokens' keys and values, for many steps of a sample.
 
         The caption and z_t see nothing that comes after them, so no step changes what they are.
@@ -120,22 +120,22 @@ class DiffusionPrior(SequencePrior):
         text_width = config.text_encoder.width
         self.text_encoder = make_text_encoder(config.text_encoder)
         self.from_hidden = nn.Linear(text_width, config.width)
-        self.from_text_embeds = nn.Linear(config.embed_width, config.width)
+        self.from_text_embeds = nn.Linear(config.embed_dim, config.width)
         self.null_text_embeds = nn.Parameter(torch.randn(config.width) * 0.02)
         self.time = TimestepEmbedding(config.width, config.width)
-        self.from_image_embeds = nn.Linear(config.embed_width, config.width)
+        self.from_image_embeds = nn.Linear(config.embed_dim, config.width)
         self.query = nn.Parameter(torch.randn(config.width) * 0.02)
         tokens = config.text_encoder.context_length + 4
         self.positions = nn.Parameter(torch.randn(tokens, config.width) * 0.02)
         self.transformer = Transformer(width=config.width, depth=config.depth, heads=config.heads)
-        self.to_image_embeds = nn.Linear(config.width, config.embed_width)
+        self.to_image_embeds = nn.Linear(config.width, config.embed_dim)
 
     def condition(self, tokens: Tensor, text_embeds: Tensor, dropped: Tensor) -> PriorCondition:
         """tokens: (B, L) int64; text_embeds: (B, E) unit-norm; dropped: (B,) bool."""
-        check_embeds("text_embeds", text_embeds, self.config.embed_width)
+        check_embeds("text_embeds", text_embeds, self.config.embed_dim)
         check_rows(tokens=tokens, text_embeds=text_embeds)
         text = self.text_encoder.drop(self.text_encoder(tokens), dropped)
-        z_t = self.from_text_embeds(text_embeds * self.config.embed_width**0.5)  # (B, D)
+        z_t = self.from_text_embeds(text_embeds * self.config.embed_dim**0.5)  # (B, D)
         z_t = torch.where(dropped[:, None], self.null_text_embeds, z_t)
         hidden = torch.cat([self.from_hidden(text.hidden), z_t[:, None]], dim=1)
         return PriorCondition(hidden, F.pad(text.visible, (0, 1), value=True))

@@ -60,7 +60,7 @@ class UNetConfig(Config):
             )
 
 
-class Stage(nn.Module):
+class UNetBlock(nn.Module):
     """A residual block, and attention after it where the resolution asks for it."""
 
     def __init__(self, residual: ResidualBlock, attention: AttentionBlock | None) -> None:
@@ -109,8 +109,8 @@ class UNet(nn.Module):
         self.down, skips = self._make_down(widths, attends)
         self.middle = nn.ModuleList(
             [
-                self._stage(widths[-1], widths[-1], attend=bool(config.attention_resolutions)),
-                self._stage(widths[-1], widths[-1], attend=False),
+                self._block(widths[-1], widths[-1], attend=bool(config.attention_resolutions)),
+                self._block(widths[-1], widths[-1], attend=False),
             ]
         )
         self.up = self._make_up(widths, attends, skips)
@@ -118,9 +118,9 @@ class UNet(nn.Module):
         self.out = zero_init(nn.Conv2d(config.channels, out_channels, 3, padding=1))
         self.to(memory_format=torch.channels_last)
 
-    def _stage(
+    def _block(
         self, in_channels: int, out_channels: int, *, attend: bool, resample: str = ""
-    ) -> Stage:
+    ) -> UNetBlock:
         config = self.config
         residual = ResidualBlock(
             in_channels,
@@ -132,24 +132,24 @@ class UNet(nn.Module):
             scale_shift=self.scale_shift,
         )
         if not attend:
-            return Stage(residual, None)
+            return UNetBlock(residual, None)
         attention = AttentionBlock(
             out_channels,
             head_channels=config.head_channels,
             norm_groups=config.norm_groups,
             context_width=self.context_width,
         )
-        return Stage(residual, attention)
+        return UNetBlock(residual, attention)
 
     def _make_down(self, widths: list[int], attends: list[bool]) -> tuple[nn.ModuleList, list[int]]:
         """The stages of the way down, and the channels of each skip, the stem's first."""
         stages, skips = nn.ModuleList(), [self.config.channels]
         for level, (width, attend) in enumerate(zip(widths, attends, strict=True)):
             for _ in range(self.config.residual_blocks):
-                stages.append(self._stage(skips[-1], width, attend=attend))
+                stages.append(self._block(skips[-1], width, attend=attend))
                 skips.append(width)
             if level < len(widths) - 1:
-                stages.append(self._stage(width, width, attend=False, resample="down"))
+                stages.append(self._block(width, width, attend=False, resample="down"))
                 skips.append(width)
         return stages, skips
 
@@ -159,10 +159,10 @@ class UNet(nn.Module):
         for level in reversed(range(len(widths))):
             for _ in range(self.config.residual_blocks + 1):
                 merged = channels + remaining.pop()
-                stages.append(self._stage(merged, widths[level], attend=attends[level]))
+                stages.append(self._block(merged, widths[level], attend=attends[level]))
                 channels = widths[level]
             if level > 0:
-                stages.append(self._stage(channels, channels, attend=False, resample="up"))
+                stages.append(self._block(channels, channels, attend=False, resample="up"))
         return stages
 
     def project_context(self, context: Tensor) -> tuple[Tensor, ...]:
@@ -192,15 +192,15 @@ class UNet(nn.Module):
         condition = F.silu(condition if embedding is None else condition + embedding)
         h = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips = [h]
-        for stage in self.down:
-            h = stage(h, condition, extra, visible)
+        for block in self.down:
+            h = block(h, condition, extra, visible)
             skips.append(h)
-        for stage in self.middle:
-            h = stage(h, condition, extra, visible)
-        for stage in self.up:
-            assert isinstance(stage, Stage)
-            if stage.residual.resample != "up":
+        for block in self.middle:
+            h = block(h, condition, extra, visible)
+        for block in self.up:
+            assert isinstance(block, UNetBlock)
+            if block.residual.resample != "up":
                 h = torch.cat([h, skips.pop()], dim=1)
-            h = stage(h, condition, extra, visible)
+            h = block(h, condition, extra, visible)
         out: Tensor = self.out(F.silu(self.norm(h)))
         return out  # (B, C, H, W)

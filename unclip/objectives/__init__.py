@@ -22,8 +22,8 @@ from unclip.models import (
     UpsamplerConfig,
 )
 from unclip.objectives.karlo import karlo_decoder_loss, karlo_prior_loss, karlo_upsampler_loss
+from unclip.objectives.losses import Batch
 from unclip.objectives.paper import ar_prior_loss, decoder_loss, prior_loss, upsampler_loss
-from unclip.objectives.parts import Batch
 
 OBJECTIVES: dict[type[Config], Callable[[Any, Batch, torch.Generator], Tensor]] = {
     DiffusionPriorConfig: prior_loss,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from unclip.diffusion import make_schedule, q_sample
 from unclip.models import KarloDecoder, KarloPrior, KarloUpsampler
-from unclip.objectives.parts import (
+from unclip.objectives.losses import (
     Batch,
     bernoulli,
     denoising_loss,
@@ -28,7 +28,7 @@ def karlo_prior_loss(model: KarloPrior, batch: Batch, generator: torch.Generator
     """Mean squared error of the predicted x_0, the standardised image embedding."""
     config = model.config
     tokens = take(batch, "tokens")[0]
-    x_start = model.standardise(_own_length(batch, config.embed_width))  # (B, E)
+    x_start = model.standardise(_own_length(batch, config.embed_dim))  # (B, E)
     count, device = len(x_start), x_start.device
     schedule = make_schedule(config.schedule, train_timesteps=config.train_timesteps, device=device)
     timesteps = draw_timesteps(count, config.train_timesteps, generator, device)
@@ -46,7 +46,7 @@ def karlo_decoder_loss(model: KarloDecoder, batch: Batch, generator: torch.Gener
     pixels = expect(batch, "pixels", (3, config.image_size, config.image_size)).float()
     count, device = len(pixels), pixels.device
     condition = model.condition(
-        _own_length(batch, config.embed_width),
+        _own_length(batch, config.embed_dim),
         tokens,
         drop_image=bernoulli(config.image_dropout, count, generator, device),
         drop_text=bernoulli(config.text_dropout, count, generator, device),

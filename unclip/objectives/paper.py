@@ -17,7 +17,7 @@ from unclip.models import (
     DiffusionPrior,
     Upsampler,
 )
-from unclip.objectives.parts import (
+from unclip.objectives.losses import (
     Batch,
     bernoulli,
     denoising_loss,
@@ -33,7 +33,7 @@ def prior_loss(model: DiffusionPrior, batch: Batch, generator: torch.Generator) 
     """Mean squared error of the predicted image embedding (section 2.2 of the paper)."""
     config = model.config
     text_embeds, tokens = take(batch, "text_embeds", "tokens")
-    image_embeds = expect(batch, "image_embeds", (config.embed_width,))
+    image_embeds = expect(batch, "image_embeds", (config.embed_dim,))
     schedule = make_schedule(
         config.schedule, train_timesteps=config.train_timesteps, device=image_embeds.device
     )
@@ -45,14 +45,14 @@ def prior_loss(model: DiffusionPrior, batch: Batch, generator: torch.Generator) 
     x = q_sample(x_start, timesteps, noise=noise, schedule=schedule)
     predicted: Tensor = model(x, timesteps, condition)
     # Over the square of the scale, so that losses of different scales compare.
-    return F.mse_loss(predicted.float(), x_start) / config.embedding_scale**2 * config.embed_width
+    return F.mse_loss(predicted.float(), x_start) / config.embedding_scale**2 * config.embed_dim
 
 
 def ar_prior_loss(model: ARPrior, batch: Batch, generator: torch.Generator) -> Tensor:
     """Mean cross entropy of the codes, in nats a code (section 2.2 of the paper)."""
     config = model.config
     text_embeds, tokens = take(batch, "text_embeds", "tokens")
-    image_embeds = expect(batch, "image_embeds", (config.embed_width,))
+    image_embeds = expect(batch, "image_embeds", (config.embed_dim,))
     codes = model.encode(image_embeds)  # (B, K)
     dots = model.dots(image_embeds, text_embeds)
     dropped = bernoulli(config.text_dropout, len(codes), generator, codes.device)
@@ -65,7 +65,7 @@ def decoder_loss(model: Decoder, batch: Batch, generator: torch.Generator) -> Te
     """Denoising error, with the embedding and the caption dropped independently."""
     config = model.config
     tokens = take(batch, "tokens")[0]
-    image_embeds = expect(batch, "image_embeds", (config.embed_width,))
+    image_embeds = expect(batch, "image_embeds", (config.embed_dim,))
     pixels = expect(batch, "pixels", (3, config.image_size, config.image_size))
     condition = model.condition(
         image_embeds.float(),

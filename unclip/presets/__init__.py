@@ -2,8 +2,8 @@
 
 from unclip.presets.ar_priors import paper_ar_prior, small_ar_prior, tiny_ar_prior
 from unclip.presets.cascades import paper, small, tiny
-from unclip.presets.preset import CLIP_VOCAB_SIZE, Preset, with_embed_width
-from unclip.presets.released import KarloPreset, karlo
+from unclip.presets.karlo import KarloPreset, karlo
+from unclip.presets.preset import CLIP_VOCAB_SIZE, Preset, with_embed_dim
 
 __all__ = [
     "CLIP_VOCAB_SIZE",
@@ -16,5 +16,5 @@ __all__ = [
     "small_ar_prior",
     "tiny",
     "tiny_ar_prior",
-    "with_embed_width",
+    "with_embed_dim",
 ]

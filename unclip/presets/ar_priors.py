@@ -7,7 +7,7 @@ from unclip.presets import cascades
 def tiny_ar_prior() -> ARPriorConfig:
     """The demo's: 20 of 64 components, 64 buckets an eighth of a standard deviation wide."""
     return ARPriorConfig(
-        embed_width=64,
+        embed_dim=64,
         width=192,
         depth=4,
         heads=3,
@@ -23,7 +23,7 @@ def tiny_ar_prior() -> ARPriorConfig:
 def small_ar_prior() -> ARPriorConfig:
     """One GPU, with a 512-d CLIP such as ViT-B/32."""
     return ARPriorConfig(
-        embed_width=512,
+        embed_dim=512,
         width=768,
         depth=12,
         heads=12,
@@ -43,7 +43,7 @@ def paper_ar_prior() -> ARPriorConfig:
     codes. The text says that all of them are in one sequence, so that is what this is: 576 tokens.
     """
     return ARPriorConfig(
-        embed_width=1024,
+        embed_dim=1024,
         width=1664,
         depth=24,
         heads=26,

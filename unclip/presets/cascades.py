@@ -14,7 +14,7 @@ def tiny() -> Preset:
     """The demo, trained in minutes on two CPU cores: 16 -> 32 -> 64 pixels, a 64-d CLIP."""
     return Preset(
         prior=DiffusionPriorConfig(
-            embed_width=64,
+            embed_dim=64,
             width=192,
             depth=4,
             heads=3,
@@ -26,7 +26,7 @@ def tiny() -> Preset:
         ),
         decoder=DecoderConfig(
             image_size=16,
-            embed_width=64,
+            embed_dim=64,
             image_tokens=4,
             unet=_unet(32, (1, 2, 4), residual_blocks=1, attention=(4,), head_channels=32),
             text_encoder=_text_encoder(context_length=24, width=64, depth=1, heads=2),
@@ -47,7 +47,7 @@ def small() -> Preset:
     """One GPU, with a 512-d CLIP such as ViT-B/32: 64 -> 256 -> 1024 pixels."""
     return Preset(
         prior=DiffusionPriorConfig(
-            embed_width=512,
+            embed_dim=512,
             width=768,
             depth=12,
             heads=12,
@@ -59,7 +59,7 @@ def small() -> Preset:
         ),
         decoder=DecoderConfig(
             image_size=64,
-            embed_width=512,
+            embed_dim=512,
             image_tokens=4,
             unet=_unet(
                 128,
@@ -117,7 +117,7 @@ def paper() -> Preset:
     """
     return Preset(
         prior=DiffusionPriorConfig(
-            embed_width=1024,
+            embed_dim=1024,
             width=2048,
             depth=24,
             heads=32,
@@ -129,7 +129,7 @@ def paper() -> Preset:
         ),
         decoder=DecoderConfig(
             image_size=64,
-            embed_width=1024,
+            embed_dim=1024,
             image_tokens=4,
             unet=_unet(
                 512,

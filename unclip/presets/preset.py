@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from unclip.config import Config
 from unclip.models import ARPriorConfig, DecoderConfig, DiffusionPriorConfig, UpsamplerConfig
-from unclip.models.fit import check_fit
+from unclip.models.compatibility import check_compatibility
 
 CLIP_VOCAB_SIZE = 49_408  # of the byte-pair encoding of CLIP (Radford et al. 2021)
 
@@ -20,17 +20,17 @@ class Preset(Config):
 
     def __post_init__(self) -> None:
         """Refuse models that cannot feed each other."""
-        check_fit(self.prior, self.decoder, (self.upsampler_1, self.upsampler_2))
+        check_compatibility(self.prior, self.decoder, (self.upsampler_1, self.upsampler_2))
 
 
-def with_embed_width(preset: Preset, embed_width: int) -> Preset:
+def with_embed_dim(preset: Preset, embed_dim: int) -> Preset:
     """The preset for a CLIP of another width, embeddings scaled to the same variance as before."""
-    prior = replace(preset.prior, embed_width=embed_width)
+    prior = replace(preset.prior, embed_dim=embed_dim)
     if isinstance(prior, DiffusionPriorConfig):
-        scale = prior.embedding_scale * (embed_width / preset.prior.embed_width) ** 0.5
+        scale = prior.embedding_scale * (embed_dim / preset.prior.embed_dim) ** 0.5
         prior = replace(prior, embedding_scale=scale)
     return replace(
         preset,
         prior=prior,
-        decoder=replace(preset.decoder, embed_width=embed_width),
+        decoder=replace(preset.decoder, embed_dim=embed_dim),
     )

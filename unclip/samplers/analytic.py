@@ -32,11 +32,11 @@ def estimate_noise_norms(
     sums, rows = torch.zeros(len(steps), dtype=torch.float64), 0
     for denoise, x_start in batches:
         rows += len(x_start)
-        for index, (timestep, level, _) in enumerate(steps):
-            x = level**0.5 * x_start + (1 - level) ** 0.5 * randn_like(x_start, generator)
+        for index, (timestep, alpha_bar, _) in enumerate(steps):
+            x = alpha_bar**0.5 * x_start + (1 - alpha_bar) ** 0.5 * randn_like(x_start, generator)
             predicted = denoise(x, timesteps_of(x, timestep))
             error = (predicted - x_start).double().square().flatten(1).mean(1).sum()
-            sums[index] += len(x) - level / (1 - level) * error.cpu()
+            sums[index] += len(x) - alpha_bar / (1 - alpha_bar) * error.cpu()
     if rows == 0:
         raise ConfigError("noise norms cannot be estimated from no data; give at least one batch")
     return sums / rows
@@ -47,10 +47,10 @@ def analytic_variance(step: Step, noise_norm: float) -> float:
 
     noise_norm: E |ε(x_t)|² / d, kept within its bounds [0, 1] (theorem 2).
     """
-    _, level, previous = step
-    small = posterior_coefficients(level, previous)[2]
-    least = math.sqrt(max(1 - previous - small, 0.0))
-    spread = math.sqrt((1 - level) * previous / level) - least
+    _, alpha_bar, alpha_bar_prev = step
+    small = posterior_coefficients(alpha_bar, alpha_bar_prev)[2]
+    least = math.sqrt(max(1 - alpha_bar_prev - small, 0.0))
+    spread = math.sqrt((1 - alpha_bar) * alpha_bar_prev / alpha_bar) - least
     return small + spread**2 * (1 - min(max(noise_norm, 0.0), 1.0))
 
 
@@ -76,8 +76,8 @@ def analytic_dpm(
     steps = steps_of(schedule, num_inference_steps)
     for step, noise_norm in zip(steps, noise_norms.tolist(), strict=True):
         x_start = denoise(x, timesteps_of(x, step.timestep))
-        of_x_start, of_x, _ = posterior_coefficients(step.level, step.previous)
+        of_x_start, of_x, _ = posterior_coefficients(step.alpha_bar, step.alpha_bar_prev)
         x = of_x_start * x_start + of_x * x
-        if step.previous < 1:
+        if step.alpha_bar_prev < 1:
             x = x + analytic_variance(step, noise_norm) ** 0.5 * randn_like(x, generator)
     return x

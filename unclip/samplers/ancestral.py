@@ -19,11 +19,11 @@ def ddpm_fixed_small(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """DDPM with the posterior's variance β̃ (Ho et al. 2020), right for data of one point."""
-    for timestep, level, previous in steps_of(schedule, num_inference_steps):
+    for timestep, alpha_bar, alpha_bar_prev in steps_of(schedule, num_inference_steps):
         x_start = denoise(x, timesteps_of(x, timestep))
-        of_x_start, of_x, variance = posterior_coefficients(level, previous)
+        of_x_start, of_x, variance = posterior_coefficients(alpha_bar, alpha_bar_prev)
         x = of_x_start * x_start + of_x * x
-        if previous < 1:
+        if alpha_bar_prev < 1:
             x = x + variance**0.5 * randn_like(x, generator)
     return x
 
@@ -38,12 +38,12 @@ def ddpm_fixed_large(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """DDPM with the forward process's variance β (Ho et al. 2020), right for normal data."""
-    for timestep, level, previous in steps_of(schedule, num_inference_steps):
+    for timestep, alpha_bar, alpha_bar_prev in steps_of(schedule, num_inference_steps):
         x_start = denoise(x, timesteps_of(x, timestep))
-        of_x_start, of_x, _ = posterior_coefficients(level, previous)
+        of_x_start, of_x, _ = posterior_coefficients(alpha_bar, alpha_bar_prev)
         x = of_x_start * x_start + of_x * x
-        if previous < 1:
-            x = x + (1 - level / previous) ** 0.5 * randn_like(x, generator)
+        if alpha_bar_prev < 1:
+            x = x + (1 - alpha_bar / alpha_bar_prev) ** 0.5 * randn_like(x, generator)
     return x
 
 
@@ -60,12 +60,12 @@ def ddpm_learned(
 
     β̃ and β are those of the steps taken, so one network serves any number of them.
     """
-    for timestep, level, previous in steps_of(schedule, num_inference_steps):
+    for timestep, alpha_bar, alpha_bar_prev in steps_of(schedule, num_inference_steps):
         x_start, output = denoise(x, timesteps_of(x, timestep))
-        of_x_start, of_x, small = posterior_coefficients(level, previous)
+        of_x_start, of_x, small = posterior_coefficients(alpha_bar, alpha_bar_prev)
         x = of_x_start * x_start + of_x * x
-        if previous < 1:
-            large = 1 - level / previous
+        if alpha_bar_prev < 1:
+            large = 1 - alpha_bar / alpha_bar_prev
             std = small**0.5 * (large / small) ** ((output + 1) / 4)  # (B, ...)
             x = x + std * randn_like(x, generator)
     return x

@@ -21,16 +21,16 @@ class Step(NamedTuple):
     """One step of a sampler, from x_t to x_s."""
 
     timestep: int  # t
-    level: float  # ᾱ_t
-    previous: float  # ᾱ_s, 1 in the last step
+    alpha_bar: float  # ᾱ_t
+    alpha_bar_prev: float  # ᾱ_s, 1 in the last step
 
 
 def steps_of(schedule: Schedule, num_inference_steps: int) -> Iterator[Step]:
     """The steps from the last timestep to x_0."""
     timesteps = respaced_timesteps(schedule.train_timesteps, num_inference_steps)
     # Python floats: indexing a tensor on a GPU would wait for it at each step.
-    levels = [*schedule.alphas_cumprod[timesteps].tolist(), 1.0]
-    return map(Step, timesteps, levels[:-1], levels[1:])
+    alpha_bars = [*schedule.alphas_cumprod[timesteps].tolist(), 1.0]
+    return map(Step, timesteps, alpha_bars[:-1], alpha_bars[1:])
 
 
 def timesteps_of(x: Tensor, timestep: int) -> Tensor:

@@ -23,11 +23,13 @@ def ddim(
 
     eta = 0 is deterministic in x, and eta = 1 has the variance of ancestral sampling.
     """
-    for timestep, level, previous in steps_of(schedule, num_inference_steps):
+    for timestep, alpha_bar, alpha_bar_prev in steps_of(schedule, num_inference_steps):
         x_start = denoise(x, timesteps_of(x, timestep))
-        noise = (x - level**0.5 * x_start) / (1 - level) ** 0.5
-        variance = eta**2 * (1 - previous) / (1 - level) * (1 - level / previous)
-        x = previous**0.5 * x_start + max(1 - previous - variance, 0.0) ** 0.5 * noise
+        noise = (x - alpha_bar**0.5 * x_start) / (1 - alpha_bar) ** 0.5
+        variance = (
+            eta**2 * (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
+        )
+        x = alpha_bar_prev**0.5 * x_start + max(1 - alpha_bar_prev - variance, 0.0) ** 0.5 * noise
         if variance > 0:
             x = x + variance**0.5 * randn_like(x, generator)
     return x
@@ -49,13 +51,15 @@ def ddim_inversion(
     steps; each further one puts in the x_t just found, so that they converge to the exact inverse.
     """
     x = x_start
-    for timestep, level, previous in reversed(list(steps_of(schedule, num_inference_steps))):
+    for timestep, alpha_bar, alpha_bar_prev in reversed(
+        list(steps_of(schedule, num_inference_steps))
+    ):
         timesteps = timesteps_of(x, timestep)
-        signal = (level / previous) ** 0.5
-        of_noise = (1 - level) ** 0.5 - signal * (1 - previous) ** 0.5
+        signal = (alpha_bar / alpha_bar_prev) ** 0.5
+        of_noise = (1 - alpha_bar) ** 0.5 - signal * (1 - alpha_bar_prev) ** 0.5
         found = x
         for _ in range(iterations):
-            noise = (found - level**0.5 * denoise(found, timesteps)) / (1 - level) ** 0.5
+            noise = (found - alpha_bar**0.5 * denoise(found, timesteps)) / (1 - alpha_bar) ** 0.5
             found = signal * x + of_noise * noise
         x = found
     return x

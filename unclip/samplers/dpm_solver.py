@@ -27,20 +27,20 @@ def dpm_solver_pp_2m(
     """
     del generator
     earlier, earlier_width = None, 0.0  # the prediction before, and the width of the step to here
-    for timestep, level, previous in steps_of(schedule, num_inference_steps):
+    for timestep, alpha_bar, alpha_bar_prev in steps_of(schedule, num_inference_steps):
         x_start = denoise(x, timesteps_of(x, timestep))
-        if previous == 1:
+        if alpha_bar_prev == 1:
             return x_start
-        width = half_log_snr(previous) - half_log_snr(level)
+        width = half_log_snr(alpha_bar_prev) - half_log_snr(alpha_bar)
         direction = x_start
         if earlier is not None:
             direction = x_start + width / (2 * earlier_width) * (x_start - earlier)
-        rate = ((1 - previous) / (1 - level)) ** 0.5
-        x = rate * x - previous**0.5 * math.expm1(-width) * direction
+        rate = ((1 - alpha_bar_prev) / (1 - alpha_bar)) ** 0.5
+        x = rate * x - alpha_bar_prev**0.5 * math.expm1(-width) * direction
         earlier, earlier_width = x_start, width
     return x
 
 
-def half_log_snr(level: float) -> float:
+def half_log_snr(alpha_bar: float) -> float:
     """λ = log(sqrt(ᾱ) / sqrt(1 - ᾱ)), the time in which the solver's steps are even."""
-    return 0.5 * (math.log(level) - math.log1p(-level))
+    return 0.5 * (math.log(alpha_bar) - math.log1p(-alpha_bar))

@@ -3,9 +3,9 @@
 from unclip.training.checkpoints import Checkpoints, LocalCheckpoints, read_state, write_state
 from unclip.training.config import TrainingConfig
 from unclip.training.ema import Ema
-from unclip.training.health import Rollback, TrainingDiverged
-from unclip.training.lanes import Batch, Batches, Loss, lanes_of, seed_lane
+from unclip.training.logical_ranks import Batch, Batches, Loss, logical_ranks_of, seed_logical_rank
 from unclip.training.loop import TrainingResult, train
+from unclip.training.loss_spike import Rollback, TrainingDiverged
 from unclip.training.optimizer import adamw, learning_rate
 
 __all__ = [
@@ -20,10 +20,10 @@ __all__ = [
     "TrainingDiverged",
     "TrainingResult",
     "adamw",
-    "lanes_of",
     "learning_rate",
+    "logical_ranks_of",
     "read_state",
-    "seed_lane",
+    "seed_logical_rank",
     "train",
     "write_state",
 ]

@@ -1,4 +1,4 @@
-"""How a model is trained: batch, lanes, optimiser, precision, health."""
+"""How a model is trained: batch, logical ranks, optimiser, precision, health."""
 
 import hashlib
 import json
@@ -21,14 +21,15 @@ _WITHOUT_EFFECT = (
 class TrainingConfig(Config):
     """Settings of one training run.
 
-    A lane is the unit of data order, of randomness and of gradient accumulation: the batch of a
-    step is the concatenation of `lanes` microbatches of `batch_size / lanes` samples, and workers
-    share the lanes out among them. Any number of workers that divides `lanes` takes the same steps.
+    A logical rank is the unit of data order, of randomness and of gradient accumulation: the batch
+    of a step is the concatenation of `logical_ranks` microbatches of `batch_size / logical ranks`
+    samples, and workers share the logical ranks out among them. Any number of workers that divides
+    `logical_ranks` takes the same steps.
     """
 
     steps: int  # optimiser steps; 0 leaves the weights as they are
-    batch_size: int  # of a step, over all lanes and workers
-    lanes: int  # parts of a batch; the most workers that can share it
+    batch_size: int  # of a step, over all logical ranks and workers
+    logical_ranks: int  # parts of a batch; the most workers that can share it
     learning_rate: float  # after the warm-up
     lr_schedule: Literal["constant", "cosine"]  # after the warm-up; cosine falls to 0
     warmup_steps: int  # of a linear rise from 0
@@ -49,7 +50,7 @@ class TrainingConfig(Config):
 
     def __post_init__(self) -> None:
         self._need("steps", self.steps >= 0, "0 or above")
-        for name in ("batch_size", "lanes", "log_every_steps", "checkpoint_every_steps"):
+        for name in ("batch_size", "logical_ranks", "log_every_steps", "checkpoint_every_steps"):
             self._need(name, getattr(self, name) >= 1, "at least 1")
         self._need("keep_checkpoints", self.keep_checkpoints >= 1, "at least 1")
         self._need("learning_rate", self.learning_rate > 0, "above 0")
@@ -62,17 +63,17 @@ class TrainingConfig(Config):
             self._need("sample_every_steps", self.sample_every_steps >= 1, "at least 1, or null")
         if self.max_loss_ratio is not None:
             self._need("max_loss_ratio", self.max_loss_ratio > 1, "above 1, or null")
-        if self.batch_size % self.lanes:
-            near = max(1, self.batch_size // self.lanes) * self.lanes
+        if self.batch_size % self.logical_ranks:
+            near = max(1, self.batch_size // self.logical_ranks) * self.logical_ranks
             raise ConfigError(
-                f"training: batch_size={self.batch_size} is not divisible by lanes={self.lanes}; "
-                f"try batch_size={near}"
+                f"training: batch_size={self.batch_size} is not divisible by logical_ranks="
+                f"{self.logical_ranks}; try batch_size={near}"
             )
 
     @property
-    def lane_size(self) -> int:
-        """Samples in the microbatch of a lane."""
-        return self.batch_size // self.lanes
+    def microbatch_size(self) -> int:
+        """Samples in the microbatch of a logical rank."""
+        return self.batch_size // self.logical_ranks
 
     def digest(self) -> str:
         """Names the steps that this configuration takes: a checkpoint resumes only its own."""

@@ -1,9 +1,9 @@
 """The training loop.
 
-A step is forward and backward over this rank's lanes, an average of the gradients over all lanes,
-a look at the health of loss and gradient, and only then the update. Nothing that a step does
-depends on earlier random draws or on the number of workers, so a run that is resumed at any step,
-or with other workers, takes the same steps up to the order of summation.
+A step is forward and backward over this rank's logical ranks, an average of the gradients over all
+logical ranks, a look at the health of loss and gradient, and only then the update. Nothing that a
+step does depends on earlier random draws or on the number of workers, so a run that is resumed at
+any step, or with other workers, takes the same steps up to the order of summation.
 """
 
 import logging
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from unclip.training.checkpoints import Checkpoints
 from unclip.training.config import TrainingConfig
-from unclip.training.health import Rollback
-from unclip.training.lanes import Batch, Batches, Loss, Model
+from unclip.training.logical_ranks import Batch, Batches, Loss, Model
+from unclip.training.loss_spike import Rollback
 from unclip.training.meter import Meter
-from unclip.training.run import Run, Workers
+from unclip.training.state import Run, Workers
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def _go(
     stop: Callable[[], bool] | None,
 ) -> tuple[Rollback | None, bool]:
     """Take steps until the end, a stop or a rollback: (the rollback, whether to stop)."""
-    source = batches(run.step, run.lanes)
+    source = batches(run.step, run.logical_ranks)
     meter.reset()
     stopped = False
     try:
@@ -123,7 +123,7 @@ def _go(
             with meter.waiting():
                 microbatches = next(source)
             if run.step in run.skipped:
-                run.pass_over()
+                run.skip_step()
             else:
                 refusal, stopped = _step(run, microbatches, meter, stop)
                 if refusal is not None:
@@ -139,7 +139,7 @@ def _step(
 ) -> tuple[Rollback | None, bool]:
     """Take one step, or refuse it: (the rollback, whether to stop)."""
     found = run.gradients(batches, stop=stop is not None and stop())
-    if reason := run.health.complaint(found.loss, found.grad_norm):
+    if reason := run.health.loss_spike(found.loss, found.grad_norm):
         return run.roll_back(reason, found, batches), False
     rate = run.update(found.loss)
     meter.add(loss=found.loss, grad_norm=found.grad_norm, learning_rate=rate)

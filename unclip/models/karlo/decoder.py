@@ -29,7 +29,7 @@ class KarloDecoderConfig(Config):
     unit_norm: ClassVar[bool] = False  # it reads image embeddings as CLIP makes them
 
     image_size: int
-    embed_width: int
+    embed_dim: int
     image_tokens: int  # extra context tokens made of the image embedding
     context_width: int
     unet: UNetConfig
@@ -45,7 +45,7 @@ class KarloDecoderConfig(Config):
         check_schedule(self.schedule, self.train_timesteps)
         check_rate("karlo_decoder.image_dropout", self.image_dropout)
         check_rate("karlo_decoder.text_dropout", self.text_dropout)
-        check_clip_widths("karlo_decoder", self.embed_width, self.text_encoder)
+        check_clip_widths("karlo_decoder", self.embed_dim, self.text_encoder)
         if self.image_tokens < 1:
             raise ConfigError(f"karlo_decoder.image_tokens={self.image_tokens} must be at least 1")
 
@@ -58,13 +58,13 @@ class KarloDecoder(nn.Module):
         self.config = config
         condition_width = config.unet.condition_width
         self.text_encoder = ClipText(config.text_encoder)
-        self.null_image_embeds = nn.Parameter(torch.zeros(config.embed_width))
-        self.from_text_embeds = nn.Linear(config.embed_width, condition_width)
-        self.from_image_embeds = nn.Linear(config.embed_width, condition_width)
+        self.null_image_embeds = nn.Parameter(torch.zeros(config.embed_dim))
+        self.from_text_embeds = nn.Linear(config.embed_dim, condition_width)
+        self.from_image_embeds = nn.Linear(config.embed_dim, condition_width)
         self.to_image_tokens = nn.Linear(
-            config.embed_width, config.image_tokens * config.context_width
+            config.embed_dim, config.image_tokens * config.context_width
         )
-        self.from_hidden = nn.Linear(config.embed_width, config.context_width)
+        self.from_hidden = nn.Linear(config.embed_dim, config.context_width)
         self.norm_hidden = nn.LayerNorm(config.context_width)
         self.unet = UNet(
             config.unet,
@@ -90,7 +90,7 @@ class KarloDecoder(nn.Module):
             visible=F.pad(text.visible, (self.config.image_tokens, 0), value=True),
         )
 
-    def remember(self, condition: DecoderCondition) -> DecoderCondition:
+    def precompute(self, condition: DecoderCondition) -> DecoderCondition:
         """The condition with all that the attention needs of it, for many steps of a sample."""
         return condition._replace(projected=self.unet.project_context(condition.context))
 

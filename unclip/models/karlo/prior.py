@@ -20,7 +20,7 @@ from unclip.models.transformer import Transformer
 class KarloPriorConfig(Config):
     """A causal transformer that predicts the standardised image embedding x_0."""
 
-    embed_width: int
+    embed_dim: int
     width: int
     depth: int
     heads: int
@@ -36,18 +36,18 @@ class KarloPriorConfig(Config):
         check_divisible("karlo_prior.width", self.width, 2)
         check_rate("karlo_prior.text_dropout", self.text_dropout)
         check_schedule(self.schedule, self.train_timesteps)
-        check_clip_widths("karlo_prior", self.embed_width, self.text_encoder)
+        check_clip_widths("karlo_prior", self.embed_dim, self.text_encoder)
 
 
-def check_clip_widths(where: str, embed_width: int, text: ClipTextConfig) -> None:
+def check_clip_widths(where: str, embed_dim: int, text: ClipTextConfig) -> None:
     """Raise `ConfigError` unless CLIP's hidden states and embeddings are as wide as they are read.
 
     One linear layer of a width reads hidden states and embeddings alike in this layout.
     """
-    if {text.width, text.embed_width} != {embed_width}:
+    if {text.width, text.embed_dim} != {embed_dim}:
         raise ConfigError(
-            f"{where}.embed_width={embed_width}, but text_encoder.width={text.width} and "
-            f"text_encoder.embed_width={text.embed_width}; all three must be the same"
+            f"{where}.embed_dim={embed_dim}, but text_encoder.width={text.width} and "
+            f"text_encoder.embed_dim={text.embed_dim}; all three must be the same"
         )
 
 
@@ -61,17 +61,17 @@ class KarloPrior(SequencePrior):
         super().__init__()
         self.config = config
         self.text_encoder = ClipText(config.text_encoder)
-        self.from_hidden = nn.Linear(config.embed_width, config.width)
-        self.from_text_embeds = nn.Linear(config.embed_width, config.width)
+        self.from_hidden = nn.Linear(config.embed_dim, config.width)
+        self.from_text_embeds = nn.Linear(config.embed_dim, config.width)
         self.time = TimestepEmbedding(config.width, config.width)
-        self.from_image_embeds = nn.Linear(config.embed_width, config.width)
+        self.from_image_embeds = nn.Linear(config.embed_dim, config.width)
         self.query = nn.Parameter(torch.randn(config.width) * 0.02)
         tokens = config.text_encoder.context_length + 4
         self.positions = nn.Parameter(torch.randn(tokens, config.width) * 0.02)
         self.transformer = Transformer(width=config.width, depth=config.depth, heads=config.heads)
-        self.to_image_embeds = nn.Linear(config.width, config.embed_width)
-        self.register_buffer("mean", torch.zeros(config.embed_width))
-        self.register_buffer("std", torch.ones(config.embed_width))
+        self.to_image_embeds = nn.Linear(config.width, config.embed_dim)
+        self.register_buffer("mean", torch.zeros(config.embed_dim))
+        self.register_buffer("std", torch.ones(config.embed_dim))
 
     def condition(
         self, tokens: Tensor, text_embeds: Tensor | None, dropped: Tensor

@@ -23,7 +23,7 @@ class ClipTextConfig(Config):
     width: int
     depth: int
     heads: int
-    embed_width: int
+    embed_dim: int
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
@@ -64,7 +64,7 @@ class ClipText(nn.Module):
         self.transformer = Transformer(
             width=config.width, depth=config.depth, heads=config.heads, quick_gelu=True
         )
-        self.project = nn.Linear(config.width, config.embed_width, bias=False)
+        self.project = nn.Linear(config.width, config.embed_dim, bias=False)
         self.requires_grad_(False)
 
     def forward(self, tokens: Tensor) -> ClipTextEncoding:

@@ -1,0 +1,1 @@
+"""Arithmetic on CLIP embeddings: principal components and quantisation."""

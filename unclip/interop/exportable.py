@@ -1,0 +1,80 @@
+"""Karlo's models out of two pipelines, and those of a generator that go into one."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from unclip.interop.errors import InteropError
+from unclip.models import AnyPrior, KarloDecoder, KarloPrior, KarloUpsampler
+from unclip.pipeline import UnclipPipeline, first_difference, share_text_tower
+
+
+def merge(read: Sequence[UnclipPipeline]) -> UnclipPipeline:
+    """One of several that share decoder and upsampler: Karlo's two pipelines, each with a part."""
+    pipeline, *others = read
+    for other in others:
+        for name in ("decoder", "upsampler_1"):
+            ours, theirs = pipeline.cascade.models[name], other.cascade.models[name]
+            if differing := first_difference(ours, theirs):
+                raise InteropError(
+                    f"the folders have different models: {name} of one has another {differing} "
+                    "than that of the other; give the two pipelines of one Karlo"
+                )
+        prior = pipeline.cascade.prior or other.cascade.prior
+        pipeline = UnclipPipeline(
+            replace(pipeline.cascade, prior=prior), pipeline.clip or other.clip
+        )
+    share_text_tower(pipeline.cascade.prior, pipeline.cascade.decoder)
+    return pipeline
+
+
+class Parts(NamedTuple):
+    """What a folder is written from."""
+
+    prior: KarloPrior | None  # None: for image variation
+    decoder: KarloDecoder
+    upsampler: KarloUpsampler
+
+
+def expressible(pipeline: UnclipPipeline, *, variation: bool) -> Parts:
+    """The models, all of kinds that diffusers has; raises `InteropError` for any other."""
+    cascade = pipeline.cascade
+    decoder, upsampler = cascade.decoder, cascade.upsampler_1
+    if cascade.upsampler_2 is not None:
+        raise _inexpressible("upsampler_2", "these pipelines have one upsampler")
+    if not isinstance(decoder, KarloDecoder):
+        raise _inexpressible("decoder", "it reads captions with a text encoder of its own")
+    if not isinstance(upsampler, KarloUpsampler):
+        raise _inexpressible("upsampler_1", "it has one network, and enlarges and noises otherwise")
+    prior = None if variation else _expressible_prior(cascade.prior, decoder)
+    if variation and pipeline.clip is None:
+        raise InteropError(
+            "an UnCLIPImageVariationPipeline needs CLIP's image tower, and these models came "
+            "without it; export without the variation"
+        )
+    for name, model in cascade.models.items():
+        if getattr(model.config, "schedule", "cosine") != "cosine":
+            raise _inexpressible(name, "UnCLIPScheduler has the cosine schedule alone")
+    return Parts(prior, decoder, upsampler)
+
+
+def _expressible_prior(prior: AnyPrior | None, decoder: KarloDecoder) -> KarloPrior:
+    if prior is None:
+        raise InteropError(
+            "an UnCLIPPipeline needs a prior, and these models have none; export the variation"
+        )
+    if not isinstance(prior, KarloPrior):
+        raise _inexpressible("prior", "it reads captions in another way than a PriorTransformer")
+    if differing := first_difference(prior.text_encoder, decoder.text_encoder):
+        raise InteropError(
+            f"prior and decoder have different text towers ({differing}), and this format has "
+            "room for one; train both on the same CLIP"
+        )
+    return prior
+
+
+def _inexpressible(name: str, reason: str) -> InteropError:
+    return InteropError(
+        f"{name} cannot be exported: {reason}, for which diffusers has no class. Models of Karlo's "
+        "architecture can be, whether imported or trained here"
+    )

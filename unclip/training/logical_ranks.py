@@ -1,0 +1,46 @@
+"""Logical ranks: who owns which microbatch of a step, and the randomness that belongs to it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unclip.config import ConfigError
+
+# CPU tensors by name, first axis the sample; "keys", a list of str, names the samples in errors.
+Batch = Mapping[str, Any]
+
+# batches(start_step, logical_ranks) yields, for start_step, start_step + 1, ... without end, the
+# microbatch of each of `logical_ranks`. What it yields for (step, logical rank) must follow from
+# those two numbers alone.
+Batches = Callable[[int, tuple[int, ...]], Iterator[Sequence[Batch]]]
+
+Model = TypeVar("Model", bound=nn.Module)
+# loss(model, batch on the device, generator on the device) -> mean over the batch, a scalar
+Loss = Callable[[Model, Batch, torch.Generator], Tensor]
+
+
+def logical_ranks_of(rank: int, *, world_size: int, logical_ranks: int) -> tuple[int, ...]:
+    """The logical ranks that worker `rank` of `world_size` owns."""
+    if logical_ranks % world_size:
+        usable = [n for n in range(1, logical_ranks + 1) if logical_ranks % n == 0]
+        raise ConfigError(
+            f"training: {world_size} workers cannot share logical_ranks={logical_ranks} evenly; "
+            f"use one of {usable} workers, or start a new run with another number of logical ranks"
+        )
+    return tuple(range(rank, logical_ranks, world_size))
+
+
+def seed_logical_rank(
+    seed: int, step: int, logical_rank: int, *, device: torch.device
+) -> torch.Generator:
+    """A generator on `device` whose state follows from (seed, step, logical rank) alone.
+
+    torch's global generators are seeded from the same numbers, because nn.Dropout draws from them.
+    """
+    states = np.random.SeedSequence([seed, step, logical_rank]).generate_state(2, np.uint64)
+    own, shared = (int(s) >> 1 for s in states)  # 63 bits: torch takes signed seeds
+    torch.manual_seed(shared)
+    return torch.Generator(device).manual_seed(own)

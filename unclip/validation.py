@@ -1,0 +1,31 @@
+"""What is given to models, checked before anything is computed."""
+
+from torch import Tensor
+
+from unclip.config import ConfigError
+
+
+def check_shape(what: str, tensor: Tensor, shape: tuple[int | str, ...], hint: str) -> None:
+    """Raise `ConfigError` unless the sizes are those of `shape`; a letter stands for any size."""
+    fits = tensor.ndim == len(shape) and all(
+        isinstance(wanted, str) or size == wanted
+        for size, wanted in zip(tensor.shape, shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join(map(str, shape))
+        raise ConfigError(
+            f"{what} has shape {tuple(tensor.shape)}, but ({wanted}) is needed; {hint}"
+        )
+
+
+def check_embeds(what: str, embeds: Tensor, width: int) -> None:
+    """Raise `ConfigError` unless embeds is (B, width)."""
+    check_shape(what, embeds, ("B", width), "take embeddings of the CLIP that it is trained with")
+
+
+def check_rows(**tensors: Tensor) -> None:
+    """Raise `ConfigError` unless the tensors have equally many rows."""
+    counts = {name: len(tensor) for name, tensor in tensors.items()}
+    if len(set(counts.values())) > 1:
+        message = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        raise ConfigError(f"{message} rows; give one of each for every picture")
