@@ -1,14 +1,23 @@
 """What every typed configuration of the project shares."""
 
+import dataclasses
 from typing import Any, ClassVar
 
 
 class UnclipError(ValueError):
-    """Base of what whoever gives the input can mend: what, where, what was given, the way out."""
+    """Errors that the caller can fix; the message says what, where, what was given and a fix."""
 
 
 class ConfigError(UnclipError):
-    """A setting that cannot work; the message says where it is, what was given and the way out."""
+    """A setting that cannot work."""
+
+
+def not_in_key(default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field that changes how something is made and not what, such as a time-out.
+
+    The pipeline leaves it out of a stage's key, so changing it makes nothing again.
+    """
+    return dataclasses.field(default=default, metadata={"in_key": False})
 
 
 class Config:
