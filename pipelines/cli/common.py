@@ -11,7 +11,6 @@ from pipelines.core.errors import PipelineError
 from pipelines.core.plan import Plan, Scope, make_plan
 from pipelines.core.stage import Graph
 from pipelines.core.store import Store
-from pipelines.data.sources import find_source
 from pipelines.graph import unclip_graph
 
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp")  # pictures that `--out` may name
@@ -36,8 +35,7 @@ def plan_of(project: Project, arguments: argparse.Namespace) -> Plan:
     """What a run would do. Raises `PipelineError` where it could not begin."""
     project.store.check_root()
     plan = make_plan(project.graph, project.store, scope_of(arguments))
-    if plan["download"].action == "run":
-        find_source(project.config.source).check()
+    plan.check()
     return plan
 
 

@@ -56,7 +56,7 @@ def total_counts(metadata: Iterable[Metadata]) -> dict[str, Any]:
 class Download(Stage[PairShards]):
     """Images and captions of all rows that could be downloaded."""
 
-    name: ClassVar[str] = "download"
+    kind: ClassVar[str] = "download"
     artifact: ClassVar[type[Artifact]] = PairShards
 
     source: SourceConfig

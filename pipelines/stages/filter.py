@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class Filter(Stage[PairShards]):
     """The pairs that pass every rule."""
 
-    name: ClassVar[str] = "filter"
+    kind: ClassVar[str] = "filter"
     artifact: ClassVar[type[Artifact]] = PairShards
 
     pairs: Stage[PairShards]

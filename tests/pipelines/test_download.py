@@ -1,7 +1,7 @@
 import io
 import json
-import pickle
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -22,10 +22,10 @@ from pipelines.core.tables import check_schema
 from pipelines.data.decode import decode_rgb
 from pipelines.data.download import DownloadConfig, DownloadWorker
 from pipelines.data.fetch import Fetched
+from pipelines.data.sources import SourceConfig
 from pipelines.data.url_policy import Refused
 from pipelines.demo.dataset import FAILING_ROWS, url_list
 from pipelines.demo.server import serve
-from pipelines.data.sources import SourceConfig
 from pipelines.stages.download import Download, Slices
 from tests.pipelines.local import make
 from tests.pipelines.web import Page, body, web

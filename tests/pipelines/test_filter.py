@@ -174,7 +174,7 @@ import io
 from dataclasses import dataclass
 from typing import ClassVar
 
-from PIL import Image
+from PIL import Image, ImageStat
 
 from pipelines.data.rules import FilterRule
 
@@ -189,8 +189,7 @@ class Bright(FilterRule):
     def reason(self, row):
         with Image.open(io.BytesIO(row["image"])) as image:
             grey = image.convert("L")
-        mean = sum(grey.getdata()) / (grey.width * grey.height)
-        return "too_bright" if mean > self.max_mean else None
+        return "too_bright" if ImageStat.Stat(grey).mean[0] > self.max_mean else None
 
 
 class Bare(FilterRule):
