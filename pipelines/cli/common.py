@@ -35,8 +35,7 @@ def plan_of(project: Project, arguments: argparse.Namespace) -> Plan:
     """What a run would do. Raises `PipelineError` where it could not begin."""
     project.store.check_root()
     plan = make_plan(project.graph, project.store, scope_of(arguments))
-    if plan["download"].action == "run":
-        project.config.source.check()
+    plan.check()
     return plan
 
 

@@ -16,10 +16,10 @@ from pipelines.core.cluster import ClusterSettings
 from pipelines.core.resources import Resources
 from pipelines.data.download import DownloadConfig
 from pipelines.data.filter import FilterConfig
+from pipelines.data.sources import SourceConfig
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.report.config import ReportConfig
 from pipelines.stages.clip import PretrainedClip, TrainedClip
-from pipelines.stages.download import SourceConfig
 from pipelines.stages.embed import EmbedConfig
 from pipelines.stages.pca import PcaConfig
 from pipelines.stages.select import SelectConfig
