@@ -174,7 +174,7 @@ def test_a_file_of_a_kind_whose_module_is_gone_says_so(own: ModuleType, tmp_path
     [
         ("prior", "difusion", "did you mean diffusion"),
         ("decoder", "own_kind:REGRESSION", "is a prior, but a decoder is asked for"),
-        ("prior", "own_kind:Regression", "is a type, not a ModelSpec"),
+        ("prior", "own_kind:Regression", "is of type type, not a ModelSpec"),
         ("prior", "own_kind:LOST", "Set model_kind: ClassVar"),
     ],
 )
@@ -241,7 +241,7 @@ def test_a_sampler_of_ones_own_gets_what_it_needs() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("own_sampler:NOT_A_FUNCTION", "is a int, not a function"),
+        ("own_sampler:NOT_A_FUNCTION", "is of type int, not a function"),
         ("own_sampler:missing", "has no 'missing'"),
         ("ddpm_learned", "needs learned_variance, .* choose one of ddim"),
     ],
