@@ -31,7 +31,7 @@ SUBJECTS = ("clip", "fidelity", "generated", "decoder", "colour")  # of metrics 
 class Evaluate(Stage[Evaluation]):
     """Images for held-out and for training captions, and how good they are."""
 
-    name: ClassVar[str] = "evaluate"
+    kind: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 3  # 3: any number of priors and upsamplers
     artifact: ClassVar[type[Artifact]] = Evaluation
 
