@@ -8,7 +8,8 @@ from PIL import Image
 from pipelines.core.store import Folder
 from pipelines.evaluation.grids import Tile, draw_grid
 from pipelines.evaluation.images import decode_png, encode_png
-from pipelines.evaluation.samples import Values, first_samples
+from pipelines.evaluation.rows import Values
+from pipelines.evaluation.samples import first_samples
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,7 @@ class Evaluated(NamedTuple):
     contact_sheets: list[str]  # names of files
 
 
-def evaluate(
-    ctx: Context, sources: Sources, weights: Weights, config: EvaluateConfig
-) -> Evaluated:
+def evaluate(ctx: Context, sources: Sources, weights: Weights, config: EvaluateConfig) -> Evaluated:
     """Generate samples for both splits and measure them; every step runs in a worker."""
     names: list[str] = ctx.call(gather, sources, config, ctx.folder)
     ctx.map_shards(

@@ -86,7 +86,7 @@ class GenerationWorker:
         }
 
     def from_other_priors(self, rows: Sequence[Values]) -> dict[str, Any]:
-        """What each prior but the first predicts, from the noise that the first one started from."""
+        """What each prior but the first predicts, starting from the same noise as the first."""
         columns = {}
         tokens = self.tokens(rows)  # (B, L)
         for name, cascade in self.other_cascades.items():

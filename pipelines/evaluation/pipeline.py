@@ -37,7 +37,7 @@ def load_pipeline(
     """
     clip = FrozenClip.load(weights.clip.folder.local(), device=device)
     cascade = make_cascade(
-        weights.prior and load_trained(weights.prior, device),
+        None if weights.prior is None else load_trained(weights.prior, device),
         load_trained(weights.decoder, device),
         {name: load_trained(model, device) for name, model in weights.upsamplers.items()},
         sampling,

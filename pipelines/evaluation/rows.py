@@ -64,7 +64,10 @@ def gather(sources: Sources, config: EvaluateConfig, folder: Folder) -> list[str
         _write(folder, input_file(names[-1]), rows)
     log.info(
         "Evaluating %d held-out and %d training captions in %d shards, with %d reference rows",
-        *map(len, (held_out, training, names, reference)),
+        len(held_out),
+        len(training),
+        len(names),
+        len(reference),
     )
     return names
 

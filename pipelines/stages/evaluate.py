@@ -1,6 +1,6 @@
 """The stage that generates images for held-out and training captions and measures them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -67,13 +67,7 @@ class Evaluate(Stage[Evaluation]):
             embeddings=ctx.load(self.embeddings),
             selection=ctx.load(self.selection),
         )
-        weights = Weights(
-            clip=ctx.load(self.clip),
-            priors={name: ctx.load(stage) for name, stage in self.priors.items()},
-            decoder=ctx.load(self.decoder),
-            upsamplers={name: ctx.load(stage) for name, stage in self.upsamplers.items()},
-        )
-        evaluated = evaluate(ctx, sources, weights, self.config)
+        evaluated = evaluate(ctx, sources, self.weights(ctx.load), self.config)
         records = {m.full_name: m.record() for m in evaluated.measurements}
         ctx.folder.write_json(METRICS_FILE, records)
         values = values_by_name(evaluated.measurements)
@@ -81,6 +75,15 @@ class Evaluate(Stage[Evaluation]):
         for file in (METRICS_FILE, *evaluated.contact_sheets):
             ctx.emit(Output(self.name, file))
         return Evaluation(ctx.folder, values)
+
+    def weights(self, load: Callable[[Stage[Any]], Any]) -> Weights:
+        """The models to evaluate; `load` maps a stage to its artifact."""
+        return Weights(
+            clip=load(self.clip),
+            priors={name: load(stage) for name, stage in self.priors.items()},
+            decoder=load(self.decoder),
+            upsamplers={name: load(stage) for name, stage in self.upsamplers.items()},
+        )
 
 
 def values_by_name(measurements: "Sequence[Measurement]") -> dict[str, float]:

@@ -69,7 +69,7 @@ def prior_metrics(name: str, column: str) -> Iterator[Metric]:
 
 
 def retrieval(split: Split, *, queries: str, rank: int) -> Score | None:
-    """How often a query's own image is among the `rank` nearest; None where a miss is impossible."""
+    """How often the own image is among the `rank` nearest; None where a miss is impossible."""
     if rank >= len(split.samples):
         return None
     embeds = split.samples.embeds
@@ -138,7 +138,9 @@ def alignment_metrics() -> Iterator[Metric]:
     def score(split: Split, *, untrained: bool) -> Score:
         embeds = split.samples.embeds
         generated, texts = embeds("generated_embeds"), embeds("text_embeds")
-        baseline = (embeds("untrained_embeds"), texts) if untrained else (generated, shuffled(texts))
+        baseline = (
+            (embeds("untrained_embeds"), texts) if untrained else (generated, shuffled(texts))
+        )
         return Score(
             clip_score(generated, texts),
             baseline=clip_score(*baseline),

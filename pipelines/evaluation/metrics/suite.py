@@ -53,8 +53,6 @@ def measure(folder: Folder, names: Sequence[str], priors: Sequence[str]) -> list
     reference = read_reference(folder)
     measurements = []
     for name in SPLITS:
-        samples = Samples.read(
-            folder, names, held_out=name == HELD_OUT, other_priors=priors[1:]
-        )
+        samples = Samples.read(folder, names, held_out=name == HELD_OUT, other_priors=priors[1:])
         measurements += measure_split(Split(name, samples, reference), priors)
     return measurements
