@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipelines.artifacts.schema import predicted_by
 from pipelines.core.store import Folder
+from pipelines.data.arrow import to_numpy
 from pipelines.evaluation.images import decode_thumbnails
 from pipelines.evaluation.rows import REFERENCE, Values
 
@@ -79,9 +80,9 @@ def read_reference(folder: Folder) -> Tensor:
 
 
 def to_matrix(column: pa.ChunkedArray) -> Tensor:
-    """A column of lists of one length as (N, E) float32."""
-    rows = np.array(column.to_pylist(), np.float32)
-    return torch.from_numpy(rows.reshape(len(column), -1))
+    """A column of lists of one length, without nulls, as (N, E) float32."""
+    fixed = column.cast(pa.list_(pa.float32(), len(column[0])))  # Parquet reads some as variable
+    return torch.tensor(to_numpy(fixed))
 
 
 def count_samples(folder: Folder, names: Iterable[str]) -> dict[str, int]:

@@ -28,8 +28,7 @@ def clip_metrics() -> Iterator[Metric]:
             name=f"clip/retrieval_at_{rank}",
             score=partial(retrieval, queries="text_embeds", rank=rank),
             baseline_name="chance",
-            meaning=f"share of captions whose own image is among the {rank} nearest of "
-            "{count} by CLIP",
+            meaning=f"share of captions whose own image is {nearest(rank)} of {{count}} by CLIP",
         )
 
 
@@ -63,8 +62,8 @@ def prior_metrics(name: str, column: str) -> Iterator[Metric]:
             name=f"{name}/retrieval_at_{rank}",
             score=partial(retrieval, queries=column, rank=rank),
             baseline_name="chance",
-            meaning=f"share of predicted embeddings whose own image is among the {rank} nearest "
-            "of {count}",
+            meaning="share of predicted embeddings whose own image is "
+            f"{nearest(rank)} of {{count}}",
         )
 
 
@@ -75,6 +74,11 @@ def retrieval(split: Split, *, queries: str, rank: int) -> Score | None:
     embeds = split.samples.embeds
     found = retrieval_at_k(embeds(queries), embeds("image_embeds"), k=rank)
     return Score(found.recall, found.chance)
+
+
+def nearest(rank: int) -> str:
+    """The first `rank` of a ranking, in words."""
+    return "the nearest" if rank == 1 else f"among the {rank} nearest"
 
 
 def precision(generated: Tensor, real: Tensor) -> float:
