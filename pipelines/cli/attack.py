@@ -7,7 +7,7 @@ from pipelines.cli.images import read_picture
 from pipelines.cli.models import find_project
 from pipelines.cli.session import open_studio
 from pipelines.core.errors import PipelineError
-from pipelines.evaluation.labelled import in_rows
+from pipelines.evaluation.grids import in_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     picture = read_picture(arguments.image, project)
     studio = open_studio(arguments, project)
 
-    from pipelines.evaluation.labelled import Tile
+    from pipelines.evaluation.grids import Tile
     from unclip.manipulate import class_probabilities, typographic_attack
 
     class_embeds, logit_scale = studio.pipeline.text_embeds(classes), studio.clip.logit_scale

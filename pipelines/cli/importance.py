@@ -5,7 +5,7 @@ import argparse
 from pipelines.cli.images import read_picture
 from pipelines.cli.models import find_project
 from pipelines.cli.session import check_words, open_studio
-from pipelines.evaluation.labelled import Tile
+from pipelines.evaluation.grids import Tile
 
 LABELS = {  # condition → the label below its pictures
     "caption": "caption alone",

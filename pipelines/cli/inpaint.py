@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from pipelines.cli.images import read_mask, read_picture
 from pipelines.cli.models import find_project
 from pipelines.cli.session import Studio, check_words, open_studio
-from pipelines.evaluation.labelled import Tile, in_rows
+from pipelines.evaluation.grids import Tile, in_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ def _paint(
         image_embeds = studio.cascade.sample_image_embeds(
             tokens, text_embeds.expand(count, -1), generator=generator
         )
-    pixels = _tensor(studio.original(picture).picture) / 127.5 - 1
+    pixels = _tensor(studio.original(picture).image) / 127.5 - 1
     fitted = ImageOps.fit(mask, (studio.size, studio.size), method=Image.Resampling.BOX)
     covered = _tensor(fitted) > 0  # any part of a pixel that is covered is painted
     made = inpaint(

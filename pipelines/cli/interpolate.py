@@ -6,7 +6,7 @@ from pipelines.cli.images import read_picture
 from pipelines.cli.models import find_project
 from pipelines.cli.session import open_studio
 from pipelines.core.errors import PipelineError
-from pipelines.evaluation.labelled import Tile
+from pipelines.evaluation.grids import Tile
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,17 +1,17 @@
 """The models that the commands draw with: those of a project, or of a folder (`--models`)."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.cli.common import Project, open_project
 from pipelines.cli.main import DEFAULT_CONFIG
 from pipelines.core.errors import PipelineError
+from pipelines.stages.evaluate import Evaluate
 
 if TYPE_CHECKING:
     from unclip.pipeline import UnclipPipeline
-
-MODELS = ("clip", "prior", "decoder", "upsampler_1", "upsampler_2")
 
 
 def find_project(arguments: argparse.Namespace) -> Project | None:
@@ -65,16 +65,27 @@ def open_models(arguments: argparse.Namespace, project: Project | None) -> "Uncl
 
 
 def _open_store(project: Project) -> "UnclipPipeline":
-    from pipelines.core.runner import load_artifact
-    from pipelines.evaluation.generate import GenerationWorker, Weights
+    import torch
 
-    names = _models_of(project)
-    found = {name: load_artifact(project.store, project.graph[name]) for name in names}
-    stage = project.graph["evaluate"]
+    from pipelines.core.runner import load_artifact
+    from pipelines.evaluation.pipeline import load_pipeline, with_noise_norms
+
+    stage = _evaluation(project)
+    weights = stage.weights(partial(load_artifact, project.store))
+    config = project.config.evaluate
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline = load_pipeline(weights, config.sampling, device)
     folder = project.store.folder(stage.name, stage.key)
-    return GenerationWorker(Weights(**found), project.config.evaluate, folder).pipeline  # type: ignore[arg-type]
+    return with_noise_norms(pipeline, folder, seed=config.seed)
 
 
 def _models_of(project: Project) -> list[str]:
-    """A cascade may do with one upsampler."""
-    return [name for name in MODELS if name in project.graph.stages]
+    """The stages that a cascade is made from: the CLIP, the first prior, decoder and upsamplers."""
+    stage = _evaluation(project)
+    return ["clip", next(iter(stage.priors)), "decoder", *stage.upsamplers]
+
+
+def _evaluation(project: Project) -> Evaluate:
+    stage = project.graph["evaluate"]
+    assert isinstance(stage, Evaluate)
+    return stage

@@ -6,7 +6,7 @@ from pipelines.cli.images import read_picture
 from pipelines.cli.models import find_project
 from pipelines.cli.session import open_studio
 from pipelines.core.errors import PipelineError
-from pipelines.evaluation.labelled import in_rows
+from pipelines.evaluation.grids import in_rows
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from pipelines.cli.common import Project, target_of
 from pipelines.cli.models import check_models, open_models
 from pipelines.core.errors import PipelineError
-from pipelines.evaluation.labelled import Tile, labelled_grid
+from pipelines.evaluation.grids import Tile, draw_grid
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +95,7 @@ class Studio:
         """Write the grid, track it, and say where it is."""
         from pipelines.tracking.image import log_picture
 
-        labelled_grid(rows).save(self.target)
+        draw_grid(rows).save(self.target)
         print(f"Wrote {self.target}.")
         if self.project is None:  # nor a tracking server
             return

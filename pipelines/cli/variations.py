@@ -5,7 +5,7 @@ import argparse
 from pipelines.cli.images import read_picture
 from pipelines.cli.models import find_project
 from pipelines.cli.session import open_studio
-from pipelines.evaluation.labelled import in_rows
+from pipelines.evaluation.grids import in_rows
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """The commands that manipulate pictures: what they refuse, and what they write."""
 
 import socket
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,13 @@ from pipelines.core.runner import load_artifact
 from pipelines.core.stage import Graph
 from pipelines.core.store import Store
 from pipelines.data.decode import decode_rgb
-from pipelines.evaluation.generate import GenerationWorker, Weights
-from pipelines.evaluation.labelled import FONT_SIZE, Tile, labelled_grid, wrap
+from pipelines.evaluation.generate import GenerationWorker
+from pipelines.evaluation.grids import FONT_SIZE, Tile, draw_grid, wrap
 from pipelines.tracking.image import log_picture
 from pipelines.tracking.settings import TrackingSettings
 from tests.pipelines.given import GivenPca, evaluate_config, evaluate_stage
 from tests.pipelines.given_pairs import GivenPairs
 from tests.pipelines.local import make
-
-MODELS = ("clip", "prior", "decoder", "upsampler_1", "upsampler_2")
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +82,7 @@ def test_bad_input_is_one_paragraph_before_anything_is_loaded(
 def worker(tmp_path_factory: pytest.TempPathFactory) -> GenerationWorker:
     store = Store(str(tmp_path_factory.mktemp("store")))
     stage = evaluate_stage(evaluate_config())
-    weights = Weights(**{name: make(store, getattr(stage, name)) for name in MODELS})
+    weights = stage.weights(partial(make, store))
     return GenerationWorker(weights, stage.config, store.folder(stage.name, stage.key))
 
 
@@ -99,7 +98,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> GenerationWorker:
         (["attack", "grey.png", "--labels", "heart,star", "--count", "2"], 3, 1),
     ],
 )
-def test_a_command_writes_a_labelled_grid_and_tracks_it(
+def test_a_command_writes_a_draw_grid_and_tracks_it(
     arguments: list[str],
     columns: int,
     rows: int,
@@ -175,7 +174,7 @@ def test_labels_are_wrapped_to_their_picture_and_stay_readable() -> None:
     assert all(font.getlength(line) <= 60 for line in lines)
     assert wrap("unbreakable" * 9, 60, font)[0].endswith("…")
     white = Tile(Image.new("RGB", (64, 64), "white"), "a label")
-    below = np.asarray(labelled_grid([[white]]).convert("L"))[140:]
+    below = np.asarray(draw_grid([[white]]).convert("L"))[140:]
     assert below.min() < 80
 
 
