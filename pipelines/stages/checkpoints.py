@@ -1,15 +1,12 @@
 """Training checkpoints in the store, so that any machine can take over."""
 
-import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.core.store import Folder
 from unclip.training import read_state, write_state
-from unclip.training.checkpoints import State
-
-log = logging.getLogger(__name__)
+from unclip.training.checkpoints import OnNotice, State, newest_readable
 
 FOLDER = ".checkpoints"  # hidden: removed when the stage is done
 
@@ -30,14 +27,11 @@ class StoreCheckpoints:
         for old in self._steps()[: -self.keep]:
             self.folder.remove_file(_name(old))
 
-    def latest(self) -> tuple[int, State] | None:
-        """The newest state that reads whole."""
-        for step in reversed(self._steps()):
-            try:
-                return step, read_state(self.folder.local(_name(step)))
-            except Exception as error:  # torch.load raises many kinds over a damaged file
-                log.warning("checkpoint %s cannot be read: %s", _name(step), error)
-        return None
+    def latest(self, on_notice: OnNotice) -> tuple[int, State] | None:
+        """The newest file that can be read."""
+        return newest_readable(
+            self._steps(), lambda step: read_state(self.folder.local(_name(step))), on_notice
+        )
 
     def _steps(self) -> list[int]:
         names = [n for n in self.folder.marks(FOLDER) if n.startswith(f"{FOLDER}/step-")]

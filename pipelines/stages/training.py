@@ -112,6 +112,7 @@ class TrainingWorker:
             on_sample=self.sample,
             on_checkpoint=self.keep_history,
             on_rollback=self.tell_of_rollback,
+            on_notice=self.notice,
         )
         if self.rank == 0:
             self.publish(model, result)
@@ -167,6 +168,10 @@ class TrainingWorker:
     def tell_of_rollback(self, rollback: Rollback) -> None:
         """A person should look at these samples."""
         self.job.emit(Note(self.job.stage, str(rollback)))
+
+    def notice(self, message: str) -> None:
+        """Show the user a message of the training loop."""
+        self.job.emit(Note(self.job.stage, message))
 
     def publish(self, model: nn.Module, result: TrainingResult) -> None:
         """Write the averaged weights and what there is to say of them."""
