@@ -32,7 +32,7 @@ class Ema:
 
     @contextmanager
     def applied(self) -> Iterator[nn.Module]:
-        """The model with averaged weights, in evaluation mode; its own weights return at the end."""
+        """The model with averaged weights in evaluation mode; restores its own at the end."""
         own = {n: p.detach().clone() for n, p in self._trainable()}
         was_training = self._model.training
         self._write(self._average)
