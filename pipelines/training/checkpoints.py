@@ -2,13 +2,14 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pipelines.core.store import Folder
 from unclip.training import read_state, write_state
-from unclip.training.checkpoints import State
+from unclip.training.checkpoints import OnNotice, State, newest_readable
 
 log = logging.getLogger(__name__)
 
@@ -33,26 +34,25 @@ class StoreCheckpoints:
         for old in _steps(self.folder, WORKING)[: -self.keep]:
             self.folder.remove_file(f"{WORKING}/{_file(old)}")
 
-    def latest(self) -> tuple[int, State] | None:
+    def latest(self, on_notice: OnNotice) -> tuple[int, State] | None:
         """The newest state that can be read."""
-        for folder, name, step in self._candidates():
-            try:
-                return step, read_state(folder.local(name))
-            except Exception as error:  # torch.load raises many kinds over a damaged file
-                log.warning("checkpoint %s cannot be read: %s", folder.file(name), error)
-        return None
+        files = self._files()
+        return newest_readable(sorted(files), lambda step: read_state(files[step]()), on_notice)
 
     def keep_final(self, step: int) -> None:
         """Make the state after `step` an output of the stage."""
         source = f"{WORKING}/{_file(step)}"
         self.folder.publish(self.folder.local(source), f"{FINAL}/{_file(step)}")
 
-    def _candidates(self) -> Iterator[tuple[Folder, str, int]]:
-        for step in reversed(_steps(self.folder, WORKING)):
-            yield self.folder, f"{WORKING}/{_file(step)}", step
-        if self.start is not None:
-            for step in reversed(_steps(self.start, FINAL)):
-                yield self.start, f"{FINAL}/{_file(step)}", step
+    def _files(self) -> dict[int, Callable[[], Path]]:
+        """By step, how to get a local copy of the state."""
+        places = [(self.start, FINAL)] if self.start is not None else []
+        places.append((self.folder, WORKING))
+        return {
+            step: partial(folder.local, f"{subfolder}/{_file(step)}")
+            for folder, subfolder in places
+            for step in _steps(folder, subfolder)
+        }
 
     def _publish(self, name: str, state: State) -> None:
         with tempfile.TemporaryDirectory() as scratch:

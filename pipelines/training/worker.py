@@ -118,6 +118,7 @@ class TrainingWorker:
             on_sample=self.sample,
             on_checkpoint=self.keep_history,
             on_rollback=self.note_rollback,
+            on_notice=self.notice,
         )
         if self.rank == 0:
             if job.training.lr_schedule == "constant":  # a longer training can go on from here
@@ -172,6 +173,10 @@ class TrainingWorker:
     def note_rollback(self, rollback: Rollback) -> None:
         """Name the samples of a refused step, so that somebody looks at them."""
         self.job.emit(Note(self.job.stage, str(rollback)))
+
+    def notice(self, message: str) -> None:
+        """Show the user a message of the training loop."""
+        self.job.emit(Note(self.job.stage, message))
 
     def publish(self, model: nn.Module, result: TrainingResult) -> None:
         """Write the averaged weights and the summary of the training."""

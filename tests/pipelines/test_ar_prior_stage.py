@@ -53,7 +53,7 @@ class KilledContext(LocalContext):
 
         def die(step: int, values: dict[str, float]) -> None:
             keep_history(step, values)
-            if step == 2:
+            if step == 4:  # the checkpoint of step 2 was saved, that of step 4 is not yet
                 raise Killed
 
         worker.keep_history = die  # type: ignore[method-assign]
