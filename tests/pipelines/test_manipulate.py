@@ -19,7 +19,7 @@ from pipelines.core.store import Store
 from pipelines.data.decode import decode_rgb
 from pipelines.evaluation.generate import GenerationWorker, Weights
 from pipelines.evaluation.labelled import FONT_SIZE, Tile, labelled_grid, wrap
-from pipelines.tracking.image import log_picture
+from pipelines.tracking.image import log_image
 from pipelines.tracking.settings import TrackingSettings
 from tests.pipelines.given import GivenPca, evaluate_config, evaluate_stage
 from tests.pipelines.given_pairs import GivenPairs
@@ -110,7 +110,7 @@ def test_a_command_writes_a_labelled_grid_and_tracks_it(
     monkeypatch.setattr(studio, "check_models", lambda *given: None)
     monkeypatch.setattr(studio, "open_models", lambda *given: worker.pipeline)
     monkeypatch.setattr(
-        "pipelines.tracking.image.log_picture", lambda *given, **named: logged.append(named)
+        "pipelines.tracking.image.log_image", lambda *given, **named: logged.append(named)
     )
     assert main(["--debug", *arguments, "--store", "store", "--out", "grid.png"]) == 0
     grid = Image.open("grid.png")
@@ -131,7 +131,7 @@ def project(worker: GenerationWorker, monkeypatch: pytest.MonkeyPatch) -> Projec
     for command in (reconstruct, variations):
         monkeypatch.setattr(command, "find_project", lambda arguments: found)
     monkeypatch.setattr(studio, "open_models", lambda *given: worker.pipeline)
-    monkeypatch.setattr("pipelines.tracking.image.log_picture", lambda *given, **named: None)
+    monkeypatch.setattr("pipelines.tracking.image.log_image", lambda *given, **named: None)
     return found
 
 
@@ -188,9 +188,7 @@ def test_an_outage_of_the_tracking_server_is_a_warning_and_the_picture_is_told_l
     settings = TrackingSettings(uri=f"http://127.0.0.1:{port}")
     said: list[str] = []
     store = Store(str(tmp_path / "kept"))
-    log_picture(
-        Path("grey.png"), store, settings, name="edit", params={"to": "a"}, warn=said.append
-    )
+    log_image(Path("grey.png"), store, settings, name="edit", params={"to": "a"}, warn=said.append)
     assert "does not answer" in said[0]
     assert len(list((tmp_path / "kept").rglob("*.json"))) == 4
 
@@ -200,9 +198,7 @@ def test_a_picture_is_a_run_with_its_parameters(tmp_path: Path) -> None:
 
     said: list[str] = []
     store, settings = Store(str(tmp_path / "kept")), TrackingSettings()
-    log_picture(
-        Path("grey.png"), store, settings, name="edit", params={"to": "a"}, warn=said.append
-    )
+    log_image(Path("grey.png"), store, settings, name="edit", params={"to": "a"}, warn=said.append)
     assert said == []
     client = MlflowClient(f"sqlite:///{tmp_path}/kept/mlflow.db")
     experiment = client.get_experiment_by_name(settings.experiment)
