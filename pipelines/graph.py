@@ -63,11 +63,16 @@ def unclip_graph(config: PipelineConfig) -> Graph:
         "decoder": models["decoder"],
         "upsamplers": {name: models[name] for name in config.upsamplers},
     }
-    evaluation = Evaluate(
-        pairs, embeddings, selection, clip, **cascade, config=config.evaluate
-    )
+    evaluation = Evaluate(pairs, embeddings, selection, clip, **cascade, config=config.evaluate)
     report = BuildReport(
-        evaluation, downloaded, pairs, embeddings, selection, pca, clip, **cascade,
+        evaluation,
+        downloaded,
+        pairs,
+        embeddings,
+        selection,
+        pca,
+        clip,
+        **cascade,
         config=config.report,
     )
     graph = Graph([models["decoder"], report])  # the decoder first: it takes longest
@@ -107,9 +112,7 @@ def training_stage(
     )
 
 
-def own_stages(
-    sections: Mapping[str, OwnStageSection], graph: Graph
-) -> dict[str, Stage[Artifact]]:
+def own_stages(sections: Mapping[str, OwnStageSection], graph: Graph) -> dict[str, Stage[Artifact]]:
     """The stages of section `stages`, in its order; each may read those before it."""
     known = dict(graph.stages)
     own: dict[str, Stage[Artifact]] = {}

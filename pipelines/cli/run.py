@@ -24,16 +24,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _carry_out(project: Project, plan: Plan, arguments: argparse.Namespace) -> None:
-    from pipelines.cli.progress import View
+    from pipelines.cli.progress import ProgressDisplay
     from pipelines.core.runner import RunSettings, run_plan
-    from pipelines.tracking.server import prepare
+    from pipelines.tracking.preflight import prepare
     from pipelines.tracking.tracker import Tracker
 
     section = project.config.run
     project.store.check_writable()
-    view = View(plan)
-    uri = prepare(section.tracking, project.store, view.say)
-    tracker = Tracker(plan, project.store, section.tracking, uri=uri, warn=view.say)
+    display = ProgressDisplay(plan)
+    uri = prepare(section.tracking, project.store, display.say)
+    tracker = Tracker(plan, project.store, section.tracking, uri=uri, warn=display.say)
     settings = RunSettings(
         resources=section.resources,
         retries=section.retries,
@@ -44,8 +44,8 @@ def _carry_out(project: Project, plan: Plan, arguments: argparse.Namespace) -> N
     config = json.loads(json.dumps(dataclasses.asdict(project.config)))
     tracker.begin(name=Path(arguments.config).stem, config=config)
     try:
-        with view:
-            run_plan(plan, project.store, settings, [view, tracker])
+        with display:
+            run_plan(plan, project.store, settings, [display, tracker])
     except (KeyboardInterrupt, SystemExit):
         tracker.end("KILLED")
         raise

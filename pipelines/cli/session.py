@@ -93,13 +93,13 @@ class Studio:
 
     def finish(self, rows: Sequence[Sequence[Tile]]) -> None:
         """Write the grid, track it, and say where it is."""
-        from pipelines.tracking.image import log_picture
+        from pipelines.tracking.image import log_image
 
         draw_grid(rows).save(self.target)
         print(f"Wrote {self.target}.")
         if self.project is None:  # nor a tracking server
             return
-        log_picture(
+        log_image(
             self.target,
             self.project.store,
             self.project.config.run.tracking,

@@ -82,7 +82,9 @@ class PipelineConfig(Config):
 
     def __post_init__(self) -> None:
         if not self.priors:
-            raise ConfigError("priors is empty; give at least one, such as prior: {kind: diffusion}")
+            raise ConfigError(
+                "priors is empty; give at least one, such as prior: {kind: diffusion}"
+            )
         self._check_names()
         self._check_resources()
         check_widths(self)

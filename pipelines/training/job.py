@@ -1,7 +1,6 @@
 """The driver's part of a training: what the workers need to know, and what they made."""
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.artifacts import (

@@ -15,7 +15,6 @@ from pipelines.training.calibration import Calibration
 from pipelines.training.initial_weights import InitialWeights
 from unclip.checkpoint import save_model
 from unclip.clip.frozen import FrozenClip
-from unclip.config import Config
 from unclip.kinds import build, preview, spec_of, training_loss
 from unclip.training import Batch, Loss
 

@@ -50,9 +50,7 @@ def test_an_override_changes_one_field_and_the_keys_of_what_depends_on_it() -> N
 
 def test_the_preset_fills_in_the_prior_of_the_chosen_kind() -> None:
     assert load_config("demo").priors["prior"].model == presets.tiny().prior
-    chosen = load_config(
-        "demo", ["priors.prior.kind=autoregressive", "priors.prior.model.depth=2"]
-    )
+    chosen = load_config("demo", ["priors.prior.kind=autoregressive", "priors.prior.model.depth=2"])
     assert chosen.priors["prior"].model == replace(presets.tiny_ar_prior(), depth=2)
 
 
@@ -103,8 +101,13 @@ def test_upsamplers_can_be_taken_out() -> None:
     none = ["upsamplers={}", "evaluate.sampling.upsamplers={}"]
     graph = unclip_graph(load_config("demo", none))
     assert not [name for name in graph["evaluate"].dependencies if "upsampler" in name]
-    one = load_config("demo", ["upsamplers.upsampler_2=null", "evaluate.sampling.upsamplers={"
-                               "upsampler_1: {sampler: ddim, num_inference_steps: 4}}"])
+    one = load_config(
+        "demo",
+        [
+            "upsamplers.upsampler_2=null",
+            "evaluate.sampling.upsamplers={upsampler_1: {sampler: ddim, num_inference_steps: 4}}",
+        ],
+    )
     assert list(one.upsamplers) == ["upsampler_1"]
 
 
