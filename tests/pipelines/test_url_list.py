@@ -130,26 +130,39 @@ def test_a_header_is_read_with_its_quotes_line_breaks_and_byte_order_mark(tmp_pa
 
 
 CHECK = """
-import sys
+import io, sys, time
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
 from pipelines.data.url_list import check_url_list
-for path in sys.argv[1:]:
-    check_url_list(path, "link", "text")
+
+
+class SlowFile(io.FileIO):
+    def read(self, size=-1):
+        content = super().read(size)
+        time.sleep(0.2)  # as a bucket that is far away
+        return content
+
+
+class SlowFiles(LocalFileSystem):
+    protocol = "slow"
+
+    def _open(self, path, mode="rb", **_):
+        return SlowFile(path, mode)
+
+
+fsspec.register_implementation("slow", SlowFiles)
+check_url_list("slow://" + sys.argv[1], "link", "text")
 """
 
 
-def test_a_process_that_checked_lists_exits_in_order(tmp_path: Path) -> None:
-    # Arrow's streaming reader, left open, aborted one process in about three.
-    for name in ("x.csv", "x.tsv"):
-        write_list(tmp_path / name)
-        with (tmp_path / name).open("a") as out:
-            separator = "," if name == "x.csv" else "\t"
-            out.writelines(
-                f"http://a/{i}{separator}{'x' * 200}{separator}3\n" for i in range(20_000)
-            )
-    paths = [str(tmp_path / name) for name in ("x.csv", "x.tsv")]
-    for _ in range(12):
+def test_a_process_that_checked_a_list_exits_normally(tmp_path: Path) -> None:
+    # Arrow's streaming reader still read ahead in a thread at exit: every second process aborted.
+    with (tmp_path / "x.csv").open("w") as out:
+        out.write("link,text,n\n")
+        out.writelines(f"http://a/{i},{'x' * 200},3\n" for i in range(20_000))
+    for _ in range(10):
         done = subprocess.run(
-            [sys.executable, "-c", CHECK, *paths],
+            [sys.executable, "-c", CHECK, str(tmp_path / "x.csv")],
             capture_output=True,
             text=True,
             timeout=60,
