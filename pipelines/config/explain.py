@@ -70,19 +70,19 @@ def _explain_one(error: Error, raw: RawConfig) -> str:
         known = error["ctx"].get("expected_tags") or "docs/reference/config.md lists them"
         return f"{where}.kind {given}; choose one of {known}."
     if error["type"] in UNKNOWN:
-        return f"{where} is not a setting{_suggest(keys, raw)}"
+        return f"{where} is not a setting{_suggest(keys)}"
     if error["type"] in MISSING:
         return f"{where} is missing and has no default; docs/reference/config.md describes it."
     return f"{where} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}."
 
 
-def _suggest(keys: Keys, raw: RawConfig) -> str:
-    names = tuple(_field_names(PipelineConfig, keys[:-1], raw.values))
+def _suggest(keys: Keys) -> str:
+    names = tuple(_field_names(PipelineConfig, keys[:-1]))
     close = did_you_mean(keys[-1], names)
     return f"{close}" if close else f"; there are {', '.join(names)}." if names else "."
 
 
-def _field_names(kind: Any, keys: Keys, values: Any) -> list[str]:
+def _field_names(kind: Any, keys: Keys) -> list[str]:
     """The settings that the section at a place has."""
     for name in keys:
         kind = _kind_of(kind, name)

@@ -36,7 +36,8 @@ def _read_model(role: Role, value: Any, info: ValidationInfo) -> Any:
     """The config of the section's kind; left as it is where the kind itself was refused."""
     if "kind" not in info.data:
         return value
-    return TypeAdapter(find_spec(role, info.data["kind"]).config).validate_json(json.dumps(value))
+    config: Any = find_spec(role, info.data["kind"]).config
+    return TypeAdapter(config).validate_json(json.dumps(value))
 
 
 PriorKind = Annotated[str, AfterValidator(partial(_check_kind, "prior"))]

@@ -82,8 +82,8 @@ def newest_readable(
         except CheckpointUnreadableError as error:
             damaged.append((step, error))
     instead = f"goes on from step {found[0]}" if found else "starts again from step 0"
-    for step, error in damaged:
-        on_notice(f"checkpoint of step {step} cannot be read ({error}); training {instead} instead")
+    for step, reason in damaged:
+        on_notice(f"checkpoint of step {step} cannot be read ({reason}); training {instead} instead")
     return found
 
 
