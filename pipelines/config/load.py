@@ -16,6 +16,7 @@ from pipelines.config.sections import PipelineConfig
 from pipelines.core.errors import PipelineError
 from unclip import presets
 from unclip.config import ConfigError
+from unclip.extension import did_you_mean
 from unclip.models import FrozenTextConfig, TextEncoderConfig
 
 CONFIGS = Path(__file__).parent / "packaged"
@@ -48,10 +49,12 @@ def find_config(name: str) -> Path:
         return path
     if packaged.is_file():
         return packaged
-    known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
+    packaged_names = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
+    files = sorted(str(p) for p in path.parent.glob("*.y*ml"))
     raise ConfigFileError(
-        f"There is no configuration {name!r}. Give the path of a YAML file, or one of the packaged "
-        f"ones: {known}. `unclip init` writes one to start from."
+        f"There is no configuration {name!r}{did_you_mean(name, (*packaged_names, *files))}. Give "
+        f"the path of a YAML file or a packaged name: {', '.join(packaged_names)}. "
+        "`unclip init` writes a file to start from."
     )
 
 
