@@ -62,9 +62,10 @@ def unclip_graph(config: PipelineConfig) -> Graph:
 
     clip: Stage[ClipWeights]
     if isinstance(config.clip, PretrainedClip):
-        clip = LoadClip(config.clip)
+        clip = LoadClip(config.clip, name="clip")
     else:
-        clip = TrainClip(pairs, config.clip, config.select.held_out_fraction, config.loader)
+        fraction = config.select.held_out_fraction
+        clip = TrainClip(pairs, config.clip, fraction, config.loader, name="clip")
 
     embeddings = Embed(pairs, clip, config.embed)
     selection = Select(embeddings, config.select)
@@ -129,5 +130,5 @@ def model_stage(
     loader: LoaderSettings,
 ) -> TrainModel:
     """The training of a section's model, from the weights that it names."""
-    initial = find_weights(section.init_from, section.model, section=kind.name)
+    initial = find_weights(section.init_from, section.model, section=kind.kind)
     return kind(*rows, section.model, section.training, loader, initial=initial)

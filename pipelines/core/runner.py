@@ -89,6 +89,14 @@ class StageContext:
         """The artifact of a dependency."""
         return load_artifact(self.store, stage)
 
+    def earlier(self) -> Sequence[Manifest]:
+        """The finished results of stages of this name, the newest first."""
+        return self.store.manifests(self.stage.name)
+
+    def folder_of(self, manifest: Manifest) -> Folder:
+        """Where a result is stored."""
+        return self.store.folder(manifest.stage, manifest.key)
+
     def map_shards(
         self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
     ) -> dict[str, Metadata]:
@@ -279,7 +287,7 @@ def _manifest(
         key=stage.key,
         version=stage.version,
         description=stage.description,
-        dependencies={n: d.label for n, d in stage.dependencies.items()},
+        dependencies={path: d.label for path, d in stage.dependencies.items()},
         metadata=artifact.metadata(),
         outputs={},
         provenance=provenance(),

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import urljoin
 
 import pyarrow as pa
@@ -40,6 +40,8 @@ QUALITIES = {"jpg": range(1, 101), "png": range(10)}  # for PNG it is the compre
 @dataclass(frozen=True, kw_only=True)
 class DownloadConfig(Config):
     """How pictures are fetched and stored."""
+
+    tag: ClassVar[str] = "download"
 
     image_size: int  # pixels; what it bounds follows from resize_mode
     resize_mode: Literal["border", "keep_ratio", "center_crop", "no"]  # as img2dataset has them

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pyarrow as pa
@@ -25,6 +25,8 @@ EXAMPLES_PER_REASON = 3
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig(Config):
     """Which pairs are kept."""
+
+    tag: ClassVar[str] = "filter"
 
     min_caption_chars: int  # shorter captions go
     max_caption_chars: int  # longer captions go

@@ -1,6 +1,7 @@
 """How a cascade is evaluated."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from unclip.config import Config, ConfigError
 from unclip.generation import SamplingConfig
@@ -9,6 +10,8 @@ from unclip.generation import SamplingConfig
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Config):
     """How many captions are drawn, and what is made of each."""
+
+    tag: ClassVar[str] = "evaluate"
 
     held_out_samples: int  # captions at most, of pairs that no training saw
     training_samples: int  # captions at most, of pairs that training saw

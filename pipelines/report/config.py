@@ -1,6 +1,7 @@
 """What the report is called and how much it shows."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from unclip.config import Config, ConfigError
 
@@ -17,6 +18,8 @@ HEADLINE = (
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(Config):
     """The report's own settings; what is measured is the evaluation's."""
+
+    tag: ClassVar[str] = "report"
 
     title: str  # on top of the page
     samples: int = 24  # captions of each split that are shown

@@ -21,6 +21,8 @@ SPLIT = "split"
 class PretrainedClip(Config):
     """Weights from open_clip, by name or path."""
 
+    tag: ClassVar[str] = "pretrained_clip"
+
     kind: Literal["pretrained"]  # take weights that exist
     source: ClipConfig
 
@@ -33,6 +35,8 @@ class PretrainedClip(Config):
 @dataclass(frozen=True, kw_only=True)
 class TrainedClip(TrainingSection):
     """A small CLIP, trained on the pairs that are not held out."""
+
+    tag: ClassVar[str] = "trained_clip"
 
     kind: Literal["trained"]  # train one here
     architecture: ClipArchitecture
@@ -47,7 +51,7 @@ class TrainedClip(TrainingSection):
 class LoadClip(Stage[ClipWeights]):
     """Fetch pretrained weights once, into the store, where every worker finds them."""
 
-    name: ClassVar[str] = "clip"
+    kind: ClassVar[str] = "pretrained_clip"
     artifact: ClassVar[type[Artifact]] = ClipWeights
 
     config: PretrainedClip
@@ -67,7 +71,7 @@ class LoadClip(Stage[ClipWeights]):
 class TrainClip(Stage[ClipWeights]):
     """Train a CLIP by contrast; the held-out split of later stages is held out here too."""
 
-    name: ClassVar[str] = "clip"
+    kind: ClassVar[str] = "trained_clip"
     artifact: ClassVar[type[Artifact]] = ClipWeights
     worker_group: ClassVar[bool] = True
 

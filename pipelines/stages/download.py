@@ -25,6 +25,8 @@ DEMO = "demo"  # in place of a path: the packaged list, whose pictures the stage
 class SourceConfig(Config):
     """The list of URLs and captions."""
 
+    tag: ClassVar[str] = "source"
+
     urls: str  # a path or URL of Parquet, CSV, TSV or JSON lines, or "demo"
     url_column: str  # its column of URLs
     caption_column: str  # its column of captions
@@ -100,7 +102,7 @@ def total_counts(metadata: Iterable[Metadata]) -> dict[str, Any]:
 class Download(Stage[PairShards]):
     """Pictures and captions of all rows that could be had."""
 
-    name: ClassVar[str] = "download"
+    kind: ClassVar[str] = "download"
     artifact: ClassVar[type[Artifact]] = PairShards
 
     source: SourceConfig

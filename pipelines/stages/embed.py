@@ -14,14 +14,16 @@ import pyarrow.parquet as pq
 from pipelines.artifacts import ClipWeights, EmbeddingShards, PairShards
 from pipelines.artifacts.schema import embeddings
 from pipelines.core.stage import Artifact, Context, Metadata, Stage
-from unclip.config import Config, ConfigError
+from unclip.config import Config, ConfigError, not_in_key
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig(Config):
     """How many pairs go through the CLIP at once."""
 
-    batch_size: int  # pairs that go through the CLIP at once
+    tag: ClassVar[str] = "embed"
+
+    batch_size: int = not_in_key()  # pairs that go through the CLIP at once
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -107,7 +109,7 @@ def to_array(column: Any) -> np.ndarray:
 class Embed(Stage[EmbeddingShards]):
     """CLIP embeddings of every pair, in shards of the pairs' names and order."""
 
-    name: ClassVar[str] = "embed"
+    kind: ClassVar[str] = "embed"
     version: ClassVar[int] = 2  # 2: with image_norm
     artifact: ClassVar[type[Artifact]] = EmbeddingShards
 

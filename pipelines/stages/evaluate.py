@@ -28,7 +28,7 @@ METRICS_FILE = "metrics.json"
 class Evaluate(Stage[Evaluation]):
     """Pictures for held-out and for training captions, and how good they are."""
 
-    name: ClassVar[str] = "evaluate"
+    kind: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 2  # 2: samples have image_norm; decoder/*_over_text
     artifact: ClassVar[type[Artifact]] = Evaluation
 

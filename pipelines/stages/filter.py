@@ -16,7 +16,7 @@ from pipelines.stages.download import total_counts
 class Filter(Stage[PairShards]):
     """The pairs that pass every rule."""
 
-    name: ClassVar[str] = "filter"
+    kind: ClassVar[str] = "filter"
     artifact: ClassVar[type[Artifact]] = PairShards
 
     pairs: Stage[PairShards]

@@ -3,9 +3,9 @@
 import contextlib
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import fsspec
 
@@ -14,6 +14,7 @@ from pipelines.core.errors import PipelineError
 from pipelines.core.fingerprint import canonical, differences
 from pipelines.core.store import Folder
 from unclip.checkpoint import CheckpointError, check_file, load_model
+from unclip.config import not_in_key
 from unclip.models import (
     ARPriorConfig,
     DecoderConfig,
@@ -45,11 +46,13 @@ class InitialWeightsError(PipelineError):
     """A file of weights that is not there, or not what the configuration asks for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InitialWeights:
     """A file's weights: what it holds is part of a stage's key, where it lies is not."""
 
-    url: str = field(compare=False)
+    tag: ClassVar[str] = "initial_weights"
+
+    url: str = not_in_key()
     sha256: str  # of the file
 
     def local(self) -> Path:
@@ -86,7 +89,7 @@ def find_weights(url: str | None, model: ModelConfig, *, section: str) -> Initia
                 f"{where} was saved with another model than {section}.model (the file's → the "
                 f"configuration's): {differing}. Change {section}.model, or give another file."
             )
-        return InitialWeights(url, _sha256(fs, path))
+        return InitialWeights(url=url, sha256=_sha256(fs, path))
     except InitialWeightsError:
         raise
     except CheckpointError as error:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class LoaderSettings(Config):
     """How far rows are shuffled."""
 
+    tag: ClassVar[str] = "loader"
+
     shuffle_shards: int  # that are in memory, and mixed, at the same time
 
     def __post_init__(self) -> None:
@@ -127,14 +129,14 @@ class TrainModel(Stage[TrainedModel]):
 class TrainPrior(TrainModel):
     """Caption → CLIP image embedding."""
 
-    name: ClassVar[str] = "prior"
+    kind: ClassVar[str] = "prior"
 
 
 @dataclass(frozen=True)
 class TrainARPrior(TrainModel):
     """Caption → the codes of a CLIP image embedding's principal components."""
 
-    name: ClassVar[str] = "prior"
+    kind: ClassVar[str] = "prior"
 
     model: ARPriorConfig
     pca: Stage[PcaBasisFile]
@@ -154,35 +156,35 @@ class TrainARPrior(TrainModel):
 class TrainSecondPrior(TrainPrior):
     """A diffusion prior beside the first, to be compared with it."""
 
-    name: ClassVar[str] = "second_prior"
+    kind: ClassVar[str] = "second_prior"
 
 
 @dataclass(frozen=True)
 class TrainSecondARPrior(TrainARPrior):
     """An autoregressive prior beside the first, to be compared with it."""
 
-    name: ClassVar[str] = "second_prior"
+    kind: ClassVar[str] = "second_prior"
 
 
 @dataclass(frozen=True)
 class TrainDecoder(TrainModel):
     """CLIP image embedding and caption → small picture."""
 
-    name: ClassVar[str] = "decoder"
+    kind: ClassVar[str] = "decoder"
 
 
 @dataclass(frozen=True)
 class TrainUpsampler1(TrainModel):
     """Small picture → middle size."""
 
-    name: ClassVar[str] = "upsampler_1"
+    kind: ClassVar[str] = "upsampler_1"
 
 
 @dataclass(frozen=True)
 class TrainUpsampler2(TrainModel):
     """Middle size → full size."""
 
-    name: ClassVar[str] = "upsampler_2"
+    kind: ClassVar[str] = "upsampler_2"
 
 
 def training_shards(

@@ -32,6 +32,8 @@ MOMENTS = pa.schema(
 class PcaConfig(Config):
     """How many components count as kept; all of them are stored."""
 
+    tag: ClassVar[str] = "pca"
+
     dimensions: int  # components that count as kept; 319 in the paper
 
     def __post_init__(self) -> None:
@@ -70,7 +72,7 @@ class MomentsWorker:
 class Pca(Stage[PcaBasisFile]):
     """Mean, components by falling eigenvalue and eigenvalues of the training rows' embeddings."""
 
-    name: ClassVar[str] = "pca"
+    kind: ClassVar[str] = "pca"
     artifact: ClassVar[type[Artifact]] = PcaBasisFile
 
     embeddings: Stage[EmbeddingShards]

@@ -29,7 +29,7 @@ REPORT_FILE = "report.html"
 class BuildReport(Stage[Report]):
     """Metrics, samples, curves, data quality and lineage on one page."""
 
-    name: ClassVar[str] = "report"
+    kind: ClassVar[str] = "report"
     version: ClassVar[int] = 2  # 2: compares two priors, shows cascades of one upsampler
     artifact: ClassVar[type[Artifact]] = Report
 

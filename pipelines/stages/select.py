@@ -22,6 +22,8 @@ BUCKET_ROWS = 4096  # that are compared with each other in the search for near d
 class SelectConfig(Config):
     """What is good enough to learn from, and how much of it is held out."""
 
+    tag: ClassVar[str] = "select"
+
     min_similarity: float  # cosine of image and caption; -1 keeps all
     near_duplicate_similarity: float | None  # cosine of two images from which one goes; None: off
     held_out_fraction: float  # of the rows, by their keys; no training sees them
@@ -106,7 +108,7 @@ def find_repeats(shards: EmbeddingShards, threshold: float | None) -> dict[str, 
 class Select(Stage[SelectionShards]):
     """Rows above the similarity floor, near duplicates left out, split by their keys alone."""
 
-    name: ClassVar[str] = "select"
+    kind: ClassVar[str] = "select"
     artifact: ClassVar[type[Artifact]] = SelectionShards
 
     embeddings: Stage[EmbeddingShards]

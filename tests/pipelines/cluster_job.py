@@ -66,7 +66,7 @@ def make(ctx: Context, stage: str) -> Shards:
 
 @dataclass(frozen=True)
 class Gather(Stage[Shards]):
-    name: ClassVar[str] = "gather"
+    kind: ClassVar[str] = "gather"
     artifact: ClassVar[type[Artifact]] = Shards
 
     def run(self, ctx: Context) -> Shards:
@@ -75,7 +75,7 @@ class Gather(Stage[Shards]):
 
 @dataclass(frozen=True)
 class Learn(Stage[Shards]):
-    name: ClassVar[str] = "learn"
+    kind: ClassVar[str] = "learn"
     artifact: ClassVar[type[Artifact]] = Shards
 
     gathered: Stage[Shards]

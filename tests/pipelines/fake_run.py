@@ -31,7 +31,7 @@ class Weights(Artifact):
 class Pairs(Stage[Shards]):
     """Image-text pairs from a list of addresses."""
 
-    name: ClassVar[str] = "pairs"
+    kind: ClassVar[str] = "pairs"
     artifact: ClassVar[type[Artifact]] = Shards
     source: str
 
@@ -46,7 +46,7 @@ class Fit(Stage[Weights]):
     Resumes from its last checkpoint.
     """
 
-    name: ClassVar[str] = "fit"
+    kind: ClassVar[str] = "fit"
     artifact: ClassVar[type[Artifact]] = Weights
     pairs: Stage[Shards]
     config: FitConfig
@@ -59,7 +59,7 @@ class Fit(Stage[Weights]):
 class Check(Stage[Artifact]):
     """What the model can do, as a report."""
 
-    name: ClassVar[str] = "check"
+    kind: ClassVar[str] = "check"
     artifact: ClassVar[type[Artifact]] = Artifact
     model: Stage[Weights]
 

@@ -48,7 +48,7 @@ CONTEXT_LENGTH = 24  # as in the tiny preset
 class GivenClip(Stage[ClipWeights]):
     """A small CLIP with random weights."""
 
-    name: ClassVar[str] = "clip"
+    kind: ClassVar[str] = "clip"
     artifact: ClassVar[type[Artifact]] = ClipWeights
 
     width: int = 64
@@ -85,7 +85,7 @@ class GivenClip(Stage[ClipWeights]):
 class GivenEmbeddings(Stage[EmbeddingShards]):
     """What that CLIP makes of the pairs."""
 
-    name: ClassVar[str] = "embed"
+    kind: ClassVar[str] = "embed"
     artifact: ClassVar[type[Artifact]] = EmbeddingShards
 
     pairs: Stage[PairShards]
@@ -104,7 +104,7 @@ class GivenEmbeddings(Stage[EmbeddingShards]):
 class GivenSelection(Stage[SelectionShards]):
     """All rows; every third is held out."""
 
-    name: ClassVar[str] = "select"
+    kind: ClassVar[str] = "select"
     artifact: ClassVar[type[Artifact]] = SelectionShards
 
     embeddings: Stage[EmbeddingShards]
@@ -128,7 +128,7 @@ class GivenSelection(Stage[SelectionShards]):
 class GivenPca(Stage[PcaBasisFile]):
     """A basis with falling eigenvalues."""
 
-    name: ClassVar[str] = "pca"
+    kind: ClassVar[str] = "pca"
     artifact: ClassVar[type[Artifact]] = PcaBasisFile
 
     width: int = 64
@@ -181,27 +181,27 @@ class GivenModel(Stage[TrainedModel]):
 
 @dataclass(frozen=True)
 class GivenPrior(GivenModel):
-    name: ClassVar[str] = "prior"
+    kind: ClassVar[str] = "prior"
 
 
 @dataclass(frozen=True)
 class GivenSecondPrior(GivenModel):
-    name: ClassVar[str] = "second_prior"
+    kind: ClassVar[str] = "second_prior"
 
 
 @dataclass(frozen=True)
 class GivenDecoder(GivenModel):
-    name: ClassVar[str] = "decoder"
+    kind: ClassVar[str] = "decoder"
 
 
 @dataclass(frozen=True)
 class GivenUpsampler1(GivenModel):
-    name: ClassVar[str] = "upsampler_1"
+    kind: ClassVar[str] = "upsampler_1"
 
 
 @dataclass(frozen=True)
 class GivenUpsampler2(GivenModel):
-    name: ClassVar[str] = "upsampler_2"
+    kind: ClassVar[str] = "upsampler_2"
 
 
 def small_models() -> tuple[DiffusionPriorConfig, DecoderConfig, UpsamplerConfig, UpsamplerConfig]:

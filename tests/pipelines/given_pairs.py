@@ -39,7 +39,7 @@ def pair(number: int) -> dict[str, Any]:
 class GivenPairs(Stage[PairShards]):
     """Packaged pictures in two shards."""
 
-    name: ClassVar[str] = "filter"
+    kind: ClassVar[str] = "filter"
     artifact: ClassVar[type[Artifact]] = PairShards
 
     rows: int
@@ -62,4 +62,4 @@ class GivenPairs(Stage[PairShards]):
 
 @dataclass(frozen=True)
 class GivenDownload(GivenPairs):
-    name: ClassVar[str] = "download"
+    kind: ClassVar[str] = "download"

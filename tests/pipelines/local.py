@@ -1,7 +1,7 @@
 """A stage with all it needs, run in this process: `make` needs no Ray."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ import torch
 from pipelines.core.events import Event
 from pipelines.core.runner import _manifest, load_artifact
 from pipelines.core.stage import Artifact, Metadata, ShardWorker, Stage
-from pipelines.core.store import Folder, Store
+from pipelines.core.store import Folder, Manifest, Store
 from pipelines.core.tables import check_schema
 
 A = TypeVar("A", bound=Artifact)
@@ -32,6 +32,12 @@ class LocalContext:
 
     def load(self, stage: Stage[A]) -> A:
         return load_artifact(self.store, stage)
+
+    def earlier(self) -> Sequence[Manifest]:
+        return self.store.manifests(self.folder.url.rsplit("/", 2)[1])
+
+    def folder_of(self, manifest: Manifest) -> Folder:
+        return self.store.folder(manifest.stage, manifest.key)
 
     def map_shards(
         self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str

@@ -39,17 +39,17 @@ class Tuned(Stage[TrainedModel]):
 
 @dataclass(frozen=True)
 class TunedPrior(Tuned):
-    name: ClassVar[str] = "prior"
+    kind: ClassVar[str] = "prior"
 
 
 @dataclass(frozen=True)
 class TunedDecoder(Tuned):
-    name: ClassVar[str] = "decoder"
+    kind: ClassVar[str] = "decoder"
 
 
 @dataclass(frozen=True)
 class TunedUpsampler(Tuned):
-    name: ClassVar[str] = "upsampler_1"
+    kind: ClassVar[str] = "upsampler_1"
 
 
 def use(

@@ -153,7 +153,7 @@ def test_a_stage_trains_karlos_model_and_leaves_its_text_tower_alone(
     torch.manual_seed(0)
     path, config = tmp_path / "weights.safetensors", SMALL[kind]
     save_model(path, build(config))
-    weights = find_weights(str(path), config, section=kind.name)
+    weights = find_weights(str(path), config, section=kind.kind)
     rows = given_rows()
     for row in rows:
         make(store, row)

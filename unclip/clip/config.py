@@ -5,7 +5,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from unclip.config import Config, ConfigError
 
@@ -22,6 +22,8 @@ class ClipConfig(Config):
     the path of a checkpoint; or `model` is "local-dir:<folder>", as `FrozenClip.save` writes it, or
     "hf-hub:<owner>/<name>", and `pretrained` is None.
     """
+
+    tag: ClassVar[str] = "clip"
 
     model: str
     pretrained: str | None
@@ -78,6 +80,8 @@ class ClipConfig(Config):
 @dataclass(frozen=True, kw_only=True)
 class ClipArchitecture(Config):
     """A vision transformer and a text transformer of open_clip's, small enough to train here."""
+
+    tag: ClassVar[str] = "clip_architecture"
 
     embed_dim: int
     image_size: int

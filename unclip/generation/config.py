@@ -1,6 +1,7 @@
 """How to sample from each model of a cascade."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from unclip.config import Config, ConfigError
 from unclip.models import DecoderConfig, KarloDecoderConfig
@@ -17,6 +18,8 @@ DECODER_SAMPLERS = (*UPSAMPLER_SAMPLERS, "ddpm_learned")
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig(Config):
     """How to sample from each model of a cascade."""
+
+    tag: ClassVar[str] = "sampling"
 
     prior_sampler: str  # ddim, ddpm_fixed_small, ddpm_fixed_large, dpm_solver_pp_2m, analytic_dpm
     prior_steps: int  # of a diffusion prior

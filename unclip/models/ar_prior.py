@@ -11,6 +11,7 @@ the training data decide: the basis, the buckets' edges and the bins of the dot 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ from unclip.validation import check_embeds, check_rows
 @dataclass(frozen=True, kw_only=True)
 class ARPriorConfig(Config):
     """A causal transformer over quantised principal components (section 2.2 of the paper)."""
+
+    tag: ClassVar[str] = "autoregressive_prior"
 
     embed_dim: int
     width: int

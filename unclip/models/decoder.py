@@ -23,6 +23,8 @@ from unclip.validation import check_embeds, check_rows
 class DecoderConfig(Config):
     """GLIDE's text-conditional U-Net with the CLIP embedding added (section 2.1 of the paper)."""
 
+    tag: ClassVar[str] = "decoder"
+
     unit_norm: ClassVar[bool] = True  # of the image embeddings that it reads
 
     image_size: int

@@ -3,6 +3,7 @@
 # B batch, L tokens of the captions, W width of the tower
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ OPEN_CLIP_NAMES = {  # of one block, ours to open_clip's
 @dataclass(frozen=True, kw_only=True)
 class FrozenTextConfig(Config):
     """Sizes of the tower, which must be those of the CLIP that it is taken from."""
+
+    tag: ClassVar[str] = "frozen_text"
 
     vocab_size: int
     context_length: int

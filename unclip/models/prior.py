@@ -26,6 +26,8 @@ OWN_TOKENS = 3  # timestep, noised z_i, query: what changes from step to step
 class DiffusionPriorConfig(Config):
     """A causal transformer that predicts the image embedding x_0 (section 2.2 of the paper)."""
 
+    tag: ClassVar[str] = "diffusion_prior"
+
     x_start_limit: ClassVar[float | None] = None  # unit-norm embeddings need none while sampling
 
     embed_dim: int

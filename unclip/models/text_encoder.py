@@ -3,7 +3,7 @@
 # B batch, L context length, W width of the text encoder
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from unclip.models.transformer import Transformer
 @dataclass(frozen=True, kw_only=True)
 class TextEncoderConfig(Config):
     """A transformer over CLIP's byte-pair tokens; depth 0 only embeds them."""
+
+    tag: ClassVar[str] = "text_encoder"
 
     vocab_size: int
     context_length: int

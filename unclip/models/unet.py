@@ -4,6 +4,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate,
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig(Config):
     """Sizes of a U-Net; each entry of `channel_multipliers` is a level of half the resolution."""
+
+    tag: ClassVar[str] = "unet"
 
     channels: int
     channel_multipliers: tuple[int, ...]

@@ -3,6 +3,7 @@
 # B batch, S image size, s low-resolution size, D width of the U-Net's conditioning vector
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from unclip.validation import check_shape
 @dataclass(frozen=True, kw_only=True)
 class UpsamplerConfig(Config):
     """A convolutional U-Net over the noisy image and the enlarged low-resolution one."""
+
+    tag: ClassVar[str] = "upsampler"
 
     image_size: int
     low_res_size: int

@@ -3,9 +3,9 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from unclip.config import Config, ConfigError
+from unclip.config import Config, ConfigError, not_in_key
 
 # Settings that change what is written or said, but not one step that is taken.
 _WITHOUT_EFFECT = (
@@ -27,6 +27,8 @@ class TrainingConfig(Config):
     `logical_ranks` takes the same steps.
     """
 
+    tag: ClassVar[str] = "training"
+
     steps: int  # optimiser steps; 0 leaves the weights as they are
     batch_size: int  # of a step, over all logical ranks and workers
     logical_ranks: int  # parts of a batch; the most workers that can share it
@@ -40,13 +42,13 @@ class TrainingConfig(Config):
     max_grad_norm: float | None  # None: gradients are not clipped
     ema_decay: float  # of the averaged weights, which are what is kept
     precision: Literal["float32", "bfloat16"]  # of the arithmetic; weights stay float32
-    log_every_steps: int
-    checkpoint_every_steps: int
-    keep_checkpoints: int  # the newest ones
-    sample_every_steps: int | None  # None: no samples on the way
+    log_every_steps: int = not_in_key()
+    checkpoint_every_steps: int = not_in_key()
+    keep_checkpoints: int = not_in_key()  # the newest ones
+    sample_every_steps: int | None = not_in_key()  # None: no samples on the way
     seed: int  # of weights, order and noise
     max_loss_ratio: float | None = 10.0  # a loss above this times the running median is a spike
-    max_rollbacks: int = 3  # to the same checkpoint, before training is given up
+    max_rollbacks: int = not_in_key(3)  # to the same checkpoint, before training is given up
 
     def __post_init__(self) -> None:
         self._need("steps", self.steps >= 0, "0 or above")

@@ -24,6 +24,8 @@ from unclip.models.unet import UNet, UNetConfig
 class KarloDecoderConfig(Config):
     """A U-Net that predicts ε and where the variance lies between its bounds."""
 
+    tag: ClassVar[str] = "karlo_decoder"
+
     prediction: ClassVar[str] = "epsilon"
     learned_variance: ClassVar[bool] = True
     unit_norm: ClassVar[bool] = False  # it reads image embeddings as CLIP makes them

@@ -3,6 +3,7 @@
 # B batch, L tokens of the captions, W width of CLIP's text tower, E of its embeddings, D width
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from unclip.models.transformer import Transformer
 @dataclass(frozen=True, kw_only=True)
 class KarloPriorConfig(Config):
     """A causal transformer that predicts the standardised image embedding x_0."""
+
+    tag: ClassVar[str] = "karlo_prior"
 
     embed_dim: int
     width: int

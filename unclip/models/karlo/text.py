@@ -3,7 +3,7 @@
 # B batch, L tokens of the captions, W width of the tower, E width of the CLIP embeddings
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from unclip.models.transformer import Transformer
 @dataclass(frozen=True, kw_only=True)
 class ClipTextConfig(Config):
     """Sizes of the tower; ViT-L/14's is 768 wide, 12 deep, with 12 heads."""
+
+    tag: ClassVar[str] = "clip_text"
 
     vocab_size: int  # the last two tokens start and end a caption
     context_length: int

@@ -20,6 +20,8 @@ from unclip.validation import check_shape
 class KarloUpsamplerConfig(Config):
     """Two convolutional U-Nets of one shape over the noisy and the enlarged image."""
 
+    tag: ClassVar[str] = "karlo_upsampler"
+
     prediction: ClassVar[str] = "epsilon"
 
     image_size: int
