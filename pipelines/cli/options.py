@@ -17,14 +17,6 @@ NOT_PARAMS = ("out", "store", "settings")  # of an image, for the tracking serve
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-@dataclass
-class Output:
-    """What the user wants to see, from `--verbose` and `--debug`."""
-
-    verbose: bool = False  # log messages of our packages
-    debug: bool = False  # tracebacks of errors
-
-
 @dataclass(frozen=True)
 class ProjectChoice:
     """The configuration and the store of a command."""

@@ -15,6 +15,7 @@ from pipelines.core import fingerprint
 from pipelines.core.errors import PipelineError
 from pipelines.core.stage import Artifact, Graph, Stage
 from pipelines.core.store import Folder, Manifest, Store
+from unclip.config import UnclipError
 
 log = logging.getLogger(__name__)
 
@@ -45,21 +46,23 @@ class Lookup:
         """The artifact of a finished stage; raises `PipelineError` where it has not finished."""
         manifest = self.manifest(stage.name)
         if manifest is None:
-            raise PipelineError(f"{stage.name} is not in {self.store.root}. Run the pipeline first.")
+            raise PipelineError(
+                f"{stage.name} is not in {self.store.root}. Run the pipeline first."
+            )
         return stage.artifact(folder=self.folder(stage.name), **manifest.metadata)  # type: ignore[return-value]
 
 
 def find_results(graph: Graph, store: Store, wanted: Collection[str]) -> Lookup | None:
     """The newest results of the graph's settings that include all wanted stages.
 
-    Where no set is complete, the one that misses the fewest; None where there is none at all. All
-    results of a lookup belong together, because they have one assumption about the inputs.
+    Where no set is complete, the one that misses the fewest; None where the inputs are neither
+    recorded nor readable. All results of a lookup belong together: they share one assumption.
     """
     best: Lookup | None = None
-    for lookup in recorded(graph, store):
+    for lookup in itertools.chain(recorded(graph, store), actual(graph, store)):
         missing = lookup.missing(wanted)
         if not missing:
-            log.debug("found %s in %s", {name: lookup.keys[name] for name in wanted}, store.root)
+            log.info("using %s", ", ".join(f"{name}/{lookup.keys[name]}" for name in wanted))
             return lookup
         if best is None or len(missing) < len(best.missing(wanted)):
             best = lookup
@@ -67,28 +70,31 @@ def find_results(graph: Graph, store: Store, wanted: Collection[str]) -> Lookup 
 
 
 def recorded(graph: Graph, store: Store) -> Iterator[Lookup]:
-    """A lookup for each combination of recorded digests, the newest first; last the actual ones."""
+    """A lookup for each combination of the digests that manifests record, the newest first."""
     choices: dict[str, list[Digests]] = {}
     for stage in graph.stages.values():
         found = [m.description.get("digests") or {} for m in store.manifests(stage.name)]
         distinct = [d for n, d in enumerate(found) if d and d not in found[:n]]
         if distinct:
             choices[stage.name] = distinct
-    for digests in itertools.product(*choices.values()):
-        yield Lookup(store, _keys(graph, dict(zip(choices, digests, strict=True))))
-    try:
-        actual = {stage.name: stage.key for stage in graph.stages.values()}
-    except PipelineError as error:  # such as a URL list that is gone
-        log.debug("the actual outside inputs cannot be read: %s", error)
-        return
-    yield Lookup(store, actual)
+    if choices:
+        for digests in itertools.product(*choices.values()):
+            yield from _assuming(dict(zip(choices, digests, strict=True)), graph, store)
 
 
-def _keys(graph: Graph, digests: Mapping[str, Digests]) -> dict[str, str]:
-    """The key of every stage, as `Stage.key` makes it, with the given digests."""
+def actual(graph: Graph, store: Store) -> Iterator[Lookup]:
+    """The lookup of the inputs as they are now; none where they cannot be read."""
+    return _assuming({}, graph, store)
+
+
+def _assuming(digests: Mapping[str, Digests], graph: Graph, store: Store) -> Iterator[Lookup]:
     keys: dict[str, str] = {}
-    for stage in graph.stages.values():  # in dependency order
-        inputs = {field: f"{s.name}/{keys[s.name]}" for field, s in stage.dependencies.items()}
-        description = stage.describe(inputs, digests.get(stage.name) or stage.digests())
-        keys[stage.name] = fingerprint.digest(description)
-    return keys
+    try:
+        for stage in graph.stages.values():  # in dependency order
+            inputs = {path: keys[s.name] for path, s in stage.dependencies.items()}
+            own = digests.get(stage.name) or stage.digests()
+            keys[stage.name] = fingerprint.digest(stage.describe(inputs, own))
+    except (PipelineError, UnclipError) as error:  # such as a URL list that is gone
+        log.debug("an outside input cannot be read: %s", error)
+        return
+    yield Lookup(store, keys)

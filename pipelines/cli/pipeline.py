@@ -1,0 +1,90 @@
+"""Commands that make results and look at them: init, plan, run, ls, show, ui."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pipelines.cli.command import command, output
+from pipelines.cli.options import ProjectChoice, ScopeChoice, project_options, scope_options
+
+if TYPE_CHECKING:
+    from pipelines.cli.project import Project
+
+
+@command("init")
+@click.argument("path", default="unclip.yaml")
+@click.option("--like", default="demo", show_default=True, help="demo, small, paper or karlo.")
+def init(path: str, like: str) -> None:
+    """Write a configuration to start from.
+
+    PATH (default: unclip.yaml) gets a copy of a packaged configuration with its comments. Existing
+    files are never overwritten.
+    """
+    from pipelines.cli.project import copy_config
+
+    copy_config(like, path)
+    click.echo(f"Wrote {path}, a copy of {like}. Next: unclip plan {path}")
+
+
+@command("plan")
+@project_options
+@scope_options
+def plan(project: ProjectChoice, scope: ScopeChoice) -> None:
+    """Show what a run would do and why; start nothing."""
+    from pipelines.cli.progress import print_plan
+
+    print_plan(_open(project).plan(scope))
+
+
+@command("run")
+@project_options
+@scope_options
+def run(project: ProjectChoice, scope: ScopeChoice) -> None:
+    """Run the stages that are not done yet.
+
+    Results stay in the store. A run that was interrupted continues from there.
+    """
+    from pipelines.cli.run import run_project
+
+    run_project(_open(project), scope, output())
+
+
+@command("ls")
+@project_options
+def ls(project: ProjectChoice) -> None:
+    """List the results in the store."""
+    from pipelines.cli.listing import print_results
+
+    print_results(_open(project))
+
+
+@command("show")
+@click.argument("stage")
+@project_options
+def show(stage: str, project: ProjectChoice) -> None:
+    """Describe one stage: its result, its lineage, and what its key follows from."""
+    from pipelines.cli.listing import print_stage
+
+    print_stage(_open(project), stage)
+
+
+@command("ui")
+@project_options
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Local port."
+)
+def ui(project: ProjectChoice, port: int) -> None:
+    """Browse the runs of a store in MLflow, on this machine."""
+    from pipelines.tracking.ui import serve_ui
+
+    opened = _open(project)
+    serve_ui(opened.store.root, opened.config.run.tracking, port=port)
+
+
+COMMANDS = (init, plan, run, ls, show, ui)
+
+
+def _open(choice: ProjectChoice) -> "Project":
+    from pipelines.cli.project import open_project
+
+    return open_project(choice)
