@@ -21,6 +21,7 @@ from pipelines.submit import jobs
 @click.option(
     "--attempts",
     type=click.IntRange(1),
+    metavar="N",
     default=3,
     show_default=True,
     help="Submissions in all, where the driver or its cluster is lost.",

@@ -10,6 +10,12 @@ import click
 from pipelines.core.logs import show_logs
 
 
+CONFIG_HELP = """\
+CONFIG is the path of a YAML file or the name of a packaged one: demo (the default), small, paper,
+karlo.
+"""
+
+
 @dataclass
 class Output:
     """What the user wants to see beside the results."""
@@ -29,6 +35,8 @@ class Command(click.Command):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.params += output_options()
+        if any(parameter.name == "config" for parameter in self.params):
+            self.epilog = CONFIG_HELP
 
 
 class Sections(click.Group):
@@ -42,7 +50,11 @@ class Sections(click.Group):
             for each in section:
                 self.add_command(each)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        formatter: click.HelpFormatter,
+    ) -> None:
         """Write a list of commands for each section."""
         width = max(len(name) for name in self.commands)
         for title, commands in self.sections.items():

@@ -21,6 +21,7 @@ COMPONENTS = "20,30,40,80,120,160,200,320"
 eta_option = click.option(
     "--eta",
     type=click.FloatRange(0, 1),
+    metavar="X",
     default=1.0,
     show_default=True,
     help="Amount of fresh noise, from 0 (none) to 1.",
@@ -29,10 +30,13 @@ eta_option = click.option(
 
 @command("generate")
 @click.argument("caption", callback=check_caption)
-@image_options("generated.png")
 @count_option(8)
+@image_options("generated.png")
 def generate(request: ImageRequest, caption: str, count: int) -> None:
-    """Draw images of a caption."""
+    """Draw images of a caption.
+
+    CAPTION is a text such as "a red heart".
+    """
     session = _inputs(request).open_session()
     session.write_grid(session.generate(caption, count))
     click.echo(f"Wrote {request.out}: {count} times {caption!r}, seed {request.seed}.")
@@ -40,13 +44,13 @@ def generate(request: ImageRequest, caption: str, count: int) -> None:
 
 @command("variations")
 @click.argument("image")
-@image_options("variations.png")
 @count_option(6)
 @eta_option
+@image_options("variations.png")
 def variations(request: ImageRequest, image: str, count: int, eta: float) -> None:
-    """Draw images like an image (figure 3 of the paper).
+    """Draw images like an image.
 
-    IMAGE is a file, or the key of a pair in the store. The output shows the original, its
+    Figure 3 of the paper. IMAGE is a file, or the key of a pair in the store. The output shows the original, its
     reconstruction, and the variations.
     """
     inputs = _inputs(request)
@@ -58,12 +62,12 @@ def variations(request: ImageRequest, image: str, count: int, eta: float) -> Non
 @command("interpolate")
 @click.argument("image")
 @click.argument("other")
-@image_options("interpolate.png")
 @count_option(7, minimum=2)
+@image_options("interpolate.png")
 def interpolate(request: ImageRequest, image: str, other: str, count: int) -> None:
-    """Draw the way from one image to another (figure 4 of the paper).
+    """Draw the way from one image to another.
 
-    IMAGE and OTHER are files, or keys of pairs in the store. In the first row, the noise x_T is
+    Figure 4 of the paper. IMAGE and OTHER are files, or keys of pairs in the store. In the first row, the noise x_T is
     interpolated together with the image embedding z_i; in the second it is random.
     """
     inputs = _inputs(request)
@@ -74,23 +78,24 @@ def interpolate(request: ImageRequest, image: str, other: str, count: int) -> No
 
 @command("edit")
 @click.argument("image")
-@image_options("edit.png")
 @caption_option("--to", required=True, help='What to change it to, such as "a green apple".')
 @caption_option("--from-text", help="What it shows now.")
 @count_option(8, minimum=2)
 @click.option(
     "--strength",
     type=click.FloatRange(0, 1, min_open=True),
+    metavar="X",
     default=0.5,
     show_default=True,
     help="How far to go; the paper uses 0.25 to 0.5.",
 )
+@image_options("edit.png")
 def edit(
     request: ImageRequest, image: str, to: str, from_text: str | None, count: int, strength: float
 ) -> None:
-    """Change an image in the direction of a caption (figure 5 of the paper).
+    """Change an image in the direction of a caption.
 
-    IMAGE is a file, or the key of a pair in the store. The output shows the original and COUNT
+    Figure 5 of the paper. IMAGE is a file, or the key of a pair in the store. The output shows the original and COUNT
     steps from no change to --strength.
     """
     if to == from_text:
@@ -106,7 +111,6 @@ def edit(
 
 @command("reconstruct")
 @click.argument("image")
-@image_options("reconstruct.png")
 @click.option(
     "--components",
     default=COMPONENTS,
@@ -115,10 +119,11 @@ def edit(
     callback=lambda _context, _parameter, text: _parse_counts(text),
     help="Numbers of principal components of the image embedding.",
 )
+@image_options("reconstruct.png")
 def reconstruct(request: ImageRequest, image: str, components: tuple[int, ...]) -> None:
-    """Draw an image from parts of its embedding (figure 7 of the paper).
+    """Draw an image from parts of its embedding.
 
-    IMAGE is a file, or the key of a pair in the store. The first row keeps the image's own noise
+    Figure 7 of the paper. IMAGE is a file, or the key of a pair in the store. The first row keeps the image's own noise
     x_T; the second uses random noise.
     """
     if request.models.folder is not None:
@@ -135,9 +140,9 @@ def reconstruct(request: ImageRequest, image: str, components: tuple[int, ...]) 
 @command("inpaint")
 @click.argument("image")
 @click.argument("mask")
-@image_options("inpaint.png")
 @caption_option("--caption", help="What the whole image shows; default: as the rest suggests.")
 @count_option(6)
+@image_options("inpaint.png")
 def inpaint(request: ImageRequest, image: str, mask: str, caption: str | None, count: int) -> None:
     """Paint a part of an image anew.
 
@@ -153,11 +158,14 @@ def inpaint(request: ImageRequest, image: str, mask: str, caption: str | None, c
 
 @command("importance")
 @click.argument("caption", callback=check_caption)
-@image_options("importance.png")
 @click.option("--image", metavar="FILE", help="A true image of the caption, for its embedding.")
 @count_option(6)
+@image_options("importance.png")
 def importance(request: ImageRequest, caption: str, image: str | None, count: int) -> None:
-    """Draw a caption with and without the prior (figure 8 of the paper)."""
+    """Draw a caption with and without the prior.
+
+    Figure 8 of the paper. Each row shows one condition of the decoder.
+    """
     inputs = _inputs(request)
     true_image = inputs.read_image(image) if image else None
     session = inputs.open_session()
@@ -166,7 +174,6 @@ def importance(request: ImageRequest, caption: str, image: str | None, count: in
 
 @command("attack")
 @click.argument("image")
-@image_options("attack.png")
 @click.option(
     "--labels",
     required=True,
@@ -176,12 +183,13 @@ def importance(request: ImageRequest, caption: str, image: str | None, count: in
 )
 @count_option(7)
 @eta_option
+@image_options("attack.png")
 def attack(
     request: ImageRequest, image: str, labels: tuple[str, ...], count: int, eta: float
 ) -> None:
-    """Classify an image with CLIP, and draw its variations (figure 6 of the paper).
+    """Classify an image and its variations with CLIP.
 
-    IMAGE is a file, or the key of a pair in the store.
+    Figure 6 of the paper, on typographic attacks. IMAGE is a file, or the key of a pair in the store.
     """
     inputs = _inputs(request)
     original = inputs.read_image(image)

@@ -23,8 +23,6 @@ EXIT_TERMINATED = 143
 HELP = """\
 unCLIP (DALL-E 2), from a list of image URLs to evaluated text-to-image models.
 
-CONFIG is the path of a YAML file or the name of a packaged one: demo, small, paper, karlo.
-
 \b
   unclip run demo                    run the whole pipeline on the packaged data
   unclip plan my.yaml                show what a run would do, and why

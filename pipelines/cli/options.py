@@ -141,7 +141,9 @@ def image_options(out: str) -> Callable[[Function], Function]:
             given = {name: value for name, value in params.items() if value is not None}
             function(request=ImageRequest(str(context.info_name), models, seed, out, given), **rest)
 
-        seed = click.option("--seed", default=0, show_default=True, help="Seed of the noise.")
+        seed = click.option(
+            "--seed", default=0, metavar="N", show_default=True, help="Seed of the noise."
+        )
         target = click.option(
             "--out",
             default=out,
@@ -160,6 +162,7 @@ def count_option(default: int, *, minimum: int = 1) -> Callable[[Function], Func
     return click.option(
         "--count",
         type=click.IntRange(minimum, MAX_IMAGES),
+        metavar="N",
         default=default,
         show_default=True,
         help="Number of images.",

@@ -30,7 +30,10 @@ def init(path: str, like: str) -> None:
 @project_options
 @scope_options
 def plan(project: ProjectChoice, scope: ScopeChoice) -> None:
-    """Show what a run would do and why; start nothing."""
+    """Show what a run would do, and why.
+
+    Starts nothing and writes nothing.
+    """
     from pipelines.cli.progress import print_plan
 
     print_plan(_open(project).plan(scope))
@@ -52,7 +55,10 @@ def run(project: ProjectChoice, scope: ScopeChoice) -> None:
 @command("ls")
 @project_options
 def ls(project: ProjectChoice) -> None:
-    """List the results in the store."""
+    """List the results in the store.
+
+    Results of the present configuration are marked with a star.
+    """
     from pipelines.cli.listing import print_results
 
     print_results(_open(project))
@@ -62,7 +68,11 @@ def ls(project: ProjectChoice) -> None:
 @click.argument("stage")
 @project_options
 def show(stage: str, project: ProjectChoice) -> None:
-    """Describe one stage: its result, its lineage, and what its key follows from."""
+    """Describe one stage of the configuration.
+
+    STAGE is a name such as prior. The output shows its state, its lineage, what its key follows
+    from, and the files and metadata of its result.
+    """
     from pipelines.cli.listing import print_stage
 
     print_stage(_open(project), stage)
@@ -71,10 +81,18 @@ def show(stage: str, project: ProjectChoice) -> None:
 @command("ui")
 @project_options
 @click.option(
-    "--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Local port."
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="N",
+    default=5000,
+    show_default=True,
+    help="Local port.",
 )
 def ui(project: ProjectChoice, port: int) -> None:
-    """Browse the runs of a store in MLflow, on this machine."""
+    """Browse the runs of a store in MLflow.
+
+    The server listens on this machine only, until Ctrl-C.
+    """
     from pipelines.tracking.ui import serve_ui
 
     opened = _open(project)
