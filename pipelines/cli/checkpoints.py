@@ -33,15 +33,17 @@ target_option = click.option(
 
 
 @command("import")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument(
+    "paths", nargs=-1, required=True, metavar="PATH...", help="Folders of one checkpoint."
+)
 @target_option
 def import_(paths: tuple[str, ...], target: Path) -> None:
     """Read a public unCLIP checkpoint.
 
-    PATH is a folder of UnCLIPPipeline or UnCLIPImageVariationPipeline, as diffusers saves it. The
-    first has the prior, which captions need; the second has CLIP's image tower, which images need.
-    Give both to get everything. The result is a folder for --models. Only JSON and safetensors are
-    read; nothing is unpickled.
+    Reads folders of UnCLIPPipeline and UnCLIPImageVariationPipeline, as diffusers saves them, and
+    writes a folder for --models. The first has the prior, which captions need; the second has
+    CLIP's image tower, which images need. Give both to get everything. Only JSON and safetensors
+    are read; nothing is unpickled.
     """
     from unclip.interop import merge, read_pipeline
 

@@ -12,6 +12,8 @@ from pipelines.cli.options import (
 )
 from pipelines.submit import jobs
 
+job_argument = click.argument("job", help="Id, as `unclip submit` printed it.")
+
 
 @command("submit")
 @project_options
@@ -47,7 +49,7 @@ def submit(
 
 
 @command("status")
-@click.argument("job")
+@job_argument
 @address_option
 def status(job: str, address: str) -> None:
     """Print the state of a submitted run."""
@@ -55,7 +57,7 @@ def status(job: str, address: str) -> None:
 
 
 @command("logs")
-@click.argument("job")
+@job_argument
 @address_option
 @click.option("-f", "--follow", is_flag=True, help="Follow the output until the job ends.")
 def logs(job: str, address: str, follow: bool) -> None:
@@ -64,7 +66,7 @@ def logs(job: str, address: str, follow: bool) -> None:
 
 
 @command("stop")
-@click.argument("job")
+@job_argument
 @address_option
 def stop(job: str, address: str) -> None:
     """Stop a submitted run; finished results stay in the store."""

@@ -10,12 +10,6 @@ import click
 from pipelines.core.logs import show_logs
 
 
-CONFIG_HELP = """\
-CONFIG is the path of a YAML file or the name of a packaged one: demo (the default), small, paper,
-karlo.
-"""
-
-
 @dataclass
 class Output:
     """What the user wants to see beside the results."""
@@ -35,8 +29,6 @@ class Command(click.Command):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.params += output_options()
-        if any(parameter.name == "config" for parameter in self.params):
-            self.epilog = CONFIG_HELP
 
 
 class Sections(click.Group):

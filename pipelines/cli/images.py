@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 COMPONENTS = "20,30,40,80,120,160,200,320"
 
+image_argument = click.argument("image", help="Image file, or key of a pair in the store.")
+caption_argument = click.argument("caption", callback=check_caption, help='Such as "a red heart".')
 eta_option = click.option(
     "--eta",
     type=click.FloatRange(0, 1),
@@ -29,29 +31,26 @@ eta_option = click.option(
 
 
 @command("generate")
-@click.argument("caption", callback=check_caption)
+@caption_argument
 @count_option(8)
 @image_options("generated.png")
 def generate(request: ImageRequest, caption: str, count: int) -> None:
-    """Draw images of a caption.
-
-    CAPTION is a text such as "a red heart".
-    """
+    """Draw images of a caption."""
     session = _inputs(request).open_session()
     session.write_grid(session.generate(caption, count))
     click.echo(f"Wrote {request.out}: {count} times {caption!r}, seed {request.seed}.")
 
 
 @command("variations")
-@click.argument("image")
+@image_argument
 @count_option(6)
 @eta_option
 @image_options("variations.png")
 def variations(request: ImageRequest, image: str, count: int, eta: float) -> None:
     """Draw images like an image.
 
-    Figure 3 of the paper. IMAGE is a file, or the key of a pair in the store. The output shows the original, its
-    reconstruction, and the variations.
+    The output shows the original, its reconstruction and the variations, as in figure 3 of the
+    paper.
     """
     inputs = _inputs(request)
     original = inputs.read_image(image)
@@ -60,15 +59,15 @@ def variations(request: ImageRequest, image: str, count: int, eta: float) -> Non
 
 
 @command("interpolate")
-@click.argument("image")
-@click.argument("other")
+@image_argument
+@click.argument("other", help="A second one.")
 @count_option(7, minimum=2)
 @image_options("interpolate.png")
 def interpolate(request: ImageRequest, image: str, other: str, count: int) -> None:
     """Draw the way from one image to another.
 
-    Figure 4 of the paper. IMAGE and OTHER are files, or keys of pairs in the store. In the first row, the noise x_T is
-    interpolated together with the image embedding z_i; in the second it is random.
+    In the first row, the noise x_T is interpolated together with the image embedding z_i, as in
+    figure 4 of the paper. In the second row, x_T is random.
     """
     inputs = _inputs(request)
     start, end = inputs.read_image(image), inputs.read_image(other)
@@ -77,7 +76,7 @@ def interpolate(request: ImageRequest, image: str, other: str, count: int) -> No
 
 
 @command("edit")
-@click.argument("image")
+@image_argument
 @caption_option("--to", required=True, help='What to change it to, such as "a green apple".')
 @caption_option("--from-text", help="What it shows now.")
 @count_option(8, minimum=2)
@@ -95,8 +94,8 @@ def edit(
 ) -> None:
     """Change an image in the direction of a caption.
 
-    Figure 5 of the paper. IMAGE is a file, or the key of a pair in the store. The output shows the original and COUNT
-    steps from no change to --strength.
+    The output shows the original, and steps from no change to --strength, as in figure 5 of the
+    paper.
     """
     if to == from_text:
         raise click.UsageError(
@@ -110,7 +109,7 @@ def edit(
 
 
 @command("reconstruct")
-@click.argument("image")
+@image_argument
 @click.option(
     "--components",
     default=COMPONENTS,
@@ -123,8 +122,8 @@ def edit(
 def reconstruct(request: ImageRequest, image: str, components: tuple[int, ...]) -> None:
     """Draw an image from parts of its embedding.
 
-    Figure 7 of the paper. IMAGE is a file, or the key of a pair in the store. The first row keeps the image's own noise
-    x_T; the second uses random noise.
+    The first row keeps the image's own noise x_T, as in figure 7 of the paper. The second row uses
+    random noise.
     """
     if request.models.folder is not None:
         raise click.UsageError(
@@ -138,17 +137,13 @@ def reconstruct(request: ImageRequest, image: str, components: tuple[int, ...]) 
 
 
 @command("inpaint")
-@click.argument("image")
-@click.argument("mask")
+@image_argument
+@click.argument("mask", help="Image of the same size: white where to paint, black elsewhere.")
 @caption_option("--caption", help="What the whole image shows; default: as the rest suggests.")
 @count_option(6)
 @image_options("inpaint.png")
 def inpaint(request: ImageRequest, image: str, mask: str, caption: str | None, count: int) -> None:
-    """Paint a part of an image anew.
-
-    IMAGE is a file, or the key of a pair in the store. MASK is an image of the same size, white
-    where to paint and black elsewhere.
-    """
+    """Paint a part of an image anew."""
     inputs = _inputs(request)
     original = inputs.read_image(image)
     covered = inputs.read_mask(mask, original)
@@ -157,14 +152,14 @@ def inpaint(request: ImageRequest, image: str, mask: str, caption: str | None, c
 
 
 @command("importance")
-@click.argument("caption", callback=check_caption)
+@caption_argument
 @click.option("--image", metavar="FILE", help="A true image of the caption, for its embedding.")
 @count_option(6)
 @image_options("importance.png")
 def importance(request: ImageRequest, caption: str, image: str | None, count: int) -> None:
     """Draw a caption with and without the prior.
 
-    Figure 8 of the paper. Each row shows one condition of the decoder.
+    Each row shows one condition of the decoder, as in figure 8 of the paper.
     """
     inputs = _inputs(request)
     true_image = inputs.read_image(image) if image else None
@@ -173,7 +168,7 @@ def importance(request: ImageRequest, caption: str, image: str | None, count: in
 
 
 @command("attack")
-@click.argument("image")
+@image_argument
 @click.option(
     "--labels",
     required=True,
@@ -189,7 +184,7 @@ def attack(
 ) -> None:
     """Classify an image and its variations with CLIP.
 
-    Figure 6 of the paper, on typographic attacks. IMAGE is a file, or the key of a pair in the store.
+    Shows typographic attacks, as in figure 6 of the paper.
     """
     inputs = _inputs(request)
     original = inputs.read_image(image)

@@ -94,7 +94,7 @@ def _print_usage_error(error: click.ClickException) -> int:
         return EXIT_ERROR
     path = context.command_path if context else "unclip"
     message = error.format_message().rstrip(".")
-    end = "" if message.endswith("?") else "."
+    end = "" if message.endswith(("?", ")")) else "."
     print(f"unclip: {message}{end} See `{path} --help`.", file=sys.stderr)
     return EXIT_ERROR
 

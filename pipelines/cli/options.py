@@ -13,6 +13,7 @@ Function = Callable[..., None]
 
 DEFAULT_CONFIG = "demo"
 MAX_IMAGES = 256  # of one row or grid
+CONFIG_HELP = "YAML file, or packaged configuration: demo (the default), small, paper, karlo."
 NOT_PARAMS = ("out", "store", "settings")  # of an image, for the tracking server
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -81,7 +82,7 @@ def project_options(function: Function) -> Function:
 
     return _with_params(
         call,
-        click.argument("config", default=DEFAULT_CONFIG),
+        click.argument("config", default=DEFAULT_CONFIG, help=CONFIG_HELP),
         click.option("--store", metavar="URL", help="Folder or bucket of results (run.store)."),
         click.option(
             "--set",

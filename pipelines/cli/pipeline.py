@@ -12,13 +12,12 @@ if TYPE_CHECKING:
 
 
 @command("init")
-@click.argument("path", default="unclip.yaml")
+@click.argument("path", default="unclip.yaml", help="File to write; default: unclip.yaml.")
 @click.option("--like", default="demo", show_default=True, help="demo, small, paper or karlo.")
 def init(path: str, like: str) -> None:
     """Write a configuration to start from.
 
-    PATH (default: unclip.yaml) gets a copy of a packaged configuration with its comments. Existing
-    files are never overwritten.
+    Copies a packaged configuration with its comments. Existing files are never overwritten.
     """
     from pipelines.cli.project import copy_config
 
@@ -65,13 +64,12 @@ def ls(project: ProjectChoice) -> None:
 
 
 @command("show")
-@click.argument("stage")
+@click.argument("stage", help="Such as prior.")
 @project_options
 def show(stage: str, project: ProjectChoice) -> None:
     """Describe one stage of the configuration.
 
-    STAGE is a name such as prior. The output shows its state, its lineage, what its key follows
-    from, and the files and metadata of its result.
+    Shows its state, its lineage, what its key follows from, and its result.
     """
     from pipelines.cli.listing import print_stage
 

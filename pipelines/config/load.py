@@ -51,8 +51,9 @@ def find_config(name: str) -> Path:
         return packaged
     packaged_names = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
     files = sorted(str(p) for p in path.parent.glob("*.y*ml"))
+    hint = did_you_mean(name, (*packaged_names, *files)) or "."
     raise ConfigFileError(
-        f"There is no configuration {name!r}{did_you_mean(name, (*packaged_names, *files))}. Give "
+        f"There is no configuration {name!r}{hint} Give "
         f"the path of a YAML file or a packaged name: {', '.join(packaged_names)}. "
         "`unclip init` writes a file to start from."
     )
