@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PipelineError, UnclipError) as error:
         if output.debug:
             traceback.print_exc()
-        print(f"unclip: {error}", file=sys.stderr)
+        _print_error(str(error))
         return EXIT_LOST if _is_lost(error) else EXIT_ERROR
     return 0
 
@@ -95,8 +95,15 @@ def _print_usage_error(error: click.ClickException) -> int:
     path = context.command_path if context else "unclip"
     message = error.format_message().rstrip(".")
     end = "" if message.endswith(("?", ")")) else "."
-    print(f"unclip: {message}{end} See `{path} --help`.", file=sys.stderr)
+    _print_error(f"{message}{end} See `{path} --help`.")
     return EXIT_ERROR
+
+
+def _print_error(message: str) -> None:
+    """One paragraph; the lines of a message of several follow indented."""
+    first, *rest = message.splitlines() or [""]
+    lines = [f"unclip: {first}", *(f"  {line.strip()}" if line.strip() else "" for line in rest)]
+    print("\n".join(lines), file=sys.stderr)
 
 
 def _is_lost(error: BaseException) -> bool:
