@@ -76,25 +76,19 @@ def unclip_graph(config: PipelineConfig) -> Graph:
     prior = prior_stage(rows, pca, clip, config.prior, config.loader)
     upsampler_1 = model_stage(TrainUpsampler1, rows, config.upsampler_1, config.loader)
 
-    upsampler_2 = second_prior = None
+    priors, upsamplers = {"prior": prior}, {"upsampler_1": upsampler_1}
     if config.upsampler_2 is not None:
-        upsampler_2 = model_stage(TrainUpsampler2, rows, config.upsampler_2, config.loader)
+        upsamplers["upsampler_2"] = model_stage(
+            TrainUpsampler2, rows, config.upsampler_2, config.loader
+        )
     if config.second_prior is not None:
-        second_prior = prior_stage(rows, pca, clip, config.second_prior, config.loader, second=True)
+        priors["second_prior"] = prior_stage(
+            rows, pca, clip, config.second_prior, config.loader, second=True
+        )
 
-    cascade = (prior, decoder, upsampler_1)
-    evaluation = Evaluate(*rows, clip, *cascade, upsampler_2, config.evaluate, second_prior)
-    report = BuildReport(
-        evaluation,
-        downloaded,
-        *rows,
-        pca,
-        clip,
-        *cascade,
-        upsampler_2,
-        config.report,
-        second_prior,
-    )
+    models = (priors, decoder, upsamplers)
+    evaluation = Evaluate(*rows, clip, *models, config.evaluate)
+    report = BuildReport(evaluation, downloaded, *rows, pca, clip, *models, config.report)
     return Graph([decoder, report])  # the decoder first: it takes longest
 
 

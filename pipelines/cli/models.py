@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.cli.options import ModelChoice
 from pipelines.cli.project import Project, open_project
@@ -56,13 +56,12 @@ def open_models(choice: ModelChoice) -> ModelSource:
 
 
 def _load_from_store(project: Project) -> "UnclipPipeline":
-    from pipelines.evaluation.generate import GenerationWorker, Weights
+    import torch
 
-    names = project.model_stages
-    found = project.find(names)
-    artifacts: dict[str, Any] = {name: found.load(project.graph[name]) for name in names}
-    log.info("loading %s of %s", ", ".join(names), project.store.root)
-    worker = GenerationWorker(
-        Weights(**artifacts), project.config.evaluate, found.folder("evaluate")
-    )
-    return worker.pipeline
+    from pipelines.evaluation.pipeline import load_pipeline, with_noise_norms
+
+    config, device = project.config.evaluate, "cuda" if torch.cuda.is_available() else "cpu"
+    found = project.find(project.model_stages)
+    log.info("loading %s of %s", ", ".join(project.model_stages), project.store.root)
+    pipeline = load_pipeline(project.load_weights(found), config.sampling, torch.device(device))
+    return with_noise_norms(pipeline, found.folder(project.evaluation.name), seed=config.seed)

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from pipelines.cli.options import ProjectChoice, ScopeChoice
@@ -14,11 +13,11 @@ from pipelines.core.lookup import Lookup, find_results
 from pipelines.core.plan import Plan, Scope, make_plan
 from pipelines.core.stage import Graph
 from pipelines.core.store import Store
+from pipelines.evaluation.inputs import Weights
 from pipelines.graph import unclip_graph
+from pipelines.stages.evaluate import Evaluate
 
 log = logging.getLogger(__name__)
-
-MODELS = ("clip", "prior", "decoder", "upsampler_1", "upsampler_2")
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,29 @@ class Project:
         plan.check()
         return plan
 
-    @cached_property
-    def model_stages(self) -> tuple[str, ...]:
-        """The stages whose models draw images, CLIP first."""
-        return tuple(name for name in MODELS if name in self.graph.stages)
+    @property
+    def evaluation(self) -> Evaluate:
+        """The stage that draws images with all models."""
+        stage = self.graph[Evaluate.kind]
+        assert isinstance(stage, Evaluate)
+        return stage
+
+    @property
+    def model_stages(self) -> list[str]:
+        """The stages whose models draw images: CLIP, the first prior, decoder, upsamplers."""
+        stage = self.evaluation
+        priors = list(stage.priors.values())[:1]
+        return [s.name for s in (stage.clip, *priors, stage.decoder, *stage.upsamplers.values())]
+
+    def load_weights(self, found: Lookup) -> Weights:
+        """The artifacts of the models that draw images."""
+        stage = self.evaluation
+        return Weights(
+            clip=found.load(stage.clip),
+            priors={name: found.load(prior) for name, prior in list(stage.priors.items())[:1]},
+            decoder=found.load(stage.decoder),
+            upsamplers={name: found.load(each) for name, each in stage.upsamplers.items()},
+        )
 
     def find(self, stages: Sequence[str]) -> Lookup:
         """The finished results of these stages; reads no outside input that the store records.

@@ -19,8 +19,8 @@ from torchvision.utils import save_image
 from pipelines.artifacts import PcaBasisFile
 from pipelines.cli.models import ModelSource
 from pipelines.cli.options import ImageRequest
+from pipelines.evaluation.grids import Tile, draw_grid, in_rows
 from pipelines.evaluation.images import to_images
-from pipelines.evaluation.labelled import Tile, in_rows, labelled_grid
 from pipelines.stages.pca import load_basis
 from pipelines.tracking.image import log_picture
 from unclip import manipulate
@@ -147,7 +147,7 @@ class Session:
             image_embeds = self.cascade.sample_image_embeds(
                 tokens, text_embeds, generator=generator
             )
-        pixels = _to_tensor(self._original(image).picture) / 127.5 - 1
+        pixels = _to_tensor(self._original(image).image) / 127.5 - 1
         fitted = ImageOps.fit(mask, (self.size, self.size), method=Image.Resampling.BOX)
         covered = _to_tensor(fitted) > 0  # pixels that are covered in part are painted
         painted = manipulate.inpaint(
@@ -210,7 +210,7 @@ class Session:
     def write(self, rows: Rows) -> None:
         """Write labelled images, and log them to the project's tracking server."""
         out, project = self.request.out, self.models.project
-        labelled_grid(rows).save(out)
+        draw_grid(rows).save(out)
         print(f"Wrote {out}.")
         if project is None:
             log.info("%s is not tracked, because a folder of models has no tracking server", out)

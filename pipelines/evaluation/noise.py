@@ -2,19 +2,12 @@
 
 # B rows, K draws for each row
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-
-
-def row_generator(seed: int, key: str, purpose: str) -> torch.Generator:
-    """A generator for one row and one picture of it, the same on every machine."""
-    digest = hashlib.sha256(f"{seed}\0{key}\0{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 class RowNoise(TorchFunctionMode):

@@ -1,6 +1,6 @@
-"""Stages that make small real-looking artifacts on the spot, for the stages that read them.
+"""Stages that make small artifacts without training, for tests of the stages that read them.
 
-The pairs are `given_pairs`'; `local.make` makes a stage with all it needs.
+`local.make` runs a stage and everything it depends on.
 """
 
 import tempfile
@@ -15,6 +15,7 @@ import torch
 from pipelines.artifacts import (
     ClipWeights,
     EmbeddingShards,
+    Evaluation,
     PairShards,
     PcaBasisFile,
     SelectionShards,
@@ -83,7 +84,7 @@ class GivenClip(Stage[ClipWeights]):
 
 @dataclass(frozen=True)
 class GivenEmbeddings(Stage[EmbeddingShards]):
-    """What that CLIP makes of the pairs."""
+    """The embeddings of the pairs by that CLIP."""
 
     kind: ClassVar[str] = "embed"
     artifact: ClassVar[type[Artifact]] = EmbeddingShards
@@ -145,8 +146,9 @@ class GivenPca(Stage[PcaBasisFile]):
 
 @dataclass(frozen=True)
 class GivenModel(Stage[TrainedModel]):
-    """A model with random weights, and the history of a training that never was."""
+    """A model with random weights, and the history of a training that never happened."""
 
+    kind: ClassVar[str] = "given_model"
     artifact: ClassVar[type[Artifact]] = TrainedModel
 
     model: Config
@@ -156,7 +158,7 @@ class GivenModel(Stage[TrainedModel]):
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             model = build(self.model)
-            for weight in model.parameters():  # fresh ones make the same of every condition
+            for weight in model.parameters():  # fresh models ignore the condition
                 weight.data += 0.1 * torch.randn_like(weight)
         with tempfile.TemporaryDirectory() as scratch:
             local = Path(scratch) / "model.safetensors"
@@ -172,36 +174,16 @@ class GivenModel(Stage[TrainedModel]):
             }
             for step in range(10, 210, 10)
         ]
-        if self.name != "upsampler_2":  # one model without a history: the report says so
+        if self.name != "upsampler_2":  # the report mentions a missing history
             ctx.folder.write_json("history.json", history)
         parameters = sum(p.numel() for p in model.parameters())
         kind = type(self.model).__name__
         return TrainedModel(ctx.folder, parameters, steps=200, final_loss=0.105, model=kind)
 
 
-@dataclass(frozen=True)
-class GivenPrior(GivenModel):
-    kind: ClassVar[str] = "prior"
-
-
-@dataclass(frozen=True)
-class GivenSecondPrior(GivenModel):
-    kind: ClassVar[str] = "second_prior"
-
-
-@dataclass(frozen=True)
-class GivenDecoder(GivenModel):
-    kind: ClassVar[str] = "decoder"
-
-
-@dataclass(frozen=True)
-class GivenUpsampler1(GivenModel):
-    kind: ClassVar[str] = "upsampler_1"
-
-
-@dataclass(frozen=True)
-class GivenUpsampler2(GivenModel):
-    kind: ClassVar[str] = "upsampler_2"
+def given_models(**configs: Config) -> dict[str, GivenModel]:
+    """Stages of these names, each with a model of its config."""
+    return {name: GivenModel(config, name=name) for name, config in configs.items()}
 
 
 def small_models() -> tuple[DiffusionPriorConfig, DecoderConfig, UpsamplerConfig, UpsamplerConfig]:
@@ -262,9 +244,8 @@ def evaluate_config(**changes: Any) -> EvaluateConfig:
     return replace(config, **changes)
 
 
-def evaluate_stage(
-    config: EvaluateConfig, *, rows: int = 48, second_prior: Stage[TrainedModel] | None = None
-) -> Evaluate:
+def evaluate_stage(config: EvaluateConfig, *, rows: int = 48, **other_priors: Config) -> Evaluate:
+    """An evaluation of small models: one prior (and others), a decoder and two upsamplers."""
     pairs, clip = GivenPairs(rows), GivenClip()
     embeddings = GivenEmbeddings(pairs, clip)
     prior, decoder, upsampler_1, upsampler_2 = small_models()
@@ -273,10 +254,14 @@ def evaluate_stage(
         embeddings=embeddings,
         selection=GivenSelection(embeddings),
         clip=clip,
-        prior=GivenPrior(prior),
-        decoder=GivenDecoder(decoder),
-        upsampler_1=GivenUpsampler1(upsampler_1),
-        upsampler_2=GivenUpsampler2(upsampler_2),
+        priors=given_models(prior=prior, **other_priors),
+        decoder=GivenModel(decoder, name="decoder"),
+        upsamplers=given_models(upsampler_1=upsampler_1, upsampler_2=upsampler_2),
         config=config,
-        second_prior=second_prior,
     )
+
+
+def sample_table(evaluation: Evaluation) -> pa.Table:
+    """All samples, by key."""
+    names = [n for n in evaluation.folder.files() if n.endswith(".parquet")]
+    return pa.concat_tables([evaluation.folder.read_table(n) for n in names]).sort_by("key")

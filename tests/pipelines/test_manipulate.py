@@ -22,7 +22,7 @@ from pipelines.core.runner import load_artifact
 from pipelines.core.stage import Graph
 from pipelines.core.store import Store
 from pipelines.data.decode import decode_rgb
-from pipelines.evaluation.labelled import FONT_SIZE, Tile, labelled_grid, wrap
+from pipelines.evaluation.grids import FONT_SIZE, Tile, draw_grid, wrap
 from pipelines.tracking.image import log_picture
 from pipelines.tracking.settings import TrackingSettings
 from tests.pipelines.given import GivenPca, evaluate_config, evaluate_stage
@@ -109,15 +109,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     store = Store(str(tmp_path_factory.mktemp("store")))
     url_list = tmp_path_factory.mktemp("source") / "urls.csv"
     url_list.write_text("first edition")
-    stage = replace(
-        evaluate_stage(evaluate_config()), pairs=ListedPairs(48, url_list=str(url_list))
-    )
-    basis = GivenPca()
-    for name in ("pairs", *MODELS):
-        make(store, getattr(stage, name))
-    make(store, basis)
+    stage = evaluate_stage(evaluate_config())
+    pairs = ListedPairs(48, url_list=str(url_list))
+    embeddings = replace(stage.embeddings, pairs=pairs)
+    selection = replace(stage.selection, embeddings=embeddings)
+    stage = replace(stage, pairs=pairs, embeddings=embeddings, selection=selection)
     config = replace(load_config("demo"), evaluate=stage.config)
-    return Project(CHOICE, config, Graph([stage, basis]), store)
+    found = Project(CHOICE, config, Graph([stage, GivenPca()]), store)
+    for name in (*MODELS, "filter", "pca"):
+        make(store, found.graph[name])
+    return found
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def test_a_command_writes_a_labelled_grid_and_tracks_it(
     assert said["name"] == arguments[0]
 
 
-def test_the_models_are_found_without_the_url_list(project: Project) -> None:
+def test_the_configare_found_without_the_url_list(project: Project) -> None:
     listed = project.graph["filter"]
     assert isinstance(listed, ListedPairs)
     url_list = Path(listed.url_list)
@@ -214,7 +215,7 @@ def test_labels_are_wrapped_to_their_picture_and_stay_readable() -> None:
     assert all(font.getlength(line) <= 60 for line in lines)
     assert wrap("unbreakable" * 9, 60, font)[0].endswith("…")
     white = Tile(Image.new("RGB", (64, 64), "white"), "a label")
-    below = np.asarray(labelled_grid([[white]]).convert("L"))[140:]
+    below = np.asarray(draw_grid([[white]]).convert("L"))[140:]
     assert below.min() < 80
 
 

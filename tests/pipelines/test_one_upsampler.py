@@ -1,6 +1,7 @@
-"""A cascade whose first upsampler makes the pictures."""
+"""Cascades with any number of upsamplers."""
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,12 @@ from pipelines.graph import unclip_graph
 from pipelines.stages.evaluate import read_metrics
 from tests.pipelines import given
 from tests.pipelines.local import make
-from tests.pipelines.test_evaluate import sample_table
-from tests.pipelines.test_report import report_stage
+from tests.pipelines.test_report import read_html, report_of
 
 ONE = "upsampler_2=null"
 
 
-def test_a_second_upsampler_can_be_left_out() -> None:
+def test_an_upsampler_can_be_left_out() -> None:
     base, one = (unclip_graph(load_config("demo", settings)) for settings in ([], [ONE]))
     assert set(base.stages) - set(one.stages) == {"upsampler_2"}
     different = {name for name in one.stages if base[name].key != one[name].key}
@@ -31,19 +31,23 @@ def test_the_one_upsampler_must_take_what_the_decoder_makes() -> None:
         load_config("demo", [ONE, "upsampler_1.model.low_res_size=8"])
 
 
-def test_pictures_of_one_upsampler_are_evaluated_and_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1])
+def test_images_of_any_number_of_upsamplers_are_evaluated_and_reported(
+    tmp_path: Path, count: int
+) -> None:
     store = Store(str(tmp_path))
     config = given.evaluate_config(held_out_samples=3, training_samples=2, probe_samples=2)
-    evaluate = replace(given.evaluate_stage(config), upsampler_2=None)
-    evaluation = make(store, evaluate)
-    table = sample_table(evaluation)
-    sizes = {Image.open(io.BytesIO(picture)).size for picture in table["generated"].to_pylist()}
-    assert sizes == {(16, 16)}
-    assert table["generated_middle"].null_count == table.num_rows
+    stage = given.evaluate_stage(config)
+    upsamplers = dict(list(stage.upsamplers.items())[:count])
+    stage = replace(stage, upsamplers=upsamplers)
+    evaluation = make(store, stage)
+    for row in given.sample_table(evaluation).to_pylist():
+        columns = (row["generated_small"], *row["generated_middle"], row["generated"])
+        sizes = [Image.open(io.BytesIO(image)).width for image in columns]
+        assert sizes == [8, 16, 32, 64][: count + 1]
     assert read_metrics(evaluation)
-    report = make(store, replace(report_stage(), evaluation=evaluate, upsampler_2=None))
-    with report.folder.open("report.html") as file:
-        page = file.read().decode()
-    assert 'alt="last upsampler"' in page
-    assert 'alt="first upsampler"' not in page
-    assert "upsampler 2" not in page
+    html = read_html(make(store, report_of(stage)))
+    cascade = html[html.index('<h2 id="cascade">') : html.index('<h2 id="training">')]
+    first = cascade[: cascade.index("</figure>")]
+    names = [name.replace("_", " ") for name in upsamplers]
+    assert re.findall('alt="(.*?)"', first) == ["decoder", *names]
