@@ -140,7 +140,7 @@ def own_stage(
         for field, value in section.settings.items():
             hint = hints.get(field, Any)
             values[field] = TypeAdapter(hint).validate_json(json.dumps(value))
-        return kind(**values, name=name)  # type: ignore[no-any-return]
+        return kind(**values, name=name)
     except (TypeError, ValidationError) as error:
         fields = ", ".join(f.name for f in dataclasses.fields(kind) if f.name != "name")
         raise ConfigError(

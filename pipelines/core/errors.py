@@ -16,3 +16,9 @@ class PipelineError(Exception):
 def first_line(error: BaseException) -> str:
     """The first line of the error's message without a final full stop, or its type's name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+class WorkLostError(PipelineError):
+    """Workers or the cluster were lost; the same work can succeed when it is tried again."""
+
+    exit_code = EXIT_WORK_LOST

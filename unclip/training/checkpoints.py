@@ -83,7 +83,9 @@ def newest_readable(
             damaged.append((step, error))
     instead = f"goes on from step {found[0]}" if found else "starts again from step 0"
     for step, reason in damaged:
-        on_notice(f"checkpoint of step {step} cannot be read ({reason}); training {instead} instead")
+        on_notice(
+            f"checkpoint of step {step} cannot be read ({reason}); training {instead} instead"
+        )
     return found
 
 
