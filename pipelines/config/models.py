@@ -17,8 +17,8 @@ from unclip.kinds.spec import Role
 class ModelSection(TrainingSection):
     """The training of a model of the cascade, from random weights or from those of a file."""
 
-    model: Config
     kind: str
+    model: Config  # read after `kind`, which decides its class
     init_from: str | None = None  # path or URL of a saved model to start from; null: random weights
 
     @property
