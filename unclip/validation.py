@@ -1,4 +1,4 @@
-"""Checks of a model's inputs, made before anything is computed."""
+"""Checks of settings and of a model's inputs, made before anything is computed."""
 
 from torch import Tensor
 
@@ -31,3 +31,16 @@ def check_rows(**tensors: Tensor) -> None:
     if len(set(counts.values())) > 1:
         message = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise ConfigError(f"{message} rows; give one of each for every image")
+
+
+def check_divisible(what: str, number: int, divisor: int) -> None:
+    """Raise `ConfigError` unless number is a positive multiple of divisor."""
+    if divisor < 1 or number < 1 or number % divisor:
+        hint = f"; try {max(number // divisor, 1) * divisor}" if divisor >= 1 else ""
+        raise ConfigError(f"{what}={number} is not a multiple of {divisor}{hint}")
+
+
+def check_rate(what: str, rate: float) -> None:
+    """Raise `ConfigError` unless rate is a probability."""
+    if not 0 <= rate <= 1:
+        raise ConfigError(f"{what}={rate} is not a probability; give a number from 0 to 1")

@@ -23,7 +23,7 @@ from tests.unclip.toys import (
     unit,
     upsampler_config,
 )
-from unclip.denoisers.prior import prior_denoiser
+from unclip.denoising.denoisers import prior_denoiser
 from unclip.kinds import build, training_loss
 from unclip.manipulate import Latent, decode, encode, interpolate, shrink_mask, slerp, variations
 from unclip.models import ARPrior, Decoder, DiffusionPrior, UNet, Upsampler

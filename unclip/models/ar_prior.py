@@ -21,11 +21,10 @@ from unclip.config import Config, ConfigError
 from unclip.embeddings.pca import PcaBasis
 from unclip.embeddings.quantise import dequantise, quantise, uniform_edges
 from unclip.models.frozen_text import FrozenTextConfig, make_text_encoder
-from unclip.models.layers import check_divisible, check_rate
 from unclip.models.prior import PriorCondition
 from unclip.models.text_encoder import TextEncoderConfig
 from unclip.models.transformer import KeyValueCache, Transformer
-from unclip.validation import check_embeds, check_rows
+from unclip.validation import check_divisible, check_embeds, check_rate, check_rows
 
 
 @dataclass(frozen=True, kw_only=True)

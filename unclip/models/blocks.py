@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unclip.models.group_norm import GroupNorm
-from unclip.models.layers import attend, check_divisible, zero_init
+from unclip.models.layers import attend, zero_init
+from unclip.validation import check_divisible
 
 
 def convolve_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from unclip.config import Config, ConfigError
 from unclip.diffusion import check_prediction, check_schedule
-from unclip.models.layers import check_rate
 from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
 from unclip.models.unet import UNet, UNetConfig
-from unclip.validation import check_embeds, check_rows
+from unclip.validation import check_embeds, check_rate, check_rows
 
 
 @dataclass(frozen=True, kw_only=True)

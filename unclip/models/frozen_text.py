@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from unclip.clip.config import ClipArchitecture
 from unclip.config import Config, ConfigError
-from unclip.models.layers import check_divisible
 from unclip.models.text_encoder import (
     EncodedText,
     TextEncoder,
@@ -19,6 +18,7 @@ from unclip.models.text_encoder import (
     without_empty_columns,
 )
 from unclip.models.transformer import Transformer
+from unclip.validation import check_divisible
 
 OPEN_CLIP_NAMES = {  # tensors of one block: our name -> open_clip's
     "norm_attention": "ln_1",

@@ -1,4 +1,4 @@
-"""Layers and checks that several models share."""
+"""Layers that several models share."""
 
 # B batch, D width
 
@@ -9,22 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unclip.config import ConfigError
-
 _Affine = TypeVar("_Affine", nn.Linear, nn.Conv2d)
-
-
-def check_divisible(what: str, number: int, divisor: int) -> None:
-    """Raise `ConfigError` unless number is a positive multiple of divisor."""
-    if divisor < 1 or number < 1 or number % divisor:
-        hint = f"; try {max(number // divisor, 1) * divisor}" if divisor >= 1 else ""
-        raise ConfigError(f"{what}={number} is not a multiple of {divisor}{hint}")
-
-
-def check_rate(what: str, rate: float) -> None:
-    """Raise `ConfigError` unless rate is a probability."""
-    if not 0 <= rate <= 1:
-        raise ConfigError(f"{what}={rate} is not a probability; give a number from 0 to 1")
 
 
 def zero_init(module: _Affine) -> _Affine:

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from unclip.config import Config, ConfigError
 from unclip.diffusion import check_schedule
 from unclip.models.frozen_text import FrozenTextConfig, make_text_encoder
-from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
+from unclip.models.layers import TimestepEmbedding
 from unclip.models.text_encoder import TextEncoderConfig
 from unclip.models.transformer import KeyValueCache, Transformer
-from unclip.validation import check_embeds, check_rows
+from unclip.validation import check_divisible, check_embeds, check_rate, check_rows
 
 OWN_TOKENS = 3  # timestep, noised z_i and query: the tokens that change from step to step
 

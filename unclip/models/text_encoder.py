@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from unclip.config import Config, ConfigError
-from unclip.models.layers import check_divisible
 from unclip.models.transformer import Transformer
+from unclip.validation import check_divisible
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unclip.models.layers import attend, check_divisible
+from unclip.models.layers import attend
+from unclip.validation import check_divisible
 
 
 class KeyValueCache:

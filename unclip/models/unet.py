@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from unclip.config import Config, ConfigError
 from unclip.models.blocks import AttentionBlock, ResidualBlock
 from unclip.models.group_norm import GroupNorm
-from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate, zero_init
+from unclip.models.layers import TimestepEmbedding, zero_init
+from unclip.validation import check_divisible, check_rate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from unclip.config import Config, ConfigError
 from unclip.degradations import check_degradation
 from unclip.diffusion import check_prediction, check_schedule
-from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
+from unclip.models.layers import TimestepEmbedding
 from unclip.models.unet import UNet, UNetConfig
-from unclip.validation import check_shape
+from unclip.validation import check_divisible, check_rate, check_shape
 
 
 @dataclass(frozen=True, kw_only=True)

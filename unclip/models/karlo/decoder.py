@@ -16,8 +16,8 @@ from unclip.diffusion import check_schedule
 from unclip.models.decoder import DecoderCondition
 from unclip.models.karlo.prior import check_clip_widths
 from unclip.models.karlo.text import ClipText, ClipTextConfig
-from unclip.models.layers import check_rate
 from unclip.models.unet import UNet, UNetConfig
+from unclip.validation import check_rate
 
 
 @dataclass(frozen=True, kw_only=True)

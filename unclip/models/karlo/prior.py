@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from unclip.config import Config, ConfigError
 from unclip.diffusion import check_schedule
 from unclip.models.karlo.text import ClipText, ClipTextConfig
-from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
+from unclip.models.layers import TimestepEmbedding
 from unclip.models.prior import PriorCondition, SequencePrior
 from unclip.models.transformer import Transformer
+from unclip.validation import check_divisible, check_rate
 
 
 @dataclass(frozen=True, kw_only=True)

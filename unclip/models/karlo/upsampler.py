@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from unclip.config import Config, ConfigError
 from unclip.diffusion import check_schedule
-from unclip.models.layers import check_divisible
 from unclip.models.unet import UNet, UNetConfig
-from unclip.validation import check_shape
+from unclip.validation import check_divisible, check_shape
 
 
 @dataclass(frozen=True, kw_only=True)
