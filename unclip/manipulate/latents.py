@@ -79,14 +79,14 @@ def decode(
 
 
 def enlarge(cascade: Cascade, pixels: Tensor, *, seed: int = 0) -> Tensor:
-    """Pass (B, 3, S, S) through the upsamplers; each image starts from the same noise.
+    """Pass (B, 3, S, S) through the upsamplers, if any; each image starts from the same noise.
 
     One image at a time, because a batch at full size may not fit a GPU.
     """
-    large = [
-        cascade.upsample(one[None], generator=torch.Generator().manual_seed(seed))[-1]
-        for one in pixels
-    ]
+    large = []
+    for image in pixels.split(1):
+        generator = torch.Generator().manual_seed(seed)
+        large.append((image, *cascade.upsample(image, generator=generator))[-1])
     return torch.cat(large)
 
 
