@@ -1,4 +1,4 @@
-"""Karlo, the public unCLIP, as typed configs: what its released weights fit."""
+"""Karlo, a public unCLIP: configs that its published weights fit."""
 
 from unclip.models import (
     KarloDecoderConfig,
