@@ -62,15 +62,15 @@ def write_clip(folder: Path, clip: FrozenClip) -> Tensors:
     }
     if form != WRITTEN:
         raise InteropError(
-            f"clip {clip.name} has {form}, but this format expresses only {WRITTEN}, as in OpenAI's "
-            "models"
+            f"clip {clip.name} has {form}, but this format expresses only {WRITTEN}, as in "
+            "OpenAI's models"
         )
     try:
         components = unload(clip.model, _table(clip.model_config), apart=APART)
     except (KeyError, AssertionError) as error:
         raise InteropError(
-            f"clip {clip.name} is not built like OpenAI's CLIP of two transformers ({error}), and this "
-            "format expresses no other"
+            f"clip {clip.name} is not built like OpenAI's CLIP of two transformers ({error}), and "
+            "this format expresses no other"
         ) from error
     write_json(folder / IMAGE_ENCODER / "config.json", _write_vision(clip.model_config))
     size = vision["image_size"]

@@ -6,7 +6,7 @@ for a fused projection of ours: their tensors are concatenated along the first a
 a matrix.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from unclip.models import (
@@ -208,7 +208,9 @@ def _last(resampler: str, there: bool) -> list[tuple[str, str]]:
     return [(resampler, "none")] if there else []
 
 
-def block_table(ours: str, component: str, theirs: str, names: dict[str, tuple[str, ...]]) -> Table:
+def block_table(
+    ours: str, component: str, theirs: str, names: Mapping[str, tuple[str, ...]]
+) -> Table:
     """A table of the modules of one block, from their names within it."""
     return {
         f"{ours}.{name}": KeyMapping(component, tuple(f"{theirs}.{path}" for path in paths))
