@@ -23,7 +23,7 @@ class ClipConfig(Config):
     `FrozenClip.save` wrote, or "hf-hub:<owner>/<name>", and `pretrained` is None.
     """
 
-    tag: ClassVar[str] = "pretrained_clip"
+    tag: ClassVar[str] = "clip"
 
     model: str
     pretrained: str | None
