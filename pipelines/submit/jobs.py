@@ -57,7 +57,8 @@ def submit(
     client, url = connect(address), dashboard_url(address)
     check_packages(client, url)
     job = _new_id(config_path.stem)
-    command = f"exec {shlex.join([*entrypoint, CONFIG, *arguments])}"  # signals go to Python, not to a shell
+    # exec: signals go to Python, not to a shell.
+    command = f"exec {shlex.join([*entrypoint, CONFIG, *arguments])}"
     with packed(config_path) as folder:
         send = _Sender(client, url, folder, command, env or {})
         send(job)

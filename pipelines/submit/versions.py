@@ -105,8 +105,8 @@ def check_packages(client: JobSubmissionClient, url: str) -> None:
     if found["unclip"] not in (None, version("unclip")):
         raise SubmitError(
             f"The cluster at {url} has unclip {found['unclip']} installed with its "
-            f"requirements, and this checkout is {version('unclip')}. Nothing was submitted. Check out "
-            f"{found['unclip']}, or install this checkout on every node."
+            f"requirements, and this checkout is {version('unclip')}. Nothing was submitted. Check "
+            f"out {found['unclip']}, or install this checkout on every node."
         )
 
 

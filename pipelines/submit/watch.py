@@ -9,15 +9,14 @@ from typing import Any
 
 from ray.job_submission import JobSubmissionClient
 
+from pipelines.core.errors import EXIT_WORK_LOST
 from pipelines.submit.client import JobGoneError, SubmitError, translated
 
 log = logging.getLogger(__name__)
 
 UNREACHABLE_S = 300.0  # how long a head node may be silent
 POLL_S = 1.0
-# Exit codes of `unclip run`. Code 2 is an error that the user must fix.
-EXIT_WORK_LOST = 75  # workers or the cluster were lost; another attempt may succeed
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130  # of a driver that was interrupted
 # Ray's error types for a driver that was lost with its node.
 LOST = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE")
 

@@ -15,14 +15,12 @@ import pyarrow as pa
 import yaml
 
 import pipelines
-from pipelines.core.errors import PipelineError
+from pipelines.core.errors import EXIT_ERROR, EXIT_WORK_LOST, PipelineError, WorkLostError
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.resources import Resources
 from pipelines.core.runner import RunSettings, run_plan
-from pipelines.core.shards import WorkLostError
 from pipelines.core.stage import Artifact, Context, Graph, Shards, Stage
 from pipelines.core.store import Store
-from pipelines.submit.watch import EXIT_WORK_LOST
 
 NUMBERS = pa.schema([pa.field("value", pa.int64(), nullable=False)])
 RESOURCES = {
@@ -33,7 +31,7 @@ NAMES = tuple(f"{i:05d}" for i in range(4))
 
 
 def note(trace: str, name: str, text: str) -> None:
-    """One line a call, so that work which is done twice shows."""
+    """Add one line for each call, so that work done twice is visible."""
     Path(trace).mkdir(parents=True, exist_ok=True)
     with (Path(trace) / name).open("a") as out:
         out.write(f"{text}\n")
@@ -122,4 +120,4 @@ if __name__ == "__main__":
         main(yaml.safe_load(Path(sys.argv[1]).read_text()))
     except PipelineError as error:
         print(error)
-        sys.exit(EXIT_WORK_LOST if lost_work(error) else 2)
+        sys.exit(EXIT_WORK_LOST if lost_work(error) else EXIT_ERROR)
