@@ -16,6 +16,7 @@ from typing import Any
 
 from pipelines.config.load import load_config
 from pipelines.config.sections import PipelineConfig
+from pipelines.data.rules import RULES, FilterRule
 
 TARGET = Path(__file__).parents[2] / "docs" / "reference" / "config.md"
 
@@ -55,9 +56,7 @@ def _sections(kind: Any, path: str, values: Any, told: dict[Any, str]) -> Iterat
         hint = hints[field.name]
         if typing.get_origin(hint) is Mapping:
             own.append(field)
-            nested += [
-                (f"{field.name}.<stage>", c, False) for c in _configs(typing.get_args(hint)[1])
-            ]
+            nested += [(name, c, False) for name, c in _entries(field.name, hint)]
             continue
         options = _configs(hint)
         if options:
@@ -67,9 +66,24 @@ def _sections(kind: Any, path: str, values: Any, told: dict[Any, str]) -> Iterat
     yield _table(kind, path, own, hints, values)
     for name, option, is_choice in nested:
         inner = f"{path}.{name}" if path else name
-        given = getattr(values, name, None)
+        given = _given(values, name)
         title = f"{inner} ({option.__name__})" if is_choice else inner
         yield from _sections(option, title, given if isinstance(given, option) else None, told)
+
+
+def _entries(field: str, hint: Any) -> list[tuple[str, Any]]:
+    """The titles and configuration classes of the values that a mapping may hold."""
+    value = typing.get_args(hint)[1]
+    if value is FilterRule:
+        return [(f"{field}.{name}", rule) for name, rule in RULES.items()]
+    return [(f"{field}.<stage>", config) for config in _configs(value)]
+
+
+def _given(values: Any, name: str) -> Any:
+    """The value of a field, or "field.entry" of a mapping; None where there is none."""
+    field, _, entry = name.partition(".")
+    value = getattr(values, field, None)
+    return value.get(entry) if entry and isinstance(value, Mapping) else value
 
 
 def _anchor(title: str) -> str:

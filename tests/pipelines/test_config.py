@@ -113,12 +113,12 @@ def test_where_it_runs_is_no_part_of_any_key() -> None:
 def test_an_unknown_key_is_refused_with_its_line_and_the_one_that_was_meant(
     tmp_path: Path,
 ) -> None:
-    path = edited(tmp_path, "  min_side: 32", "  min_sides: 32")
+    path = edited(tmp_path, "min_pixels: 32", "min_pixel: 32")
     with pytest.raises(ConfigFileError) as refusal:
         load_config(path)
     message = str(refusal.value)
-    assert f"line {line_of(path, 'min_sides')}: filter.min_sides" in message
-    assert "did you mean min_side?" in message
+    assert f"line {line_of(path, 'min_pixel:')}: filter.rules.image_side.min_pixel: " in message
+    assert "did you mean min_pixels?" in message
 
 
 def test_a_wrong_type_is_refused_with_its_line_and_value(tmp_path: Path) -> None:
