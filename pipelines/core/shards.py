@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipelines.core.capacity import describe_capacity
-from pipelines.core.errors import PipelineError
+from pipelines.core.errors import PipelineError, WorkLostError
 from pipelines.core.events import Emit, Note, Progress
 from pipelines.core.resources import Resources
 from pipelines.core.stage import Metadata, ShardWorker
@@ -25,10 +25,6 @@ from pipelines.core.tables import check_schema
 
 DONE = ".done"  # marks with each shard's facts; the manifest takes them over
 POLL_S = 0.5
-
-
-class WorkLostError(PipelineError):
-    """Workers kept dying, or none could be had."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,14 +154,19 @@ class Stage(ABC, Generic[A_co]):
     @cached_property
     def description(self) -> dict[str, Any]:
         """The canonical form: everything that the result follows from."""
+        inputs = {path: stage.key for path, stage in self.dependencies.items()}
+        return self.describe(inputs, self.digests())
+
+    def describe(self, inputs: Mapping[str, str], digests: Mapping[str, str]) -> dict[str, Any]:
+        """The description under these keys of the dependencies and digests of outside inputs."""
         holders = frozenset(path.partition(".")[0] for path in self.dependencies)
         version = {} if self.version == 1 else {"version": self.version}
         return {
             "stage": self.kind,
             **version,
             **fingerprint.content(self, where=self.name, leave_out=holders),
-            "inputs": {path: stage.key for path, stage in self.dependencies.items()},
-            "digests": dict(self.digests()),
+            "inputs": dict(inputs),
+            "digests": dict(digests),
         }
 
     @cached_property

@@ -14,9 +14,9 @@ import fsspec
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipelines.core.capacity import describe_capacity
-from pipelines.core.errors import PipelineError
+from pipelines.core.errors import PipelineError, WorkLostError
 from pipelines.core.events import Emit, Note
-from pipelines.core.shards import PoolSettings, WorkLostError
+from pipelines.core.shards import PoolSettings
 from pipelines.core.store import Folder
 
 START_TIMEOUT_S = 60.0  # of one attempt of Ray Train to start its workers

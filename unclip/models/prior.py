@@ -27,6 +27,7 @@ class DiffusionPriorConfig(Config):
     """A causal transformer that predicts the image embedding x_0 (section 2.2 of the paper)."""
 
     tag: ClassVar[str] = "diffusion_prior"
+
     unit_norm: ClassVar[bool] = True  # of the image embeddings that it makes
     x_start_limit: ClassVar[float | None] = None  # no clamp while sampling
 
