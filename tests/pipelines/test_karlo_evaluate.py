@@ -18,16 +18,16 @@ from pipelines.stages.evaluate import Evaluate
 from tests.pipelines import given
 from tests.pipelines.local import make
 from tests.unclip import karlo_configs
-from unclip.generation import UpsamplerSampling
 from unclip.interop import KARLO_SAMPLING
 from unclip.models import KarloDecoder, KarloPrior
 
 TEXT = replace(karlo_configs.TEXT, vocab_size=49408, context_length=77, width=64, embed_dim=64)
+UPSAMPLING = KARLO_SAMPLING.upsamplers["upsampler_1"]
 SAMPLING = replace(
     KARLO_SAMPLING,
     prior=replace(KARLO_SAMPLING.prior, num_inference_steps=2),
     decoder=replace(KARLO_SAMPLING.decoder, num_inference_steps=2),
-    upsamplers={"upsampler_1": UpsamplerSampling(sampler="ddim", num_inference_steps=2)},
+    upsamplers={"upsampler_1": replace(UPSAMPLING, num_inference_steps=2)},
 )
 
 
