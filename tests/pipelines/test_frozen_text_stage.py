@@ -64,7 +64,7 @@ def test_a_prior_is_trained_around_the_tower_of_the_clip(kind: str, tmp_path: Pa
     )
     settings = (training, LoaderSettings(shuffle_shards=2))
     if kind == "diffusion":
-        model = replace(given.small_models()[0], text_encoder=TOWER)
+        model = replace(given.small_models().prior, text_encoder=TOWER)
         stage: Any = TrainModel(*rows, model, *settings, clip=clip)
     else:
         coded = replace(given.small_ar_prior(), text_encoder=TOWER)

@@ -24,7 +24,7 @@ from unclip import presets
 from unclip.checkpoint import config_metadata, load_model, save_model
 from unclip.kinds import build
 
-MODEL = given.small_models()[0]
+MODEL = given.small_models().prior
 QUICK = replace(
     load_config("demo").priors["prior"].training,
     steps=3,
@@ -191,7 +191,7 @@ def test_weights_of_another_model_are_refused_with_both_values(tmp_path: Path) -
     deeper = weights_file(tmp_path / "deeper.safetensors", config=nested)
     with pytest.raises(InitialWeightsError, match=r"text_encoder\.depth: 2 → 1"):
         found(deeper)
-    decoder = weights_file(tmp_path / "decoder.safetensors", config=given.small_models()[1])
+    decoder = weights_file(tmp_path / "decoder.safetensors", config=given.small_models().decoder)
     with pytest.raises(InitialWeightsError, match="type: decoder → diffusion_prior"):
         found(decoder)
 
