@@ -55,6 +55,10 @@ class LoadClip(Stage[ClipWeights]):
         digest = self.config.source.local_digest()
         return {"weights": digest} if digest else {}
 
+    def check(self) -> None:
+        """Raise `ConfigError` where the weights or the model's name cannot be used."""
+        self.config.source.check()
+
     def run(self, ctx: Context) -> ClipWeights:
         """Load and save in a worker, which has torch and perhaps the network."""
         from pipelines.training.clip import save_pretrained  # open_clip takes seconds to import

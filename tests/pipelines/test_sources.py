@@ -88,7 +88,7 @@ def test_the_check_of_a_source_is_that_of_the_stage(module: str, tmp_path: Path)
 
 def test_a_name_that_is_no_source_is_refused_with_its_line(module: str) -> None:
     with pytest.raises(
-        ConfigFileError, match=r"line \d+: source: .*is no list source; write a sub"
+        ConfigFileError, match=r": source: .*is no list source; write a sub"
     ):
         load_config("demo", [f"source.urls={module}:Other"])
     with pytest.raises(ConfigFileError, match=r"source: .*has no 'Tabel'; did you mean Table"):
