@@ -106,7 +106,7 @@ def test_results_of_other_settings_are_not_found(file: Path, store: Store) -> No
     found = find_results(graph(file, steps=11), store, ALL)
     assert found is not None
     assert found.missing(ALL) == ["prior", "decoder"]
-    with pytest.raises(PipelineError, match="holds no prior"):
+    with pytest.raises(PipelineError, match="prior is not in"):
         found.load(graph(file, steps=11)["prior"])
 
 
