@@ -1,10 +1,12 @@
-"""Models on disk: safetensors with the config inside, so a file says what it is. Nothing unpickles.
+"""Models on disk: safetensors files with the config inside. Nothing is unpickled.
 
-The file's metadata has one entry: the config's type and, as JSON, its fields. With more, their
-order, and so the file's bytes, would change from one writing to the next.
+The metadata of a file has one entry: the model kind, which is the config's type or "module:NAME",
+and the config's fields in JSON. Several entries would be written in random order, and equal models
+would give different files.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from io import SEEK_END
 from pathlib import Path
@@ -17,13 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unclip.config import Config, ConfigError, UnclipError
-from unclip.models import MODELS, build
+from unclip.kinds import build, find_file_spec, spec_of
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, by its specification
 MOST_NAMED = 5  # fields or tensors in one message
-_TYPES = {cls.__name__: cls for cls in MODELS}
 
 
 class CheckpointError(UnclipError):
@@ -31,12 +32,16 @@ class CheckpointError(UnclipError):
 
 
 def save_model(path: Path | str, model: nn.Module) -> None:
-    """Write the model's weights and config; whoever needs the file to appear whole renames it."""
-    config = getattr(model, "config", None)
-    if not isinstance(config, Config) or type(config) not in MODELS:
-        raise CheckpointError(
-            f"{type(model).__name__} was not made by `build`, so no file could say what it is"
-        )
+    """Write the model's weights and config.
+
+    A reader can see a partly written file; write to another name and rename where that matters.
+    Raises `CheckpointError` for a model of no known kind.
+    """
+    try:
+        spec_of(model)
+    except ConfigError as error:
+        raise CheckpointError(f"{type(model).__name__} cannot be saved: {error}") from error
+    config: Any = model.config
     # safetensors stores rows one after another: channels_last weights become contiguous.
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, path, metadata=config_metadata(config))
@@ -104,25 +109,32 @@ def _read_entries(header: dict[str, Any], *, where: str) -> tuple[dict[str, Tens
 
 
 def config_metadata(config: Config) -> dict[str, str]:
-    """What describes the config in a file's metadata."""
-    return {type(config).__name__: json.dumps(asdict(config))}  # type: ignore[call-overload]
+    """The config as an entry of a file's metadata: its kind -> its fields in JSON."""
+    return {spec_of(config).file_name: json.dumps(asdict(config))}  # type: ignore[call-overload]
 
 
 def config_from_metadata(metadata: dict[str, str], *, where: str) -> Config:
-    """The config that `config_metadata` described."""
-    cls = next((_TYPES[name] for name in metadata if name in _TYPES), None)
-    if cls is None:
+    """The config that `config_metadata` wrote.
+
+    A kind "module:NAME" is imported, so its module must be on the Python path.
+    """
+    if len(metadata) != 1:
         raise CheckpointError(
-            f"{where}: its metadata has {sorted(metadata) or 'nothing'}, not the config of one of "
-            f"{', '.join(_TYPES)}; it was not written by `save_model`"
+            f"{where}: its metadata has {sorted(metadata) or 'nothing'}, not one model kind; it "
+            "was not written by `save_model`"
         )
+    [(name, content)] = metadata.items()
     try:
-        fields_ = json.loads(metadata[cls.__name__])
-        return config_from_json(cls, fields_, where=f"{where}: {cls.__name__}")
+        cls = find_file_spec(name).config
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{where}: {error}. Its kind cannot be found, or it was not written by `save_model`"
+        ) from error
+    try:
+        return config_from_json(cls, json.loads(content), where=f"{where}: {name}")
     except (json.JSONDecodeError, ConfigError) as error:
         raise CheckpointError(
-            f"{where}: its {cls.__name__} cannot be used ({error}); write the model again with "
-            "`save_model`"
+            f"{where}: its {name} cannot be used ({error}); write the model again with `save_model`"
         ) from error
 
 
@@ -148,8 +160,13 @@ def _decode(kind: Any, value: Any, *, where: str) -> Any:
         return config_from_json(kind, value, where=where)
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
-            raise CheckpointError(f"{where} is {value!r}, which is no list")
+            raise CheckpointError(f"{where} is {value!r}, which is not a list")
         return tuple(value)
+    if get_origin(kind) is Mapping:
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{where} is {value!r}, which is not a mapping")
+        of = get_args(kind)[1]
+        return {name: _decode(of, item, where=f"{where}.{name}") for name, item in value.items()}
     if get_origin(kind) in (Union, UnionType) and value is not None:
         options = [option for option in get_args(kind) if option is not type(None)]
         return _decode(_option_of(options, value), value, where=where)

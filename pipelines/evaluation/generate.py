@@ -23,7 +23,6 @@ from pipelines.data.shard_reader import decode_pixels
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.images import encode_png, encode_thumbnail, to_images
 from pipelines.evaluation.inputs import Weights
-from pipelines.evaluation.noise import RowNoise
 from pipelines.evaluation.pipeline import (
     load_pipeline,
     load_trained,
@@ -90,10 +89,11 @@ class GenerationWorker:
         columns = {}
         tokens = self.tokens(rows)  # (B, L)
         for name, cascade in self.other_cascades.items():
-            with self.noise(rows, "generated"):
-                predicted = cascade.sample_image_embeds(
-                    tokens, self.tensor(rows, "text_embeds"), generator=torch.Generator()
-                )  # (B, E)
+            predicted = cascade.sample_image_embeds(
+                tokens,
+                self.tensor(rows, "text_embeds"),
+                generator=self.generators(rows, "generated"),
+            )  # (B, E)
             columns[predicted_by(name)] = unit_norm(predicted)
         return columns
 
@@ -114,21 +114,21 @@ class GenerationWorker:
 
     def generate(self, cascade: Cascade, rows: Sequence[Values], purpose: str) -> Generated:
         """Images of captions by a whole cascade."""
-        with self.noise(rows, purpose):
-            return cascade.generate(
-                self.tokens(rows), self.tensor(rows, "text_embeds"), generator=torch.Generator()
-            )
+        return cascade.generate(
+            self.tokens(rows),
+            self.tensor(rows, "text_embeds"),
+            generator=self.generators(rows, purpose),
+        )
 
     def decode(self, probes: Sequence[Values], source: str, purpose: str) -> list[Image.Image]:
         """Images of the embeddings in the column `source`, by the decoder and the upsamplers."""
         if not probes:
             return []
-        with self.noise(probes, purpose):
-            unused = torch.Generator()
-            norms = self.tensor(probes, source.replace("embeds", "norm"))
-            embeds = scale_embeds(self.tensor(probes, source), norms, self.cascade)  # (P, E)
-            pixels = self.cascade.decode(embeds, None, generator=unused)
-            sizes = (pixels, *self.cascade.upsample(pixels, generator=unused))
+        generators = self.generators(probes, purpose)
+        norms = self.tensor(probes, source.replace("embeds", "norm"))
+        embeds = scale_embeds(self.tensor(probes, source), norms, self.cascade)  # (P, E)
+        pixels = self.cascade.decode(embeds, None, generator=generators)
+        sizes = (pixels, *self.cascade.upsample(pixels, generator=generators))
         return to_images(sizes[-1])
 
     def image_columns(self, name: str, images: Sequence[Image.Image]) -> dict[str, Any]:
@@ -154,9 +154,9 @@ class GenerationWorker:
         """A column of embeddings (B, E), or of numbers (B,)."""
         return torch.tensor([row[column] for row in rows], device=self.cascade.device)
 
-    def noise(self, rows: Sequence[Values], purpose: str) -> RowNoise:
-        """Noise of each row's own."""
-        return RowNoise([row_generator(self.config.seed, row["key"], purpose) for row in rows])
+    def generators(self, rows: Sequence[Values], purpose: str) -> list[torch.Generator]:
+        """The noise of each row, which does not depend on its neighbours in the shard."""
+        return [row_generator(self.config.seed, row["key"], purpose) for row in rows]
 
     @cached_property
     def pipeline(self) -> UnclipPipeline:

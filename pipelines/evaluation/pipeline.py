@@ -18,8 +18,10 @@ from pipelines.evaluation.samples import to_matrix
 from unclip.checkpoint import load_model
 from unclip.clip.frozen import FrozenClip
 from unclip.generation import Cascade, SamplingConfig, with_prior_noise_norms
-from unclip.models import ARPrior, build
+from unclip.generation.config import PRIOR_PROVIDES
+from unclip.kinds import build, spec_of
 from unclip.pipeline import UnclipPipeline, share_text_tower
+from unclip.samplers import NOISE_NORMS, find_sampler, needs_of
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +62,12 @@ def make_cascade(
 ) -> Cascade:
     """The models as one object."""
     share_text_tower(prior, decoder)
-    first, second = [*upsamplers.values(), None][:2]
-    return Cascade(prior, decoder, first, second, sampling)  # type: ignore[arg-type]
+    return Cascade(prior, decoder, upsamplers, sampling)
 
 
 def with_prior(pipeline: UnclipPipeline, prior: nn.Module) -> UnclipPipeline:
     """The pipeline with another prior."""
-    cascade = replace(pipeline.cascade, prior=prior, prior_noise_norms=None)  # type: ignore[arg-type]
+    cascade = replace(pipeline.cascade, prior=prior, prior_noise_norms=None)
     return replace(pipeline, cascade=cascade)
 
 
@@ -76,28 +77,36 @@ def untrained_like(cascade: Cascade, *, seed: int) -> Cascade:
         torch.manual_seed(seed)
         models = {name: build(model.config) for name, model in cascade.models.items()}
     models = {name: model.to(cascade.device).eval() for name, model in models.items()}
-    sampling = replace(
-        cascade.sampling,
-        prior_sampler="ddim",
-        prior_steps=UNTRAINED_STEPS,
-        prior_guidance_scale=1.0,
-        decoder_steps=UNTRAINED_STEPS,
-        decoder_guidance_scale=1.0,
-        upsampler_1_steps=1,
-        upsampler_2_steps=1,
-    )
     upsamplers = {name: models[name] for name in cascade.upsamplers}
+    sampling = _untrained_sampling(cascade.sampling)
     return make_cascade(models.get("prior"), models["decoder"], upsamplers, sampling)
 
 
+def _untrained_sampling(sampling: SamplingConfig) -> SamplingConfig:
+    return replace(
+        sampling,
+        prior=replace(
+            sampling.prior,
+            sampler="ddim",
+            num_inference_steps=UNTRAINED_STEPS,
+            guidance_scale=1.0,
+        ),
+        decoder=replace(sampling.decoder, num_inference_steps=UNTRAINED_STEPS, guidance_scale=1.0),
+        upsamplers={
+            name: replace(upsampler, num_inference_steps=1)
+            for name, upsampler in sampling.upsamplers.items()
+        },
+    )
+
+
 def with_noise_norms(pipeline: UnclipPipeline, folder: Folder, *, seed: int) -> UnclipPipeline:
-    """The pipeline with the estimate that analytic_dpm needs; unchanged for other samplers.
+    """The pipeline with the estimate that analytic_dpm needs; unchanged if nothing needs it.
 
     folder: of the stage evaluate. The estimate comes from its first shard, so that all workers
     sample alike. Raises `PipelineError` where the folder has no shard yet.
     """
     cascade = pipeline.cascade
-    if cascade.sampling.prior_sampler != "analytic_dpm" or isinstance(cascade.prior, ARPrior):
+    if not _needs_noise_norms(cascade):
         return pipeline
     table = folder.read_table(_first_shard(folder), COLUMNS)
     log.info("Estimating the noise norms of the prior from %d captions", table.num_rows)
@@ -117,6 +126,14 @@ def scale_embeds(image_embeds: Tensor, norms: Tensor, cascade: Cascade) -> Tenso
     return image_embeds if cascade.decoder.config.unit_norm else image_embeds * norms[:, None]
 
 
+def _needs_noise_norms(cascade: Cascade) -> bool:
+    sampler = find_sampler(
+        cascade.sampling.prior.sampler, what="prior sampler", provided=PRIOR_PROVIDES
+    )
+    is_diffusion = cascade.prior is not None and spec_of(cascade.prior).denoiser is not None
+    return is_diffusion and NOISE_NORMS in needs_of(sampler)
+
+
 def _first_shard(folder: Folder) -> str:
     """The inputs of the first shard, or the shard itself once the stage is done."""
     name = shard_name(0)
@@ -124,7 +141,7 @@ def _first_shard(folder: Folder) -> str:
         if folder.exists(file):
             return file
     raise PipelineError(
-        "evaluate.sampling.prior_sampler='analytic_dpm' is estimated from the captions of the "
-        f"stage evaluate, and {folder.url} has none. Run `unclip run --only evaluate` first, or "
-        "choose another sampler, such as --set evaluate.sampling.prior_sampler=ddim."
+        "The prior's sampler needs an estimate from the captions of the stage evaluate, and "
+        f"{folder.url} has none. Run `unclip run --only evaluate` first, or choose another "
+        "sampler, such as --set evaluate.sampling.prior.sampler=ddim."
     )

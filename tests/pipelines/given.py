@@ -4,6 +4,7 @@
 """
 
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,14 +34,15 @@ from unclip.checkpoint import save_model
 from unclip.clip.frozen import FrozenClip
 from unclip.clip.training import ClipArchitecture, build_clip
 from unclip.config import Config
-from unclip.generation import SamplingConfig
-from unclip.models import (
-    ARPriorConfig,
-    DecoderConfig,
-    DiffusionPriorConfig,
-    UpsamplerConfig,
-    build,
+from unclip.generation import (
+    DecoderSampling,
+    PriorSampling,
+    SamplingConfig,
+    UpsamplerSampling,
 )
+from unclip.kinds import build
+from unclip.models import ARPriorConfig, UpsamplerConfig
+from unclip.presets import Preset
 
 CONTEXT_LENGTH = 24  # as in the tiny preset
 
@@ -186,7 +188,7 @@ def given_models(**configs: Config) -> dict[str, GivenModel]:
     return {name: GivenModel(config, name=name) for name, config in configs.items()}
 
 
-def small_models() -> tuple[DiffusionPriorConfig, DecoderConfig, UpsamplerConfig, UpsamplerConfig]:
+def small_models() -> Preset:
     """The tiny preset, shrunk further: 8, 16 and 32 pixels."""
     tiny = presets.tiny()
     decoder_unet = replace(
@@ -196,13 +198,24 @@ def small_models() -> tuple[DiffusionPriorConfig, DecoderConfig, UpsamplerConfig
         attention_resolutions=(4,),
         head_channels=8,
     )
-    upsampler_unet = replace(tiny.upsampler_1.unet, channels=16, channel_multipliers=(1, 2))
-    return (
-        replace(tiny.prior, width=48, depth=1),
-        replace(tiny.decoder, image_size=8, unet=decoder_unet),
-        replace(tiny.upsampler_1, low_res_size=8, image_size=16, unet=upsampler_unet),
-        replace(tiny.upsampler_2, low_res_size=16, image_size=32, unet=upsampler_unet),
+    return replace(
+        tiny,
+        prior=replace(tiny.prior, width=48, depth=1),
+        decoder=replace(tiny.decoder, image_size=8, unet=decoder_unet),
+        upsamplers=small_upsamplers(2),
     )
+
+
+def small_upsamplers(count: int) -> dict[str, UpsamplerConfig]:
+    """Upsamplers that double 8 pixels `count` times, by name."""
+    tiny = presets.tiny().upsamplers["upsampler_1"]
+    assert isinstance(tiny, UpsamplerConfig)
+    unet = replace(tiny.unet, channels=16, channel_multipliers=(1, 2))
+    sizes = {f"upsampler_{number + 1}": 8 * 2**number for number in range(count)}
+    return {
+        name: replace(tiny, low_res_size=size, image_size=2 * size, unet=unet)
+        for name, size in sizes.items()
+    }
 
 
 def small_ar_prior() -> ARPriorConfig:
@@ -210,24 +223,20 @@ def small_ar_prior() -> ARPriorConfig:
     return replace(presets.tiny_ar_prior(), width=48, depth=1, dimensions=8)
 
 
-def sampling(**changes: Any) -> SamplingConfig:
-    config = SamplingConfig(
-        prior_sampler="ddim",
-        prior_steps=2,
-        prior_guidance_scale=2.0,
-        prior_candidates=2,
-        decoder_sampler="ddim",
-        decoder_steps=2,
-        decoder_guidance_scale=2.0,
-        dynamic_threshold=None,
-        upsampler_1_sampler="ddim",
-        upsampler_1_steps=1,
-        upsampler_2_sampler="ddim",
-        upsampler_2_steps=1,
+def sampling(upsamplers: Iterable[str], **prior: Any) -> SamplingConfig:
+    """Few steps; the arguments change the prior's settings."""
+    own = PriorSampling(sampler="ddim", num_inference_steps=2, guidance_scale=2.0, candidates=2)
+    return SamplingConfig(
+        prior=replace(own, **prior),
+        decoder=DecoderSampling(
+            sampler="ddim", num_inference_steps=2, guidance_scale=2.0, dynamic_threshold=None
+        ),
+        upsamplers={
+            name: UpsamplerSampling(sampler="ddim", num_inference_steps=1) for name in upsamplers
+        },
         eta=1.0,
         bf16=False,
     )
-    return replace(config, **changes)
 
 
 def evaluate_config(**changes: Any) -> EvaluateConfig:
@@ -239,7 +248,7 @@ def evaluate_config(**changes: Any) -> EvaluateConfig:
         reference_rows=12,
         batch_size=8,
         seed=3,
-        sampling=sampling(),
+        sampling=sampling(["upsampler_1", "upsampler_2"]),
     )
     return replace(config, **changes)
 
@@ -248,15 +257,15 @@ def evaluate_stage(config: EvaluateConfig, *, rows: int = 48, **other_priors: Co
     """An evaluation of small models: one prior (and others), a decoder and two upsamplers."""
     pairs, clip = GivenPairs(rows), GivenClip()
     embeddings = GivenEmbeddings(pairs, clip)
-    prior, decoder, upsampler_1, upsampler_2 = small_models()
+    models = small_models()
     return Evaluate(
         pairs=pairs,
         embeddings=embeddings,
         selection=GivenSelection(embeddings),
         clip=clip,
-        priors=given_models(prior=prior, **other_priors),
-        decoder=GivenModel(decoder, name="decoder"),
-        upsamplers=given_models(upsampler_1=upsampler_1, upsampler_2=upsampler_2),
+        priors=given_models(prior=models.prior, **other_priors),
+        decoder=GivenModel(models.decoder, name="decoder"),
+        upsamplers=given_models(**models.upsamplers),
         config=config,
     )
 

@@ -1,4 +1,4 @@
-"""Pairs of packaged pictures, with words in them that a page must not run."""
+"""Pairs of packaged images; some captions and URLs try to inject markup into a page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def pair(number: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class GivenPairs(Stage[PairShards]):
-    """Packaged pictures in two shards."""
+    """Packaged images in two shards."""
 
     kind: ClassVar[str] = "filter"
     artifact: ClassVar[type[Artifact]] = PairShards

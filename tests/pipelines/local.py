@@ -1,4 +1,4 @@
-"""A stage with all it needs, run in this process: `make` needs no Ray."""
+"""Run a stage and everything it depends on in this process, without Ray."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ A = TypeVar("A", bound=Artifact)
 
 @dataclass(frozen=True)
 class LocalContext:
-    """A stage's context without any process beside this one."""
+    """The context of a stage that does all its work in this process."""
 
     store: Store
     folder: Folder
@@ -58,12 +58,12 @@ class LocalContext:
 
 
 def make(store: Store, stage: Stage[A], events: list[Event] | None = None) -> A:
-    """The artifact of a stage, made where it is not there yet."""
+    """The artifact of a stage; made first if the store does not have it."""
     if store.manifest(stage.name, stage.key) is None:
         for dependency in stage.dependencies.values():
             make(store, dependency)
         folder = store.folder(stage.name, stage.key)
-        torch.set_num_threads(1)  # on a busy machine two threads wait for each other
+        torch.set_num_threads(1)  # more threads are slower on a busy machine
         artifact = stage.run(LocalContext(store, folder, [] if events is None else events))
         store.commit(_manifest(stage, artifact, {}, 1.0))
     return load_artifact(store, stage)

@@ -1,7 +1,6 @@
 """Evaluation of models with random weights: properties that hold for any images."""
 
 import io
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from pipelines.core.runner import RunSettings, load_artifact, run_plan
 from pipelines.core.stage import Graph
 from pipelines.core.store import Store
 from pipelines.evaluation.generate import row_generator
-from pipelines.evaluation.noise import RowNoise
 from pipelines.evaluation.rows import Row, choose, read_rows
 from pipelines.stages.evaluate import Evaluate, read_metrics
 from tests.pipelines import given
@@ -147,23 +145,14 @@ def test_ray_workers_generate_all_shards_and_their_inputs_are_deleted_afterwards
     assert not Path(made.folder.file(".inputs")).joinpath("samples-00000.parquet").exists()
 
 
-def test_noise_of_a_row_does_not_depend_on_its_neighbours():
-    def draw(keys: Sequence[str], each: int) -> torch.Tensor:
-        with RowNoise([row_generator(0, key, "test") for key in keys]):
-            first = torch.randn((len(keys) * each, 4), generator=torch.Generator())
-            return torch.cat([first, torch.randn((len(keys) * each, 4))], dim=1)
+def test_noise_follows_from_seed_key_and_purpose():
+    def draw(seed: int, key: str, purpose: str) -> torch.Tensor:
+        return torch.randn(4, generator=row_generator(seed, key, purpose))
 
-    together, alone = draw(["a", "b", "c"], each=2), draw(["b"], each=2)
-    assert torch.equal(together[2:4], alone)
-    assert not torch.equal(together[:2], together[2:4])
-    assert not torch.equal(alone[:, :4], alone[:, 4:])
-
-
-def test_noise_outside_the_block_is_left_alone():
-    expected = torch.randn(3, generator=torch.Generator().manual_seed(1))
-    with RowNoise([row_generator(0, "a", "test")]):
-        pass
-    assert torch.equal(torch.randn(3, generator=torch.Generator().manual_seed(1)), expected)
+    noise = draw(0, "a", "generated")
+    assert torch.equal(noise, draw(0, "a", "generated"))
+    for other in ((1, "a", "generated"), (0, "b", "generated"), (0, "a", "untrained")):
+        assert not torch.equal(noise, draw(*other))
 
 
 def test_rows_are_the_smallest_keys_over_all_shards(store: Store, stage: Evaluate):

@@ -12,14 +12,14 @@ from tests.pipelines import given
 from tests.pipelines.local import make
 from unclip.models import ARPriorConfig, DiffusionPriorConfig
 
-DIFFUSION, AUTOREGRESSIVE = given.small_models()[0], given.small_ar_prior()
+DIFFUSION, AUTOREGRESSIVE = given.small_models().prior, given.small_ar_prior()
 
 
 def stage_of(sampler: str = "ddim") -> Evaluate:
     few = given.evaluate_config(
         held_out_samples=9, training_samples=2, probe_samples=1, variations=0
     )
-    sampling = replace(few.sampling, prior_sampler=sampler)
+    sampling = replace(few.sampling, prior=replace(few.sampling.prior, sampler=sampler))
     return given.evaluate_stage(replace(few, sampling=sampling))
 
 

@@ -22,7 +22,13 @@ from unclip.interop import KARLO_SAMPLING
 from unclip.models import KarloDecoder, KarloPrior
 
 TEXT = replace(karlo_configs.TEXT, vocab_size=49408, context_length=77, width=64, embed_dim=64)
-SAMPLING = replace(KARLO_SAMPLING, prior_steps=2, decoder_steps=2, upsampler_1_steps=2)
+UPSAMPLING = KARLO_SAMPLING.upsamplers["upsampler_1"]
+SAMPLING = replace(
+    KARLO_SAMPLING,
+    prior=replace(KARLO_SAMPLING.prior, num_inference_steps=2),
+    decoder=replace(KARLO_SAMPLING.decoder, num_inference_steps=2),
+    upsamplers={"upsampler_1": replace(UPSAMPLING, num_inference_steps=2)},
+)
 
 
 def karlo_stage() -> Evaluate:
@@ -88,7 +94,7 @@ def test_analytic_dpm_is_estimated_from_the_captions_of_the_evaluation(
     store: Store, tmp_path: Path
 ) -> None:
     stage = karlo_stage()
-    sampling = replace(SAMPLING, prior_sampler="analytic_dpm")
+    sampling = replace(SAMPLING, prior=replace(SAMPLING.prior, sampler="analytic_dpm"))
     stage = replace(stage, config=replace(stage.config, sampling=sampling))
     worker = worker_of(stage, store, tmp_path)
     with pytest.raises(PipelineError, match="unclip run --only evaluate"):

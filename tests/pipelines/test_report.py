@@ -149,7 +149,7 @@ def test_durations_read_like_clocks():
 
 
 def test_any_number_of_priors_is_compared_side_by_side(tmp_path: Path, page: Page):
-    others = {"ar": given.small_ar_prior(), "deep": replace(given.small_models()[0], depth=2)}
+    others = {"ar": given.small_ar_prior(), "deep": replace(given.small_models().prior, depth=2)}
     html = read_html(make(Store(str(tmp_path)), report_stage(**others)))
     section = html[html.index('<h2 id="priors">') : html.index('<h2 id="samples">')]
     headers = re.findall(r'<th class="n">(.*?)<small>(.*?)</small></th>', section)

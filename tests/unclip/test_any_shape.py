@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.unclip import karlo_configs
-from tests.unclip.test_cascade import SAMPLING
 from tests.unclip.toys import (
     AR_PRIOR,
     DECODER,
@@ -20,14 +19,14 @@ from tests.unclip.toys import (
     make_batch,
     perturb,
     seeded,
+    toy_cascade,
     unit,
     upsampler_config,
 )
-from unclip.generation import Cascade
-from unclip.generation.denoisers import prior_denoiser
+from unclip.denoisers.prior import prior_denoiser
+from unclip.kinds import build, training_loss
 from unclip.manipulate import Latent, decode, encode, interpolate, shrink_mask, slerp, variations
-from unclip.models import ARPrior, Decoder, DiffusionPrior, UNet, Upsampler, build
-from unclip.objectives import training_loss
+from unclip.models import ARPrior, Decoder, DiffusionPrior, UNet, Upsampler
 
 ROWS = st.integers(1, 3)
 DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16])
@@ -37,13 +36,7 @@ PRIOR_MODEL = perturb(DiffusionPrior(PRIOR))
 AR_PRIOR_MODEL = perturb(ARPrior(AR_PRIOR))
 DECODER_MODEL = perturb(Decoder(DECODER))
 UPSAMPLER = perturb(Upsampler(upsampler_config(8)))
-CASCADE = Cascade(
-    prior=PRIOR_MODEL,  # type: ignore[arg-type]
-    decoder=DECODER_MODEL,  # type: ignore[arg-type]
-    upsampler_1=UPSAMPLER,  # type: ignore[arg-type]
-    upsampler_2=perturb(Upsampler(PRESET.upsampler_2)),  # type: ignore[arg-type]
-    sampling=SAMPLING,
-)
+CASCADE = toy_cascade(prior=PRIOR_MODEL, decoder=DECODER_MODEL)
 
 
 def tokens_of(rows: int, length: int) -> Tensor:
@@ -138,12 +131,12 @@ def test_karlos_upsampler_keeps_the_proportions_of_a_picture(sides: tuple[int, i
 
 
 def test_upsamplers_run_at_full_size_though_they_train_on_crops() -> None:
-    config = PRESET.upsampler_1
+    config = PRESET.upsamplers["upsampler_1"]
     seen: list[tuple[int, ...]] = []
     model = build(config)
     model.register_forward_hook(lambda _, given_, out: seen.append(tuple(given_[0].shape[2:])))
     training_loss(model, make_batch(config.image_size), seeded())
-    models = replace(CASCADE, upsampler_1=model)  # type: ignore[arg-type]
+    models = replace(CASCADE, upsamplers={**CASCADE.upsamplers, "upsampler_1": model})
     models.upsample(make_batch(config.low_res_size)["pixels"], generator=seeded())
     assert set(seen) == {(config.crop_size,) * 2, (config.image_size,) * 2}
     assert config.crop_size < config.image_size
@@ -171,7 +164,7 @@ def test_models_run_in_the_dtype_of_their_weights(dtype: torch.dtype, rows: int)
 
 @quick
 @given(rows=ROWS, seed=st.integers(0, 99))
-@pytest.mark.parametrize("config", [PRIOR, AR_PRIOR, DECODER, PRESET.upsampler_1])
+@pytest.mark.parametrize("config", [PRIOR, AR_PRIOR, DECODER, PRESET.upsamplers["upsampler_1"]])
 def test_losses_are_finite_for_batches_of_one_too(config: object, rows: int, seed: int) -> None:
     batch = make_batch(getattr(config, "image_size", 8), count=rows)
     model = build(config)  # type: ignore[arg-type]

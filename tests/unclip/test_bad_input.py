@@ -9,13 +9,22 @@ from PIL import Image
 from torch import Tensor
 
 from tests.unclip import karlo_configs
-from tests.unclip.test_cascade import SAMPLING
-from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, PRIOR, make_batch, seeded, unit
+from tests.unclip.toys import (
+    AR_PRIOR,
+    DECODER,
+    PRESET,
+    PRIOR,
+    make_batch,
+    seeded,
+    toy_cascade,
+    unit,
+)
 from unclip.clip.frozen import FrozenClip
 from unclip.clip.training import ClipArchitecture, build_clip
 from unclip.config import ConfigError
 from unclip.embeddings.pca import Moments, fit
 from unclip.generation import Cascade
+from unclip.kinds import build, training_loss
 from unclip.manipulate import (
     Latent,
     class_probabilities,
@@ -28,10 +37,9 @@ from unclip.manipulate import (
     variations,
 )
 from unclip.manipulate import decode as decode_latent
-from unclip.models import ARPrior, Decoder, DiffusionPrior, Upsampler, build
+from unclip.models import ARPrior, Decoder, DiffusionPrior, Upsampler
 from unclip.models.ar_prior import ARPriorConfig
 from unclip.models.prior import DiffusionPriorConfig
-from unclip.objectives import training_loss
 
 NARROW = unit(4, 7)  # where 8 is asked for
 BATCH = make_batch(8)
@@ -44,13 +52,7 @@ NONE = torch.zeros(4, dtype=torch.bool)
 def cascade_of(
     prior: DiffusionPriorConfig | ARPriorConfig = PRIOR, decoder: object = DECODER
 ) -> Cascade:
-    return Cascade(
-        prior=build(prior),  # type: ignore[arg-type]
-        decoder=build(decoder),  # type: ignore[arg-type]
-        upsampler_1=Upsampler(PRESET.upsampler_1),
-        upsampler_2=Upsampler(PRESET.upsampler_2),
-        sampling=SAMPLING,
-    )
+    return toy_cascade(prior=build(prior), decoder=build(decoder))  # type: ignore[arg-type]
 
 
 CASCADE = cascade_of()
@@ -205,7 +207,7 @@ def test_pictures_of_more_than_8_bits_are_refused_rather_than_cut_off(mode: str)
 @pytest.mark.parametrize(
     ("prior", "decoder", "message"),
     [
-        (replace(PRIOR, text_dropout=0.0), DECODER, "prior_guidance_scale=2.0, but prior.model.te"),
+        (replace(PRIOR, text_dropout=0.0), DECODER, "prior.guidance_scale=2.0, but prior.model.te"),
         (replace(AR_PRIOR, text_dropout=0.0), DECODER, "prior.model.text_dropout=0"),
         (PRIOR, replace(DECODER, text_dropout=0.0), "decoder.model.text_dropout=0"),
         (PRIOR, replace(DECODER, image_dropout=0.0), "image_dropout=0: .*null condition"),
@@ -219,7 +221,8 @@ def test_guidance_needs_a_null_condition_that_was_trained(
 
 
 def test_sides_that_the_network_cannot_halve_are_refused() -> None:
-    upsampler = Upsampler(replace(PRESET.upsampler_1, low_res_size=16, crop_fraction=1.0))
+    config = replace(PRESET.upsamplers["upsampler_1"], low_res_size=16, crop_fraction=1.0)
+    upsampler = Upsampler(config)
     with pytest.raises(ConfigError, match="side of the output=13 is not a multiple of 2; try 12"):
         upsampler.condition(torch.zeros(1, 3, 13, 8))
 
@@ -235,7 +238,7 @@ def test_a_turn_between_equal_captions_is_refused() -> None:
         (replace(PRIOR, embed_dim=7), "prior.embed_dim=7 and decoder.embed_dim=8 differ"),
         (
             karlo_configs.PRIOR,
-            "KarloPriorConfig and DecoderConfig have image embeddings of different lengths",
+            "KarloPriorConfig and DecoderConfig use image embeddings of different lengths",
         ),
     ],
 )
@@ -246,9 +249,9 @@ def test_a_prior_of_another_decoder_is_refused(prior: object, message: str) -> N
 
 def test_upsamplers_that_do_not_take_what_is_before_them_are_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"upsampler_1.low_res_size=\d+, but the pictures of deco"
+        ConfigError, match=r"upsampler_2.low_res_size=16, but decoder before it .* image_size=8"
     ):
-        replace(CASCADE, upsampler_1=CASCADE.upsampler_2)
+        replace(CASCADE, upsamplers=dict(reversed(CASCADE.upsamplers.items())))
 
 
 def test_noise_without_a_generator_is_refused() -> None:

@@ -7,10 +7,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.unclip.toys import PRESET, make_batch, perturb, seeded, unit
+from tests.unclip.toys import make_batch, sampling_with, seeded, toy_cascade, unit
 from unclip.config import ConfigError
 from unclip.embeddings.pca import Moments, fit
-from unclip.generation import Cascade, SamplingConfig
+from unclip.generation import Cascade
 from unclip.manipulate import (
     Latent,
     class_probabilities,
@@ -27,36 +27,17 @@ from unclip.manipulate import (
     to_pixels,
     variations,
 )
-from unclip.models import Decoder, DiffusionPrior, Upsampler
 
-SAMPLING = SamplingConfig(
-    prior_sampler="ddim",
-    prior_steps=4,
-    prior_guidance_scale=1.0,
-    prior_candidates=1,
-    decoder_sampler="dpm_solver_pp_2m",
-    decoder_steps=20,
-    decoder_guidance_scale=1.5,
-    dynamic_threshold=None,
-    upsampler_1_sampler="ddim",
-    upsampler_1_steps=2,
-    upsampler_2_sampler="ddim",
-    upsampler_2_steps=2,
+SAMPLING = sampling_with(
+    prior={"guidance_scale": 1.0, "candidates": 1},
+    decoder={"sampler": "dpm_solver_pp_2m", "num_inference_steps": 20, "guidance_scale": 1.5},
     eta=1.0,
-    bf16=False,
 )
 
 
 @pytest.fixture(scope="module")
 def cascade() -> Cascade:
-    torch.manual_seed(0)
-    return Cascade(
-        prior=perturb(DiffusionPrior(PRESET.prior)),
-        decoder=perturb(Decoder(PRESET.decoder), seed=1),
-        upsampler_1=perturb(Upsampler(PRESET.upsampler_1), seed=2),
-        upsampler_2=perturb(Upsampler(PRESET.upsampler_2), seed=3),
-        sampling=SAMPLING,
-    )
+    return toy_cascade(SAMPLING)
 
 
 @pytest.fixture(scope="module")

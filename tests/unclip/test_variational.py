@@ -11,8 +11,8 @@ from torch.distributions import Normal, kl_divergence
 from tests.unclip.toys import DECODER, agree, make_batch, perturb, seeded
 from unclip import diffusion
 from unclip.diffusion import make_schedule
-from unclip.models import DecoderConfig, build
-from unclip.objectives import training_loss
+from unclip.kinds import build, training_loss
+from unclip.models import DecoderConfig
 
 SCHEDULE = make_schedule("cosine", train_timesteps=1000)
 LEARNED = DecoderConfig(**{**vars(DECODER), "learned_variance": True})

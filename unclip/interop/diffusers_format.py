@@ -14,7 +14,13 @@ from typing import cast
 
 import torch
 
-from unclip.generation import Cascade, SamplingConfig
+from unclip.generation import (
+    Cascade,
+    DecoderSampling,
+    PriorSampling,
+    SamplingConfig,
+    UpsamplerSampling,
+)
 from unclip.interop import configs, key_mapping
 from unclip.interop.clip_towers import check_tokenizer, read_clip, write_clip, write_tokenizer
 from unclip.interop.errors import InteropError
@@ -46,19 +52,16 @@ ONLY = {
     VARIATION: (key_mapping.IMAGE_ENCODER, "feature_extractor"),
 }
 VERSION = "0.33.1"  # of diffusers, the last to develop these pipelines
-KARLO_SAMPLING = SamplingConfig(  # what its authors recommend, at the smaller number of steps
-    prior_sampler="ddpm_fixed_small",
-    prior_steps=25,
-    prior_guidance_scale=4.0,
-    prior_candidates=1,
-    decoder_sampler="ddpm_learned",
-    decoder_steps=25,
-    decoder_guidance_scale=8.0,
-    dynamic_threshold=None,
-    upsampler_1_sampler="ddpm_fixed_small",
-    upsampler_1_steps=7,
-    upsampler_2_sampler="ddpm_fixed_small",
-    upsampler_2_steps=7,
+KARLO_SAMPLING = SamplingConfig(  # recommended by its authors, with the smaller number of steps
+    prior=PriorSampling(
+        sampler="ddpm_fixed_small", num_inference_steps=25, guidance_scale=4.0, candidates=1
+    ),
+    decoder=DecoderSampling(
+        sampler="ddpm_learned", num_inference_steps=25, guidance_scale=8.0, dynamic_threshold=None
+    ),
+    upsamplers={
+        "upsampler_1": UpsamplerSampling(sampler="ddpm_fixed_small", num_inference_steps=7)
+    },
     eta=1.0,
     bf16=False,
 )
@@ -82,8 +85,7 @@ def read_pipeline(
     cascade = Cascade(
         prior=prior and prior.to(device),
         decoder=decoder.to(device),
-        upsampler_1=_read_upsampler(folder, decoder.config.image_size).to(device),
-        upsampler_2=None,
+        upsamplers={"upsampler_1": _read_upsampler(folder, decoder.config.image_size).to(device)},
         sampling=sampling,
     )
     if kind == TEXT_TO_IMAGE:

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from torch import nn
+
 from unclip.interop.errors import InteropError
-from unclip.models import AnyPrior, KarloDecoder, KarloPrior, KarloUpsampler
+from unclip.models import KarloDecoder, KarloPrior, KarloUpsampler
 from unclip.pipeline import UnclipPipeline, first_difference, share_text_tower
 
 
@@ -39,13 +41,15 @@ class Parts(NamedTuple):
 def expressible(pipeline: UnclipPipeline, *, variation: bool) -> Parts:
     """The models, all of kinds that diffusers has; raises `InteropError` for any other."""
     cascade = pipeline.cascade
-    decoder, upsampler = cascade.decoder, cascade.upsampler_1
-    if cascade.upsampler_2 is not None:
-        raise _inexpressible("upsampler_2", "these pipelines have one upsampler")
+    decoder = cascade.decoder
+    if len(cascade.upsamplers) != 1:
+        others = ", ".join([*cascade.upsamplers][1:]) or "a cascade without an upsampler"
+        raise _inexpressible(others, "these pipelines have one upsampler")
+    [(name, upsampler)] = cascade.upsamplers.items()
     if not isinstance(decoder, KarloDecoder):
         raise _inexpressible("decoder", "it reads captions with a text encoder of its own")
     if not isinstance(upsampler, KarloUpsampler):
-        raise _inexpressible("upsampler_1", "it has one network, and enlarges and noises otherwise")
+        raise _inexpressible(name, "it has one network, and enlarges and noises otherwise")
     prior = None if variation else _expressible_prior(cascade.prior, decoder)
     if variation and pipeline.clip is None:
         raise InteropError(
@@ -58,7 +62,7 @@ def expressible(pipeline: UnclipPipeline, *, variation: bool) -> Parts:
     return Parts(prior, decoder, upsampler)
 
 
-def _expressible_prior(prior: AnyPrior | None, decoder: KarloDecoder) -> KarloPrior:
+def _expressible_prior(prior: nn.Module | None, decoder: KarloDecoder) -> KarloPrior:
     if prior is None:
         raise InteropError(
             "an UnCLIPPipeline needs a prior, and these models have none; export the variation"

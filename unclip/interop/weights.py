@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unclip.config import Config
 from unclip.interop.errors import InteropError
 from unclip.interop.key_mapping import KeyMapping, Table, find
-from unclip.models import build
+from unclip.kinds import build
 
 Tensors = dict[str, Tensor]
 Components = Mapping[str, Tensors]  # theirs, by the folder that they lie in

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.config import ConfigError
+from unclip.diffusion import schedule_of
 from unclip.embeddings.pca import PcaBasis
 from unclip.generation import Cascade
-from unclip.generation.denoisers import decoder_denoiser, schedule_of
 from unclip.images import to_rgb
-from unclip.samplers import ddim_inversion
+from unclip.samplers import Generators, ddim_inversion
 from unclip.validation import check_rows, check_shape
 
 PARALLEL = 1e-4  # sine of the angle below which a great circle is as good as a straight line
@@ -50,18 +50,11 @@ def encode(cascade: Cascade, pixels: Tensor, image_embeds: Tensor) -> Latent:
     check_rows(pixels=pixels, image_embeds=image_embeds)
     sampling = cascade.sampling
     with torch.no_grad(), torch.autocast(pixels.device.type, torch.bfloat16, sampling.bf16):
-        denoise = decoder_denoiser(
-            cascade.decoder,
-            image_embeds,
-            None,
-            guidance_scale=sampling.decoder_guidance_scale,
-            dynamic_threshold=sampling.dynamic_threshold,
-        )
         noise = ddim_inversion(
-            denoise,
+            cascade.decoder_denoiser(image_embeds, None),
             pixels,
-            schedule=schedule_of(cascade.decoder, pixels.device),
-            num_inference_steps=sampling.decoder_steps,
+            schedule=schedule_of(cascade.decoder.config, pixels.device),
+            num_inference_steps=sampling.decoder.num_inference_steps,
         )
     return Latent(image_embeds, noise)
 
@@ -71,7 +64,7 @@ def decode(
     latent: Latent,
     *,
     eta: float = 0.0,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
 ) -> Tensor:
     """The pictures of a latent, (B, 3, S, S) in [-1, 1]; eta = 0 gives back what was encoded.
 
@@ -80,9 +73,9 @@ def decode(
     """
     if eta > 0 and generator is None:
         raise ConfigError(f"eta={eta} adds noise; give a generator to draw it from, or eta=0")
-    sampler = replace(cascade, sampling=replace(cascade.sampling, decoder_sampler="ddim", eta=eta))
-    generator = generator if generator is not None else torch.Generator()
-    return sampler.decode(latent.image_embeds, None, generator=generator, noise=latent.noise)
+    settings = replace(cascade.sampling.decoder, sampler="ddim")
+    by_ddim = replace(cascade, sampling=replace(cascade.sampling, decoder=settings, eta=eta))
+    return by_ddim.decode(latent.image_embeds, None, generator=generator, noise=latent.noise)
 
 
 def enlarge(cascade: Cascade, pixels: Tensor, *, seed: int = 0) -> Tensor:
@@ -98,7 +91,7 @@ def enlarge(cascade: Cascade, pixels: Tensor, *, seed: int = 0) -> Tensor:
 
 
 def variations(
-    cascade: Cascade, latent: Latent, *, count: int, eta: float, generator: torch.Generator
+    cascade: Cascade, latent: Latent, *, count: int, eta: float, generator: Generators
 ) -> Tensor:
     """Pictures that share what CLIP sees (section 3.1, figure 3); (count, 3, S, S).
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from unclip.generation import Cascade
 from unclip.manipulate.latents import Latent, as_long_as, variations
-from unclip.samplers import randn
+from unclip.samplers import Generators, randn
 from unclip.validation import check_embeds
 
 CONDITIONS = {  # name → what the decoder is told beside the caption
@@ -26,7 +26,7 @@ def importance_of_the_prior(
     text_embeds: Tensor,
     image_embeds: Tensor | None = None,
     *,
-    generator: torch.Generator,
+    generator: Generators,
 ) -> dict[str, Tensor]:
     """One decoder, told of a picture in up to four ways (section 5.1, figure 8), noise fixed.
 
@@ -58,7 +58,7 @@ def typographic_attack(
     logit_scale: float,
     count: int,
     eta: float,
-    generator: torch.Generator,
+    generator: Generators,
 ) -> tuple[Tensor, Tensor]:
     """What CLIP takes a picture for, and what the decoder makes of the same embedding.
 

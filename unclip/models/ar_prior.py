@@ -33,6 +33,7 @@ class ARPriorConfig(Config):
     """A causal transformer over quantised principal components (section 2.2 of the paper)."""
 
     tag: ClassVar[str] = "autoregressive_prior"
+    unit_norm: ClassVar[bool] = True  # of the image embeddings that it makes
 
     embed_dim: int
     width: int

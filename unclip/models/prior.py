@@ -27,8 +27,8 @@ class DiffusionPriorConfig(Config):
     """A causal transformer that predicts the image embedding x_0 (section 2.2 of the paper)."""
 
     tag: ClassVar[str] = "diffusion_prior"
-
-    x_start_limit: ClassVar[float | None] = None  # unit-norm embeddings need none while sampling
+    unit_norm: ClassVar[bool] = True  # of the image embeddings that it makes
+    x_start_limit: ClassVar[float | None] = None  # no clamp while sampling
 
     embed_dim: int
     width: int

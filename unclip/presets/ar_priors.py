@@ -1,7 +1,7 @@
 """The autoregressive priors of the three sizes, beside the diffusion priors of `cascades`."""
 
 from unclip.models import ARPriorConfig
-from unclip.presets import cascades
+from unclip.presets.cascades import text_encoder
 
 
 def tiny_ar_prior() -> ARPriorConfig:
@@ -11,7 +11,7 @@ def tiny_ar_prior() -> ARPriorConfig:
         width=192,
         depth=4,
         heads=3,
-        text_encoder=cascades.tiny().prior.text_encoder,
+        text_encoder=text_encoder(context_length=24, width=64, depth=1, heads=2),
         dimensions=20,
         buckets=64,
         bucket_reach=4.0,
@@ -27,7 +27,7 @@ def small_ar_prior() -> ARPriorConfig:
         width=768,
         depth=12,
         heads=12,
-        text_encoder=cascades.small().prior.text_encoder,
+        text_encoder=text_encoder(context_length=77, width=512, depth=6, heads=8),
         dimensions=256,
         buckets=1024,
         bucket_reach=4.0,
@@ -47,7 +47,7 @@ def paper_ar_prior() -> ARPriorConfig:
         width=1664,
         depth=24,
         heads=26,
-        text_encoder=cascades.paper().prior.text_encoder,
+        text_encoder=text_encoder(context_length=256, width=2048, depth=0, heads=32),
         dimensions=319,
         buckets=1024,
         bucket_reach=4.0,

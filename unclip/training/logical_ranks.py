@@ -1,16 +1,14 @@
 """Logical ranks: who owns which microbatch of a step, and the randomness that belongs to it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unclip.config import ConfigError
-
-# CPU tensors by name, first axis the sample; "keys", a list of str, names the samples in errors.
-Batch = Mapping[str, Any]
+from unclip.objectives.batch import Batch as Batch
 
 # batches(start_step, logical_ranks) yields, for start_step, start_step + 1, ... without end, the
 # microbatch of each of `logical_ranks`. What it yields for (step, logical rank) must follow from

@@ -21,7 +21,7 @@ class Split:
 
     @property
     def reference_count(self) -> int:
-        """Reference rows that are compared with the samples: no more than there are samples."""
+        """Reference rows that are compared with the samples: at most as many as the samples."""
         return min(len(self.samples), len(self.reference))
 
 

@@ -22,6 +22,7 @@ class KarloPriorConfig(Config):
     """A causal transformer that predicts the standardised image embedding x_0."""
 
     tag: ClassVar[str] = "karlo_prior"
+    unit_norm: ClassVar[bool] = False  # it makes image embeddings with CLIP's own length
 
     embed_dim: int
     width: int
