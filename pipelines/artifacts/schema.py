@@ -35,6 +35,16 @@ SELECTION = pa.schema(
 )
 
 
+# What `pca` sums up over each group of shards, W being the width of the embeddings.
+MOMENTS = pa.schema(
+    [
+        pa.field("count", pa.int64(), nullable=False),
+        pa.field("sum", pa.list_(pa.float64()), nullable=False),  # (W,)
+        pa.field("outer", pa.list_(pa.float64()), nullable=False),  # (W * W,)
+    ]
+)
+
+
 def embeddings(width: int) -> pa.Schema:
     """What `embed` writes, row-aligned with the pairs shard of the same name."""
     vector = pa.list_(pa.float32(), width)

@@ -36,7 +36,7 @@ def submit(
     The configuration is checked on this machine first. Ctrl-C leaves the job running.
     """
     from pipelines.cli.project import open_project
-    from pipelines.config.load import find_config
+    from pipelines.config.files import find_config
 
     jobs.submit(
         find_config(project.config),

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.cli.options import ProjectChoice, ScopeChoice
-from pipelines.config.load import find_config, load_config
+from pipelines.config.files import find_config
+from pipelines.config.load import load_config
 from pipelines.config.sections import PipelineConfig
 from pipelines.core.errors import PipelineError
 from pipelines.core.lookup import Lookup, find_results
@@ -34,8 +35,6 @@ class Project:
         self.store.check_root()
         wanted = Scope(only=scope.only, start=scope.start, force=scope.force)
         plan = make_plan(self.graph, self.store, wanted)
-        if plan["download"].action == "run":
-            self.config.source.check()
         plan.check()
         return plan
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from pipelines.artifacts import Report
 from pipelines.cli.command import Output
 from pipelines.cli.options import ScopeChoice
-from pipelines.cli.progress import View
+from pipelines.cli.progress import ProgressDisplay
 from pipelines.cli.project import Project
 from pipelines.core.plan import Plan
 from pipelines.core.runner import RunSettings, run_plan
-from pipelines.tracking.server import prepare
+from pipelines.tracking.preflight import prepare
 from pipelines.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -33,9 +33,10 @@ def run_project(project: Project, scope: ScopeChoice, output: Output) -> None:
 def _carry_out(project: Project, plan: Plan, output: Output) -> None:
     section = project.config.run
     project.store.check_writable()
-    view = View(plan, live=False if output.verbose else None)  # log lines would break the table
-    uri = prepare(section.tracking, project.store, view.say)
-    tracker = Tracker(plan, project.store, section.tracking, uri=uri, warn=view.say)
+    live = False if output.verbose else None  # log lines would break the table
+    display = ProgressDisplay(plan, live=live)
+    uri = prepare(section.tracking, project.store, display.say)
+    tracker = Tracker(plan, project.store, section.tracking, uri=uri, warn=display.say)
     settings = RunSettings(
         resources=section.resources,
         retries=section.retries,
@@ -47,8 +48,8 @@ def _carry_out(project: Project, plan: Plan, output: Output) -> None:
     log.info("%d stages to run, tracked at %s", len(plan.to_run), uri)
     tracker.begin(name=Path(project.choice.config).stem, config=config)
     try:
-        with view:
-            run_plan(plan, project.store, settings, [view, tracker])
+        with display:
+            run_plan(plan, project.store, settings, [display, tracker])
     except (KeyboardInterrupt, SystemExit):
         tracker.end("KILLED")
         raise

@@ -19,10 +19,10 @@ from torchvision.utils import save_image
 from pipelines.artifacts import PcaBasisFile
 from pipelines.cli.models import ModelSource
 from pipelines.cli.options import ImageRequest
+from pipelines.embeddings.components import load_basis
 from pipelines.evaluation.grids import Tile, draw_grid, in_rows
 from pipelines.evaluation.images import to_images
-from pipelines.stages.pca import load_basis
-from pipelines.tracking.image import log_picture
+from pipelines.tracking.image import log_image
 from unclip import manipulate
 from unclip.generation import Cascade
 from unclip.manipulate import Latent
@@ -215,7 +215,7 @@ class Session:
         if project is None:
             log.info("%s is not tracked, because a folder of models has no tracking server", out)
             return
-        log_picture(
+        log_image(
             out,
             project.store,
             project.config.run.tracking,

@@ -83,15 +83,13 @@ def untrained_like(cascade: Cascade, *, seed: int) -> Cascade:
 
 
 def _untrained_sampling(sampling: SamplingConfig) -> SamplingConfig:
+    steps = UNTRAINED_STEPS
     return replace(
         sampling,
         prior=replace(
-            sampling.prior,
-            sampler="ddim",
-            num_inference_steps=UNTRAINED_STEPS,
-            guidance_scale=1.0,
+            sampling.prior, sampler="ddim", num_inference_steps=steps, guidance_scale=1.0
         ),
-        decoder=replace(sampling.decoder, num_inference_steps=UNTRAINED_STEPS, guidance_scale=1.0),
+        decoder=replace(sampling.decoder, num_inference_steps=steps, guidance_scale=1.0),
         upsamplers={
             name: replace(upsampler, num_inference_steps=1)
             for name, upsampler in sampling.upsamplers.items()

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
+from pipelines.stages.calibration import calibrate, training_similarities
+from pipelines.stages.models import LoaderSettings, TrainARPrior
+from pipelines.stages.training import TrainingJob, TrainingWorker
 
 from pipelines.artifacts import MODEL_FILE
 from pipelines.config.load import load_config
 from pipelines.core.store import Folder, Store
-from pipelines.stages.calibration import calibrate, training_similarities
-from pipelines.stages.models import LoaderSettings, TrainARPrior
 from pipelines.stages.pca import load_basis
-from pipelines.stages.training import TrainingJob, TrainingWorker
 from tests.pipelines import given
 from tests.pipelines.given_pairs import GivenPairs
 from tests.pipelines.local import LocalContext, make
@@ -53,7 +53,7 @@ class KilledContext(LocalContext):
 
         def die(step: int, values: dict[str, float]) -> None:
             keep_history(step, values)
-            if step == 2:
+            if step == 4:  # the checkpoint of step 2 was saved, that of step 4 is not yet
                 raise Killed
 
         worker.keep_history = die  # type: ignore[method-assign]

@@ -25,7 +25,10 @@ TINY = {
 
 def batch_for(config: Config, rows: int) -> dict[str, torch.Tensor]:
     """All that the kind reads, and nothing else."""
-    batch = karlo_configs.karlo_batch(config, count=rows)
+    if spec_of(config).kind == "karlo":
+        batch = karlo_configs.karlo_batch(config, count=rows)
+    else:
+        batch = make_batch(getattr(config, "image_size", 8), count=rows)
     return {name: batch[name] for name in spec_of(config).batch_fields}
 
 

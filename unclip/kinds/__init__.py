@@ -95,7 +95,7 @@ def preview(model: nn.Module, batch: Batch, *, generator: torch.Generator) -> Te
 def _check_own(name: str, spec: Any) -> None:
     """Raise `ConfigError` unless "module:NAME" leads to a spec, and its config back to it."""
     if not isinstance(spec, ModelSpec):
-        raise ConfigError(f"{name} is a {type(spec).__name__}, not a ModelSpec")
+        raise ConfigError(f"{name} is of type {type(spec).__name__}, not a ModelSpec")
     back = getattr(spec.config, "model_kind", None)
     if back != name:
         raise ConfigError(

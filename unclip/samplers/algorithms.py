@@ -224,7 +224,7 @@ def find_sampler(name: str, *, what: str, provided: frozenset[str]) -> Sampler:
     usable = {n: sampler for n, sampler in SAMPLERS.items() if needs_of(sampler) <= provided}
     sampler = resolve(name, SAMPLERS, what=what)
     if not callable(sampler):
-        raise ConfigError(f"{what}={name!r} is a {type(sampler).__name__}, not a function")
+        raise ConfigError(f"{what}={name!r} is of type {type(sampler).__name__}, not a function")
     missing = sorted(needs_of(sampler) - provided)
     if missing:
         raise ConfigError(

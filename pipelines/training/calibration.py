@@ -1,10 +1,11 @@
-"""What the training data decide of an autoregressive prior, before its first step.
+"""What the training data determine of an autoregressive prior, before its first step.
 
-It follows from artifacts alone, so that it is the same on every worker and after every restart.
+It follows from artifacts alone, so it is the same on every worker and after every restart.
 """
 
 # N training rows, E width of the CLIP embeddings
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,33 +14,37 @@ import torch
 from torch import Tensor
 
 from pipelines.artifacts import EmbeddingShards, PcaBasisFile, SelectionShards
-from pipelines.stages.pca import load_basis
+from pipelines.embeddings.components import load_basis
 from unclip.embeddings.pca import PcaBasis
 from unclip.embeddings.quantise import quantile_edges
+from unclip.models import ARPriorConfig
 
-MOST_SHARDS = 256  # evenly spaced over all, that the bins of the dot product are made from
+log = logging.getLogger(__name__)
+
+MAX_SHARDS = 256  # evenly spaced over all, whose rows decide the bins of the dot product
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `ARPrior.calibrate` takes."""
+    """The arguments of `ARPrior.calibrate`."""
 
     basis: PcaBasis
     dot_edges: Tensor  # (dot_bins - 1,)
 
 
 def calibrate(
-    pca: PcaBasisFile, embeddings: EmbeddingShards, selection: SelectionShards, dot_bins: int
+    pca: PcaBasisFile, embeddings: EmbeddingShards, selection: SelectionShards, model: ARPriorConfig
 ) -> Calibration:
     """The basis of the training rows, and the quantiles of their dot products z_i · z_t."""
     products = training_similarities(embeddings, selection)
-    return Calibration(load_basis(pca), quantile_edges(products, buckets=dot_bins))
+    log.info("calibrating on the similarities of %d training rows", len(products))
+    return Calibration(load_basis(pca), quantile_edges(products, buckets=model.dot_bins))
 
 
 def training_similarities(embeddings: EmbeddingShards, selection: SelectionShards) -> Tensor:
-    """Cosines of picture and caption of the rows that are trained on; (N,) float32."""
+    """Cosines of image and caption of the training rows; (N,) float32."""
     names = [name for name, rows in selection.rows.items() if rows]
-    places = np.linspace(0, len(names) - 1, min(len(names), MOST_SHARDS)).round().astype(int)
+    places = np.linspace(0, len(names) - 1, min(len(names), MAX_SHARDS)).round().astype(int)
     found = []
     for name in (names[place] for place in places):
         chosen = selection.read(name)

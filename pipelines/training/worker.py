@@ -1,16 +1,20 @@
-"""One worker of any training: the loop of `unclip.training`, fed from shards, heard by the driver.
+"""One worker of any training: the loop of `unclip.training`, fed from shards.
 
-Every model is described by a frozen config; what differs between them is how one is built, its
-loss, what it needs of a row, and how it is written, which `TrainingTask` names.
+Trainings differ in how a model is built, its loss, the columns that it needs of a row, and how it
+is written. A `TrainingTask` says these.
 """
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import open_clip
+import ray.train
+import ray.train.torch
 import torch
 from torch import nn
 
@@ -19,11 +23,13 @@ from pipelines.core.store import Folder
 from pipelines.data.loader import LoaderConfig, TrainingLoader
 from pipelines.data.order import OrderConfig
 from pipelines.data.shard_reader import ShardFiles
-from pipelines.stages.checkpoints import StoreCheckpoints
+from pipelines.training.checkpoints import StoreCheckpoints
 from unclip.training import Batch, Loss, Rollback, TrainingConfig, TrainingResult, train
 
-HISTORY = "history.json"  # what was logged, for the report's curves
-SUMMARY = "training.json"  # what the stage's artifact is made from
+log = logging.getLogger(__name__)
+
+HISTORY = "history.json"  # the logged values, for the report's curves
+SUMMARY = "training.json"  # the metadata of the stage's artifact
 
 
 class TrainingTask(Protocol):
@@ -39,7 +45,7 @@ class TrainingTask(Protocol):
     def context_length(self) -> int: ...
 
     def build(self) -> nn.Module:
-        """The untrained model."""
+        """The model before its first step."""
         ...
 
     @property
@@ -50,13 +56,13 @@ class TrainingTask(Protocol):
         ...
 
     def preview(self, model: nn.Module, batch: Batch, path: Path) -> bool:
-        """Write a picture that shows how far the model is; False where it makes none."""
+        """Write an image that shows what the model has learned; False where it makes none."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """All that a worker needs to know."""
+    """Everything that a worker needs."""
 
     stage: str
     task: TrainingTask
@@ -65,13 +71,11 @@ class TrainingJob:
     shards: tuple[ShardFiles, ...]
     folder: Folder
     emit: Emit
+    start: Folder | None = None  # of a shorter training, whose final state comes first
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
     """The function that Ray Train runs on every worker."""
-    import ray.train
-    import ray.train.torch
-
     context = ray.train.get_context()
     worker = TrainingWorker(
         config["job"],
@@ -84,7 +88,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
 
 @dataclass
 class TrainingWorker:
-    """One rank of a training job; rank 0 tells the driver and writes what is made."""
+    """One rank of a training job. Rank 0 emits events and writes the results."""
 
     job: TrainingJob
     rank: int
@@ -95,25 +99,30 @@ class TrainingWorker:
     def run(self) -> None:
         """Train to the end and publish the averaged weights."""
         job = self.job
+        log.info("%s: rank %d of %d on %s", job.stage, self.rank, self.world_size, self.device)
         torch.manual_seed(job.training.seed)  # the untrained weights
         model = job.task.build()
-        if self.rank == 0 and job.folder.exists(HISTORY):
-            self.history = job.folder.read_json(HISTORY)
+        checkpoints = StoreCheckpoints(job.folder, job.training.keep_checkpoints, job.start)
+        if self.rank == 0:
+            self.history = _read_history(job)
         result = train(
             model,
             job.task.loss,
             self.batches,
             job.training,
-            checkpoints=StoreCheckpoints(job.folder, job.training.keep_checkpoints),
+            checkpoints=checkpoints,
             device=self.device,
             rank=self.rank,
             world_size=self.world_size,
             on_log=self.log,
             on_sample=self.sample,
             on_checkpoint=self.keep_history,
-            on_rollback=self.tell_of_rollback,
+            on_rollback=self.note_rollback,
+            on_notice=self.notice,
         )
         if self.rank == 0:
+            if job.training.lr_schedule == "constant":  # a longer training can go on from here
+                checkpoints.keep_final(result.step)
             self.publish(model, result)
 
     def batches(self, start_step: int, logical_ranks: tuple[int, ...]) -> Iterator[Sequence[Batch]]:
@@ -125,16 +134,13 @@ class TrainingWorker:
 
     def loader(self, logical_ranks: Sequence[int]) -> TrainingLoader:
         """The loader of some logical ranks."""
-        import open_clip
-
-        job, training = self.job, self.job.training
+        job, task, training = self.job, self.job.task, self.job.training
         order = OrderConfig(
             seed=training.seed,
             logical_ranks=training.logical_ranks,
             batch_size=training.batch_size,
             shuffle_shards=job.shuffle_shards,
         )
-        task = job.task
         settings = LoaderConfig(order=order, fields=task.fields, image_size=task.image_size)
         tokenize = open_clip.SimpleTokenizer(context_length=task.context_length)
         return TrainingLoader(
@@ -142,14 +148,14 @@ class TrainingWorker:
         )
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Tell the driver how it goes."""
+        """Emit the metrics and the progress of a step."""
         self.history.append({"step": step, **values})
         stage, steps = self.job.stage, self.job.training.steps
         self.job.emit(Metrics(stage, step, {f"learning/{name}": v for name, v in values.items()}))
         self.job.emit(Progress(stage, step, steps, "steps", f"loss {values['loss']:.4f}"))
 
     def sample(self, step: int, model: nn.Module) -> None:
-        """Publish a picture of what the model makes by now, always from the same rows."""
+        """Publish a preview of the model, always from the same rows."""
         batch = next(self.loader((0,)).read(0))[0]
         name = f"samples/step-{step:08d}.png"
         with tempfile.TemporaryDirectory() as scratch:
@@ -164,12 +170,16 @@ class TrainingWorker:
         if self.rank == 0:
             self.job.folder.write_json(HISTORY, self.history)
 
-    def tell_of_rollback(self, rollback: Rollback) -> None:
-        """A person should look at these samples."""
+    def note_rollback(self, rollback: Rollback) -> None:
+        """Name the samples of a refused step, so that somebody looks at them."""
         self.job.emit(Note(self.job.stage, str(rollback)))
 
+    def notice(self, message: str) -> None:
+        """Show the user a message of the training loop."""
+        self.job.emit(Note(self.job.stage, message))
+
     def publish(self, model: nn.Module, result: TrainingResult) -> None:
-        """Write the averaged weights and what there is to say of them."""
+        """Write the averaged weights and the summary of the training."""
         model.load_state_dict(result.ema_weights)
         with tempfile.TemporaryDirectory() as scratch:
             self.job.task.save(model, Path(scratch))
@@ -179,7 +189,16 @@ class TrainingWorker:
         summary = {
             "parameters": sum(p.numel() for p in model.parameters()),
             "steps": result.step,
-            "final_loss": last if last == last else None,  # NaN is no JSON
+            "final_loss": last if last == last else None,  # JSON has no NaN
             "skipped_steps": list(result.skipped_steps),
         }
         self.job.folder.write_bytes(SUMMARY, json.dumps(summary).encode())
+
+
+def _read_history(job: TrainingJob) -> list[dict[str, float]]:
+    """The curves so far: this training's, or those of the shorter one that it goes on from."""
+    for folder in (job.folder, job.start):
+        if folder is not None and folder.exists(HISTORY):
+            history: list[dict[str, float]] = folder.read_json(HISTORY)
+            return history
+    return []
