@@ -22,7 +22,7 @@ from tests.pipelines.given_pairs import GivenPairs
 from tests.pipelines.local import LocalContext, make
 from unclip import presets
 from unclip.checkpoint import config_metadata, load_model, save_model
-from unclip.models import build
+from unclip.kinds import build
 
 MODEL = given.small_models()[0]
 QUICK = replace(

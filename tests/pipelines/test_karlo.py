@@ -27,7 +27,7 @@ from tests.unclip import karlo_configs
 from unclip.checkpoint import config_metadata, load_model, save_model
 from unclip.clip.frozen import FrozenClip
 from unclip.config import Config
-from unclip.models import build
+from unclip.kinds import build
 from unclip.presets import karlo
 
 PARTS = ("prior", "decoder", "upsampler_1")
