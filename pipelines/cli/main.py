@@ -12,11 +12,9 @@ import click
 
 from pipelines.cli import checkpoints, cluster, images, pipeline
 from pipelines.cli.command import Output, Sections
-from pipelines.core.errors import PipelineError, WorkLostError
+from pipelines.core.errors import EXIT_ERROR, EXIT_WORK_LOST, AbortedError, PipelineError
 from unclip.config import UnclipError
 
-EXIT_ERROR = 2
-EXIT_LOST = 75  # EX_TEMPFAIL of sysexits.h
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
@@ -82,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if output.debug:
             traceback.print_exc()
         _print_error(str(error))
-        return EXIT_LOST if _is_lost(error) else EXIT_ERROR
+        if isinstance(error, AbortedError):
+            _leave(_exit_code(error))
+        return _exit_code(error)
     return 0
 
 
@@ -106,9 +106,10 @@ def _print_error(message: str) -> None:
     print("\n".join(lines), file=sys.stderr)
 
 
-def _is_lost(error: BaseException) -> bool:
-    """Whether lost workers or a lost cluster caused the error."""
-    return any(isinstance(cause, WorkLostError) for cause in _causes(error))
+def _exit_code(error: BaseException) -> int:
+    """`EXIT_WORK_LOST` where lost workers or a lost cluster caused the error."""
+    codes = {cause.exit_code for cause in _causes(error) if isinstance(cause, PipelineError)}
+    return EXIT_WORK_LOST if EXIT_WORK_LOST in codes else EXIT_ERROR
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

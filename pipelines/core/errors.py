@@ -22,3 +22,11 @@ class WorkLostError(PipelineError):
     """Workers or the cluster were lost; the same work can succeed when it is tried again."""
 
     exit_code = EXIT_WORK_LOST
+
+
+class AbortedError(PipelineError):
+    """The run stopped while stages were still at work, so the process has to end at once.
+
+    Threads of those stages may wait for workers that no longer exist: end with `os._exit` after
+    the message is printed.
+    """

@@ -220,9 +220,10 @@ def test_a_signal_ends_a_command_with_its_exit_code(sent: int, code: int, messag
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         words = [sys.executable, "-m", "pipelines.cli.main", "status", "job", "--address", address]
         with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
-            silent.accept()  # the command waits for an answer
-            process.send_signal(sent)
-            assert process.wait(30) == code
+            connection, _ = silent.accept()
+            with connection:  # the command waits for an answer
+                process.send_signal(sent)
+                assert process.wait(30) == code
             assert process.stderr is not None
             printed = process.stderr.read()
     assert message in printed

@@ -29,6 +29,7 @@ from unclip.interop import read_pipeline
 class Tuned(Stage[TrainedModel]):
     """A model from a file, as a training that began with it leaves one."""
 
+    kind: ClassVar[str] = "tuned"
     artifact: ClassVar[type[Artifact]] = TrainedModel
 
     file: str
@@ -38,37 +39,17 @@ class Tuned(Stage[TrainedModel]):
         return TrainedModel(ctx.folder, parameters=1, steps=1, final_loss=None)
 
 
-@dataclass(frozen=True)
-class TunedPrior(Tuned):
-    kind: ClassVar[str] = "prior"
-
-
-@dataclass(frozen=True)
-class TunedDecoder(Tuned):
-    kind: ClassVar[str] = "decoder"
-
-
-@dataclass(frozen=True)
-class TunedUpsampler(Tuned):
-    kind: ClassVar[str] = "upsampler_1"
-
-
-def use(
-    models: Mapping[str, Stage[Any] | None],
-    store: Store,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def use(changes: Mapping[str, Any], store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command find a project whose trainings made these models."""
     config = given.evaluate_config()
-    stage = replace(given.evaluate_stage(config), **models)
+    stage = replace(given.evaluate_stage(config), **changes)
     embeddings = given.GivenEmbeddings(stage.pairs, stage.clip)
     selection = given.GivenSelection(embeddings)
     stage = replace(stage, embeddings=embeddings, selection=selection)
-    for name in ("clip", "prior", "decoder", "upsampler_1", "upsampler_2"):
-        if (part := getattr(stage, name)) is not None:
-            make(store, part)
     settings = replace(load_config("demo"), evaluate=config)
     project = Project(ProjectChoice("demo", None, ()), settings, Graph([stage]), store)
+    for name in project.model_stages:
+        make(store, project.graph[name])
     monkeypatch.setattr(cli_models, "open_project", lambda choice: project)
 
 
@@ -81,12 +62,12 @@ def test_what_the_pipeline_trained_of_karlo_opens_in_diffusers(
     cascade.decoder.unet.out.bias.data += 1  # what a training does to weights
     for name, model in cascade.models.items():
         save_model(f"{name}.safetensors", model)
+    tuned = {name: Tuned(f"{name}.safetensors", name=name) for name in cascade.models}
     models = {
         "clip": given.GivenClip(toys.EMBED),
-        "prior": TunedPrior("prior.safetensors"),
-        "decoder": TunedDecoder("decoder.safetensors"),
-        "upsampler_1": TunedUpsampler("upsampler_1.safetensors"),
-        "upsampler_2": None,
+        "priors": {"prior": tuned["prior"]},
+        "decoder": tuned["decoder"],
+        "upsamplers": {"upsampler_1": tuned["upsampler_1"]},
     }
     use(models, Store(str(tmp_path / "store")), monkeypatch)
     assert main(["--debug", "export", "--to", "out"]) == 0
@@ -104,8 +85,10 @@ def test_models_of_the_papers_architecture_are_refused_before_anything_is_writte
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for second, message in (({}, "upsampler_2 cannot"), ({"upsampler_2": None}, "decoder cannot")):
-        use(second, Store(str(tmp_path / "store")), monkeypatch)
+    one_upsampler = given.given_models(upsampler_1=given.small_models()[2])
+    changes = (({}, "upsampler_2 cannot"), ({"upsamplers": one_upsampler}, "decoder cannot"))
+    for change, message in changes:
+        use(change, Store(str(tmp_path / "store")), monkeypatch)
         assert main(["export", "--to", "out"]) == 2
         said = capsys.readouterr().err.strip()
         assert message in said
