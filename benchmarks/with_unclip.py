@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from benchmarks.contest import VOCABULARY, Contestant, Inputs
 from benchmarks.sizes import GUIDANCE_SCALE, STEPS, Sizes
-from unclip.denoisers.decoder import decoder_denoiser, without_variance
-from unclip.denoisers.prior import prior_denoiser
+from unclip.denoising.denoisers import decoder_denoiser, prior_denoiser, without_variance
 from unclip.models import (
     Decoder,
     DecoderConfig,

@@ -6,6 +6,7 @@ would give different files.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from io import SEEK_END
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from unclip.config import Config, ConfigError, UnclipError
 from unclip.kinds import build, find_file_spec, spec_of
 
+log = logging.getLogger(__name__)
+
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, by its specification
@@ -28,7 +31,7 @@ MOST_NAMED = 5  # fields or tensors in one message
 
 
 class CheckpointError(UnclipError):
-    """A file that is not a model of ours, or does not fit its config."""
+    """A file that is not a saved model, or does not fit its config."""
 
 
 def save_model(path: Path | str, model: nn.Module) -> None:
@@ -45,6 +48,7 @@ def save_model(path: Path | str, model: nn.Module) -> None:
     # safetensors stores rows one after another: channels_last weights become contiguous.
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, path, metadata=config_metadata(config))
+    log.debug("saved a %s to %s", type(model).__name__, path)
 
 
 def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> nn.Module:
@@ -61,6 +65,7 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> nn.Mo
         model = build(config)
     _check_tensors(model.state_dict(), tensors, where=str(path))
     model.load_state_dict(tensors, assign=True)
+    log.debug("loaded a %s from %s", type(model).__name__, path)
     return model.to(memory_format=torch.channels_last).eval()
 
 
@@ -78,13 +83,13 @@ def check_file(file: BinaryIO, *, where: str) -> Config:
     whole = size + length
     if (there := file.seek(0, SEEK_END)) != whole:
         raise CheckpointError(
-            f"{where} has {there} bytes, but by its header {whole}; copy or download it again"
+            f"{where} has {there} bytes, but its header says {whole}; copy or download it again"
         )
     return config
 
 
 def _read_header(file: BinaryIO, *, where: str) -> tuple[dict[str, Any], int]:
-    """What a safetensors file says of itself, and how many bytes that takes."""
+    """The header of a safetensors file, and its size in bytes."""
     size = int.from_bytes(file.read(8), "little")
     try:
         if not 2 <= size <= MAX_HEADER_BYTES:
@@ -92,13 +97,13 @@ def _read_header(file: BinaryIO, *, where: str) -> tuple[dict[str, Any], int]:
         header: dict[str, Any] = dict(json.loads(file.read(size)))
     except (ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{where} is no safetensors file ({error}); give one that `save_model` wrote"
+            f"{where} is not a safetensors file ({error}); give one that `save_model` wrote"
         ) from error
     return header, 8 + size
 
 
 def _read_entries(header: dict[str, Any], *, where: str) -> tuple[dict[str, Tensor], int]:
-    """The tensors that a header names, on the meta device, and how many bytes all of them take."""
+    """The tensors that a header lists, on the meta device, and their total size in bytes."""
     try:
         given = {n: torch.empty(entry["shape"], device="meta") for n, entry in header.items()}
         return given, max((int(e["data_offsets"][1]) for e in header.values()), default=0)
@@ -139,7 +144,7 @@ def config_from_metadata(metadata: dict[str, str], *, where: str) -> Config:
 
 
 def config_from_json(kind: type[AnyConfig], value: dict[str, Any], *, where: str) -> AnyConfig:
-    """The config whose fields, as `asdict` gives them, went through JSON."""
+    """The config from the JSON of its fields, as `asdict` gives them."""
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} is {value!r}, which is not a {kind.__name__}")
     hints = get_type_hints(kind)
@@ -176,7 +181,7 @@ def _decode(kind: Any, value: Any, *, where: str) -> Any:
 
 
 def _option_of(options: list[Any], value: Any) -> Any:
-    """Of configs the one whose fields are those of the value."""
+    """The config class with the fields of the value; the first option if there is none."""
     named = (
         o
         for o in options
@@ -186,7 +191,7 @@ def _option_of(options: list[Any], value: Any) -> Any:
 
 
 def _is_a(kind: type, value: Any) -> bool:
-    """As Python's type checkers have it: an int may stand for a float, but a bool for no number."""
+    """Whether a value is of a type; an int counts as a float, and a bool as no number."""
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)
@@ -197,7 +202,7 @@ def _check_tensors(wanted: dict[str, Tensor], given: dict[str, Tensor], *, where
         *(f"{n} {_shape(wanted[n])} is missing" for n in sorted(wanted.keys() - given.keys())),
         *(f"{n} {_shape(given[n])} is unknown" for n in sorted(given.keys() - wanted.keys())),
         *(
-            f"{name} has shape {_shape(given[name])} where {_shape(tensor)} is asked for"
+            f"{name} has shape {_shape(given[name])} where {_shape(tensor)} is expected"
             for name, tensor in wanted.items()
             if name in given and tensor.shape != given[name].shape
         ),
@@ -206,7 +211,7 @@ def _check_tensors(wanted: dict[str, Tensor], given: dict[str, Tensor], *, where
         more = f"; and {len(message) - MOST_NAMED} more" if len(message) > MOST_NAMED else ""
         raise CheckpointError(
             f"{where} does not hold the tensors of its config: {'; '.join(message[:MOST_NAMED])}"
-            f"{more}. Weights or config are of another model; write both with `save_model`"
+            f"{more}. Weights or config belong to another model; write both with `save_model`"
         )
 
 

@@ -15,7 +15,7 @@ from pipelines.config.models import DecoderSection, ModelSection, PriorSection, 
 from pipelines.core.cluster import ClusterSettings
 from pipelines.core.resources import Resources
 from pipelines.data.download import DownloadConfig
-from pipelines.data.filter import FilterConfig
+from pipelines.data.filter_config import FilterConfig
 from pipelines.data.sources import SourceConfig
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.report.config import ReportConfig

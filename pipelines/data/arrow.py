@@ -9,11 +9,7 @@ import pyarrow as pa
 
 def to_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """A column of fixed-size lists as (N, D) float32, or one of numbers as (N,) float32."""
-    whole = (
-        pa.concat_arrays(column.chunks or [pa.array([], column.type)])
-        if isinstance(column, pa.ChunkedArray)
-        else column
-    )
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if not pa.types.is_fixed_size_list(whole.type):
         return np.asarray(whole, dtype=np.float32)
     return np.asarray(whole.flatten(), dtype=np.float32).reshape(len(whole), whole.type.list_size)

@@ -9,7 +9,8 @@ from pipelines.artifacts.schema import PAIRS
 from pipelines.core.errors import PipelineError
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.data.duplicates import IDENTITY_COLUMNS, exact_duplicates
-from pipelines.data.filter import FilterConfig, FilterItem, FilterWorker
+from pipelines.data.filter import FilterItem, FilterWorker
+from pipelines.data.filter_config import FilterConfig
 from pipelines.stages.download import total_counts
 
 log = logging.getLogger(__name__)

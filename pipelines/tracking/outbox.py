@@ -24,7 +24,6 @@ SEND_LIMIT_S, FILE_LIMIT_S, STORE_LIMIT_S = 15.0, 600.0, 10.0  # of one call
 STORE_SHARE_S = 2.0  # of the time left for closing: the server gets the rest
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 120.0  # after a failure; doubles each time
 MOST_REFUSALS = 3  # of one record by a server that answers, over all runs
-MOST_CHARS = 200  # of an error in a message
 T = TypeVar("T")
 
 
@@ -49,7 +48,7 @@ class Peer:
     def failed(self, error: BaseException) -> None:
         """Pause, for longer after each failure in a row. A time-out hides no earlier error."""
         if self.error is None or not isinstance(error, CallTimeoutError):
-            self.error = first_line(error)[:MOST_CHARS]
+            self.error = first_line(error)
         self.retry_at = self.clock() + self.wait_s
         self.wait_s = min(2 * self.wait_s, LONGEST_WAIT_S)
 
@@ -177,7 +176,7 @@ class Outbox:
         if last or not record.refusals:
             what = record.body.get("path") or record.body.get("file") or record.body.get("name")
             fate = "It is not sent again." if last else "It will be sent again."
-            problem = first_line(error)[:MOST_CHARS]
+            problem = first_line(error)
             self.warn(f"The tracking server refused {what or record.kind}: {problem}. {fate}")
 
     def _keep(self) -> None:

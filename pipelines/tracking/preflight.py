@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pipelines.core.errors import PipelineError, first_line
 from pipelines.core.store import Store
 from pipelines.tracking.location import SQLITE, tracking_uri
-from pipelines.tracking.outbox import MOST_CHARS
 from pipelines.tracking.server import Server
 from pipelines.tracking.settings import TrackingSettings
 from pipelines.tracking.time_limit import TimeLimitedCaller
@@ -34,7 +33,7 @@ def prepare(settings: TrackingSettings, store: Store, warn: Callable[[str], None
     except Exception as error:
         log.debug("the preflight of %s failed", uri, exc_info=True)
         what, hint = _explained(uri)
-        problem = f"{what}: {first_line(error)[:MOST_CHARS]}."
+        problem = f"{what}: {first_line(error)}."
         if settings.required:
             raise PipelineError(f"{problem} {hint}, {GO_ON}") from error
         warn(f"{problem} The work goes on; tracking records are kept in the store and sent later.")

@@ -74,7 +74,7 @@ class RunWriter:
 
 
 def open_outbox(server: Server, warn: Callable[[str], None]) -> Outbox:
-    """The outbox of this server and experiment; each keeps its records in its own folder."""
+    """The outbox of this server and experiment, with a folder of its own in the store."""
     name = hashlib.sha256(f"{server.uri}\n{server.experiment}".encode()).hexdigest()[:12]
     spool = SpoolFolder(f"{server.store.root.rstrip('/')}/{SPOOL}/{name}")
     return Outbox(spool, send=server.carry_out, answers=server.answers, warn=warn)

@@ -1,4 +1,4 @@
-"""A pipeline in miniature for listeners: three stages, told of as the runner would, without Ray."""
+"""A small pipeline for listeners: three stages, reported as the runner reports them, without Ray."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Pairs(Stage[Shards]):
     source: str
 
     def run(self, ctx: Context) -> Shards:
-        raise AssertionError("told of, never run")
+        raise AssertionError("reported, never run")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Fit(Stage[Weights]):
     config: FitConfig
 
     def run(self, ctx: Context) -> Weights:
-        raise AssertionError("told of, never run")
+        raise AssertionError("reported, never run")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Check(Stage[Artifact]):
     model: Stage[Weights]
 
     def run(self, ctx: Context) -> Artifact:
-        raise AssertionError("told of, never run")
+        raise AssertionError("reported, never run")
 
 
 FACTS: dict[str, dict[str, Any]] = {
@@ -118,7 +118,7 @@ def finish(store: Store, plan: Plan, stage: str, links: dict[str, str]) -> Manif
 def tell(
     listener: Listener, store: Store, plan: Plan, stage: str, events: Sequence[Event] = ()
 ) -> dict[str, str]:
-    """A stage from start to end; its links."""
+    """Report a stage from start to end; returns its links."""
     links = dict(listener.started(plan[stage]))
     for event in events:
         listener.event(event)
@@ -127,7 +127,7 @@ def tell(
 
 
 def whole_run(listener: Listener, store: Store, plan: Plan) -> dict[str, dict[str, str]]:
-    """All that a first run tells."""
+    """All events of a first run."""
     links = {"pairs": tell(listener, store, plan, "pairs", [Note("pairs", "a worker died")])}
     pictures = [
         draw(store, plan, f"samples/step_{s:06d}.png", c) for s, c in ((10, "navy"), (20, "teal"))

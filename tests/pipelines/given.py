@@ -24,8 +24,8 @@ from pipelines.artifacts import (
 )
 from pipelines.artifacts.schema import SELECTION, embeddings, pca_basis
 from pipelines.core.stage import Artifact, Context, Stage
+from pipelines.embeddings.encode import EmbedWorker
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.stages.embed import EmbedConfig, EmbedWorker
 from pipelines.stages.evaluate import Evaluate
 from tests.pipelines.given_pairs import GivenPairs
 from tests.pipelines.local import write_table
@@ -97,7 +97,7 @@ class GivenEmbeddings(Stage[EmbeddingShards]):
     def run(self, ctx: Context) -> EmbeddingShards:
         pairs, clip = ctx.load(self.pairs), ctx.load(self.clip)
         items = {name: pairs.folder.file(f"{name}.parquet") for name in pairs.rows}
-        worker = EmbedWorker(clip, EmbedConfig(batch_size=16))
+        worker = EmbedWorker(clip, batch_size=16)
         ctx.map_shards(worker, items, schema=embeddings(clip.width), unit="shards")
         counts = {"embedded": pairs.total_rows}
         return EmbeddingShards(ctx.folder, pairs.rows, counts, clip.width, clip.name, clip.digest)

@@ -20,7 +20,8 @@ from pipelines.config.load import ConfigFileError, find_config, load_config
 from pipelines.core.store import Store
 from pipelines.core.tables import check_schema
 from pipelines.data.duplicates import IDENTITY_COLUMNS, exact_duplicates
-from pipelines.data.filter import FilterConfig, FilterItem, FilterWorker
+from pipelines.data.filter import FilterItem, FilterWorker
+from pipelines.data.filter_config import FilterConfig
 from pipelines.data.rules import (
     AspectRatio,
     CaptionDate,

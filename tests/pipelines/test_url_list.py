@@ -3,12 +3,14 @@ import io
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.data.url_list import UrlListError, check_url_list, list_digest, read_url_list
 
@@ -156,7 +158,7 @@ check_url_list("slow://" + sys.argv[1], "link", "text")
 
 
 def test_a_process_that_checked_a_list_exits_normally(tmp_path: Path) -> None:
-    # Arrow's streaming reader still read ahead in a thread at exit: every second process aborted.
+    # Arrow's streaming reader still read ahead in a thread at exit, and aborted one in four.
     with (tmp_path / "x.csv").open("w") as out:
         out.write("link,text,n\n")
         out.writelines(f"http://a/{i},{'x' * 200},3\n" for i in range(20_000))
@@ -169,6 +171,26 @@ def test_a_process_that_checked_a_list_exits_normally(tmp_path: Path) -> None:
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_check_reads_the_beginning_and_leaves_no_reader_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("link,text\n" + "http://a/1,x\n" * 1_000_000)
+    reads: list[int] = []
+
+    class CountedFile(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes | None:  # type: ignore[override]
+            reads.append(-1 if size is None else size)
+            time.sleep(0.05)
+            return super().read(size)
+
+    monkeypatch.setattr(LocalFileSystem, "_open", lambda self, path, *_, **__: CountedFile(path))
+    check_url_list(str(path), "link", "text")
+    time.sleep(0.3)
+    assert len(reads) == 1
+    assert 0 < reads[0] < 100_000
 
 
 def test_a_json_list_may_name_a_column_in_a_later_row_alone(tmp_path):

@@ -1,4 +1,4 @@
-"""What the tests of tracking begin with, and how they read what was tracked."""
+"""A tracker that has begun, and functions that read what was tracked."""
 
 from collections.abc import Callable
 

@@ -14,7 +14,7 @@ from diffusers import (
 from torch import Tensor
 
 from tests.unclip.toys import agree, seeded
-from unclip.denoisers.guidance import threshold_dynamic
+from unclip.denoising.guidance import threshold_dynamic
 from unclip.diffusion import (
     make_schedule,
     noise_from_x_start,

@@ -23,7 +23,7 @@ from tests.unclip.toys import (
     unit,
     upsampler_config,
 )
-from unclip.denoisers.prior import prior_denoiser
+from unclip.denoising.denoisers import prior_denoiser
 from unclip.kinds import build, training_loss
 from unclip.manipulate import Latent, decode, encode, interpolate, shrink_mask, slerp, variations
 from unclip.models import ARPrior, Decoder, DiffusionPrior, UNet, Upsampler
@@ -111,7 +111,7 @@ def test_a_unet_keeps_any_multiple_of_its_stride(
 
 @quick
 @given(rows=ROWS, height=st.integers(1, 12), width=st.integers(1, 12))
-def test_upsamplers_enlarge_pictures_of_odd_sizes_beyond_their_crops(
+def test_upsamplers_enlarge_images_of_odd_sizes_beyond_their_crops(
     rows: int, height: int, width: int
 ) -> None:
     low_res = torch.rand(rows, 3, height, width, generator=seeded()) * 2 - 1
@@ -123,7 +123,7 @@ def test_upsamplers_enlarge_pictures_of_odd_sizes_beyond_their_crops(
 
 
 @pytest.mark.parametrize("sides", [(8, 8), (4, 10)])
-def test_karlos_upsampler_keeps_the_proportions_of_a_picture(sides: tuple[int, int]) -> None:
+def test_karlos_upsampler_keeps_the_proportions_of_an_image(sides: tuple[int, int]) -> None:
     model, low_res = build(karlo_configs.UPSAMPLER), torch.full((1, 3, *sides), 0.5)
     enlarged = model.condition(low_res)
     assert enlarged.shape == (1, 3, 2 * sides[0], 2 * sides[1])
@@ -183,7 +183,7 @@ def test_a_cascade_draws_for_any_number_of_captions(rows: int, length: int) -> N
 @given(
     rows=ROWS, count=st.integers(1, 4), weights=st.lists(st.floats(0, 1), min_size=1, max_size=4)
 )
-def test_manipulations_make_as_many_pictures_as_are_asked_for(
+def test_manipulations_make_as_many_images_as_are_asked_for(
     rows: int, count: int, weights: list[float]
 ) -> None:
     pixels = make_batch(8, count=rows)["pixels"]

@@ -1,4 +1,4 @@
-"""What cannot work is refused before anything is computed, with what was given and the way out."""
+"""Input that cannot work is refused before anything is computed, with its value and a fix."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -57,7 +57,7 @@ def cascade_of(
 
 CASCADE = cascade_of()
 LATENT = Latent(Z_I[:1], torch.zeros(1, 3, 8, 8))
-LATENTS = Latent(Z_I, torch.zeros(4, 3, 8, 8))  # of several pictures, where one is asked for
+LATENTS = Latent(Z_I, torch.zeros(4, 3, 8, 8))  # of several images, where one is expected
 
 
 @pytest.fixture(autouse=True)
@@ -93,16 +93,16 @@ WIDTH = {
         "text_embeds",
     ),
     "image embeddings of a decoder": (lambda: decode(NARROW), "image_embeds"),
-    "of a picture to encode": (
+    "of an image to encode": (
         lambda: encode(CASCADE, make_batch(8)["pixels"], NARROW),
         "image_embeds",
     ),
-    "of a picture to paint": (lambda: paint(image_embeds=NARROW), "image_embeds"),
+    "of an image to paint": (lambda: paint(image_embeds=NARROW), "image_embeds"),
     "of a caption to turn to": (
         lambda: text_diff(CASCADE, LATENT, NARROW[:1], thetas=THETAS),
         "the end",
     ),
-    "of the other picture": (
+    "of the other image": (
         lambda: interpolate(
             CASCADE, LATENT, replace(LATENT, image_embeds=NARROW[:1]), weights=THETAS
         ),
@@ -132,8 +132,8 @@ def test_a_basis_of_another_width_is_refused_with_both_widths() -> None:
 ROWS = {
     "captions and text embeddings": lambda: generate(tokens=TOKENS[:3]),
     "captions and image embeddings": lambda: decode(tokens=TOKENS[:3]),
-    "pictures and embeddings to encode": lambda: encode(CASCADE, make_batch(8)["pixels"], Z_I[:3]),
-    "pictures and embeddings to paint": lambda: paint(image_embeds=Z_I[:3]),
+    "images and embeddings to encode": lambda: encode(CASCADE, make_batch(8)["pixels"], Z_I[:3]),
+    "images and embeddings to paint": lambda: paint(image_embeds=Z_I[:3]),
 }
 
 
@@ -144,16 +144,16 @@ def test_conditions_of_other_numbers_of_rows_are_refused_with_both_numbers(case:
 
 
 SIZES: dict[str, tuple[Callable[[], object], str]] = {
-    "of grey pictures": (lambda: encode(CASCADE, torch.zeros(4, 1, 8, 8), Z_I), r"\(4, 1, 8, 8\)"),
-    "of large pictures": (lambda: encode(CASCADE, PIXELS, Z_I), r"\(B, 3, 8, 8\).*to_pixels"),
-    "of one picture": (lambda: encode(CASCADE, torch.zeros(3, 8, 8), Z_I), r"\(3, 8, 8\)"),
+    "of grey images": (lambda: encode(CASCADE, torch.zeros(4, 1, 8, 8), Z_I), r"\(4, 1, 8, 8\)"),
+    "of large images": (lambda: encode(CASCADE, PIXELS, Z_I), r"\(B, 3, 8, 8\).*to_pixels"),
+    "of one image": (lambda: encode(CASCADE, torch.zeros(3, 8, 8), Z_I), r"\(3, 8, 8\)"),
     "of the noise": (lambda: decode(noise=torch.zeros(4, 3, 9, 9)), r"\(4, 3, 9, 9\).*one x_T"),
     "of noise for fewer": (lambda: decode(noise=torch.zeros(3, 3, 8, 8)), r"\(4, 3, 8, 8\)"),
-    "of pictures to enlarge": (
+    "of images to enlarge": (
         lambda: CASCADE.upsample(torch.zeros(2, 4, 8, 8), generator=seeded()),
         r"low_res has shape \(2, 4, 8, 8\), but \(B, 3, h, w\)",
     ),
-    "of small pictures to paint": (lambda: paint(pixels=make_batch(16)["pixels"]), "resize"),
+    "of small images to paint": (lambda: paint(pixels=make_batch(16)["pixels"]), "resize"),
     "of a mask": (lambda: paint(mask=MASK[..., :16]), r"mask has shape \(4, 1, 32, 16\)"),
     "of a mask for fewer": (lambda: paint(mask=MASK[:3]), r"\(3, 1, 32, 32\), but \(4, 1, 32"),
     "of a mask of colours": (lambda: paint(mask=MASK.expand(-1, 3, -1, -1)), r"\(4, 3, 32, 32\)"),
@@ -181,8 +181,8 @@ def test_the_wrong_shape_is_refused_with_both_shapes(case: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["F", "I", "I;16"])
-def test_pictures_of_more_than_8_bits_are_refused_rather_than_cut_off(mode: str) -> None:
-    picture = Image.new(mode, (20, 16))
+def test_images_of_more_than_8_bits_are_refused_rather_than_cut_off(mode: str) -> None:
+    image = Image.new(mode, (20, 16))
     architecture = ClipArchitecture(
         embed_dim=8,
         image_size=8,
@@ -199,8 +199,8 @@ def test_pictures_of_more_than_8_bits_are_refused_rather_than_cut_off(mode: str)
     clip = FrozenClip.from_trained(
         build_clip(architecture), architecture, name="toy", device=torch.device("cpu")
     )
-    for call in (lambda: to_pixels(CASCADE, [picture]), lambda: clip.encode_images([picture])):
-        with pytest.raises(ConfigError, match=rf"mode '{mode}' and 20 x 16 pixels.*convert it"):
+    for call in (lambda: to_pixels(CASCADE, [image]), lambda: clip.encode_images([image])):
+        with pytest.raises(ConfigError, match=rf"mode '{mode}' with 20 x 16 pixels.*convert it"):
             call()
 
 

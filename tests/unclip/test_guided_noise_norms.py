@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.unclip.toys import sampling_with, seeded, toy_cascade
 from unclip.config import Config
-from unclip.denoisers.prior import prior_denoiser
+from unclip.denoising.denoisers import prior_denoiser
 from unclip.diffusion import schedule_of
 from unclip.generation import Cascade, with_prior_noise_norms
 from unclip.kinds.spec import ModelSpec

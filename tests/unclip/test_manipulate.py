@@ -42,7 +42,7 @@ def cascade() -> Cascade:
 
 @pytest.fixture(scope="module")
 def latents(cascade: Cascade) -> tuple[Latent, Latent]:
-    """Two pictures that the decoder itself made, so that it can make them again."""
+    """Two images that the decoder itself made, so that it can make them again."""
     noise = torch.randn(2, 3, 8, 8, generator=seeded(5))
     pixels = decode(cascade, Latent(unit(2, 8, seed=6), noise))
     both = encode(cascade, pixels, unit(2, 8, seed=6))
@@ -82,7 +82,7 @@ def test_slerp_of_a_vector_with_itself_stays_there() -> None:
     )
 
 
-def test_a_latent_without_eta_reconstructs_its_picture(cascade: Cascade) -> None:
+def test_a_latent_without_eta_reconstructs_its_image(cascade: Cascade) -> None:
     noise = torch.randn(4, 3, 8, 8, generator=seeded(5))
     pixels = decode(cascade, Latent(unit(4, 8, seed=6), noise))
     latent = encode(cascade, pixels, unit(4, 8, seed=6))
@@ -241,19 +241,19 @@ def test_inpainting_refuses_a_mask_of_another_size(cascade: Cascade) -> None:
         inpaint(cascade, pixels, shrink_mask(mask, 16), unit(2, 8), generator=seeded())
 
 
-def test_encoding_refuses_pictures_of_another_size(cascade: Cascade) -> None:
+def test_encoding_refuses_images_of_another_size(cascade: Cascade) -> None:
     with pytest.raises(ConfigError, match="to_pixels"):
         encode(cascade, torch.zeros(1, 3, 16, 16), unit(1, 8))
 
 
-def test_equal_pictures_are_enlarged_equally(cascade: Cascade) -> None:
+def test_equal_images_are_enlarged_equally(cascade: Cascade) -> None:
     pixels = make_batch(8, count=1)["pixels"].expand(2, -1, -1, -1)
     large = enlarge(cascade, pixels)
     assert large.shape == (2, 3, 32, 32)
     assert torch.equal(large[0], large[1])
 
 
-def test_pictures_become_squares_of_the_decoders_size(cascade: Cascade) -> None:
+def test_images_become_squares_of_the_decoders_size(cascade: Cascade) -> None:
     wide = Image.new("RGB", (40, 20), (255, 0, 0))
     pixels = to_pixels(cascade, [wide, wide.convert("L"), wide.resize((4, 4))])
     assert pixels.shape == (3, 3, 8, 8)

@@ -3,7 +3,7 @@ import torch
 
 from tests.unclip.toys import seeded
 from unclip.config import ConfigError
-from unclip.denoisers.guidance import clamp_static, classifier_free, threshold_dynamic
+from unclip.denoising.guidance import clamp_static, classifier_free, threshold_dynamic
 from unclip.diffusion import make_schedule
 from unclip.samplers import ddim
 

@@ -19,7 +19,7 @@ from tests.unclip.toys import (
 from unclip.config import ConfigError
 from unclip.generation import Cascade, UpsamplerSampling
 from unclip.kinds import build
-from unclip.manipulate import inpaint
+from unclip.manipulate import enlarge, inpaint
 from unclip.pipeline import UnclipPipeline
 
 NAMES = ("first", "second", "third")
@@ -53,6 +53,12 @@ def test_inpainting_passes_each_of_the_upsamplers(count: int) -> None:
     painted = inpaint(cascade, batch["pixels"], mask, batch["image_embeds"], generator=seeded())
     assert torch.equal(painted[:, :, 4:], batch["pixels"][:, :, 4:])
     assert not torch.allclose(painted[:, :, :4], batch["pixels"][:, :, :4])
+
+
+def test_without_an_upsampler_an_image_is_as_large_as_it_gets() -> None:
+    pixels = make_batch(8)["pixels"]
+    assert torch.equal(enlarge(cascade_with(0), pixels), pixels)
+    assert enlarge(cascade_with(3), pixels).shape == (4, 3, 64, 64)
 
 
 def test_each_upsampler_takes_its_own_number_of_steps() -> None:

@@ -1,4 +1,4 @@
-"""The diffusion process: how noise is added, and what follows from it for one step back."""
+"""The forward diffusion process, its posterior, and noise schedules."""
 
 from unclip.diffusion.process import (
     TO_X_START,

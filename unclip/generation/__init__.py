@@ -1,6 +1,6 @@
 """From trained models to images: the cascade, and how to sample from each of its models."""
 
-from unclip.generation.cascade import Cascade, Generated, closest, with_prior_noise_norms
+from unclip.generation.cascade import Cascade, Generated, closest
 from unclip.generation.config import (
     DecoderSampling,
     PriorSampling,
@@ -10,6 +10,7 @@ from unclip.generation.config import (
     check_guidance,
     check_upsampler_names,
 )
+from unclip.generation.noise_norms import with_prior_noise_norms
 
 __all__ = [
     "Cascade",

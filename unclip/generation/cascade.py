@@ -6,7 +6,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.config import ConfigError
-from unclip.denoisers.decoder import without_variance
+from unclip.denoising.denoisers import without_variance
 from unclip.diffusion import schedule_of
 from unclip.generation.config import (
     DECODER_PROVIDES,
@@ -36,7 +36,6 @@ from unclip.samplers import (
     DenoiseWithVariance,
     Generators,
     Sampler,
-    estimate_noise_norms,
     find_sampler,
     needs_of,
     randn,
@@ -271,39 +270,3 @@ def closest(candidates: Tensor, text_embeds: Tensor) -> Tensor:
     directions = F.normalize(candidates, dim=-1)
     best = torch.einsum("bke,be->bk", directions, text_embeds.float()).argmax(dim=1)  # (B,)
     return candidates[torch.arange(len(candidates), device=candidates.device), best]
-
-
-def with_prior_noise_norms(
-    cascade: Cascade, batch: Mapping[str, Tensor], *, generator: Generators
-) -> Cascade:
-    """The cascade with the noise norms that analytic_dpm needs.
-
-    batch: "tokens" (B, L), "text_embeds" and "image_embeds" (B, E), of real pairs. Some dozens are
-    enough, because each step needs one number. The norms are estimated without guidance, whatever
-    the cascade's scale: a guided x_0 is not the best prediction of the true one.
-    """
-    prior, sampling = cascade.prior, cascade.sampling
-    denoiser = None if prior is None else spec_of(prior).denoiser
-    if prior is None or denoiser is None:
-        raise ConfigError(
-            "only a diffusion prior has noise norms; sample from this cascade as it is"
-        )
-    image_embeds = prior.standardise(batch["image_embeds"].to(cascade.device))
-    with (
-        torch.no_grad(),
-        torch.autocast(cascade.device.type, torch.bfloat16, enabled=sampling.bf16),
-    ):
-        denoise = denoiser(
-            prior,
-            batch["tokens"].to(cascade.device),
-            batch["text_embeds"].to(cascade.device),
-            guidance_scale=1.0,
-        )
-        noise_norms = estimate_noise_norms(
-            [(denoise, image_embeds)],
-            schedule=schedule_of(prior.config, cascade.device),
-            num_inference_steps=sampling.prior.num_inference_steps,
-            generator=generator,
-        )
-    log.info("estimated the prior's noise norms from %d rows", len(image_embeds))
-    return replace(cascade, prior_noise_norms=noise_norms)

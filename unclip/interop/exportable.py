@@ -1,4 +1,4 @@
-"""Karlo's models out of two pipelines, and those of a generator that go into one."""
+"""Merging Karlo's two pipelines, and finding the models that diffusers can express."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from unclip.pipeline import UnclipPipeline, first_difference, share_text_tower
 
 
 def merge(read: Sequence[UnclipPipeline]) -> UnclipPipeline:
-    """One of several that share decoder and upsampler: Karlo's two pipelines, each with a part."""
+    """Merge pipelines with the same decoder and upsampler; one has the prior, one the CLIP."""
     pipeline, *others = read
     for other in others:
         for name in ("decoder", "upsampler_1"):
@@ -31,15 +31,15 @@ def merge(read: Sequence[UnclipPipeline]) -> UnclipPipeline:
 
 
 class Parts(NamedTuple):
-    """What a folder is written from."""
+    """The models that a folder of diffusers is written from."""
 
-    prior: KarloPrior | None  # None: for image variation
+    prior: KarloPrior | None  # None for image variation
     decoder: KarloDecoder
     upsampler: KarloUpsampler
 
 
 def expressible(pipeline: UnclipPipeline, *, variation: bool) -> Parts:
-    """The models, all of kinds that diffusers has; raises `InteropError` for any other."""
+    """The pipeline's models; raises `InteropError` for a model that diffusers has no class for."""
     cascade = pipeline.cascade
     decoder = cascade.decoder
     if len(cascade.upsamplers) != 1:

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.denoisers.guidance import copies_for, guide, unconditional_rows
+from unclip.denoising.guidance import copies_for, guide, unconditional_rows
 from unclip.kinds.previews import COLUMNS, similarity_maps
 from unclip.kinds.spec import ModelSpec
 from unclip.models import ARPrior, ARPriorConfig

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.denoisers.prior import prior_denoiser
+from unclip.denoising.denoisers import prior_denoiser
 from unclip.diffusion import q_sample, schedule_of
 from unclip.kinds.previews import preview_diffusion_prior
 from unclip.kinds.spec import ModelSpec

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.denoisers.upsampler import upsampler_denoiser
+from unclip.denoising.denoisers import upsampler_denoiser
 from unclip.diffusion import schedule_of
 from unclip.kinds.previews import preview_upsampler
 from unclip.kinds.spec import ModelSpec

@@ -5,7 +5,7 @@
 import torch
 from torch import Tensor
 
-from unclip.denoisers.decoder import decoder_denoiser
+from unclip.denoising.denoisers import decoder_denoiser
 from unclip.diffusion import schedule_of
 from unclip.kinds.previews import preview_decoder
 from unclip.kinds.spec import ModelSpec

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.denoisers.decoder import decoder_denoiser, without_variance
-from unclip.denoisers.prior import prior_denoiser
+from unclip.denoising.denoisers import decoder_denoiser, prior_denoiser, without_variance
 from unclip.diffusion import schedule_of
 from unclip.objectives.batch import Batch
 from unclip.samplers import Denoise, ddim, randn

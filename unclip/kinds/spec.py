@@ -39,7 +39,7 @@ class ModelSpec:
     loss: Callable[[Any, Batch, torch.Generator], Tensor]  # (model, batch, generator) -> scalar
     batch_fields: tuple[str, ...]  # of a `Batch`, all that loss and preview read
     preview: Callable[[Any, Batch, torch.Generator], Tensor]  # images (N, 3, S, S) in [-1, 1]
-    # The function that a sampler calls, as the module of the role in `unclip.denoisers` makes it:
+    # The function that a sampler calls, as those in `unclip.denoising.denoisers` make it:
     # - prior: (model, tokens, text_embeds, *, guidance_scale) -> Denoise
     # - decoder: (model, image_embeds, tokens, *, guidance_scale, dynamic_threshold)
     #   -> DenoiseWithVariance

@@ -1,7 +1,7 @@
-"""Paint a part of a picture anew, and keep the rest to the pixel."""
+"""Inpainting: replace a part of an image, and leave the other pixels as they are."""
 
-# B batch, S image size, s size of the mask that is given, E width of the CLIP embeddings
-# masks are bool and True where there is to be painted
+# B batch, S image size, s size of the given mask, E width of the CLIP embeddings
+# masks are bool, True where the image is replaced
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,13 +21,13 @@ from unclip.validation import check_rows, check_shape
 
 @dataclass(frozen=True)
 class _Canvas:
-    """A picture at one size, and where it is to be painted."""
+    """An image at one size, and its mask."""
 
     pixels: Tensor  # (B, 3, S, S) in [-1, 1]
     mask: Tensor  # (B, 1, S, S) bool
 
     def keep(self, painted: Tensor) -> Tensor:
-        """What was painted within the mask, and the picture outside of it."""
+        """The painted pixels within the mask, and the image's own outside of it."""
         return torch.where(self.mask, painted, self.pixels)
 
 
@@ -42,11 +42,11 @@ def inpaint(
     resamplings: int = 4,
     generator: Generators,
 ) -> Tensor:
-    """Paint where the mask is True; (B, 3, S, S) in [-1, 1], outside the mask as it was.
+    """Paint where the mask is True, and return the images; (B, 3, S, S) in [-1, 1].
 
     pixels: (B, 3, S, S) in [-1, 1] and mask: (B, 1, S, S) bool, of the cascade's largest size;
-    image_embeds: (B, E), what the whole is to look like; tokens: (B, L). `resamplings` is how often
-    the decoder takes each of its steps, so that new and old come to fit.
+    image_embeds: (B, E), of the wanted image; tokens: (B, L) int64; resamplings: how often the
+    decoder repeats each step, which fits the new part to the old.
     """
     small, *larger = _canvases(cascade, pixels, mask)
     check_rows(pixels=pixels, image_embeds=image_embeds)
@@ -70,8 +70,8 @@ def repaint(
 ) -> Tensor:
     """RePaint (Lugmayr et al. 2022, algorithm 1) with DDIM's steps; x: (B, ...) at the last step.
 
-    Each step is taken `resamplings` times, with noise put back in between. `denoise` is to return
-    the known values where they are known: their x_t then is what noise makes of them.
+    Each step is taken `resamplings` times, with noise added again in between. `denoise` must return
+    the known values outside the mask, so that their x_t is the noised known image.
     """
     if resamplings < 1:
         raise ConfigError(f"resamplings={resamplings} must be at least 1; 1 takes each step once")
@@ -89,18 +89,18 @@ def repaint(
 
 
 def shrink_mask(mask: Tensor, size: int) -> Tensor:
-    """(B, 1, s, s) bool at a smaller size: True where any of the pixels below was."""
+    """(B, 1, s, s) bool at a smaller size: True where any of the covered pixels is."""
     return F.adaptive_max_pool2d(mask.float(), size) > 0
 
 
 def _canvases(cascade: Cascade, pixels: Tensor, mask: Tensor) -> list[_Canvas]:
-    """The picture at the sizes of the cascade, the smallest first."""
+    """The image at the sizes of the cascade, smallest first."""
     largest, hint = cascade.sizes[-1], "resize it to the largest size of this cascade"
     check_shape("pixels", pixels, ("B", 3, largest, largest), hint)
     check_shape("mask", mask, (len(pixels), 1, largest, largest), hint)
     if mask.dtype != torch.bool:
         raise ConfigError(
-            f"mask is of {mask.dtype}; give torch.bool, True where there is to be painted"
+            f"mask is of {mask.dtype}; give torch.bool, True where the image is to be painted"
         )
     return [
         _Canvas(F.interpolate(pixels, size=size, mode="area"), shrink_mask(mask, size))
@@ -116,7 +116,7 @@ def _paint(
     resamplings: int,
     generator: Generators,
 ) -> Tensor:
-    """The decoder's part; (B, 3, S, S)."""
+    """Inpaint with the decoder; (B, 3, S, S)."""
     device = canvas.pixels.device
     denoise = cascade.decoder_denoiser(image_embeds, tokens)
     painted = repaint(
@@ -133,7 +133,7 @@ def _paint(
 def _refine(
     model: Any, low_res: Tensor, canvas: _Canvas, steps: int, generator: Generators
 ) -> Tensor:
-    """An upsampler's part; low_res: (B, 3, s, s) to (B, 3, S, S)."""
+    """Inpaint with an upsampler; low_res: (B, 3, s, s) to (B, 3, S, S)."""
     enlarged = model.condition(low_res)
     denoiser = spec_of(model).denoiser
     assert denoiser is not None

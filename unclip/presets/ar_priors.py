@@ -1,11 +1,11 @@
-"""The autoregressive priors of the three sizes, beside the diffusion priors of `cascades`."""
+"""Autoregressive priors in the three sizes of `cascades`."""
 
 from unclip.models import ARPriorConfig
 from unclip.presets.cascades import text_encoder
 
 
 def tiny_ar_prior() -> ARPriorConfig:
-    """The demo's: 20 of 64 components, 64 buckets an eighth of a standard deviation wide."""
+    """For the demo: 20 of 64 components, and 64 buckets of an eighth of a standard deviation."""
     return ARPriorConfig(
         embed_dim=64,
         width=192,
@@ -39,8 +39,8 @@ def small_ar_prior() -> ARPriorConfig:
 def paper_ar_prior() -> ARPriorConfig:
     """Table 3 of the paper; as there, its transformer reads the caption's token embeddings.
 
-    The table's context of 384 tokens cannot hold 256 caption tokens, z_t, the dot product and 319
-    codes. The text says that all of them are in one sequence, so that is what this is: 576 tokens.
+    The text says that 256 caption tokens, z_t, the dot product and 319 codes are in one sequence.
+    That needs 576 tokens, so the context of 384 tokens in the table cannot be meant.
     """
     return ARPriorConfig(
         embed_dim=1024,

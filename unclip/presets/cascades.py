@@ -113,8 +113,8 @@ def small() -> Preset:
 def paper() -> Preset:
     """Table 3 of the paper, with a 1024-d CLIP: 64 -> 256 -> 1024 pixels.
 
-    The prior's transformer reads the caption's token embeddings itself (a text encoder of depth
-    0), which is the reading of the table that gives its 1B parameters.
+    The prior's transformer reads the caption's token embeddings directly (a text encoder of depth
+    0): with this reading of the table it has the stated 1B parameters.
     """
     return Preset(
         prior=DiffusionPriorConfig(

@@ -1,4 +1,4 @@
-"""Karlo, the public unCLIP, as typed configs: what its released weights fit."""
+"""Karlo, a public unCLIP: configs that its published weights fit."""
 
 from unclip.models import (
     KarloDecoderConfig,
@@ -29,7 +29,7 @@ def karlo() -> Preset:
             text_encoder=text,
             schedule="cosine",
             train_timesteps=1000,
-            x_start_limit=5.0,
+            x_start_limit=10.0,  # as in its code; the folder of diffusers says 5, and is obeyed
             text_dropout=0.2,
         ),
         decoder=KarloDecoderConfig(

@@ -73,14 +73,14 @@ def newest_readable(
     checkpoint: any other error, such as a store that does not answer, is raised. Every damaged
     checkpoint is reported to `on_notice`, with the step from which training goes on.
     """
-    damaged: list[tuple[int, CheckpointUnreadableError]] = []
+    damaged: list[tuple[int, str]] = []
     found: tuple[int, State] | None = None
     for step in reversed(steps):
         try:
             found = step, read(step)
             break
         except CheckpointUnreadableError as error:
-            damaged.append((step, error))
+            damaged.append((step, str(error)))
     instead = f"goes on from step {found[0]}" if found else "starts again from step 0"
     for step, reason in damaged:
         on_notice(

@@ -1,13 +1,14 @@
-"""The denoiser of a decoder."""
+"""Denoisers of the three roles: from a model and its conditions to the function of a sampler."""
 
 # B batch, L tokens of the captions, E width of the CLIP embeddings, S image size
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unclip.denoisers.guidance import (
+from unclip.denoising.guidance import (
     clamp_static,
     copies_for,
     guide,
@@ -17,6 +18,31 @@ from unclip.denoisers.guidance import (
 from unclip.diffusion import schedule_of, to_x_start
 from unclip.samplers import Denoise, DenoiseWithVariance
 from unclip.validation import check_embeds, check_rows
+
+# From x_t (B, 3, S, S), timesteps (B,) and the enlarged image (B, 3, S, S) to the prediction.
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def prior_denoiser(
+    model: Any, tokens: Tensor, text_embeds: Tensor, *, guidance_scale: float
+) -> Denoise:
+    """Predicts the guided x_0 (B, E), a standardised image embedding.
+
+    model: a `DiffusionPrior` or one with the same methods; tokens: (B, L) int64; text_embeds:
+    (B, E) unit-norm.
+    """
+    copies = copies_for(guidance_scale)
+    dropped = unconditional_rows(len(tokens), copies, tokens.device)
+    condition = model.condition(tokens.repeat(copies, 1), text_embeds.repeat(copies, 1), dropped)
+    condition = model.precompute(condition)
+    limit = model.config.x_start_limit
+
+    def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
+        x_start: Tensor = model(x.repeat(copies, 1), timesteps.repeat(copies), condition)
+        x_start = guide(x_start.float(), copies, guidance_scale)
+        return x_start if limit is None else clamp_static(x_start, limit=limit)
+
+    return denoise
 
 
 def decoder_denoiser(
@@ -34,7 +60,7 @@ def decoder_denoiser(
     caption. Without a learned variance the second tensor is empty: (B, 0, S, S).
     """
     config, copies = model.config, copies_for(guidance_scale)
-    condition = model.precompute(_condition(model, image_embeds, tokens, copies))
+    condition = model.precompute(_decoder_condition(model, image_embeds, tokens, copies))
     schedule = schedule_of(config, condition.embedding.device)
 
     def denoise(x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +86,9 @@ def without_variance(denoise: DenoiseWithVariance) -> Denoise:
     return predict
 
 
-def _condition(model: Any, image_embeds: Tensor | None, tokens: Tensor | None, copies: int) -> Any:
+def _decoder_condition(
+    model: Any, image_embeds: Tensor | None, tokens: Tensor | None, copies: int
+) -> Any:
     """The given conditions for the first copy of the batch, and nulls for the second."""
     given = image_embeds if image_embeds is not None else tokens
     assert given is not None
@@ -83,3 +111,23 @@ def _condition(model: Any, image_embeds: Tensor | None, tokens: Tensor | None, c
         drop_image=drop_image,
         drop_text=drop_text,
     )
+
+
+def upsampler_denoiser(model: Any, enlarged: Tensor, *, network: Network | None = None) -> Denoise:
+    """Predicts x_0 as it is noised; the pixels that it stands for are clamped to [-1, 1].
+
+    model: an `Upsampler` or one with the same methods; enlarged: (B, 3, S, S) from its `condition`;
+    network: predicts in place of the model.
+    """
+    schedule, config = schedule_of(model.config, enlarged.device), model.config
+    predict = network or model
+
+    def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
+        output: Tensor = predict(x, timesteps, enlarged)
+        x_start = to_x_start(config.prediction, output.float(), x, timesteps, schedule=schedule)
+        diffused: Tensor = model.to_diffused(
+            clamp_static(model.to_pixels(x_start, enlarged)), enlarged
+        )
+        return diffused
+
+    return denoise
