@@ -34,9 +34,7 @@ DEFAULT_STATE = Path(tempfile.gettempdir()) / f"unclip-cluster-{os.getuid()}.jso
 def up(state: Path, *, dashboard_port: int, cpus: int, gpus: int) -> str:
     """Start the nodes, wait until they have joined, and return the dashboard's address."""
     if state.exists():
-        raise SystemExit(
-            f"A cluster is already up, according to {state}. Stop it first: python {sys.argv[0]} down"
-        )
+        raise SystemExit(f"A cluster is up, see {state}. Stop it first: python {sys.argv[0]} down")
     folder = Path(
         tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     )  # short: paths of sockets are limited

@@ -1,4 +1,4 @@
-"""A small pipeline for listeners: three stages, reported as the runner reports them, without Ray."""
+"""A small pipeline for listeners: three stages, reported as the runner does, without Ray."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Pairs of packaged images, with a caption and a URL that must not run as HTML."""
+"""Pairs of packaged images; some captions and URLs try to inject markup into a page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

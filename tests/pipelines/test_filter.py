@@ -16,7 +16,8 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from pipelines.artifacts.schema import PAIRS, pair_key
-from pipelines.config.load import ConfigFileError, find_config, load_config
+from pipelines.config.files import ConfigFileError, find_config
+from pipelines.config.load import load_config
 from pipelines.core.store import Store
 from pipelines.core.tables import check_schema
 from pipelines.data.duplicates import IDENTITY_COLUMNS, exact_duplicates

@@ -23,7 +23,7 @@ from pipelines.core.stage import Graph
 from pipelines.core.store import Store
 from pipelines.data.decode import decode_rgb
 from pipelines.evaluation.grids import FONT_SIZE, Tile, draw_grid, wrap
-from pipelines.tracking.image import log_picture
+from pipelines.tracking.image import log_image
 from pipelines.tracking.settings import TrackingSettings
 from tests.pipelines.given import GivenPca, evaluate_config, evaluate_stage
 from tests.pipelines.given_pairs import GivenPairs
@@ -125,7 +125,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def project(made: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """The project that every command opens."""
     monkeypatch.setattr(models, "open_project", lambda choice: made)
-    monkeypatch.setattr(session, "log_picture", lambda *given, **named: None)
+    monkeypatch.setattr(session, "log_image", lambda *given, **named: None)
     return made
 
 
@@ -149,7 +149,7 @@ def test_a_command_writes_a_labelled_grid_and_tracks_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logged: list[dict[str, object]] = []
-    monkeypatch.setattr(session, "log_picture", lambda *given, **named: logged.append(named))
+    monkeypatch.setattr(session, "log_image", lambda *given, **named: logged.append(named))
     assert main(["--debug", *arguments, "--out", "grid.png"]) == 0
     grid = Image.open("grid.png")
     assert grid.width == columns * (128 + 8) + 8
@@ -228,9 +228,7 @@ def test_an_outage_of_the_tracking_server_is_a_warning_and_the_picture_is_told_l
     settings = TrackingSettings(uri=f"http://127.0.0.1:{port}")
     said: list[str] = []
     store = Store(str(tmp_path / "kept"))
-    log_picture(
-        Path("grey.png"), store, settings, name="edit", params={"to": "a"}, warn=said.append
-    )
+    log_image(Path("grey.png"), store, settings, name="edit", params={"to": "a"}, warn=said.append)
     assert "does not answer" in said[0]
     assert len(list((tmp_path / "kept").rglob("*.json"))) == 4
 
@@ -240,9 +238,7 @@ def test_a_picture_is_a_run_with_its_parameters(tmp_path: Path) -> None:
 
     said: list[str] = []
     store, settings = Store(str(tmp_path / "kept")), TrackingSettings()
-    log_picture(
-        Path("grey.png"), store, settings, name="edit", params={"to": "a"}, warn=said.append
-    )
+    log_image(Path("grey.png"), store, settings, name="edit", params={"to": "a"}, warn=said.append)
     assert said == []
     client = MlflowClient(f"sqlite:///{tmp_path}/kept/mlflow.db")
     experiment = client.get_experiment_by_name(settings.experiment)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config.load import ConfigFileError, find_config, load_config
+from pipelines.config.files import ConfigFileError, find_config
+from pipelines.config.load import load_config
 from pipelines.core.store import Store
 from pipelines.data.sources import DemoList, FileList, SourceConfig, find_source
 from pipelines.data.url_list import UrlListError

@@ -80,8 +80,6 @@ class ClipArchitecture(Config):
 
     tag: ClassVar[str] = "clip_architecture"
 
-    tag: ClassVar[str] = "clip_architecture"
-
     embed_dim: int
     image_size: int
     patch_size: int

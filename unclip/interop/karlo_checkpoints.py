@@ -8,7 +8,7 @@ import logging
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -77,11 +77,11 @@ class KarloModels:
 
 def published_layout() -> KarloLayout:
     """Karlo v1.0 alpha, on ViT-L/14 of OpenAI."""
-    preset = karlo()
+    preset: Any = karlo()
     return KarloLayout(
         prior=preset.prior,
         decoder=preset.decoder,
-        upsampler=preset.upsampler,
+        upsampler=preset.upsamplers["upsampler_1"],
         clip_model="ViT-L-14-quickgelu",
     )
 
