@@ -16,11 +16,14 @@ from tests.pipelines import given
 from tests.pipelines.local import make
 from tests.pipelines.test_report import read_html, report_of
 
-ONE = "upsamplers.upsampler_2=null"
+ONE = [
+    "upsamplers.upsampler_2=null",
+    "evaluate.sampling.upsamplers={upsampler_1: {sampler: ddim, num_inference_steps: 4}}",
+]
 
 
 def test_an_upsampler_can_be_left_out() -> None:
-    base, one = (unclip_graph(load_config("demo", settings)) for settings in ([], [ONE]))
+    base, one = (unclip_graph(load_config("demo", settings)) for settings in ([], ONE))
     assert set(base.stages) - set(one.stages) == {"upsampler_2"}
     different = {name for name in one.stages if base[name].key != one[name].key}
     assert different == {"evaluate", "report"}
@@ -28,7 +31,7 @@ def test_an_upsampler_can_be_left_out() -> None:
 
 def test_the_one_upsampler_must_take_what_the_decoder_makes() -> None:
     with pytest.raises(ConfigFileError, match=r"upsampler_1.low_res_size=8, .* decoder .*=16"):
-        load_config("demo", [ONE, "upsamplers.upsampler_1.model.low_res_size=8"])
+        load_config("demo", [*ONE, "upsamplers.upsampler_1.model.low_res_size=8"])
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
