@@ -84,7 +84,7 @@ def enlarge(cascade: Cascade, pixels: Tensor, *, seed: int = 0) -> Tensor:
     One image at a time, because a batch at full size may not fit a GPU.
     """
     large = []
-    for image in pixels.split(1):
+    for image in pixels.split(1):  # type: ignore[no-untyped-call]
         generator = torch.Generator().manual_seed(seed)
         large.append((image, *cascade.upsample(image, generator=generator))[-1])
     return torch.cat(large)
