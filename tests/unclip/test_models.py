@@ -248,5 +248,5 @@ def test_build_makes_the_model_of_each_config() -> None:
 
 
 def test_build_refuses_a_config_that_is_no_model() -> None:
-    with pytest.raises(ConfigError, match="UNetConfig describes no model"):
+    with pytest.raises(ConfigError, match="UNetConfig is of no known model kind"):
         build(UNET)
