@@ -46,7 +46,9 @@ def use(changes: Mapping[str, Any], store: Store, monkeypatch: pytest.MonkeyPatc
     embeddings = given.GivenEmbeddings(stage.pairs, stage.clip)
     selection = given.GivenSelection(embeddings)
     stage = replace(stage, embeddings=embeddings, selection=selection)
-    settings = replace(load_config("demo"), evaluate=config)
+    demo = load_config("demo")
+    upsamplers = {name: demo.upsamplers[name] for name in stage.upsamplers}
+    settings = replace(demo, evaluate=config, upsamplers=upsamplers)
     project = Project(ProjectChoice("demo", None, ()), settings, Graph([stage]), store)
     for name in project.model_stages:
         make(store, project.graph[name])

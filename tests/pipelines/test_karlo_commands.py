@@ -250,13 +250,13 @@ def test_a_target_that_is_there_stays_as_it_is(
 def test_a_folder_of_models_must_be_whole(
     imported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(["generate", "a cat", "--models", "nowhere"], "is no folder of models", capsys)
+    refused(["generate", "a cat", "--models", "nowhere"], "is not a folder of models", capsys)
     shutil.copytree(imported, "broken")
     file = Path("broken/upsampler_1.safetensors")
     file.write_bytes(file.read_bytes()[:-1])
     refused(["generate", "a cat", "--models", "broken"], "upsampler_1.safetensors has", capsys)
     file.unlink()
-    message = "it has no upsampler_1.safetensors"
+    message = "upsampler_1.safetensors missing"
     refused(["generate", "a cat", "--models", "broken"], message, capsys)
 
 
@@ -276,7 +276,7 @@ def test_a_wrong_setting_of_sampling_is_named(
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     refused(["generate", "a cat", "--models", "edited"], message, capsys)
     file.write_text("{")
-    refused(["generate", "a cat", "--models", "edited"], "no settings in JSON", capsys)
+    refused(["generate", "a cat", "--models", "edited"], "is not a JSON object", capsys)
 
 
 @pytest.mark.parametrize(
