@@ -40,10 +40,10 @@ target_option = click.option(
 def import_(paths: tuple[str, ...], target: Path) -> None:
     """Read a public unCLIP checkpoint.
 
-    Reads folders of UnCLIPPipeline and UnCLIPImageVariationPipeline, as diffusers saves them, and
-    writes a folder for --models. The first has the prior, which captions need; the second has
-    CLIP's image tower, which images need. Give both to get everything. Only JSON and safetensors
-    are read; nothing is unpickled.
+    Writes a folder for --models from folders of UnCLIPPipeline and UnCLIPImageVariationPipeline, as
+    diffusers saves them, or from a folder of Karlo's original checkpoints. The first has the prior,
+    which captions need; the second has CLIP's image tower, which images need. Give both to get
+    everything. Only weights and settings are read: no code in a file is run.
     """
     from unclip.interop import merge, read_pipeline
 

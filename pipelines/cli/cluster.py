@@ -10,7 +10,6 @@ from pipelines.cli.options import (
     project_options,
     scope_options,
 )
-from pipelines.submit import jobs
 
 job_argument = click.argument("job", help="Id, as `unclip submit` printed it.")
 
@@ -37,6 +36,7 @@ def submit(
     """
     from pipelines.cli.project import open_project
     from pipelines.config.files import find_config
+    from pipelines.submit import jobs
 
     jobs.submit(
         find_config(project.config),
@@ -53,6 +53,8 @@ def submit(
 @address_option
 def status(job: str, address: str) -> None:
     """Print the state of a submitted run."""
+    from pipelines.submit import jobs
+
     click.echo(jobs.status(job, address=address))
 
 
@@ -62,6 +64,8 @@ def status(job: str, address: str) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Follow the output until the job ends.")
 def logs(job: str, address: str, follow: bool) -> None:
     """Print the output of a submitted run."""
+    from pipelines.submit import jobs
+
     jobs.logs(job, address=address, follow=follow)
 
 
@@ -70,6 +74,8 @@ def logs(job: str, address: str, follow: bool) -> None:
 @address_option
 def stop(job: str, address: str) -> None:
     """Stop a submitted run; finished results stay in the store."""
+    from pipelines.submit import jobs
+
     click.echo(jobs.stop(job, address=address))
 
 

@@ -60,10 +60,11 @@ def find_config(name: str) -> Path:
     if packaged.is_file():
         return packaged
     known = tuple(sorted(p.stem for p in PACKAGED.glob("*.yaml")))
+    files = tuple(sorted(str(p) for p in path.parent.glob("*.y*ml")))
     raise ConfigFileError(
-        f"There is no configuration {name!r}{did_you_mean(name, known) or '.'} Give the path of a "
-        f"YAML file, or one of the packaged ones: {', '.join(known)}. `unclip init` writes one to "
-        "start from."
+        f"There is no configuration {name!r}{did_you_mean(name, (*known, *files)) or '.'} Give the "
+        f"path of a YAML file, or one of the packaged ones: {', '.join(known)}. `unclip init` "
+        "writes one to start from."
     )
 
 

@@ -113,7 +113,7 @@ def test_every_command_explains_itself(unclip: Unclip, command: str) -> None:
         (["init", "--like", "papper"], "did you mean paper?"),
         (["show", "priro"], "Did you mean prior?"),
         (["run", "--only", "decodr"], "Did you mean decoder?"),
-        (["plan", "--set", "prior.stpes=3"], "did you mean steps?"),
+        (["plan", "--set", "priors.prior.stpes=3"], "did you mean steps?"),
     ],
 )
 def test_a_typo_gets_a_suggestion(unclip: Unclip, typed: list[str], hint: str) -> None:
@@ -139,11 +139,18 @@ def test_ls_refuses_a_store_that_does_not_exist(unclip: Unclip) -> None:
 
 
 def test_the_next_commands_open_the_project_that_ran(unclip: Unclip) -> None:
-    ran = ProjectChoice("demo", "my store", ("prior.steps=700", "run.retries=1"))
+    ran = ProjectChoice("demo", "my store", ("priors.prior.steps=700", "run.retries=1"))
     project = open_project(ran)
     store = ["--store", "my store"]
     for words in next_commands(project).values():
-        assert words[-7:] == ["demo", "--set", "prior.steps=700", "--set", "run.retries=1", *store]
+        assert words[-7:] == [
+            "demo",
+            "--set",
+            "priors.prior.steps=700",
+            "--set",
+            "run.retries=1",
+            *store,
+        ]
         assert project.store.root in paragraph(unclip(*shlex.split(shlex.join(words))))
 
 
@@ -245,7 +252,7 @@ def test_init_writes_a_configuration_that_plans_and_never_overwrites(
         (["plan", "nowhere.yaml"], "There is no configuration"),
         (["run", "demo", "--set", "source.urls=nowhere.parquet"], "There is no URL list at"),
         (["plan", "demo", "--set", "source.urls=nowhere.csv"], "There is no URL list at"),
-        (["run", "demo", "--set", "prior.width=1"], "prior.width is not a setting"),
+        (["run", "demo", "--set", "priors.prior.width=1"], "priors.prior.width is not a setting"),
         (["run", "demo", "--set", "pca.dimensions=100"], "pca.dimensions=100 is more than"),
         (["run", "demo", "--only", "nothing"], "There is no stage 'nothing'"),
         (["run", "demo", "--only", "evaluate"], "--only evaluate needs results"),

@@ -41,12 +41,14 @@ class Tuned(Stage[TrainedModel]):
 
 def use(changes: Mapping[str, Any], store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command find a project whose trainings made these models."""
-    config = given.evaluate_config()
-    stage = replace(given.evaluate_stage(config), **changes)
+    stage = replace(given.evaluate_stage(given.evaluate_config()), **changes)
+    config = given.evaluate_config(sampling=given.sampling(stage.upsamplers))
     embeddings = given.GivenEmbeddings(stage.pairs, stage.clip)
     selection = given.GivenSelection(embeddings)
     stage = replace(stage, embeddings=embeddings, selection=selection)
-    settings = replace(load_config("demo"), evaluate=config)
+    demo = load_config("demo")
+    upsamplers = {name: demo.upsamplers[name] for name in stage.upsamplers}
+    settings = replace(demo, evaluate=config, upsamplers=upsamplers)
     project = Project(ProjectChoice("demo", None, ()), settings, Graph([stage]), store)
     for name in project.model_stages:
         make(store, project.graph[name])
@@ -85,7 +87,7 @@ def test_models_of_the_papers_architecture_are_refused_before_anything_is_writte
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    one_upsampler = given.given_models(upsampler_1=given.small_models()[2])
+    one_upsampler = given.given_models(**given.small_upsamplers(1))
     changes = (({}, "upsampler_2 cannot"), ({"upsamplers": one_upsampler}, "decoder cannot"))
     for change, message in changes:
         use(change, Store(str(tmp_path / "store")), monkeypatch)
