@@ -1,6 +1,7 @@
 """A YAML file and `--set` overrides as plain values, with the place that each came from."""
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -143,9 +144,15 @@ def _absolute(value: str, folder: Path) -> str:
 
 
 def _import_from(folder: Path) -> None:
-    """Let "module:name" in the file name a module that lies beside it."""
+    """Let "module:name" in the file name a module that lies beside it.
+
+    PYTHONPATH does the same for the workers of a Ray that is started later on this machine.
+    """
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(folder) not in inherited:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, inherited)])
 
 
 def _parse_override(text: str) -> tuple[Keys, Any]:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 class Head:
     """What the beginning of a file shows."""
 
-    columns: tuple[str, ...] | None  # None where only the whole file tells
+    columns: tuple[str, ...] | None  # None where only the whole file shows them
     has_rows: bool
 
 

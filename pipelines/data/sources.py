@@ -108,7 +108,7 @@ def find_source(config: SourceConfig) -> ListSource:
     found: object = resolve(config.urls, SOURCES, what="list source")
     if not (isinstance(found, type) and issubclass(found, ListSource)):
         raise ConfigError(
-            f"source.urls={config.urls} is {found!r}, which is no list source; write a subclass of "
+            f"urls={config.urls} is {found!r}, which is no list source; write a subclass of "
             "pipelines.data.sources.ListSource"
         )
     log.debug("%s is the list source %s", config.urls, found.__qualname__)

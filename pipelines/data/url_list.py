@@ -16,6 +16,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.core.digests import file_digest
 from pipelines.core.errors import PipelineError
 from pipelines.data.list_formats import BY_SUFFIX, Head, ListFormat
 
@@ -147,11 +148,14 @@ def read_url_list(
     return table
 
 
-def list_digest(path: str, storage_options: dict[str, Any] | None = None) -> str:
-    """sha256 of the bytes of the list's files, in their order, wherever they are stored."""
-    fs, files = list_files(path, storage_options)
-    whole = hashlib.sha256()
-    for file in files:
-        with fs.open(file, "rb") as source:
-            whole.update(hashlib.file_digest(source, "sha256").digest())
-    return whole.hexdigest()
+def list_digest(path: str) -> str:
+    """sha256 over the digests of the list's files, in their order, wherever they are stored.
+
+    Digests are remembered while the files stay the same. Raises UrlListError.
+    """
+    fs, files = list_files(path)
+    try:
+        digests = [file_digest(fs.unstrip_protocol(file)) for file in files]
+    except Exception as error:  # each file system has exceptions of its own
+        raise UrlListError(f"The URL list {path} cannot be read: {error}.") from error
+    return hashlib.sha256("".join(digests).encode()).hexdigest()

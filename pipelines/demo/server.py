@@ -74,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
         """Answer with a page, or with status 404."""
         page = find_page(self.path)
         status = HTTPStatus.NOT_FOUND if page is None else HTTPStatus.OK
-        content_type, body = page or ("text/plain", b"There is no such picture.\n")
+        content_type, body = page or ("text/plain", b"There is no such image.\n")
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))

@@ -1,7 +1,10 @@
 import hashlib
 import io
 import json
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -233,6 +236,25 @@ def test_a_rule_of_the_users_own_is_named_in_the_yaml_and_filters(
     assert (counts["kept"], counts["rejected"]) == (12 - bright, {"too_bright": bright})
     stricter = FilterConfig(rules={**config.rules, f"{own_rules}:Bright": RULES["caption_date"]})
     assert Filter(pairs, stricter).key != Filter(pairs, config).key
+
+
+def test_processes_that_start_later_can_import_the_modules_beside_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "rules_beside.py").write_text(OWN_RULES)
+    text = find_config("demo").read_text()
+    (tmp_path / "own.yaml").write_text(
+        text.replace("duplicate: {}", "rules_beside:Bright: { max_mean: 1.0 }", 1)
+    )
+    rules = load_config(str(tmp_path / "own.yaml")).filter.rules
+    worker = pickle.dumps(FilterWorker(FilterConfig(rules=rules)))
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).config.rules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=worker, capture_output=True, timeout=60, check=True
+    )
+    assert "Bright(max_mean=1.0)" in done.stdout.decode()
 
 
 def messages(raw: Mapping[str, Any]) -> dict[str, str]:

@@ -86,11 +86,12 @@ def test_the_check_of_a_source_is_that_of_the_stage(module: str, tmp_path: Path)
     Download(config("demo"), CONFIG).check()
 
 
-def test_a_name_that_is_no_source_is_refused_with_its_line(module: str) -> None:
+def test_a_name_that_is_no_source_is_refused_where_it_is_given(module: str) -> None:
+    wrong = f"{module}:Other"
     with pytest.raises(
-        ConfigFileError, match=r": source: .*is no list source; write a sub"
+        ConfigFileError, match=rf"--set source\.urls={wrong}: .*write a subclass of"
     ):
-        load_config("demo", [f"source.urls={module}:Other"])
+        load_config("demo", [f"source.urls={wrong}"])
     with pytest.raises(ConfigFileError, match=r"source: .*has no 'Tabel'; did you mean Table"):
         load_config("demo", [f"source.urls={module}:Tabel"])
 

@@ -199,7 +199,15 @@ def test_a_json_list_may_name_a_column_in_a_later_row_alone(tmp_path):
     assert read_url_list(str(tmp_path / "x.jsonl"))["caption"].to_pylist() == ["", "c"]
 
 
-def test_the_digest_of_a_list_follows_its_bytes_and_not_its_place(tmp_path):
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_the_digest_of_a_list_follows_its_bytes_and_not_its_place(
+    tmp_path: Path, cache: Path
+) -> None:
     for name in ("a.csv", "b.csv"):
         write_list(tmp_path / name)
     first = list_digest(str(tmp_path / "a.csv"))
@@ -207,6 +215,19 @@ def test_the_digest_of_a_list_follows_its_bytes_and_not_its_place(tmp_path):
     with (tmp_path / "b.csv").open("a") as out:
         out.write("http://a/3,x,3\n")
     assert first != list_digest(str(tmp_path / "b.csv"))
+    assert first != list_digest(str(tmp_path))
+    assert cache.is_dir()
+
+
+def test_a_list_that_stays_the_same_is_hashed_once(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_list(tmp_path / "a.csv")
+    first = list_digest(str(tmp_path / "a.csv"))
+    opened: list[str] = []
+    monkeypatch.setattr(LocalFileSystem, "_open", lambda self, path, *_, **__: opened.append(path))
+    assert list_digest(str(tmp_path / "a.csv")) == first
+    assert opened == []
 
 
 @pytest.mark.parametrize("path", ["s3://nobody-here/list.csv", "no-such-protocol://list.csv"])
