@@ -69,7 +69,7 @@ def _pair(key: str, project: Project) -> bytes:
     import pyarrow.compute as pc
 
     from pipelines.artifacts import PairShards
-    from pipelines.core.runner import load_artifact
+    from pipelines.core.stage import load_artifact
 
     pairs = load_artifact(project.store, project.graph["filter"])
     assert isinstance(pairs, PairShards)

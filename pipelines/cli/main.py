@@ -268,6 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif not _is_expected(error):
             raise
         print(f"unclip: {error}", file=sys.stderr)
+        if _has_threads_left(error):
+            _leave(EXIT_ERROR)
         return EXIT_ERROR
     return 0
 
@@ -277,6 +279,12 @@ def _is_expected(error: Exception) -> bool:
     from unclip.config import UnclipError
 
     return isinstance(error, PipelineError | UnclipError)
+
+
+def _has_threads_left(error: Exception) -> bool:
+    from pipelines.core.errors import AbortedError
+
+    return isinstance(error, AbortedError)
 
 
 def _terminate(*_: object) -> NoReturn:

@@ -65,7 +65,7 @@ def open_models(arguments: argparse.Namespace, project: Project | None) -> "Uncl
 
 
 def _open_store(project: Project) -> "UnclipPipeline":
-    from pipelines.core.runner import load_artifact
+    from pipelines.core.stage import load_artifact
     from pipelines.evaluation.generate import GenerationWorker, Weights
 
     names = _models_of(project)

@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     studio = open_studio(arguments, project, "pca")
 
     from pipelines.artifacts import PcaBasisFile
-    from pipelines.core.runner import load_artifact
+    from pipelines.core.stage import load_artifact
     from pipelines.stages.pca import load_basis
     from unclip.manipulate import Latent, pca_reconstruct
     from unclip.samplers import randn

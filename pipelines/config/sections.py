@@ -11,8 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipelines.core.cluster import ClusterSettings
-from pipelines.core.resources import Resources
+from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.data.download import DownloadConfig
 from pipelines.data.filter import FilterConfig
 from pipelines.evaluation.config import EvaluateConfig

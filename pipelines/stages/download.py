@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipelines.artifacts import PairShards
 from pipelines.artifacts.schema import PAIRS
 from pipelines.core.errors import PipelineError
+from pipelines.core.shard_records import forget
 from pipelines.core.stage import Artifact, Context, Metadata, Stage
 from pipelines.data.download import EXAMPLES_PER_REASON, DownloadConfig, DownloadWorker
 from pipelines.data.url_list import check_url_list, list_digest, read_url_list
@@ -123,8 +124,6 @@ class Download(Stage[PairShards]):
         try:
             check_success_rate(counts, floor)
         except PipelineError:
-            from pipelines.core.shards import forget  # here, because it takes Ray along
-
             # What failed may have been the network: without its mark, a shard is tried again.
             forget(ctx.folder, [n for n, f in metadata.items() if not is_enough(f, floor)])
             raise

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pipelines.core.store import Folder, Manifest, Store, StoreError
+from pipelines.core.filesystem import StoreError
+from pipelines.core.store import Folder, Manifest, Store
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +119,22 @@ def test_a_store_that_cannot_be_written_is_refused_with_its_place(tmp_path: Path
         Store(str(blocker / "store")).check_writable()
 
 
-def test_a_damaged_manifest_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_damaged_manifest_counts_as_not_finished_and_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = Store(str(tmp_path))
-    store.folder("embed", "k1").write_bytes("manifest.json", b"{")
-    with pytest.raises(StoreError, match=r"manifest\.json cannot be read.*Remove that folder"):
-        store.manifest("embed", "k1")
+    for key, content in (("k1", b"{"), ("k2", b"[]"), ("k3", b'{"stage": "embed"}')):
+        store.folder("embed", key).write_bytes("manifest.json", content)
+    store.folder("embed", "k4").write_bytes("a.bin", b"1")
+    whole = store.commit(manifest("k4"))
+    assert store.manifest("embed", "k1") is store.manifest("embed", "k1") is None
+    assert store.manifests("embed") == [whole]
+    assert len([r for r in caplog.records if "embed/k1" in r.message]) == 1
+    assert "manifest cannot be read" in str(store.damage("embed", "k1"))
+    assert store.damage("embed", "k4") is None
+    repaired = store.commit(manifest("k1"))
+    assert store.manifest("embed", "k1") == repaired
+    assert store.damage("embed", "k1") is None
 
 
 def test_publishing_leaves_no_temporary_name_behind(store: Store, tmp_path: Path) -> None:

@@ -14,13 +14,12 @@ from PIL import Image, ImageDraw
 
 from pipelines.artifacts import Evaluation
 from pipelines.artifacts.schema import THUMBNAIL_SIDE
-from pipelines.core.cluster import ClusterSettings
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Event, Metrics, Output
 from pipelines.core.plan import Scope, make_plan
-from pipelines.core.resources import Resources
-from pipelines.core.runner import RunSettings, load_artifact, run_plan
-from pipelines.core.stage import Graph
+from pipelines.core.resources import ClusterSettings, Resources
+from pipelines.core.runner import RunSettings, run_plan
+from pipelines.core.stage import Graph, load_artifact
 from pipelines.core.store import Store
 from pipelines.evaluation.colour import distances, foreground_colours, share_closer_to_own
 from pipelines.evaluation.images import read_thumbnails, thumbnail

@@ -13,8 +13,7 @@ from pipelines.cli.common import Project
 from pipelines.cli.images import read_picture
 from pipelines.cli.main import main
 from pipelines.config.load import load_config
-from pipelines.core.runner import load_artifact
-from pipelines.core.stage import Graph
+from pipelines.core.stage import Graph, load_artifact
 from pipelines.core.store import Store
 from pipelines.data.decode import decode_rgb
 from pipelines.evaluation.generate import GenerationWorker, Weights
