@@ -58,9 +58,9 @@ class Cluster:
             self._answered_at = now
             return
         silent_s = now - self._answered_at
-        log.warning("Ray's control service (GCS) has not answered for %.0f s", silent_s)
         if self.own or silent_s > GCS_GRACE_S:
             raise self._lost("control service (GCS)")
+        log.warning("Ray's control service (GCS) has not answered for %.0f s", silent_s)
 
     def answers(self) -> bool:
         """Whether both processes accept connections now."""

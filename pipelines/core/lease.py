@@ -124,7 +124,7 @@ class Leases:
             if own is not None and present is not None and present.token == own.token:
                 self.folder.remove_file(_file(label))
         except StoreError as error:  # it expires
-            log.warning("the lease of %s stays until it expires: %s", label, first_line(error))
+            log.info("the lease of %s stays until it expires: %s", label, first_line(error))
 
     def check(self) -> None:
         """Raise `LeaseLostError` where a lease was lost."""
@@ -164,12 +164,12 @@ class Leases:
                     self.folder.write_json(_file(label), asdict(own))
                 self.held[label] = own
             except StoreError as error:
-                log.warning("the lease of %s cannot be renewed: %s", label, first_line(error))
+                log.info("the lease of %s cannot be renewed: %s", label, first_line(error))
                 if time.time() - own.renewed_at > EXPIRY_S:
                     self._lose(label, first_line(error))
 
     def _lose(self, label: str, reason: str) -> None:
-        log.error("lost the lease of %s: %s", label, reason)
+        log.info("lost the lease of %s: %s", label, reason)
         del self.held[label]
         self.lost[label] = reason
 

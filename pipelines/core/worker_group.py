@@ -7,6 +7,7 @@ driver, a new worker group and a new machine resume in the same way.
 import logging
 import math
 import os
+import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import wait
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S = 60.0  # of one attempt of Ray Train to start its workers
 NOTE_EVERY_S = 60.0  # while workers wait for room
 SCRATCH = ".ray_train"  # Ray Train's own records; removed when the stage is done
+
+# Ray's memory monitor names itself; its other messages list running out of memory as one guess.
+_OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|running low on memory|memory usage threshold")
 
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -174,6 +178,5 @@ def _readable(stage: str, error: BaseException) -> Exception:
 def _lost(message: str, error: Exception) -> str:
     # The traceback keeps the controller alive, and the controller keeps the placement group.
     traceback.clear_frames(error.__traceback__)
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip().rstrip(".")
     log.warning("%s: %s", message, error)
-    return f"{message} ({reason})" if reason else message
+    return f"{message} (out of memory)" if _OUT_OF_MEMORY.search(str(error)) else message
