@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.timing import machine
-from unclip.generation.autoregressive import sample_codes
+from unclip.kinds.autoregressive_prior import sample_codes
 from unclip.models import ARPrior
 from unclip.presets import paper_ar_prior
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.contest import Contestant, Inputs
 from benchmarks.sizes import GUIDANCE_SCALE, Sizes
-from unclip.generation.guidance import classifier_free
+from unclip.denoising.guidance import classifier_free
 
 LIBRARY = "diffusers"
 

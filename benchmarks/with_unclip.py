@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from benchmarks.contest import VOCABULARY, Contestant, Inputs
 from benchmarks.sizes import GUIDANCE_SCALE, STEPS, Sizes
-from unclip.generation.denoisers import decoder_denoiser, prior_denoiser
+from unclip.denoising.denoisers import decoder_denoiser, prior_denoiser, without_variance
 from unclip.models import (
     Decoder,
     DecoderConfig,
@@ -114,7 +114,8 @@ def decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
             guidance_scale=GUIDANCE_SCALE,
             dynamic_threshold=None,
         )
-        return lambda: denoise(inputs.pixels, inputs.timesteps)
+        predict = without_variance(denoise)
+        return lambda: predict(inputs.pixels, inputs.timesteps)
 
     return Contestant(OWN, model, lambda: _decoded(model, inputs), sampler)
 
@@ -143,7 +144,8 @@ def karlo_decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
             guidance_scale=GUIDANCE_SCALE,
             dynamic_threshold=None,
         )
-        return lambda: denoise(inputs.pixels, inputs.timesteps)
+        predict = without_variance(denoise)
+        return lambda: predict(inputs.pixels, inputs.timesteps)
 
     return Contestant(KARLO, model, lambda: _decoded(model, inputs), sampler)
 

@@ -1,11 +1,11 @@
-"""Three Ray nodes on this machine, to try a cluster without having one.
+"""Starts three Ray nodes on this machine, to try a cluster without real machines.
 
-    python infra/local_cluster.py up      # a head, a node for data, a node with pretend GPUs
-    python infra/local_cluster.py down    # ends what `up` started, and nothing else
+    python infra/local_cluster.py up      # a head, a node for data, a node with simulated GPUs
+    python infra/local_cluster.py down    # stops the nodes that `up` started
 
-The head does no work; the second node has the resource "data"; the third says that it has GPUs,
-which Ray believes and torch does not. The dashboard answers on the loopback address alone; Ray's
-own ports are open to the network, as on a real cluster, and ask for the token.
+The head does no work. The second node has the resource "data". The third announces GPUs to Ray that
+do not exist for torch. The dashboard listens on a loopback address only. Ray's other ports are open
+to the network, as on a real cluster, and require the token.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-# An address each, as three machines would have. Not 127.0.0.1: Ray swaps it for the network card's.
+# One address for each node. Not 127.0.0.1: Ray replaces it by the network card's address.
 HEAD, DATA, GPU = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 OBJECT_STORE_BYTES = 200 * 2**20  # of each node
 START_TIMEOUT_S = 90.0
@@ -34,9 +34,7 @@ DEFAULT_STATE = Path(tempfile.gettempdir()) / f"unclip-cluster-{os.getuid()}.jso
 def up(state: Path, *, dashboard_port: int, cpus: int, gpus: int) -> str:
     """Start the nodes, wait until they have joined, and return the dashboard's address."""
     if state.exists():
-        raise SystemExit(
-            f"{state} says that a cluster is up. End it first: python {sys.argv[0]} down"
-        )
+        raise SystemExit(f"A cluster is up, see {state}. Stop it first: python {sys.argv[0]} down")
     folder = Path(
         tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     )  # short: paths of sockets are limited
@@ -63,24 +61,24 @@ def up(state: Path, *, dashboard_port: int, cpus: int, gpus: int) -> str:
 
 
 def down(state: Path, *, keep_logs: bool = False) -> None:
-    """End the nodes that `up` noted in its state file, the head last."""
+    """Stop the nodes in the state file that `up` wrote, the head last."""
     if not state.exists():
         return
-    noted = json.loads(state.read_text())
-    for pid in reversed(noted["pids"]):
+    started = json.loads(state.read_text())
+    for pid in reversed(started["pids"]):
         if not _is_ours(pid):
             continue
-        os.kill(pid, signal.SIGTERM)  # `ray start --block` then ends its node
+        os.kill(pid, signal.SIGTERM)  # `ray start --block` then stops its node
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while _is_ours(pid) and time.monotonic() < deadline:
             time.sleep(0.2)
     if not keep_logs:
-        shutil.rmtree(noted["logs"], ignore_errors=True)
+        shutil.rmtree(started["logs"], ignore_errors=True)
     state.unlink()
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on at this moment."""
+    """Ports that are free at this moment."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for s in sockets:
@@ -89,19 +87,19 @@ def free_ports(count: int) -> list[int]:
 
 
 def _environment() -> dict[str, str]:
-    """With token authentication on, and this interpreter's folder first on the PATH."""
+    """The environment with tokens turned on and this interpreter's folder first on the PATH."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {
         **os.environ,
         "PATH": path,
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_raylet_start_wait_time_s": "120",  # a small machine starts all three
+        "RAY_raylet_start_wait_time_s": "120",  # starting three nodes on a small machine is slow
     }
 
 
 def _token(environment: Mapping[str, str]) -> str:
-    """The token that Ray finds; made and kept in ~/.ray where there is none."""
+    """Ray's token; created in ~/.ray if there is none."""
     command = ["ray", "get-auth-token", "--generate"]
     made = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return made.stdout.strip()
@@ -117,9 +115,9 @@ def _start(
 ) -> None:
     command = ["ray", "start", "--block", "--disable-usage-stats", "--node-ip-address", host]
     command += ["--node-name", name, "--object-store-memory", str(OBJECT_STORE_BYTES)]
-    # A folder each, too: a node that unpacks a job's code first removes what lies in its place.
+    # One folder for each node: a node that unpacks a job's code deletes an earlier copy first.
     command += ["--temp-dir", str(folder / name)]
-    agent, metrics = free_ports(2)  # their defaults may be taken by another Ray on this machine
+    agent, metrics = free_ports(2)  # another Ray may use the default ports
     command += ["--dashboard-agent-listen-port", str(agent), "--metrics-export-port", str(metrics)]
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
@@ -144,7 +142,7 @@ def _wait_for_nodes(address: str, count: int, token: str, folder: Path) -> None:
 
 
 def _alive_nodes(address: str, token: str) -> int:
-    """How many nodes the dashboard counts; 0 while it does not answer."""
+    """The number of nodes that the dashboard counts; 0 while it does not answer."""
     headers = {"Authorization": f"Bearer {token}"}
     request = urllib.request.Request(f"{address}/nodes?view=summary", headers=headers)
     try:
@@ -156,9 +154,9 @@ def _alive_nodes(address: str, token: str) -> int:
 
 
 def _is_ours(pid: int) -> bool:
-    """Whether the process is there and still the `ray start` that we started."""
+    """Whether the process exists and is a `ray start` of this script."""
     with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)  # collects it where we are its parent
+        os.waitpid(pid, os.WNOHANG)  # removes a zombie, if this process is its parent
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -170,10 +168,12 @@ def main() -> None:
     """The command line of this script."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("action", choices=("up", "down"))
-    parser.add_argument("--state", type=Path, default=DEFAULT_STATE, help="what `down` reads")
-    parser.add_argument("--dashboard-port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--cpus", type=int, default=2, help="of each of the two worker nodes")
-    parser.add_argument("--gpus", type=int, default=2, help="that the third node pretends to have")
+    parser.add_argument(
+        "--state", type=Path, default=DEFAULT_STATE, help="the file that `down` reads"
+    )
+    parser.add_argument("--dashboard-port", type=int, default=0, help="0: a free port")
+    parser.add_argument("--cpus", type=int, default=2, help="CPUs of each worker node")
+    parser.add_argument("--gpus", type=int, default=2, help="simulated GPUs of the third node")
     given = parser.parse_args()
     if given.action == "down":
         down(given.state)

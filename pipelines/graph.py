@@ -1,6 +1,12 @@
-"""The pipeline's wiring, on one page. Building it runs nothing."""
+"""The wiring of the pipeline on one page. Building a graph reads no data and runs nothing."""
 
-from typing import Any, cast
+import dataclasses
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from pipelines.artifacts import (
     ClipWeights,
@@ -8,126 +14,136 @@ from pipelines.artifacts import (
     PairShards,
     PcaBasisFile,
     SelectionShards,
-    TrainedModel,
 )
-from pipelines.config.sections import (
-    AnyDecoderSection,
-    AnyUpsamplerSection,
-    ARPriorSection,
-    PipelineConfig,
-    PriorSection,
-)
-from pipelines.core.stage import Graph, Stage
+from pipelines.config.models import ModelSection
+from pipelines.config.sections import OwnStageSection, PipelineConfig
+from pipelines.core.stage import Artifact, Graph, Stage
 from pipelines.stages.clip import LoadClip, PretrainedClip, TrainClip
 from pipelines.stages.download import Download
 from pipelines.stages.embed import Embed
 from pipelines.stages.evaluate import Evaluate
 from pipelines.stages.filter import Filter
-from pipelines.stages.frozen_text import (
-    TrainARPriorOnClipText,
-    TrainPriorOnClipText,
-    TrainSecondARPriorOnClipText,
-    TrainSecondPriorOnClipText,
-)
-from pipelines.stages.initial import find_weights
-from pipelines.stages.models import (
-    LoaderSettings,
-    TrainARPrior,
-    TrainDecoder,
-    TrainModel,
-    TrainPrior,
-    TrainSecondARPrior,
-    TrainSecondPrior,
-    TrainUpsampler1,
-    TrainUpsampler2,
-)
 from pipelines.stages.pca import Pca
 from pipelines.stages.report import BuildReport
 from pipelines.stages.select import Select
+from pipelines.stages.train import LoaderSettings, TrainModel
+from unclip.config import ConfigError
+from unclip.extension import did_you_mean, resolve
+from unclip.kinds import spec_of
 from unclip.models import FrozenTextConfig
 
-ON_CLIP_TEXT: dict[type, Any] = {
-    TrainPrior: TrainPriorOnClipText,
-    TrainARPrior: TrainARPriorOnClipText,
-    TrainSecondPrior: TrainSecondPriorOnClipText,
-    TrainSecondARPrior: TrainSecondARPriorOnClipText,
-}
-Rows = tuple[Stage[PairShards], Stage[EmbeddingShards], Stage[SelectionShards]]
+
+@dataclasses.dataclass(frozen=True)
+class _TrainingInputs:
+    """The stages that trainings read."""
+
+    pairs: Stage[PairShards]
+    embeddings: Stage[EmbeddingShards]
+    selection: Stage[SelectionShards]
+    pca: Stage[PcaBasisFile]
+    clip: Stage[ClipWeights]
 
 
 def unclip_graph(config: PipelineConfig) -> Graph:
-    """From a list of URLs to evaluated models and their report."""
+    """From a list of URLs to evaluated models, their report, and the user's own stages."""
     downloaded = Download(config.source, config.download)
     pairs = Filter(downloaded, config.filter)
-
-    clip: Stage[ClipWeights]
-    if isinstance(config.clip, PretrainedClip):
-        clip = LoadClip(config.clip)
-    else:
-        clip = TrainClip(pairs, config.clip, config.select.held_out_fraction, config.loader)
-
+    clip = clip_stage(config, pairs)
     embeddings = Embed(pairs, clip, config.embed)
     selection = Select(embeddings, config.select)
     pca = Pca(embeddings, selection, config.pca)
 
-    rows = (pairs, embeddings, selection)
-    decoder = model_stage(TrainDecoder, rows, config.decoder, config.loader)
-    prior = prior_stage(rows, pca, clip, config.prior, config.loader)
-    upsampler_1 = model_stage(TrainUpsampler1, rows, config.upsampler_1, config.loader)
-
-    upsampler_2 = second_prior = None
-    if config.upsampler_2 is not None:
-        upsampler_2 = model_stage(TrainUpsampler2, rows, config.upsampler_2, config.loader)
-    if config.second_prior is not None:
-        second_prior = prior_stage(rows, pca, clip, config.second_prior, config.loader, second=True)
-
-    cascade = (prior, decoder, upsampler_1)
-    evaluation = Evaluate(*rows, clip, *cascade, upsampler_2, config.evaluate, second_prior)
+    inputs = _TrainingInputs(pairs, embeddings, selection, pca, clip)
+    models = {
+        name: training_stage(name, section, inputs, config.loader)
+        for name, section in config.models.items()
+    }
+    cascade: dict[str, Any] = {
+        "priors": {name: models[name] for name in config.priors},
+        "decoder": models["decoder"],
+        "upsamplers": {name: models[name] for name in config.upsamplers},
+    }
+    evaluation = Evaluate(pairs, embeddings, selection, clip, **cascade, config=config.evaluate)
     report = BuildReport(
         evaluation,
         downloaded,
-        *rows,
+        pairs,
+        embeddings,
+        selection,
         pca,
         clip,
-        *cascade,
-        upsampler_2,
-        config.report,
-        second_prior,
+        **cascade,
+        config=config.report,
     )
-    return Graph([decoder, report])  # the decoder first: it takes longest
+    graph = Graph([models["decoder"], report])  # the decoder first: it takes longest
+    return Graph([*graph.stages.values(), *own_stages(config.stages, graph).values()])
 
 
-def prior_stage(
-    rows: Rows,
-    pca: Stage[PcaBasisFile],
-    clip: Stage[ClipWeights],
-    section: PriorSection,
-    loader: LoaderSettings,
-    *,
-    second: bool = False,
-) -> Stage[TrainedModel]:
-    """The training of a prior of any kind.
-
-    A new autoregressive one depends on the PCA, and a new one on CLIP's hidden states on the CLIP.
-    """
-    if section.init_from is not None:
-        return model_stage(TrainSecondPrior if second else TrainPrior, rows, section, loader)
-    own = (*rows, section.model, section.training, loader)
-    needs: tuple[Stage[PcaBasisFile], ...] = ()
-    kind: Any = TrainSecondPrior if second else TrainPrior
-    if isinstance(section, ARPriorSection):
-        kind, needs = (TrainSecondARPrior if second else TrainARPrior), (pca,)
-    if isinstance(section.model.text_encoder, FrozenTextConfig):
-        return cast(Stage[TrainedModel], ON_CLIP_TEXT[kind](*own, *needs, clip=clip))
-    return cast(Stage[TrainedModel], kind(*own, *needs))
+def clip_stage(config: PipelineConfig, pairs: Stage[PairShards]) -> Stage[ClipWeights]:
+    """The CLIP, loaded or trained here."""
+    if isinstance(config.clip, PretrainedClip):
+        return LoadClip(config.clip, name="clip")
+    fraction = config.select.held_out_fraction
+    return TrainClip(pairs, config.clip, fraction, config.loader, name="clip")
 
 
-def model_stage(
-    kind: type[TrainModel],
-    rows: Rows,
-    section: PriorSection | AnyDecoderSection | AnyUpsamplerSection,
-    loader: LoaderSettings,
+def training_stage(
+    name: str, section: ModelSection, inputs: _TrainingInputs, loader: LoaderSettings
 ) -> TrainModel:
-    """The training of a section's model, from the weights that it names."""
-    initial = find_weights(section.init_from, section.model, section=kind.name)
-    return kind(*rows, section.model, section.training, loader, initial=initial)
+    """The training of one section's model.
+
+    From random weights, a network with `calibrate` depends on the PCA, and a model that reads
+    captions with the CLIP's own text tower depends on the CLIP.
+    """
+    is_random = section.init_from is None
+    is_calibrated = hasattr(spec_of(section.model).network, "calibrate")
+    text_encoder = getattr(section.model, "text_encoder", None)
+    return TrainModel(
+        inputs.pairs,
+        inputs.embeddings,
+        inputs.selection,
+        section.model,
+        section.training,
+        loader,
+        init_from=section.init_from,
+        pca=inputs.pca if is_random and is_calibrated else None,
+        clip=inputs.clip if is_random and isinstance(text_encoder, FrozenTextConfig) else None,
+        name=name,
+    )
+
+
+def own_stages(sections: Mapping[str, OwnStageSection], graph: Graph) -> dict[str, Stage[Artifact]]:
+    """The stages of section `stages`, in its order; each may read those before it."""
+    known = dict(graph.stages)
+    own: dict[str, Stage[Artifact]] = {}
+    for name, section in sections.items():
+        own[name] = known[name] = own_stage(name, section, known)
+    return own
+
+
+def own_stage(
+    name: str, section: OwnStageSection, known: Mapping[str, Stage[Artifact]]
+) -> Stage[Artifact]:
+    """One stage of the user's own. Raises `ConfigError` naming the setting that is wrong."""
+    kind: Any = resolve(section.use, {}, what=f"stages.{name}.use")
+    if not (isinstance(kind, type) and issubclass(kind, Stage)):
+        raise ConfigError(f"stages.{name}.use={section.use} is no subclass of Stage")
+    unknown = [input_ for input_ in section.inputs.values() if input_ not in known]
+    if unknown:
+        raise ConfigError(
+            f"stages.{name}.inputs names {unknown[0]!r}, which is no stage before it"
+            f"{did_you_mean(unknown[0], tuple(known))}"
+        )
+    values = {field: known[input_] for field, input_ in section.inputs.items()}
+    hints = typing.get_type_hints(kind)
+    try:
+        for field, value in section.settings.items():
+            hint = hints.get(field, Any)
+            values[field] = TypeAdapter(hint).validate_json(json.dumps(value))
+        return kind(**values, name=name)
+    except (TypeError, ValidationError) as error:
+        fields = ", ".join(f.name for f in dataclasses.fields(kind) if f.name != "name")
+        raise ConfigError(
+            f"stages.{name}: {kind.__name__} cannot be made from these inputs and settings: "
+            f"{' '.join(str(error).split())}. Its fields are {fields}"
+        ) from error

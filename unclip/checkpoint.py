@@ -1,10 +1,13 @@
-"""Models on disk: safetensors with the config inside, so a file says what it is. Nothing unpickles.
+"""Models on disk: safetensors files with the config inside. Nothing is unpickled.
 
-The file's metadata has one entry: the config's type and, as JSON, its fields. With more, their
-order, and so the file's bytes, would change from one writing to the next.
+The metadata of a file has one entry: the model kind, which is the config's type or "module:NAME",
+and the config's fields in JSON. Several entries would be written in random order, and equal models
+would give different files.
 """
 
 import json
+import logging
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from io import SEEK_END
 from pathlib import Path
@@ -17,29 +20,35 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unclip.config import Config, ConfigError, UnclipError
-from unclip.models import MODELS, build
+from unclip.kinds import build, find_file_spec, spec_of
+
+log = logging.getLogger(__name__)
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, by its specification
 MOST_NAMED = 5  # fields or tensors in one message
-_TYPES = {cls.__name__: cls for cls in MODELS}
 
 
 class CheckpointError(UnclipError):
-    """A file that is not a model of ours, or does not fit its config."""
+    """A file that is not a saved model, or does not fit its config."""
 
 
 def save_model(path: Path | str, model: nn.Module) -> None:
-    """Write the model's weights and config; whoever needs the file to appear whole renames it."""
-    config = getattr(model, "config", None)
-    if not isinstance(config, Config) or type(config) not in MODELS:
-        raise CheckpointError(
-            f"{type(model).__name__} was not made by `build`, so no file could say what it is"
-        )
+    """Write the model's weights and config.
+
+    A reader can see a partly written file; write to another name and rename where that matters.
+    Raises `CheckpointError` for a model of no known kind.
+    """
+    try:
+        spec_of(model)
+    except ConfigError as error:
+        raise CheckpointError(f"{type(model).__name__} cannot be saved: {error}") from error
+    config: Any = model.config
     # safetensors stores rows one after another: channels_last weights become contiguous.
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, path, metadata=config_metadata(config))
+    log.debug("saved a %s to %s", type(model).__name__, path)
 
 
 def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> nn.Module:
@@ -56,6 +65,7 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> nn.Mo
         model = build(config)
     _check_tensors(model.state_dict(), tensors, where=str(path))
     model.load_state_dict(tensors, assign=True)
+    log.debug("loaded a %s from %s", type(model).__name__, path)
     return model.to(memory_format=torch.channels_last).eval()
 
 
@@ -73,13 +83,13 @@ def check_file(file: BinaryIO, *, where: str) -> Config:
     whole = size + length
     if (there := file.seek(0, SEEK_END)) != whole:
         raise CheckpointError(
-            f"{where} has {there} bytes, but by its header {whole}; copy or download it again"
+            f"{where} has {there} bytes, but its header says {whole}; copy or download it again"
         )
     return config
 
 
 def _read_header(file: BinaryIO, *, where: str) -> tuple[dict[str, Any], int]:
-    """What a safetensors file says of itself, and how many bytes that takes."""
+    """The header of a safetensors file, and its size in bytes."""
     size = int.from_bytes(file.read(8), "little")
     try:
         if not 2 <= size <= MAX_HEADER_BYTES:
@@ -87,13 +97,13 @@ def _read_header(file: BinaryIO, *, where: str) -> tuple[dict[str, Any], int]:
         header: dict[str, Any] = dict(json.loads(file.read(size)))
     except (ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{where} is no safetensors file ({error}); give one that `save_model` wrote"
+            f"{where} is not a safetensors file ({error}); give one that `save_model` wrote"
         ) from error
     return header, 8 + size
 
 
 def _read_entries(header: dict[str, Any], *, where: str) -> tuple[dict[str, Tensor], int]:
-    """The tensors that a header names, on the meta device, and how many bytes all of them take."""
+    """The tensors that a header lists, on the meta device, and their total size in bytes."""
     try:
         given = {n: torch.empty(entry["shape"], device="meta") for n, entry in header.items()}
         return given, max((int(e["data_offsets"][1]) for e in header.values()), default=0)
@@ -104,30 +114,37 @@ def _read_entries(header: dict[str, Any], *, where: str) -> tuple[dict[str, Tens
 
 
 def config_metadata(config: Config) -> dict[str, str]:
-    """What describes the config in a file's metadata."""
-    return {type(config).__name__: json.dumps(asdict(config))}  # type: ignore[call-overload]
+    """The config as an entry of a file's metadata: its kind -> its fields in JSON."""
+    return {spec_of(config).file_name: json.dumps(asdict(config))}  # type: ignore[call-overload]
 
 
 def config_from_metadata(metadata: dict[str, str], *, where: str) -> Config:
-    """The config that `config_metadata` described."""
-    cls = next((_TYPES[name] for name in metadata if name in _TYPES), None)
-    if cls is None:
+    """The config that `config_metadata` wrote.
+
+    A kind "module:NAME" is imported, so its module must be on the Python path.
+    """
+    if len(metadata) != 1:
         raise CheckpointError(
-            f"{where}: its metadata has {sorted(metadata) or 'nothing'}, not the config of one of "
-            f"{', '.join(_TYPES)}; it was not written by `save_model`"
+            f"{where}: its metadata has {sorted(metadata) or 'nothing'}, not one model kind; it "
+            "was not written by `save_model`"
         )
+    [(name, content)] = metadata.items()
     try:
-        fields_ = json.loads(metadata[cls.__name__])
-        return config_from_json(cls, fields_, where=f"{where}: {cls.__name__}")
+        cls = find_file_spec(name).config
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{where}: {error}. Its kind cannot be found, or it was not written by `save_model`"
+        ) from error
+    try:
+        return config_from_json(cls, json.loads(content), where=f"{where}: {name}")
     except (json.JSONDecodeError, ConfigError) as error:
         raise CheckpointError(
-            f"{where}: its {cls.__name__} cannot be used ({error}); write the model again with "
-            "`save_model`"
+            f"{where}: its {name} cannot be used ({error}); write the model again with `save_model`"
         ) from error
 
 
 def config_from_json(kind: type[AnyConfig], value: dict[str, Any], *, where: str) -> AnyConfig:
-    """The config whose fields, as `asdict` gives them, went through JSON."""
+    """The config from the JSON of its fields, as `asdict` gives them."""
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} is {value!r}, which is not a {kind.__name__}")
     hints = get_type_hints(kind)
@@ -148,8 +165,13 @@ def _decode(kind: Any, value: Any, *, where: str) -> Any:
         return config_from_json(kind, value, where=where)
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
-            raise CheckpointError(f"{where} is {value!r}, which is no list")
+            raise CheckpointError(f"{where} is {value!r}, which is not a list")
         return tuple(value)
+    if get_origin(kind) is Mapping:
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{where} is {value!r}, which is not a mapping")
+        of = get_args(kind)[1]
+        return {name: _decode(of, item, where=f"{where}.{name}") for name, item in value.items()}
     if get_origin(kind) in (Union, UnionType) and value is not None:
         options = [option for option in get_args(kind) if option is not type(None)]
         return _decode(_option_of(options, value), value, where=where)
@@ -159,7 +181,7 @@ def _decode(kind: Any, value: Any, *, where: str) -> Any:
 
 
 def _option_of(options: list[Any], value: Any) -> Any:
-    """Of configs the one whose fields are those of the value."""
+    """The config class with the fields of the value; the first option if there is none."""
     named = (
         o
         for o in options
@@ -169,7 +191,7 @@ def _option_of(options: list[Any], value: Any) -> Any:
 
 
 def _is_a(kind: type, value: Any) -> bool:
-    """As Python's type checkers have it: an int may stand for a float, but a bool for no number."""
+    """Whether a value is of a type; an int counts as a float, and a bool as no number."""
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)
@@ -180,7 +202,7 @@ def _check_tensors(wanted: dict[str, Tensor], given: dict[str, Tensor], *, where
         *(f"{n} {_shape(wanted[n])} is missing" for n in sorted(wanted.keys() - given.keys())),
         *(f"{n} {_shape(given[n])} is unknown" for n in sorted(given.keys() - wanted.keys())),
         *(
-            f"{name} has shape {_shape(given[name])} where {_shape(tensor)} is asked for"
+            f"{name} has shape {_shape(given[name])} where {_shape(tensor)} is expected"
             for name, tensor in wanted.items()
             if name in given and tensor.shape != given[name].shape
         ),
@@ -189,7 +211,7 @@ def _check_tensors(wanted: dict[str, Tensor], given: dict[str, Tensor], *, where
         more = f"; and {len(message) - MOST_NAMED} more" if len(message) > MOST_NAMED else ""
         raise CheckpointError(
             f"{where} does not hold the tensors of its config: {'; '.join(message[:MOST_NAMED])}"
-            f"{more}. Weights or config are of another model; write both with `save_model`"
+            f"{more}. Weights or config belong to another model; write both with `save_model`"
         )
 
 

@@ -21,12 +21,14 @@ def not_in_key(default: Any = dataclasses.MISSING) -> Any:
 
 
 class Config:
-    """Base of the frozen dataclasses that configure things.
+    """Base of the frozen dataclasses that configure something.
 
     A subclass is `@dataclass(frozen=True, kw_only=True)`, holds only str, int, float, bool, None,
     tuples, mappings and other configs, gives required fields no default, and raises `ConfigError`
     from `__post_init__` where values contradict each other. The attribute below is read by
     pydantic, which the pipeline validates YAML with: unknown keys and wrong types are refused.
     """
+
+    tag: ClassVar[str]  # stable: it stands for the type in keys, so a renamed class keeps its tag
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}

@@ -1,4 +1,4 @@
-"""Pictures of Pillow's as the models see them: in RGB, 8 bits a channel."""
+"""Pillow images as the models read them: RGB, 8 bits for each channel."""
 
 from PIL import Image
 
@@ -8,15 +8,15 @@ CONVERTIBLE = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB, what is transparent in white.
+    """The image in RGB, with transparent areas in white.
 
-    Raises `ConfigError` for more than 8 bits a channel, of which RGB would cut the upper ones off.
+    Raises `ConfigError` for more than 8 bits in a channel, because RGB would clip the values.
     """
     if image.mode not in CONVERTIBLE:
         raise ConfigError(
-            f"a picture of mode {image.mode!r} and {image.width} x {image.height} pixels has no "
-            "8 bits a channel, and RGB would cut its values off; scale it to 0 to 255 and convert "
-            "it to L or RGB"
+            f"an image of mode {image.mode!r} with {image.width} x {image.height} pixels does not "
+            "have 8 bits in each channel, and RGB would clip its values; scale it to 0 to 255 and "
+            "convert it to L or RGB"
         )
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -1,47 +1,56 @@
-"""The generator whole: words and pictures in, pictures out. On disk it is a folder.
+"""A cascade and its CLIP as one object, which is a folder on disk.
 
-`prior.safetensors`, `decoder.safetensors`, `upsampler_1.safetensors` and `upsampler_2.safetensors`
-are written by `save_model`, `clip/` by `FrozenClip.save`, and `sampling.json` says how to sample.
+`<model name>.safetensors` files are written by `save_model`, and `clip/` by `FrozenClip.save`.
+`sampling.json` says how to sample; its "upsamplers" give the upsamplers' names and order.
 """
 
 # B batch, L tokens of the captions, E width of the CLIP embeddings
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import open_clip
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unclip.checkpoint import check_file, config_from_json, load_model, save_model
+from unclip.checkpoint import (
+    CheckpointError,
+    check_file,
+    config_from_json,
+    load_model,
+    save_model,
+)
 from unclip.clip.frozen import FrozenClip, Images
 from unclip.config import ConfigError
 from unclip.generation import Cascade, Generated, SamplingConfig
 from unclip.models import KarloDecoder, KarloPrior
+from unclip.samplers import Generators
 
-REQUIRED, OPTIONAL = ("decoder", "upsampler_1"), ("prior", "upsampler_2")
+log = logging.getLogger(__name__)
+
 CLIP, SAMPLING = "clip", "sampling.json"
 
 
 def file_of(model: str) -> str:
-    """The name of a model's file."""
+    """The file name of a model."""
     return f"{model}.safetensors"
 
 
 @dataclass(frozen=True)
 class UnclipPipeline:
-    """A cascade, and the CLIP that it was trained with."""
+    """A cascade and the CLIP that it was trained with."""
 
     cascade: Cascade
-    clip: FrozenClip | None  # None: captions are read, but no pictures
+    clip: FrozenClip | None  # None: it reads captions, but no images
 
     def __post_init__(self) -> None:
-        """Refuse the CLIP of other models."""
+        """Refuse a CLIP of another width than the models'."""
         width = self.cascade.decoder.config.embed_dim
         if self.clip is not None and self.clip.width != width:
             raise ConfigError(
@@ -51,32 +60,40 @@ class UnclipPipeline:
 
     @classmethod
     def load(cls, folder: Path | str, *, device: torch.device | str = "cpu") -> "UnclipPipeline":
-        """Read what `save` wrote; what `check_folder` finds is told before anything is loaded."""
+        """Read a folder that `save` wrote; raises as `check_folder`, before it loads weights."""
         folder, device = Path(folder), torch.device(device)
-        check_folder(folder)
+        sampling = check_folder(folder)
         models: dict[str, Any] = {
-            name: load_model(folder / file_of(name), device=device) for name in models_in(folder)
+            name: load_model(folder / file_of(name), device=device)
+            for name in models_in(folder, sampling)
         }
         share_text_tower(models.get("prior"), models["decoder"])
         cascade = Cascade(
             prior=models.get("prior"),
             decoder=models["decoder"],
-            upsampler_1=models["upsampler_1"],
-            upsampler_2=models.get("upsampler_2"),
-            sampling=read_sampling(folder / SAMPLING),
+            upsamplers={name: models[name] for name in sampling.upsamplers},
+            sampling=sampling,
         )
+        log.info("loaded %s from %s", ", ".join(models), folder)
         has_clip = (folder / CLIP).is_dir()
         return cls(cascade, FrozenClip.load(folder / CLIP, device=device) if has_clip else None)
 
     def save(self, folder: Path | str) -> None:
-        """Write the models; whoever needs the folder to appear whole renames it."""
-        folder = Path(folder)
+        """Write the folder.
+
+        A reader can see a partly written folder; write to another name and rename where that
+        matters.
+        """
+        folder, sampling = Path(folder), self.cascade.sampling
         folder.mkdir(parents=True, exist_ok=True)
         for name, model in self.cascade.models.items():
             save_model(folder / file_of(name), model)
         if self.clip is not None:
             self.clip.save(folder / CLIP)
-        content = asdict(self.cascade.sampling)
+        content = asdict(sampling)
+        content["upsamplers"] = {
+            name: content["upsamplers"][name] for name in self.cascade.upsamplers
+        }
         (folder / SAMPLING).write_text(json.dumps(content, indent=2) + "\n")
 
     @cached_property
@@ -85,22 +102,24 @@ class UnclipPipeline:
         return open_clip.SimpleTokenizer(context_length=length)
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Captions to tokens (B, L) int64 of the models' own text encoders, padded with 0."""
+        """Tokens of captions for the models' own text encoders; (B, L) int64 padded with 0."""
         tokens: Tensor = self._tokenizer(list(captions))
         return tokens.to(self.cascade.device)
 
     @torch.no_grad()
     def text_embeds(self, captions: Sequence[str]) -> Tensor:
-        """CLIP's embeddings of captions; (B, E) unit-norm."""
+        """CLIP embeddings of captions; (B, E) unit-norm."""
         if self.clip is not None:
             return self.clip.encode_texts(captions)
         if not isinstance(self.cascade.decoder, KarloDecoder):
-            raise ConfigError(f"without {CLIP}/ these models have no text embeddings; add it")
+            raise ConfigError(
+                f"these models have no {CLIP}/, so they have no text embeddings; add the folder"
+            )
         encoded = self.cascade.decoder.text_encoder(self.tokenize(captions))
         return F.normalize(encoded.text_embeds, dim=-1)
 
     def image_embeds(self, images: Images) -> Tensor:
-        """CLIP's embeddings of pictures, as long as the decoder reads them; (B, E)."""
+        """CLIP embeddings of images, with the norm that the decoder reads; (B, E)."""
         image_embeds, norms = self.image_tower.encode_images_and_norms(images)
         if self.cascade.decoder.config.unit_norm:
             return image_embeds
@@ -108,76 +127,89 @@ class UnclipPipeline:
 
     @property
     def image_tower(self) -> FrozenClip:
-        """The CLIP; raises `ConfigError` where it did not come along."""
+        """The CLIP; raises `ConfigError` if the folder has none."""
         if self.clip is None:
             raise ConfigError(
-                "these models came without CLIP's image tower, so they cannot read pictures; "
+                "these models came without CLIP's image tower, so they cannot read images; "
                 "import the folder of the image variation pipeline too"
             )
         return self.clip
 
-    def generate(self, captions: Sequence[str], *, generator: torch.Generator) -> Generated:
-        """Pictures of captions."""
+    def generate(self, captions: Sequence[str], *, generator: Generators) -> Generated:
+        """Images for captions."""
         return self.cascade.generate(
             self.tokenize(captions), self.text_embeds(captions), generator=generator
         )
 
-    def vary(self, images: Images, *, generator: torch.Generator) -> Generated:
-        """Other pictures of what each shows, from fresh noise and without a caption."""
+    def vary(self, images: Images, *, generator: Generators) -> Generated:
+        """A variation of each image: decoded from its embedding alone, with new noise."""
         image_embeds = self.image_embeds(images)
         small = self.cascade.decode(image_embeds, None, generator=generator)
         larger = self.cascade.upsample(small, generator=generator)
         return Generated(image_embeds, (small, *larger))
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> SamplingConfig:
     """Raise `ConfigError` unless the folder has what `UnclipPipeline.load` needs; reads no weights.
 
-    Files that are cut off, or have other tensors than their config, are a `CheckpointError`.
+    Raises `CheckpointError` for files that are incomplete, or have other tensors than their config
+    says. Returns the sampling settings.
     """
-    wanted = [*map(file_of, REQUIRED), SAMPLING]
+    if not (folder / SAMPLING).is_file():
+        raise _not_a_pipeline(folder, [SAMPLING])
+    sampling = read_sampling(folder / SAMPLING)
+    wanted = map(file_of, ("decoder", *sampling.upsamplers))
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
-        raise ConfigError(
-            f"{folder} is no folder of models: it has no {', '.join(missing)}; give one that "
-            "`unclip import` wrote"
-        )
-    read_sampling(folder / SAMPLING)
-    for name in models_in(folder):
+        raise _not_a_pipeline(folder, missing)
+    for name in models_in(folder, sampling):
         with (folder / file_of(name)).open("rb") as file:
             check_file(file, where=str(folder / file_of(name)))
+    return sampling
+
+
+def _not_a_pipeline(folder: Path, missing: Sequence[str]) -> ConfigError:
+    return ConfigError(
+        f"{folder} is not a folder of models: {', '.join(missing)} missing; give one that `unclip "
+        "import` or `UnclipPipeline.save` wrote"
+    )
 
 
 def read_sampling(file: Path) -> SamplingConfig:
-    """How to sample, as people may have edited it; raises `UnclipError` for what cannot work."""
+    """The sampling settings, which users may edit; raises `ConfigError` if they cannot work."""
     try:
         content = dict(json.loads(file.read_text()))
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{file} holds no settings in JSON: {error}; mend it") from error
-    for name, kind in get_type_hints(SamplingConfig).items():
-        value = content.get(name)
-        kinds = get_args(kind) or (kind,)
-        if name in content and type(value) not in (kinds if float not in kinds else (*kinds, int)):
-            wanted = " or ".join(one.__name__ for one in kinds)
-            raise ConfigError(f"{file}: {name}={value!r} is not of the type {wanted}")
-    return config_from_json(SamplingConfig, content, where=str(file))
+        raise ConfigError(f"{file} is not a JSON object: {error}; correct it") from error
+    flat = sorted(name for name in content if name.endswith(("_sampler", "_steps")))
+    if flat:
+        raise ConfigError(
+            f"{file} has the flat form of earlier versions ({', '.join(flat)}); write sections "
+            'instead, such as "decoder": {"sampler": "ddim", "num_inference_steps": 25, '
+            '"guidance_scale": 2.0, "dynamic_threshold": null}, or save or import the models again'
+        )
+    try:
+        return config_from_json(SamplingConfig, content, where=str(file))
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
 
 
-def models_in(folder: Path) -> list[str]:
-    """The models whose files are there, by name."""
-    return [name for name in (*REQUIRED, *OPTIONAL) if (folder / file_of(name)).is_file()]
+def models_in(folder: Path, sampling: SamplingConfig) -> list[str]:
+    """The names of the models: decoder, upsamplers and, if its file is there, the prior."""
+    prior = ["prior"] if (folder / file_of("prior")).is_file() else []
+    return [*prior, "decoder", *sampling.upsamplers]
 
 
 def share_text_tower(prior: nn.Module | None, decoder: nn.Module) -> None:
-    """Let Karlo's prior read by the decoder's text tower, where theirs are the same."""
+    """Make Karlo's prior use the decoder's text tower if theirs are equal, to save memory."""
     if not isinstance(prior, KarloPrior) or not isinstance(decoder, KarloDecoder):
         return
     if first_difference(prior.text_encoder, decoder.text_encoder) is None:
-        prior.text_encoder = decoder.text_encoder  # in memory once
+        prior.text_encoder = decoder.text_encoder
 
 
 def first_difference(one: nn.Module, other: nn.Module) -> str | None:
-    """The first weight that two models do not share, by name; None where they are equal."""
+    """The name of the first tensor in which two models differ; None if they are equal."""
     ours, theirs = one.state_dict(), other.state_dict()
     names = ours.keys() | theirs.keys()
     differing = (

@@ -2,7 +2,7 @@
 # Starts the tracking server; all settings come from the environment (see compose.yaml).
 set -eu
 
-# MLflow reads where its users are kept from a file alone; their first password it takes from
+# MLflow takes the address of its user database from a file only, and the first password from
 # MLFLOW_AUTH_ADMIN_PASSWORD.
 umask 077
 MLFLOW_AUTH_CONFIG_PATH=$(mktemp)

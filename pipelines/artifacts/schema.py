@@ -6,6 +6,7 @@ bytes.
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import pyarrow as pa
 
@@ -30,6 +31,16 @@ SELECTION = pa.schema(
         pa.field("key", pa.string(), nullable=False),
         pa.field("row", pa.int32(), nullable=False),  # in the pairs and the embeddings shard
         pa.field("held_out", pa.bool_(), nullable=False),
+    ]
+)
+
+
+# What `pca` sums up over each group of shards, W being the width of the embeddings.
+MOMENTS = pa.schema(
+    [
+        pa.field("count", pa.int64(), nullable=False),
+        pa.field("sum", pa.list_(pa.float64()), nullable=False),  # (W,)
+        pa.field("outer", pa.list_(pa.float64()), nullable=False),  # (W * W,)
     ]
 )
 
@@ -73,14 +84,20 @@ def is_held_out(key: str, fraction: float) -> bool:
 THUMBNAIL_SIDE = 16  # pixels; what colours and coarse shapes are compared on
 
 
-def samples(width: int) -> pa.Schema:
-    """What `evaluate` writes: one row a caption, with its pictures (PNG) and their embeddings.
+def predicted_by(prior: str) -> str:
+    """The column of samples with what a prior predicts that did not draw the images."""
+    return f"{prior}_predicted_image_embeds"
 
-    A row that is no probe has null where only probes are made. Thumbnails are raw RGB bytes of
-    `THUMBNAIL_SIDE` squared pixels.
+
+def samples(width: int, other_priors: Sequence[str] = ()) -> pa.Schema:
+    """What `evaluate` writes: one row for each caption, with its images (PNG) and embeddings.
+
+    other_priors: the names of all priors but the first, which drew the images. Columns of probes
+    are null in all other rows. Thumbnails are raw RGB bytes of `THUMBNAIL_SIDE` squared pixels.
     """
     vector = pa.list_(pa.float32(), width)
-    probe_vector = pa.list_(pa.float32())  # Parquet cannot give back a null of a fixed size
+    probe_vector = pa.list_(pa.float32())  # Parquet cannot store a null of a fixed size
+    predictions = ["predicted_image_embeds", *map(predicted_by, other_priors)]
     return pa.schema(
         [
             pa.field("key", pa.string(), nullable=False),
@@ -88,17 +105,17 @@ def samples(width: int) -> pa.Schema:
             pa.field("held_out", pa.bool_(), nullable=False),
             pa.field("original", pa.binary(), nullable=False),  # at the cascade's final size
             pa.field("generated", pa.binary(), nullable=False),  # final size
-            pa.field("generated_small", pa.binary(), nullable=False),  # the decoder's
-            pa.field("generated_middle", pa.binary()),  # the first upsampler's, where there are two
+            pa.field("generated_small", pa.binary(), nullable=False),  # by the decoder
+            # By all upsamplers but the last, in their order.
+            pa.field("generated_middle", pa.list_(pa.binary()), nullable=False),
             pa.field("untrained", pa.binary(), nullable=False),  # by random weights, final size
-            pa.field("from_true_embedding", pa.binary()),  # probes only, as the next two
+            pa.field("from_true_embedding", pa.binary()),  # probes only, like the next two
             pa.field("from_shuffled_embedding", pa.binary()),
             pa.field("variations", pa.list_(pa.binary())),
             pa.field("image_embeds", vector, nullable=False),  # of the original
-            pa.field("image_norm", pa.float32(), nullable=False),  # which they had before
+            pa.field("image_norm", pa.float32(), nullable=False),  # before scaling to unit norm
             pa.field("text_embeds", vector, nullable=False),
-            pa.field("predicted_image_embeds", vector, nullable=False),  # by the prior
-            pa.field("second_predicted_image_embeds", probe_vector),  # where there is another prior
+            *(pa.field(name, vector, nullable=False) for name in predictions),
             pa.field("generated_embeds", vector, nullable=False),
             pa.field("untrained_embeds", vector, nullable=False),
             pa.field("from_true_embedding_embeds", probe_vector),

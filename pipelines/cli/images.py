@@ -1,83 +1,220 @@
-"""Pictures and masks that a person names: read and checked before any model is loaded."""
+"""Commands that draw images with trained models."""
 
-import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
+import click
 
-from pipelines.cli.common import Project
-from pipelines.core.errors import PipelineError
-from pipelines.data.decode import decode_rgb
-from pipelines.data.url_policy import Refused
+from pipelines.cli.command import command
+from pipelines.cli.options import (
+    ImageRequest,
+    caption_option,
+    check_caption,
+    count_option,
+    image_options,
+)
 
-KEY = re.compile(r"[0-9a-f]{20}")  # of a pair, as schema.pair_key makes it
-MAX_PIXELS = 100_000_000
+if TYPE_CHECKING:
+    from pipelines.cli.inputs import Inputs
+
+COMPONENTS = "20,30,40,80,120,160,200,320"
+
+image_argument = click.argument("image", help="Image file, or key of a pair in the store.")
+caption_argument = click.argument("caption", callback=check_caption, help='Such as "a red heart".')
+eta_option = click.option(
+    "--eta",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    default=1.0,
+    show_default=True,
+    help="Amount of fresh noise, from 0 (none) to 1.",
+)
 
 
-def read_picture(name: str, project: Project | None) -> Image.Image:
-    """A picture file, or a pair of the store by its key, as RGB: grey is spread, alpha on white."""
-    path = Path(name)
-    if project is not None and not path.exists() and KEY.fullmatch(name):
-        return _decoded(_pair(name, project), f"the pair {name}")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise PipelineError(
-            f"{name} is no picture that can be read: {error.strerror}. Give the path of a picture "
-            "file, or, of a project, the key (20 hexadecimal digits) of a pair in the store."
-        ) from error
-    return _decoded(content, name)
+@command("generate")
+@caption_argument
+@count_option(8)
+@image_options("generated.png")
+def generate(request: ImageRequest, caption: str, count: int) -> None:
+    """Draw images of a caption."""
+    session = _inputs(request).open_session()
+    session.write_grid(session.generate(caption, count))
+    click.echo(f"Wrote {request.out}: {count} times {caption!r}, seed {request.seed}.")
 
 
-def read_mask(name: str, picture: Image.Image, project: Project | None) -> Image.Image:
-    """A black and white picture of the same size, mode L: white is where to paint."""
-    mask = read_picture(name, project)
-    if mask.size != picture.size:
-        raise PipelineError(
-            f"The mask {name} has {mask.width}x{mask.height} pixels and the picture "
-            f"{picture.width}x{picture.height}; give a mask of the picture's size."
+@command("variations")
+@image_argument
+@count_option(6)
+@eta_option
+@image_options("variations.png")
+def variations(request: ImageRequest, image: str, count: int, eta: float) -> None:
+    """Draw images like an image.
+
+    The output shows the original, its reconstruction and the variations, as in figure 3 of the
+    paper.
+    """
+    inputs = _inputs(request)
+    original = inputs.read_image(image)
+    session = inputs.open_session()
+    session.write(session.variations(original, count=count, eta=eta))
+
+
+@command("interpolate")
+@image_argument
+@click.argument("other", help="A second one.")
+@count_option(7, minimum=2)
+@image_options("interpolate.png")
+def interpolate(request: ImageRequest, image: str, other: str, count: int) -> None:
+    """Draw the way from one image to another.
+
+    In the first row, the noise x_T is interpolated together with the image embedding z_i, as in
+    figure 4 of the paper. In the second row, x_T is random.
+    """
+    inputs = _inputs(request)
+    start, end = inputs.read_image(image), inputs.read_image(other)
+    session = inputs.open_session()
+    session.write(session.interpolations(start, end, count=count))
+
+
+@command("edit")
+@image_argument
+@caption_option("--to", required=True, help='What to change it to, such as "a green apple".')
+@caption_option("--from-text", help="What it shows now.")
+@count_option(8, minimum=2)
+@click.option(
+    "--strength",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="X",
+    default=0.5,
+    show_default=True,
+    help="How far to go; the paper uses 0.25 to 0.5.",
+)
+@image_options("edit.png")
+def edit(
+    request: ImageRequest, image: str, to: str, from_text: str | None, count: int, strength: float
+) -> None:
+    """Change an image in the direction of a caption.
+
+    The output shows the original, and steps from no change to --strength, as in figure 5 of the
+    paper.
+    """
+    if to == from_text:
+        raise click.UsageError(
+            f"--to and --from-text are both {to!r}, which gives no direction; give --from-text "
+            "another caption, or leave it out."
         )
-    pixels = np.asarray(mask)  # (H, W, 3)
-    is_black, is_white = (pixels == 0).all(-1), (pixels == 255).all(-1)
-    grey = int((~is_black & ~is_white).sum())
-    if grey:
-        raise PipelineError(
-            f"The mask {name} has {grey} pixels that are neither black nor white. Draw it without "
-            "smoothing, white where to paint and black where to keep, and save it as PNG."
+    inputs = _inputs(request)
+    original = inputs.read_image(image)
+    session = inputs.open_session()
+    session.write(session.edits(original, to, from_text, count=count, strength=strength))
+
+
+@command("reconstruct")
+@image_argument
+@click.option(
+    "--components",
+    default=COMPONENTS,
+    show_default=True,
+    metavar="N,N,...",
+    callback=lambda _context, _parameter, text: _parse_counts(text),
+    help="Numbers of principal components of the image embedding.",
+)
+@image_options("reconstruct.png")
+def reconstruct(request: ImageRequest, image: str, components: tuple[int, ...]) -> None:
+    """Draw an image from parts of its embedding.
+
+    The first row keeps the image's own noise x_T, as in figure 7 of the paper. The second row uses
+    random noise.
+    """
+    if request.models.folder is not None:
+        raise click.UsageError(
+            "reconstruct needs a PCA basis of image embeddings, which a folder of models does not "
+            "have; leave out --models to use a project, whose stage pca makes one."
         )
-    if not is_white.any():
-        raise PipelineError(
-            f"The mask {name} is all black, so there is nothing to paint; make white what is to "
-            "be painted."
+    inputs = _inputs(request)
+    original = inputs.read_image(image)
+    session = inputs.open_session("pca")
+    session.write(session.reconstructions(original, components))
+
+
+@command("inpaint")
+@image_argument
+@click.argument("mask", help="Image of the same size: white where to paint, black elsewhere.")
+@caption_option("--caption", help="What the whole image shows; default: as the rest suggests.")
+@count_option(6)
+@image_options("inpaint.png")
+def inpaint(request: ImageRequest, image: str, mask: str, caption: str | None, count: int) -> None:
+    """Paint a part of an image anew."""
+    inputs = _inputs(request)
+    original = inputs.read_image(image)
+    covered = inputs.read_mask(mask, original)
+    session = inputs.open_session()
+    session.write(session.inpaintings(original, covered, caption, count=count))
+
+
+@command("importance")
+@caption_argument
+@click.option("--image", metavar="FILE", help="A true image of the caption, for its embedding.")
+@count_option(6)
+@image_options("importance.png")
+def importance(request: ImageRequest, caption: str, image: str | None, count: int) -> None:
+    """Draw a caption with and without the prior.
+
+    Each row shows one condition of the decoder, as in figure 8 of the paper.
+    """
+    inputs = _inputs(request)
+    true_image = inputs.read_image(image) if image else None
+    session = inputs.open_session()
+    session.write(session.importance(caption, true_image, count=count))
+
+
+@command("attack")
+@image_argument
+@click.option(
+    "--labels",
+    required=True,
+    metavar="A,B,...",
+    callback=lambda _context, _parameter, text: _parse_labels(text),
+    help="Classes to choose from.",
+)
+@count_option(7)
+@eta_option
+@image_options("attack.png")
+def attack(
+    request: ImageRequest, image: str, labels: tuple[str, ...], count: int, eta: float
+) -> None:
+    """Classify an image and its variations with CLIP.
+
+    Shows typographic attacks, as in figure 6 of the paper.
+    """
+    inputs = _inputs(request)
+    original = inputs.read_image(image)
+    session = inputs.open_session()
+    rows, probabilities = session.attack(original, labels, count=count, eta=eta)
+    for label, probability in zip(labels, probabilities, strict=True):
+        click.echo(f"{probability:7.1%}  {label}")
+    session.write(rows)
+
+
+COMMANDS = (generate, variations, interpolate, edit, reconstruct, inpaint, importance, attack)
+
+
+def _inputs(request: ImageRequest) -> "Inputs":
+    from pipelines.cli.inputs import Inputs
+
+    return Inputs(request)
+
+
+def _parse_counts(text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise click.BadParameter(f"{text} is not a list of positive numbers, such as 1,4,16,64.")
+    return tuple(int(word) for word in words)
+
+
+def _parse_labels(text: str) -> tuple[str, ...]:
+    labels = tuple(label.strip() for label in text.split(",") if label.strip())
+    if len(labels) < 2:
+        raise click.BadParameter(
+            f"{text!r} leaves nothing to choose from; give two or more, such as apple,pizza."
         )
-    return mask.convert("L")
-
-
-def _decoded(content: bytes, what: str) -> Image.Image:
-    try:
-        return decode_rgb(content, max_pixels=MAX_PIXELS)
-    except Refused as refused:
-        raise PipelineError(
-            f"{what} cannot be read as a picture ({refused}). JPEG, PNG, WebP, GIF, BMP and TIFF "
-            "can."
-        ) from refused
-
-
-def _pair(key: str, project: Project) -> bytes:
-    """The picture of a pair that passed the filter, encoded."""
-    import pyarrow.compute as pc
-
-    from pipelines.artifacts import PairShards
-    from pipelines.core.stage import load_artifact
-
-    pairs = load_artifact(project.store, project.graph["filter"])
-    assert isinstance(pairs, PairShards)
-    for shard in pairs.rows:
-        row = pc.index(pairs.read(shard, ["key"])["key"], key).as_py()
-        if row >= 0:
-            content: bytes = pairs.read(shard, ["image"])["image"][row].as_py()
-            return content
-    raise PipelineError(
-        f"No pair of {pairs.folder.url} has the key {key}, and there is no file of that name."
-    )
+    return labels

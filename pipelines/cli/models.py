@@ -1,80 +1,67 @@
-"""The models that the commands draw with: those of a project, or of a folder (`--models`)."""
+"""The models that a command uses: a project's, or those of a folder (`--models`)."""
 
-import argparse
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.cli.common import Project, open_project
-from pipelines.cli.main import DEFAULT_CONFIG
-from pipelines.core.errors import PipelineError
+from pipelines.cli.options import ModelChoice
+from pipelines.cli.project import Project, open_project
 
 if TYPE_CHECKING:
     from unclip.pipeline import UnclipPipeline
 
-MODELS = ("clip", "prior", "decoder", "upsampler_1", "upsampler_2")
+log = logging.getLogger(__name__)
 
 
-def find_project(arguments: argparse.Namespace) -> Project | None:
-    """The project, or None where `--models` stands in its place."""
-    if arguments.models is None:
-        return open_project(arguments)
-    given = {
-        f"CONFIG {arguments.config}": arguments.config != DEFAULT_CONFIG,
-        "--store": arguments.store is not None,
-        "--set": bool(arguments.overrides),
-    }
-    if any(given.values()):
-        raise PipelineError(
-            f"--models {arguments.models} stands in the place of a project, so "
-            f"{', '.join(flag for flag, is_given in given.items() if is_given)} would change "
-            "nothing; give one or the other. How to sample is in the folder's sampling.json."
-        )
-    return None
+@dataclass(frozen=True)
+class ModelSource:
+    """Where models come from: exactly one of a project and a folder."""
 
+    project: Project | None
+    folder: Path | None
 
-def check_models(arguments: argparse.Namespace, project: Project | None, *also: str) -> None:
-    """Raise `PipelineError` or `ConfigError` where a model is not there; loads nothing.
+    def check(self, *required_stages: str) -> None:
+        """Raise `PipelineError` or `ConfigError` where a model is missing; loads nothing.
 
-    also: stages of the project that are asked for beside the models.
-    """
-    if project is None:
+        required_stages: stages of the project whose results are needed beside the models.
+        """
+        if self.project is not None:
+            self.project.find([*self.project.model_stages, *required_stages])
+            return
+        assert self.folder is not None
         from unclip.pipeline import check_folder
 
-        check_folder(Path(arguments.models))
-        return
-    stages = [project.graph[name] for name in (*_models_of(project), *also)]
-    absent = [s.name for s in stages if project.store.manifest(s.name, s.key) is None]
-    if absent:
-        raise PipelineError(
-            f"{', '.join(absent)}: not in {project.store.root} for this configuration. Train them "
-            "first with `unclip run`, name the configuration and store that they were made with, "
-            "or give a folder of models with --models."
-        )
+        check_folder(self.folder)
 
-
-def open_models(arguments: argparse.Namespace, project: Project | None) -> "UnclipPipeline":
-    """The models in this process, without Ray."""
-    if project is None:
+    def load(self) -> "UnclipPipeline":
+        """The models in this process, without Ray; on the GPU where there is one."""
         import torch
 
         from unclip.pipeline import UnclipPipeline
 
+        if self.project is not None:
+            return _load_from_store(self.project)
+        assert self.folder is not None
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return UnclipPipeline.load(arguments.models, device=device)
-    return _open_store(project)
+        log.info("loading the models of %s on %s", self.folder, device)
+        return UnclipPipeline.load(self.folder, device=device)
 
 
-def _open_store(project: Project) -> "UnclipPipeline":
-    from pipelines.core.stage import load_artifact
-    from pipelines.evaluation.generate import GenerationWorker, Weights
-
-    names = _models_of(project)
-    found = {name: load_artifact(project.store, project.graph[name]) for name in names}
-    stage = project.graph["evaluate"]
-    folder = project.store.folder(stage.name, stage.key)
-    return GenerationWorker(Weights(**found), project.config.evaluate, folder).pipeline  # type: ignore[arg-type]
+def open_models(choice: ModelChoice) -> ModelSource:
+    """Open the project, or take the folder."""
+    if choice.folder is not None:
+        return ModelSource(None, Path(choice.folder))
+    return ModelSource(open_project(choice.project), None)
 
 
-def _models_of(project: Project) -> list[str]:
-    """A cascade may do with one upsampler."""
-    return [name for name in MODELS if name in project.graph.stages]
+def _load_from_store(project: Project) -> "UnclipPipeline":
+    import torch
+
+    from pipelines.evaluation.pipeline import load_pipeline, with_noise_norms
+
+    config, device = project.config.evaluate, "cuda" if torch.cuda.is_available() else "cpu"
+    found = project.find(project.model_stages)
+    log.info("loading %s of %s", ", ".join(project.model_stages), project.store.root)
+    pipeline = load_pipeline(project.load_weights(found), config.sampling, torch.device(device))
+    return with_noise_norms(pipeline, found.folder(project.evaluation.name), seed=config.seed)

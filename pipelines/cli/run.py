@@ -1,51 +1,56 @@
-"""`unclip run`: carry out the plan, show it, track it."""
+"""Carries out a plan: shows it, tracks it, and says how to go on."""
 
-import argparse
 import dataclasses
 import json
+import logging
 import shlex
 import sys
 import time
 from pathlib import Path
 
 from pipelines.artifacts import Report
-from pipelines.cli.common import Project, open_project, plan_of
+from pipelines.cli.command import Output
+from pipelines.cli.options import ScopeChoice
+from pipelines.cli.progress import ProgressDisplay
+from pipelines.cli.project import Project
 from pipelines.core.plan import Plan
+from pipelines.core.runner import RunSettings, run_plan
+from pipelines.tracking.preflight import prepare
+from pipelines.tracking.tracker import Tracker
+
+log = logging.getLogger(__name__)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run_project(project: Project, scope: ScopeChoice, output: Output) -> None:
     """Run what is not done yet. Raises `PipelineError`."""
-    project = open_project(arguments)
-    plan = plan_of(project, arguments)
-    began = time.monotonic()
+    plan = project.plan(scope)
+    started = time.monotonic()
     if plan.to_run:
-        _carry_out(project, plan, arguments)
-    _print_summary(project, plan, arguments, time.monotonic() - began)
+        _carry_out(project, plan, output)
+    _print_summary(project, plan, time.monotonic() - started)
 
 
-def _carry_out(project: Project, plan: Plan, arguments: argparse.Namespace) -> None:
-    from pipelines.cli.progress import View
-    from pipelines.core.runner import RunSettings, run_plan
-    from pipelines.tracking.server import prepare
-    from pipelines.tracking.tracker import Tracker
-
+def _carry_out(project: Project, plan: Plan, output: Output) -> None:
     section = project.config.run
     project.store.check_writable()
-    view = View(plan)
-    uri = prepare(section.tracking, project.store, view.say)
-    tracker = Tracker(plan, project.store, section.tracking, uri=uri, warn=view.say)
+    live = False if output.verbose else None  # log lines would break the table
+    display = ProgressDisplay(plan, live=live)
+    uri = prepare(section.tracking, project.store, display.say)
+    tracker = Tracker(plan, project.store, section.tracking, uri=uri, warn=display.say)
     settings = RunSettings(
         resources=section.resources,
         retries=section.retries,
         wait_s=section.wait_s,
+        on_busy=section.on_busy,
         cluster=section.cluster,
-        debug=arguments.debug,
+        debug=output.debug,
     )
     config = json.loads(json.dumps(dataclasses.asdict(project.config)))
-    tracker.begin(name=Path(arguments.config).stem, config=config)
+    log.info("%d stages to run, tracked at %s", len(plan.to_run), uri)
+    tracker.begin(name=Path(project.choice.config).stem, config=config)
     try:
-        with view:
-            run_plan(plan, project.store, settings, [view, tracker])
+        with display:
+            run_plan(plan, project.store, settings, [display, tracker])
     except (KeyboardInterrupt, SystemExit):
         tracker.end("KILLED")
         raise
@@ -55,23 +60,24 @@ def _carry_out(project: Project, plan: Plan, arguments: argparse.Namespace) -> N
     tracker.end("FINISHED")
 
 
-def _print_summary(
-    project: Project, plan: Plan, arguments: argparse.Namespace, took_s: float
-) -> None:
+def _print_summary(project: Project, plan: Plan, took_s: float) -> None:
     ran = len(plan.to_run)
     print(
         f"\n{ran} stage{'s' * (ran > 1)} ran in {took_s / 60:.1f} minutes."
         if ran
-        else "Everything is there already: no stage had to run."
+        else "Everything is done already: no stage had to run."
     )
-    command = shlex.quote(sys.argv[0] if sys.argv[0].endswith("unclip") else "unclip")
-    store = f" --store {shlex.quote(arguments.store)}" if arguments.store else ""
-    which = f"{shlex.quote(arguments.config)}{store}"
-    report = _report(project)
-    if report:
+    if report := _report(project):
         print(f"  report    {report}")
-    print(f"  runs      {command} ui {which}")
-    print(f'  generate  {command} generate "a red heart" {which}')
+    program = sys.argv[0] if sys.argv[0].endswith("unclip") else "unclip"
+    for label, words in next_commands(project).items():
+        print(f"  {label:<9} {shlex.join([program, *words])}")
+
+
+def next_commands(project: Project) -> dict[str, list[str]]:
+    """Commands to continue with, label -> words after `unclip`; they choose the same project."""
+    words = [project.choice.config, *project.choice.flags]
+    return {"runs": ["ui", *words], "generate": ["generate", "a red heart", *words]}
 
 
 def _report(project: Project) -> str | None:
@@ -80,10 +86,10 @@ def _report(project: Project) -> str | None:
     if manifest is None:
         return None
     report = Report(project.store.folder(stage.name, stage.key), **manifest.metadata)
-    return _readable(report.folder.file("report.html"))
+    return _relative(report.folder.file("report.html"))
 
 
-def _readable(url: str) -> str:
-    """A path relative to the present folder where it lies below it."""
+def _relative(url: str) -> str:
+    """A path relative to the working directory where it is below it."""
     path = Path(url)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else url

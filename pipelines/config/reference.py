@@ -1,6 +1,6 @@
 """Writes the reference of the configuration from the code: `python -m pipelines.config.reference`.
 
-A field's description is the comment on its line; its example is the value that the demo has.
+The description of a setting is the comment on its line, and the example is the demo's value.
 """
 
 import dataclasses
@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config.load import load_config
+from pipelines.config.models import DecoderSection, PriorSection, UpsamplerSection
 from pipelines.config.sections import PipelineConfig
+from pipelines.data.rules import RULES, FilterRule
+from unclip.kinds import SPECS
 
 TARGET = Path(__file__).parents[2] / "docs" / "reference" / "config.md"
-
-LONGEST_EXAMPLE = 60  # characters
+MAX_EXAMPLE = 60  # characters
+ROLES = {PriorSection: "prior", DecoderSection: "decoder", UpsamplerSection: "upsampler"}
 
 INTRODUCTION = """\
 # Reference of the configuration
@@ -28,56 +31,83 @@ INTRODUCTION = """\
 
 One YAML file configures the whole pipeline. `unclip init` writes one to start from, and
 `--set section.key=value` changes a single setting of a run. Unknown keys and wrong types are
-refused with their line. Everything but `run` is part of what is made: a changed setting reruns just
-the stages that depend on it, which `unclip plan` shows beforehand. `preset` (tiny, small, paper,
-karlo) fills in every `model` section, so a file needs to name only what it changes there.
+refused with their line. Relative paths in a file start from the file's folder.
 
-The last column is the value that the demo has.
+A setting is part of the key of its stage: if it changes, the stage runs again, and so do the stages
+that depend on it (`unclip plan` shows which). Settings marked † change how something is made and
+not what, so they are not in the key; neither is section `run`, nor a setting at its default.
+
+`preset` (tiny, small, paper, karlo) fills in `kind` and `model` of the priors, the decoder and the
+upsamplers, so a file names only what it changes there. The last column is the demo's value.
 """
 
 
 def reference() -> str:
     """The whole page."""
-    parts = [INTRODUCTION]
-    for section in _sections(PipelineConfig, "", load_config("demo"), {}):
-        parts.append(section)
-    return "\n".join(parts)
+    sections = _sections(PipelineConfig, "", load_config("demo"), seen={})
+    return "\n".join([INTRODUCTION, *sections])
 
 
-def _sections(kind: Any, path: str, values: Any, told: dict[Any, str]) -> Iterator[str]:
-    """The section of a class and those within; told: class → the first path it was told of."""
-    if told.setdefault(kind, path) != path and values is None:
-        yield f"## {path}\n\nAs [{told[kind]}](#{_anchor(told[kind])}).\n"
+def _sections(kind: Any, path: str, value: Any, seen: dict[Any, str]) -> Iterator[str]:
+    """The section of a class and those within; `seen` maps a class to its first path."""
+    if seen.setdefault(kind, path) != path and value is None:
+        yield f"## {path}\n\nAs [{seen[kind]}](#{_anchor(seen[kind])}).\n"
         return
-    hints = typing.get_type_hints(kind)
-    own, nested = [], []
-    for field in dataclasses.fields(kind):
-        hint = hints[field.name]
-        if typing.get_origin(hint) is Mapping:
-            own.append(field)
-            nested += [
-                (f"{field.name}.<stage>", c, False) for c in _configs(typing.get_args(hint)[1])
-            ]
-            continue
-        options = _configs(hint)
-        if options:
-            nested += [(field.name, option, len(options) > 1) for option in options]
-        else:
-            own.append(field)
-    yield _table(kind, path, own, hints, values)
-    for name, option, is_choice in nested:
+    nested = list(_nested(kind, value))
+    names = {name for name, *_ in nested}
+    yield _table(kind, path, [f for f in dataclasses.fields(kind) if f.name not in names], value)
+    for name, suffix, option, given in nested:
         inner = f"{path}.{name}" if path else name
-        given = getattr(values, name, None)
-        title = f"{inner} ({option.__name__})" if is_choice else inner
-        yield from _sections(option, title, given if isinstance(given, option) else None, told)
+        is_shown = isinstance(given, option)
+        yield from _sections(option, inner + suffix, given if is_shown else None, seen)
+
+
+def _nested(kind: Any, value: Any) -> Iterator[tuple[str, str, Any, Any]]:
+    """The fields that hold sections: name, what to add to the title, class, the demo's value."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        hint, given = hints[field.name], getattr(value, field.name, None)
+        options = _config_classes(hint)
+        if kind in ROLES and field.name == "model":
+            for spec in SPECS:
+                if spec.role == ROLES[kind]:
+                    yield field.name, f" (kind {spec.kind})", spec.config, given
+        elif _is_mapping(hint) and typing.get_args(hint)[1] is FilterRule:
+            for name, rule in RULES.items():
+                yield field.name, f".{name}", rule, (given or {}).get(name)
+        elif _is_mapping(hint):
+            first = next(iter((given or {}).values()), None)
+            for option in _config_classes(typing.get_args(hint)[1]):
+                yield field.name, ".<name>", option, first
+        else:
+            for option in options:
+                yield field.name, f" ({option.tag})" if len(options) > 1 else "", option, given
+
+
+def _table(kind: Any, path: str, fields: list[Any], value: Any) -> str:
+    summary = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
+    lines = [f"## {path}", "", summary, ""] if path else []
+    if not fields:
+        return "\n".join(lines)
+    hints, comments = typing.get_type_hints(kind), _comments(kind)
+    lines += ["| key | type | meaning | demo |", "|---|---|---|---|"]
+    for field in fields:
+        mark = "" if field.metadata.get("in_key", True) else " †"
+        optional = "" if _is_required(field) else " (optional)"
+        meaning = comments.get(field.name, "").replace("|", "\\|")
+        lines.append(
+            f"| `{field.name}`{mark} | {_type_name(hints[field.name])}{optional} | {meaning} "
+            f"| {_example(value, field.name)} |"
+        )
+    return "\n".join([*lines, ""])
 
 
 def _anchor(title: str) -> str:
-    """Where a heading is found on the page."""
+    """The address of a heading on the page."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
-def _configs(hint: Any) -> list[Any]:
+def _config_classes(hint: Any) -> list[Any]:
     """The configuration classes that a field may hold."""
     if dataclasses.is_dataclass(hint):
         return [hint]
@@ -86,43 +116,25 @@ def _configs(hint: Any) -> list[Any]:
     return []
 
 
-def _table(
-    kind: Any,
-    path: str,
-    fields: list[Any],
-    hints: Mapping[str, Any],
-    values: Any,
-) -> str:
-    told = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
-    lines = [f"## {path}", "", told, ""] if path else []
-    if not fields:
-        return "\n".join(lines)
-    comments = _comments(kind)
-    lines += ["| key | type | meaning | demo |", "|---|---|---|---|"]
-    for field in fields:
-        demo = _example(values, field.name)
-        optional = "" if _is_required(field) else " (optional)"
-        meaning = comments.get(field.name, "").replace("|", "\\|")
-        lines.append(
-            f"| `{field.name}` | {_type_name(hints[field.name])}{optional} | {meaning} | {demo} |"
-        )
-    return "\n".join([*lines, ""])
+def _is_mapping(hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
-def _example(values: Any, name: str) -> str:
-    text = json.dumps(_plain(getattr(values, name))) if values is not None else ""
-    return f"`{text}`" if 0 < len(text) <= LONGEST_EXAMPLE else ""
+def _example(value: Any, name: str) -> str:
+    text = json.dumps(_plain(getattr(value, name, None))) if hasattr(value, name) else ""
+    return f"`{text}`" if 0 < len(text) <= MAX_EXAMPLE else ""
 
 
 def _plain(value: Any) -> Any:
-    """Without configuration classes."""
+    """A value without configuration classes."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
 
 
 def _comments(kind: type) -> dict[str, str]:
-    """Field → the comment behind it, of the class and those that it extends."""
+    """Field → the comment on its line, in the class and those that it extends."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if dataclasses.is_dataclass(base):
@@ -144,7 +156,7 @@ def _type_name(hint: Any) -> str:
         return f"list of {_type_name(arguments[0])}"
     if isinstance(hint, types.UnionType) or origin is typing.Union:
         return " or ".join(_type_name(a) for a in arguments)
-    if origin is not None and issubclass(origin, Mapping):
+    if _is_mapping(hint):
         return f"mapping to {_type_name(arguments[1])}"
     return "null" if hint is type(None) else getattr(hint, "__name__", str(hint))
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import ray
 from ray._private import auto_init_hook
 
-from pipelines.core.errors import AbortedError, PipelineError, first_line
+from pipelines.core.errors import AbortedError, PipelineError, WorkLostError, first_line
 from pipelines.core.resources import GIB, ClusterSettings
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
-class ClusterLostError(AbortedError):
+class ClusterLostError(AbortedError, WorkLostError):
     """Ray's processes that this driver is connected to are gone."""
 
 

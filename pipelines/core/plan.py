@@ -1,4 +1,4 @@
-"""What a run would do, and why, before anything starts."""
+"""What a run would do and why, before anything starts."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Literal
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.fingerprint import differences
+from pipelines.core.lease import holder_of
 from pipelines.core.stage import Artifact, Graph, Stage
 from pipelines.core.store import Manifest, Store
 
@@ -14,13 +15,14 @@ Action = Literal["cached", "run", "skip"]
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of a plan: what will happen to it and the reason, in a person's words."""
+    """One stage of a plan: what will happen to it and the reason, in words."""
 
     stage: Stage[Artifact]
     action: Action
     reason: str
     manifest: Manifest | None  # of the result that is there, if one is
     forced: bool = False  # run although the result is there
+    continues: Manifest | None = None  # an earlier result that the work starts from
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Plan:
 
     def __getitem__(self, name: str) -> Step:
         return next(step for step in self.steps if step.stage.name == name)
+
+    def check(self) -> None:
+        """Raise where a stage that will run cannot use its inputs from outside the pipeline."""
+        for step in self.to_run:
+            step.stage.check()
 
 
 @dataclass(frozen=True)
@@ -64,31 +71,54 @@ def make_plan(graph: Graph, store: Store, scope: Scope) -> Plan:
 def _step(stage: Stage[Artifact], store: Store, forced: bool) -> Step:
     manifest = store.manifest(stage.name, stage.key)
     if manifest is None:
-        return Step(stage, "run", _why_not_there(stage, store), None, forced)
+        return _unfinished(stage, store, forced)
     missing = store.missing_outputs(manifest)
     if missing:
-        reason = f"its outputs are gone or changed in size: {', '.join(missing[:3])}"
+        reason = (
+            f"{len(missing)} of its {len(manifest.outputs)} outputs are gone or changed in size: "
+            f"{', '.join(missing[:3])}"
+        )
         return Step(stage, "run", reason, None, forced)
     if forced:
         return Step(stage, "run", "asked to run again", manifest, forced)
     return Step(stage, "cached", f"made {manifest.created_at[:16].replace('T', ' ')}", manifest)
 
 
-def _why_not_there(stage: Stage[Artifact], store: Store) -> str:
+def _unfinished(stage: Stage[Artifact], store: Store, forced: bool) -> Step:
     if store.folder(stage.name, stage.key).is_begun():
-        return "was interrupted; goes on from what is there"
+        holder = holder_of(store.root, stage.label)
+        reason = store.damage(stage.name, stage.key) or (
+            f"is being made by {holder}"
+            if holder
+            else "was interrupted; goes on from what is there"
+        )
+        return Step(stage, "run", reason, None, forced)
     earlier = store.manifests(stage.name)
     if not earlier:
-        return "never run"
-    changes = differences(earlier[0].description, stage.description)
-    own = [f"{stage.name}.{c}" if not c.startswith("inputs.") else _input(c) for c in changes]
+        return Step(stage, "run", "never run", None, forced)
+    base = None if forced else stage.continues(earlier)
+    reason = _changes(stage, base or earlier[0])
+    if base:
+        reason += f"; goes on from the result {base.key}"
+    return Step(stage, "run", reason, None, forced, base)
+
+
+def _changes(stage: Stage[Artifact], manifest: Manifest) -> str:
+    """What differs from an earlier result, the first three changes in words."""
+    changes = differences(manifest.description, stage.description)
+    own = [_in_words(stage, change) for change in changes]
     return "; ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else "")
 
 
-def _input(change: str) -> str:
-    """Shorten a changed key: "inputs.pairs: filter/ab → filter/cd" to "filter changed"."""
-    new = change.rsplit("→", 1)[-1].strip()
-    return f"{new.split('/')[0]} changed"
+def _in_words(stage: Stage[Artifact], change: str) -> str:
+    """Turn "inputs.pairs: ab12 → cd34" into "filter changed" where that input is filter."""
+    path, _, values = change.removeprefix("inputs.").partition(": ")
+    if not change.startswith("inputs."):
+        return f"{stage.name}.{change}"
+    if path not in stage.dependencies:
+        return f"the input {path} is gone"
+    name = stage.dependencies[path].name
+    return f"{name} is a new input" if values.startswith("new") else f"{name} changed"
 
 
 def _only(plan: Plan, name: str) -> Plan:

@@ -18,7 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipelines.core import shard_records
 from pipelines.core.capacity import describe_capacity
-from pipelines.core.errors import PipelineError, first_line
+from pipelines.core.errors import PipelineError, WorkLostError, first_line
 from pipelines.core.events import Emit, Note, Progress
 from pipelines.core.resources import Resources
 from pipelines.core.shard_records import ShardRecord
@@ -29,10 +29,6 @@ from pipelines.core.tables import check_schema
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
-
-
-class WorkLostError(PipelineError):
-    """Workers kept dying, or none could be started."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,15 @@
-"""A stage: a frozen object that says what is made, from what.
+"""A stage: a frozen object that says what is made, and from what.
 
-Every field is part of a stage's identity; a field that holds another stage is a dependency;
-`run(ctx)` does the work and returns a typed artifact. Where it runs and where it is stored are the
-runner's and the store's business, so they cannot leak into its identity.
+The fields of a stage are its identity: settings, and the stages that it reads from, alone or in
+tuples and mappings. `run(ctx)` does the work and returns a typed artifact. Where a stage runs, and
+where its results are stored, is up to the runner and the store, and never part of its identity.
 """
 
 import dataclasses
+import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 from pipelines.core import fingerprint
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Emit
-from pipelines.core.store import Folder, Store
+from pipelines.core.store import Folder, Manifest, Store
 
 Metadata = dict[str, Any]  # JSON-able
 T = TypeVar("T")
@@ -82,6 +83,14 @@ class Context(Protocol):
         """The artifact of a dependency."""
         ...
 
+    def earlier(self) -> Sequence[Manifest]:
+        """The finished results of stages of this name, the newest first."""
+        ...
+
+    def folder_of(self, manifest: Manifest) -> Folder:
+        """Where a result is stored."""
+        ...
+
     def map_shards(
         self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
     ) -> dict[str, Metadata]:
@@ -101,41 +110,67 @@ class Context(Protocol):
 
 @dataclass(frozen=True)
 class Stage(ABC, Generic[A_co]):
-    """Base of all stages. `version` is raised when `run` changes meaning."""
+    """Base of all stages."""
 
-    name: ClassVar[str]
-    version: ClassVar[int] = 1
+    kind: ClassVar[str]  # stable: it is in the key, so a renamed class keeps its kind
+    version: ClassVar[int] = 1  # raised when the code of `run` makes something else than before
     artifact: ClassVar[type[Artifact]]
-    worker_group: ClassVar[bool] = False  # needs all its workers at once, as training does
+    worker_group: ClassVar[bool] = False  # all workers start together, as in a training
+
+    name: str = field(default="", kw_only=True, metadata={"in_key": False})  # default: the kind
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.kind)
 
     @abstractmethod
     def run(self, ctx: Context) -> A_co:
-        """Make the artifact. May be called again after a kill: what is there is not made again."""
+        """Make the artifact. May be called again after a kill, and then reuses what is there."""
 
     def digests(self) -> Mapping[str, str]:
-        """Digests of inputs from outside the pipeline, such as a URL list or a model's weights."""
+        """Digests of inputs from outside the pipeline, such as a URL list or a model's weights.
+
+        Called when the key is first needed; building a graph reads no data.
+        """
         return {}
+
+    def check(self) -> None:
+        """Raise `PipelineError` or `UnclipError` where an input from outside cannot be used.
+
+        Called before a run starts, for the stages that will run.
+        """
+
+    def continues(self, earlier: Sequence[Manifest]) -> Manifest | None:  # noqa: ARG002
+        """The one of the earlier results that the work starts from, or None to start afresh.
+
+        earlier: the finished results of stages of this name, the newest first.
+        """
+        return None
 
     @cached_property
     def dependencies(self) -> Mapping[str, "Stage[Artifact]"]:
-        """Field name → the stage that it holds."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Stage)}
+        """Where a stage stands → that stage: "pairs", or "priors.main" for one in a mapping."""
+        found: dict[str, Stage[Artifact]] = {}
+        for each in dataclasses.fields(self):
+            found |= _stages_in(getattr(self, each.name), each.name, self.name)
+        return found
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """The canonical form: all that the result follows from."""
-        own = {
-            f.name: fingerprint.canonical(getattr(self, f.name), where=f"{self.name}.{f.name}")
-            for f in dataclasses.fields(self)
-            if f.name not in self.dependencies
-        }
+        """The canonical form: everything that the result follows from."""
+        inputs = {path: stage.key for path, stage in self.dependencies.items()}
+        return self.describe(inputs, self.digests())
+
+    def describe(self, inputs: Mapping[str, str], digests: Mapping[str, str]) -> dict[str, Any]:
+        """The description under these keys of the dependencies and digests of outside inputs."""
+        holders = frozenset(path.partition(".")[0] for path in self.dependencies)
+        version = {} if self.version == 1 else {"version": self.version}
         return {
-            "stage": self.name,
-            "version": self.version,
-            **own,
-            "inputs": {name: s.label for name, s in self.dependencies.items()},
-            "digests": dict(self.digests()),
+            "stage": self.kind,
+            **version,
+            **fingerprint.content(self, where=self.name, leave_out=holders),
+            "inputs": dict(inputs),
+            "digests": dict(digests),
         }
 
     @cached_property
@@ -145,8 +180,28 @@ class Stage(ABC, Generic[A_co]):
 
     @property
     def label(self) -> str:
-        """The stage's folder in the store, "stage/key"."""
+        """The stage's folder in the store, "name/key"."""
         return f"{self.name}/{self.key}"
+
+
+def _stages_in(value: object, path: str, owner: str) -> dict[str, Stage[Artifact]]:
+    """The stages that a field holds, by path. Raises `PipelineError` for stages among others."""
+    if isinstance(value, Stage):
+        return {path: value}
+    if isinstance(value, tuple):
+        items = {f"{path}.{i}": item for i, item in enumerate(value)}
+    elif isinstance(value, Mapping):
+        items = {f"{path}.{name}": item for name, item in value.items()}
+    else:
+        return {}
+    found = {at: _stages_in(item, at, owner) for at, item in items.items()}
+    others = [at for at, stages in found.items() if not stages]
+    if others and len(others) < len(found):
+        raise PipelineError(
+            f"Stage {owner}: {path} holds stages beside other values ({', '.join(others)}). Keep "
+            "stages in a field, tuple or mapping of their own, so that they can be tracked."
+        )
+    return {at: stage for stages in found.values() for at, stage in stages.items()}
 
 
 def load_artifact(store: Store, stage: Stage[A]) -> A:
@@ -168,10 +223,10 @@ class Graph:
     def _add(self, stage: Stage[Artifact]) -> None:
         known = self.stages.get(stage.name)
         if known is not None:
-            if known.key != stage.key:
+            if known != stage:
                 raise PipelineError(
-                    f"Two different stages are both named {stage.name!r}; a name is a folder of "
-                    "the store and must be unique in a graph."
+                    f"Two different stages are both named {stage.name!r}. Give one of them another "
+                    "name: it is the stage's folder in the store."
                 )
             return
         for dependency in stage.dependencies.values():
@@ -180,8 +235,10 @@ class Graph:
 
     def __getitem__(self, name: str) -> Stage[Artifact]:
         if name not in self.stages:
+            close = difflib.get_close_matches(name, self.stages, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
             raise PipelineError(
-                f"There is no stage {name!r}. The stages are: {', '.join(self.stages)}."
+                f"There is no stage {name!r}.{hint} The stages are: {', '.join(self.stages)}."
             )
         return self.stages[name]
 

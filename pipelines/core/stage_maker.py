@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
@@ -45,6 +45,14 @@ class StageContext:
     def load(self, stage: Stage[A]) -> A:
         """The artifact of a dependency."""
         return load_artifact(self.store, stage)
+
+    def earlier(self) -> Sequence[Manifest]:
+        """The finished results of stages of this name, the newest first."""
+        return self.store.manifests(self.stage.name)
+
+    def folder_of(self, manifest: Manifest) -> Folder:
+        """Where a result is stored."""
+        return self.store.folder(manifest.stage, manifest.key)
 
     def map_shards(
         self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
@@ -165,7 +173,7 @@ def _manifest(
         key=stage.key,
         version=stage.version,
         description=stage.description,
-        dependencies={n: d.label for n, d in stage.dependencies.items()},
+        dependencies={path: d.label for path, d in stage.dependencies.items()},
         metadata=artifact.metadata(),
         outputs={},
         provenance=provenance(),

@@ -256,6 +256,16 @@ class Store:
                 "or a bucket with --store or run.store."
             )
 
+    def check_exists(self) -> None:
+        """Raise `StoreError` where nothing has been written to the root yet."""
+        with self._readable():
+            exists = filesystem(self.root).exists(Folder(self.root)._path("").rstrip("/"))
+        if not exists:
+            raise StoreError(
+                f"There is no store at {self.root}. Give the store of an earlier run with --store "
+                "or run.store; `unclip run` creates one."
+            )
+
     def manifest(self, stage: str, key: str) -> Manifest | None:
         """The manifest; None where the stage has not finished or its manifest is damaged.
 

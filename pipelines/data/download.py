@@ -1,57 +1,59 @@
 """Download one shard of a URL list: fetch behind the URL policy, decode, resize, encode.
 
-Resizing and encoding, and the reading of X-Robots-Tag, are img2dataset's. Its own fetching opens
-any scheme and any host without a limit, so `pipelines.data.fetch` takes its place; and the pictures
-reach its resizer as plain RGB, because it would leave grey pictures grey and a half-received JPEG
-half grey. img2dataset is used from one thread only: its resizer swaps the process's stdout while it
-works.
+Resizing and encoding are img2dataset's. Its own fetching opens any scheme and any host without a
+limit, so `pipelines.data.fetch` takes its place. Its resizer gets plain RGB: it would keep grey
+images grey, and a half-received JPEG half grey. The resizer runs in one thread only, because it
+swaps the process's stdout while it works.
 """
 
 import hashlib
 import io
-import os
+import logging
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import urljoin
 
 import pyarrow as pa
 
 from pipelines.artifacts.schema import PAIRS, pair_key
-from pipelines.data.decode import decode_rgb
+from pipelines.data.decode import decode_rgb, load_resizer
 from pipelines.data.fetch import Fetched, fetch_with_retries
 from pipelines.data.url_policy import Refused, UrlPolicy
-from unclip.config import Config, ConfigError
+from unclip.config import Config, ConfigError, not_in_key
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Wider ones are banners and rules; keeping their ratio would make pictures of gigabytes.
+# Wider images are banners and rules; keeping their ratio would make images of gigabytes.
 MAX_ASPECT_RATIO = 50.0
-NO_AI_DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
 EXAMPLES_PER_REASON = 3
 QUALITIES = {"jpg": range(1, 101), "png": range(10)}  # for PNG it is the compression
 
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadConfig(Config):
-    """How pictures are fetched and stored."""
+    """How images are fetched and stored."""
 
-    image_size: int  # pixels; what it bounds follows from resize_mode
-    resize_mode: Literal["border", "keep_ratio", "center_crop", "no"]  # as img2dataset has them
-    encode_format: Literal["jpg", "png"]  # of what is kept
+    tag: ClassVar[str] = "download"
+
+    image_size: int  # pixels; which side it sets depends on resize_mode
+    resize_mode: Literal["border", "keep_ratio", "center_crop", "no"]  # img2dataset's modes
+    encode_format: Literal["jpg", "png"]  # of the stored image
     encode_quality: int  # 1-100 for jpg, compression 0-9 for png
-    threads: int  # of one worker
-    retries: int  # of what may pass, such as a time-out or a 503
-    timeout_s: float  # for one picture
     max_bytes: int  # of one downloaded file
-    min_success_rate: float  # of the whole list; the stage fails below it
-    allow_hosts: tuple[str, ...] = ()  # "host" or "host:port" that may be private
-    max_pixels: int = 64_000_000  # of one picture, before it is decoded
+    max_pixels: int = 64_000_000  # of one image, before it is decoded
+    threads: int = not_in_key()  # of one worker
+    retries: int = not_in_key()  # of transient failures, such as a time-out or a 503
+    timeout_s: float = not_in_key()  # for one image
+    min_success_rate: float = not_in_key()  # of the whole list; the stage fails below it
+    allow_hosts: tuple[str, ...] = not_in_key(())  # "host" or "host:port" that may be private
 
     def __post_init__(self) -> None:
         allowed = QUALITIES[self.encode_format]
@@ -72,7 +74,7 @@ class DownloadConfig(Config):
 
     @property
     def policy(self) -> UrlPolicy:
-        """What may be fetched."""
+        """Which URLs may be fetched, and how much of each."""
         return UrlPolicy(
             max_bytes=self.max_bytes, timeout_s=self.timeout_s, allow_hosts=self.allow_hosts
         )
@@ -81,7 +83,7 @@ class DownloadConfig(Config):
 def map_ahead(
     pool: ThreadPoolExecutor, call: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[Future[Result]]:
-    """Futures in the items' order, at most `ahead` of them under way or waiting to be taken."""
+    """Futures in the items' order; at most `ahead` of them run or wait to be taken."""
     pending: deque[Future[Result]] = deque()
     for item in items:
         pending.append(pool.submit(call, item))
@@ -102,7 +104,7 @@ class Tally:
         self.counts[reason] += 1
         examples = self.examples.setdefault(reason, [])
         if len(examples) < EXAMPLES_PER_REASON:
-            # A name and a password do not belong in a manifest.
+            # The manifest must not hold user names and passwords.
             examples.append(re.sub(r"//[^/@]*@", "//...@", url)[:500])
 
 
@@ -111,10 +113,10 @@ class DownloadWorker:
     """Callable on a slice of the URL list (columns url, caption); made once a process."""
 
     config: DownloadConfig
-    base_url: str = ""  # what relative addresses of the list are relative to
+    base_url: str = ""  # relative URLs of the list are relative to it
 
     def __call__(self, item: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
-        """Returns PAIRS rows in the order of the list, and what became of the others."""
+        """Returns PAIRS rows in the order of the list, and the rejections by reason."""
         tally = Tally()
         pairs = list(self.without_repeats(item, tally))
         rows: list[dict[str, Any]] = []
@@ -126,10 +128,14 @@ class DownloadWorker:
                 try:
                     fetched = future.result()
                     received_bytes += len(fetched.body)
-                    self.refuse_disallowed(fetched)
+                    if fetched.opts_out:
+                        robots_tag = fetched.headers["X-Robots-Tag"]
+                        raise Refused("robots_tag", f"X-Robots-Tag: {robots_tag}")
                     rows.append(self.make_row(url, caption, fetched.body))
                 except Refused as refusal:
+                    log.debug("rejected %s", refusal)
                     tally.add(refusal.reason, url)
+        log.info("downloaded %d of %d images: %s", len(rows), item.num_rows, dict(tally.counts))
         metadata = {
             "listed": item.num_rows,
             "downloaded": len(rows),
@@ -141,7 +147,7 @@ class DownloadWorker:
 
     @staticmethod
     def without_repeats(item: pa.Table, tally: Tally) -> Iterator[tuple[str, str]]:
-        """The (url, caption) of a shard, each once."""
+        """The distinct (url, caption) of a shard, in order."""
         seen: set[tuple[str, str]] = set()
         columns = item["url"].to_pylist(), item["caption"].to_pylist()
         for url, caption in zip(*columns, strict=True):
@@ -153,21 +159,15 @@ class DownloadWorker:
                 yield pair
 
     def fetch(self, url: str) -> Fetched:
-        """Fetch one picture; runs in the pool's threads."""
+        """Fetch one image; runs in the pool's threads."""
         return fetch_with_retries(
             urljoin(self.base_url, url), self.config.policy, retries=self.config.retries
         )
 
-    def refuse_disallowed(self, fetched: Fetched) -> None:
-        """Raise `Refused` where the owner asks not to be used for training."""
-        if self.is_disallowed(fetched.headers, None, NO_AI_DIRECTIVES):
-            raise Refused("robots_tag", f"X-Robots-Tag: {fetched.headers['X-Robots-Tag']}")
-
     def make_row(self, url: str, caption: str, content: bytes) -> dict[str, Any]:
         """A row of PAIRS from the downloaded bytes. Raises `Refused`."""
-        picture = decode_rgb(content, max_pixels=self.config.max_pixels)
         plain = io.BytesIO()
-        picture.save(plain, "BMP")
+        decode_rgb(content, max_pixels=self.config.max_pixels).save(plain, "BMP")
         image, width, height, original_width, original_height, error = self.resizer(plain)
         if error is not None:
             known = {"aspect ratio too large": "aspect_ratio"}
@@ -186,11 +186,8 @@ class DownloadWorker:
 
     @cached_property
     def resizer(self) -> Callable[[io.BytesIO], tuple[Any, ...]]:
-        """img2dataset's, for one picture: (bytes, width, height, original size, error)."""
-        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else importing it asks the network
-        from img2dataset.resizer import Resizer
-
-        resizer: Callable[[io.BytesIO], tuple[Any, ...]] = Resizer(
+        """img2dataset's, for one image: (bytes, width, height, original size, error)."""
+        resizer: Callable[[io.BytesIO], tuple[Any, ...]] = load_resizer()(
             self.config.image_size,
             self.config.resize_mode,
             resize_only_if_bigger=False,
@@ -199,12 +196,3 @@ class DownloadWorker:
             max_aspect_ratio=MAX_ASPECT_RATIO,
         )
         return resizer
-
-    @cached_property
-    def is_disallowed(self) -> Callable[..., bool]:
-        """img2dataset's reading of the X-Robots-Tag header."""
-        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-        from img2dataset.downloader import is_disallowed
-
-        function: Callable[..., bool] = is_disallowed
-        return function

@@ -1,12 +1,15 @@
-"""Exact duplicates among all shards, from three short columns of each."""
+"""Exact duplicates among all shards, from three short columns of each. N rows, R repeats."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 
-IDENTITY_COLUMNS = ("key", "sha256", "caption")  # what `exact_duplicates` reads
+log = logging.getLogger(__name__)
+
+IDENTITY_COLUMNS = ("key", "sha256", "caption")  # that `exact_duplicates` reads
 
 
 def digests(table: pa.Table, columns: tuple[str, ...]) -> np.ndarray:
@@ -27,7 +30,7 @@ def find_repeats(keys: np.ndarray, contents: np.ndarray) -> np.ndarray:
     seen_keys: set[bytes] = set()
     seen_contents: set[bytes] = set()
     repeats = []
-    # Only these can be: the loop and its sets stay small however many rows there are.
+    # Only rows that share a digest can repeat another, so the loop and its sets stay small.
     for row in np.flatnonzero(is_repeated(keys) | is_repeated(contents)):
         if keys[row] in seen_keys or contents[row] in seen_contents:
             repeats.append(row)
@@ -38,16 +41,17 @@ def find_repeats(keys: np.ndarray, contents: np.ndarray) -> np.ndarray:
 
 
 def exact_duplicates(shards: Mapping[str, pa.Table]) -> dict[str, frozenset[int]]:
-    """The rows to drop from each shard, from its columns key, sha256 and caption.
+    """The rows of each shard that repeat an earlier pair, from the IDENTITY_COLUMNS.
 
-    A pair repeats an earlier one (by the shards' names, then by row) that is kept, if it has the
-    same key, or the same caption and the same picture, byte by byte as downloaded.
+    Shards are ordered by name. A pair repeats an earlier one, which is no repeat itself, if both
+    have the same key, or the same caption and the same downloaded bytes.
     """
     names = sorted(shards)
     none = np.empty(0, dtype="S16")
     keys = [digests(shards[name], ("key",)) for name in names]
     contents = [digests(shards[name], ("sha256", "caption")) for name in names]
     repeats = find_repeats(np.concatenate([none, *keys]), np.concatenate([none, *contents]))
+    log.info("%d pairs in %d shards repeat an earlier one", len(repeats), len(names))
     starts = np.cumsum([0, *(shards[name].num_rows for name in names)])
     return {
         name: frozenset((repeats[(repeats >= start) & (repeats < end)] - start).tolist())

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import logging
 import socket
 import ssl
 import threading
@@ -15,10 +16,14 @@ from urllib.parse import urljoin
 
 from pipelines.data.url_policy import DEFAULT_PORTS, Refused, Target, UrlPolicy, check_url
 
+log = logging.getLogger(__name__)
+
 USER_AGENT = "unclip/0.1 (image-text pairs; honours X-Robots-Tag)"
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 CHUNK_BYTES = 64 * 1024
+# Directives of the header X-Robots-Tag by which an owner opts out of training.
+OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
 
 
 @dataclass(frozen=True)
@@ -28,15 +33,27 @@ class Fetched:
     body: bytes
     headers: Message
 
+    @property
+    def opts_out(self) -> bool:
+        """Whether an X-Robots-Tag header asks every robot not to use the image for training.
+
+        A value is a list of directives, or "robot: directives" for a robot of that name only.
+        """
+        for value in self.headers.get_all("X-Robots-Tag", []):
+            directives = value.lower().split(",")
+            if ":" not in directives[0] and OPT_OUTS & {each.strip() for each in directives}:
+                return True
+        return False
+
 
 @cache
 def tls_context() -> ssl.SSLContext:
-    """Certificates are checked against the host's name, as everywhere."""
+    """The default context, which checks certificates against the host's name."""
     return ssl.create_default_context()
 
 
 class PinnedConnection(http.client.HTTPConnection):
-    """A connection to the addresses that were checked, whatever the resolver says by now."""
+    """A connection to the addresses that were checked; the host is not resolved again."""
 
     def __init__(self, target: Target, timeout_s: float) -> None:
         super().__init__(target.host, target.port, timeout=timeout_s)
@@ -71,16 +88,16 @@ class PinnedConnection(http.client.HTTPConnection):
         raise failure
 
     def expire(self) -> None:
-        """Wake whoever waits for this connection; called by the deadline's timer."""
+        """Shut the socket down, which ends a blocked read; called by the deadline's timer."""
         self.expired.set()
         if self.live is not None:
-            with contextlib.suppress(OSError):  # it ended by itself
-                # The plain socket's own: a TLS shutdown would touch the state being read.
+            with contextlib.suppress(OSError):  # the connection has already ended
+                # The method of the plain socket: a TLS shutdown would touch the state being read.
                 socket.socket.shutdown(self.live, socket.SHUT_RDWR)
 
 
 def as_refusal(error: Exception, target: Target) -> Refused:
-    """The reason code of what went wrong below HTTP."""
+    """The refusal for an error of the socket, TLS or HTTP layer."""
     where = f"{target.host}:{target.port}: {error}"
     if isinstance(error, TimeoutError):
         return Refused("timeout", where, transient=True)
@@ -94,8 +111,8 @@ def as_refusal(error: Exception, target: Target) -> Refused:
 
 
 def read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
-    """All of the body, given up as soon as it is larger than `max_bytes`."""
-    promised = response.length  # None where the answer is chunked or ends with the connection
+    """The whole body. Raises `Refused` as soon as it is larger than `max_bytes`."""
+    promised = response.length  # None for a chunked body, or one that ends with the connection
     if promised is not None and promised > max_bytes:
         raise Refused("too_large", f"{promised} bytes promised, {max_bytes} allowed")
     body = bytearray()
@@ -109,9 +126,9 @@ def read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
 
 
 def request(target: Target, *, max_bytes: int, timeout_s: float) -> Fetched | str:
-    """One request. Returns the answer, or the address that it redirects to."""
+    """One request. Returns the answer, or the address that it redirects to. Raises `Refused`."""
     connection = PinnedConnection(target, timeout_s)
-    # A server that sends a byte now and then never trips the socket's own timeout.
+    # A server that sends a byte now and then never triggers the socket's own timeout.
     deadline = threading.Timer(timeout_s, connection.expire)
     deadline.daemon = True
     deadline.start()
@@ -125,9 +142,7 @@ def request(target: Target, *, max_bytes: int, timeout_s: float) -> Fetched | st
             transient = response.status in TRANSIENT_STATUSES
             raise Refused(f"http_{response.status}", target.host, transient=transient)
         fetched = Fetched(read_body(response, max_bytes), response.headers)
-        if (
-            connection.expired.is_set()
-        ):  # a body without a promised length looks whole when cut short
+        if connection.expired.is_set():  # else a cut body of unknown length would look whole
             raise TimeoutError
         return fetched
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -139,7 +154,7 @@ def request(target: Target, *, max_bytes: int, timeout_s: float) -> Fetched | st
 
 
 def fetch(url: str, policy: UrlPolicy) -> Fetched:
-    """Fetch a URL under the policy, following redirects that it allows too. Raises `Refused`."""
+    """Fetch a URL, following redirects that the policy allows as well. Raises `Refused`."""
     ends_at = time.monotonic() + policy.timeout_s
     for _ in range(policy.max_redirects + 1):
         target = check_url(url, policy)
@@ -161,13 +176,17 @@ def fetch_with_retries(
     backoff_s: float = 0.5,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Fetched:
-    """Fetch, and try again after what may pass: a timeout, a reset, a server error."""
+    """Fetch, and retry transient failures: a time-out, a reset, a server error. Raises `Refused`.
+
+    The wait doubles from retry to retry, and is drawn between one and two times `backoff_s`.
+    """
     for attempt in range(retries + 1):
         try:
             return fetch(url, policy)
         except Refused as refusal:
             if not refusal.transient or attempt == retries:
                 raise
-        # Up to a second time as long: many rows of one host would all return at once.
+            log.debug("retry %d of %d for %s: %s", attempt + 1, retries, url, refusal)
+        # Random, so that the rows of one host do not all return at once.
         sleep(backoff_s * 2**attempt * uniform(1, 2))
     raise AssertionError("the last attempt returns or raises")

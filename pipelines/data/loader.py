@@ -1,10 +1,11 @@
 """The training loader: the batches of any step, the same on any number of workers.
 
-`TrainingLoader.batches(start_step)` goes on for ever, with reading and decoding in a thread ahead
-of the consumer. Shards of the windows in use stay in memory, and others as long as `cache_bytes`
-lets them, decoded pictures included: a small data set is decoded once.
+`TrainingLoader.batches(start_step)` is endless; a thread reads and decodes ahead of the consumer.
+The shards of the windows in use stay in memory. Other shards stay while they fit into
+`cache_bytes`, decoded images included, so that a small data set is decoded once.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,16 +23,18 @@ from pipelines.data.shard_reader import (
 )
 from unclip.config import Config, ConfigError
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig(Config):
-    """What a training step needs, and how much memory it may take."""
+    """The fields of a batch, its order, and the memory for its shards."""
 
     order: OrderConfig
     fields: tuple[str, ...]  # some of shard_reader.FIELDS
     image_size: int | None = None  # pixels; required with the field "pixels"
-    cache_bytes: int = 1 << 30  # beyond the windows in use
-    prefetch_steps: int = 4
+    cache_bytes: int = 1 << 30  # of shards; those in use are kept even if they take more
+    prefetch_steps: int = 4  # batches that may wait for the consumer
 
     def __post_init__(self) -> None:
         unknown = [field for field in self.fields if field not in FIELDS]
@@ -47,19 +50,19 @@ class LoaderConfig(Config):
 
 
 class ShardCache:
-    """Shards in memory: those in use always, others while they fit into the budget."""
+    """Shards in memory: those in use always, others while all fit into `max_bytes`."""
 
     def __init__(self, load: Callable[[int], Shard], max_bytes: int) -> None:
         self.load, self.max_bytes = load, max_bytes
-        self.shards: OrderedDict[int, Shard] = OrderedDict()  # the longest unused first
+        self.shards: OrderedDict[int, Shard] = OrderedDict()  # least recently used first
 
     @property
     def nbytes(self) -> int:
-        """What all of them take."""
+        """The size of all cached shards."""
         return sum(shard.nbytes for shard in self.shards.values())
 
     def use(self, indices: set[int]) -> dict[int, Shard]:
-        """These shards, read where necessary, after others have made room."""
+        """These shards, read where necessary. Others are dropped until all fit."""
         for index in sorted(indices & set(self.shards)):
             self.shards.move_to_end(index)
         for index in sorted(indices - set(self.shards)):
@@ -69,6 +72,7 @@ class ShardCache:
             if total <= self.max_bytes:
                 break
             total -= self.shards.pop(index).nbytes
+            log.debug("dropped shard %d; %d bytes are cached", index, total)
         return {index: self.shards[index] for index in indices}
 
 
@@ -83,7 +87,7 @@ class TrainingLoader:
         own_logical_ranks: Sequence[int],
         tokenize: Tokenize | None = None,
     ) -> None:
-        """shards: all of the data set, by name, the same on each worker."""
+        """shards: every shard of the data set, in the same order on each worker."""
         if "tokens" in config.fields and tokenize is None:
             raise ConfigError('the field "tokens" needs tokenize=, a callable on captions')
         rows = [files.rows for files in shards]
@@ -94,15 +98,14 @@ class TrainingLoader:
         ]
 
     def batches(self, start_step: int) -> Generator[list[dict[str, Any]], None, None]:
-        """For each step from `start_step` on, one dict per own logical rank, in the order of
-        own_logical_ranks.
+        """For each step from `start_step` on, one dict per own logical rank, in their order.
 
-        Close it (or let it go) to stop its thread. An error of the thread is raised here.
+        Closing the generator stops its thread. An error in the thread is raised here.
         """
         return prefetch(lambda: self.read(start_step), self.config.prefetch_steps)
 
     def read(self, start_step: int) -> Iterator[list[dict[str, Any]]]:
-        """What `batches` gives, read in the caller's own thread."""
+        """The same as `batches`, read in the caller's thread."""
         cache = ShardCache(self.load, self.config.cache_bytes)
         step = start_step
         while True:
@@ -112,12 +115,12 @@ class TrainingLoader:
             shards = cache.use(in_use)
             keep = cache.nbytes < self.config.cache_bytes
             yield [
-                self.lane_batch(logical_rank, step, shards, keep)
+                self.microbatch(logical_rank, step, shards, keep)
                 for logical_rank in self.logical_ranks
             ]
             step += 1
 
-    def lane_batch(
+    def microbatch(
         self, logical_rank: LogicalRankOrder, step: int, shards: dict[int, Shard], keep_pixels: bool
     ) -> dict[str, Any]:
         """One logical rank's microbatch."""
@@ -130,12 +133,13 @@ class TrainingLoader:
         )
 
     def load(self, index: int) -> Shard:
-        """Read a shard, which must hold as many rows as the order was made for."""
+        """Read a shard. Raises TrainingDataError unless it has the rows that the order expects."""
         files = self.files[index]
+        log.debug("reading shard %s", files.name)
         shard = Shard(files, self.config.fields)
         if shard.rows != files.rows:
             raise TrainingDataError(
-                f"{files.selection} has {shard.rows} rows to train on, and {files.rows} when the "
-                "order was made: it was replaced meanwhile. Start the training again."
+                f"{files.selection} has {shard.rows} rows to train on, but had {files.rows} when "
+                "the training began: it was replaced. Start the training again."
             )
         return shard

@@ -3,14 +3,14 @@
 The batch of a step is the concatenation of one microbatch from each of `logical_ranks` logical
 ranks. In each epoch the shards are permuted and their rows, laid end to end, are cut into as many
 equal parts as there are logical ranks. So a logical rank reads mostly whole shards (it shares the
-first and the last with its neighbours), its epochs have the same length whatever the permutation,
-and all logical ranks together see every row once. That holds for one shard and many logical ranks
-as for the reverse.
+first and the last with its neighbours), its epochs have the same length for every permutation, and
+all logical ranks together see every row once. This holds for one shard and many logical ranks, and
+for many shards and one logical rank.
 
-Within a logical rank, rows are shuffled inside windows of a few consecutive shards: what has to be
-in memory at a time. A worker owns some of the logical ranks; the number of workers changes who
-reads a logical rank and never what is in it. Any step is found by arithmetic, without going through
-earlier ones.
+Within a logical rank, rows are shuffled inside windows of a few consecutive shards, because a
+window has to be in memory. A worker owns some of the logical ranks: the number of workers changes
+who reads a logical rank, and never its rows. Any step is found by arithmetic, without iterating
+over earlier ones.
 """
 
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ import numpy as np
 
 from unclip.config import Config, ConfigError
 
-SHARDS, WINDOW = 0, 1  # what a permutation is for: part of its entropy
+SHARDS, WINDOW = 0, 1  # the purpose of a permutation, which is part of its entropy
 
 
 def permutation(count: int, entropy: Sequence[int]) -> np.ndarray:
     """A permutation of range(count). Returns (count,) int64.
 
-    From a bit generator's raw output, which numpy keeps stable between releases; it does not
-    promise that of `Generator.permutation`.
+    Made from the raw output of a bit generator, which numpy keeps stable between releases;
+    `Generator.permutation` has no such promise.
     """
     bits = np.random.Philox(np.random.SeedSequence(list(entropy))).random_raw(count)
     return np.argsort(bits, kind="stable")
@@ -36,7 +36,7 @@ def permutation(count: int, entropy: Sequence[int]) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class OrderConfig(Config):
-    """What decides the order, beside the shards' sizes."""
+    """The settings that, with the shards' sizes, determine the order."""
 
     seed: int
     logical_ranks: int
@@ -65,7 +65,7 @@ class OrderConfig(Config):
 
 @dataclass(frozen=True)
 class Epoch:
-    """What a logical rank reads in one epoch: S consecutive pieces of shards, in W windows."""
+    """The rows of one logical rank in one epoch: S consecutive pieces of shards, in W windows."""
 
     shards: np.ndarray  # (S,) shard of each piece
     first: np.ndarray  # (S,) first row of the piece in its shard
@@ -110,7 +110,7 @@ class LogicalRankOrder:
         return {int(s) for e, pieces in windows for s in self.epoch(e).shards[pieces]}
 
     def _slices(self, step: int) -> list[tuple[int, int, int, int]]:
-        """Where a step lies: (epoch, window, from, to) for each window, in reading order."""
+        """The parts of a step: (epoch, window, first row, end) of each window, in reading order."""
         slices = []
         position = step * self.config.microbatch_size
         end = position + self.config.microbatch_size
@@ -129,7 +129,7 @@ class LogicalRankOrder:
         return slice(window * self.config.shuffle_shards, (window + 1) * self.config.shuffle_shards)
 
     def _epoch(self, epoch: int) -> Epoch:
-        """Cut this logical rank's part out of the epoch's permuted shards."""
+        """Cut the part of this logical rank out of the epoch's permuted shards."""
         shards = permutation(len(self.shard_rows), (SHARDS, self.config.seed, epoch, 0, 0))
         shards = shards[self.shard_rows[shards] > 0]
         ends = np.cumsum(self.shard_rows[shards])

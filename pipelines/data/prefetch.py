@@ -1,5 +1,6 @@
-"""An iterator that works ahead of its consumer, in a thread."""
+"""Run an iterator in a thread, ahead of its consumer."""
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -8,7 +9,9 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-POLL_S = 0.1
+log = logging.getLogger(__name__)
+
+POLL_S = 0.1  # how often a full queue's producer looks whether the consumer has gone
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,10 @@ class _Ended:
 
 
 def prefetch(make: Callable[[], Iterator[Item]], ahead: int) -> Generator[Item, None, None]:
-    """The items of an iterator that runs in a thread, at most `ahead` of them waiting."""
+    """The items of an iterator that runs in a thread; at most `ahead` of them wait.
+
+    Closing the generator ends the thread. An error in the iterator is raised by the generator.
+    """
     ready: queue.Queue[Item | _Ended] = queue.Queue(ahead)
     stop = threading.Event()
 
@@ -37,7 +43,8 @@ def prefetch(make: Callable[[], Iterator[Item]], ahead: int) -> Generator[Item, 
                     return
             put(_Ended(None))
         except BaseException as error:
-            put(_Ended(error))  # raised again by the consumer
+            log.debug("the prefetching thread failed", exc_info=True)
+            put(_Ended(error))  # the consumer raises it
 
     thread = threading.Thread(target=produce, name="prefetch", daemon=True)
     thread.start()

@@ -4,6 +4,7 @@ R rows to train on in a shard, B rows of a microbatch, D embedding width, S imag
 """
 
 import io
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ from einops import rearrange
 from PIL import Image, ImageOps
 
 from pipelines.core.errors import PipelineError
+from pipelines.data.arrow import to_numpy
 
-# What can be asked for.
+log = logging.getLogger(__name__)
+
+# The fields that a batch may have.
 FIELDS = ("pixels", "image_embeds", "image_norm", "text_embeds", "tokens", "keys")
 PAIR_COLUMNS = {"pixels": "image", "tokens": "caption"}
 EMBEDDING_COLUMNS = ("image_embeds", "image_norm", "text_embeds")
@@ -30,12 +34,12 @@ Tokenize = Callable[[list[str]], torch.Tensor]  # captions → (B, T) int64
 
 
 class TrainingDataError(PipelineError):
-    """Shards that should fit together do not, or cannot be read."""
+    """Shards that cannot be read, or whose rows do not match each other's."""
 
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """One training shard: the URLs of its Parquet files, and how many rows are trained on."""
+    """One training shard: the URLs of its Parquet files, and the number of rows to train on."""
 
     name: str
     pairs: str
@@ -45,19 +49,19 @@ class ShardFiles:
 
 
 def read_columns(url: str, columns: Sequence[str]) -> pa.Table:
-    """Only these columns of a Parquet file. Raises TrainingDataError."""
+    """These columns of a Parquet file. Raises TrainingDataError."""
     try:
         with fsspec.open(url, "rb") as source:
             return pq.read_table(source, columns=list(columns))
     except (OSError, pa.ArrowException) as error:
         raise TrainingDataError(
-            f"The shard {url} cannot be read: {error}. If the store has lost it, run again: the "
-            "stage that makes it is repeated."
+            f"The shard {url} cannot be read: {error}. If the file is gone, run again: the stage "
+            "that makes it is repeated."
         ) from error
 
 
 def list_shards(pairs: str, embeddings: str, selection: str) -> tuple[ShardFiles, ...]:
-    """The shards of three folders, by name, with the count of rows that are not held out."""
+    """The shards of three folders, by name, each with the number of rows that are not held out."""
     fs, root = fsspec.core.url_to_fs(selection)
     paths = fs.glob(f"{root.rstrip('/')}/*.parquet")
     names = sorted(path.rpartition("/")[2] for path in paths)
@@ -76,22 +80,24 @@ def list_shards(pairs: str, embeddings: str, selection: str) -> tuple[ShardFiles
         )
 
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
-        return tuple(pool.map(count, names))
+        shards = tuple(pool.map(count, names))
+    log.info("%d shards with %d rows to train on", len(shards), sum(s.rows for s in shards))
+    return shards
 
 
 def decode_pixels(image: bytes, image_size: int) -> np.ndarray:
-    """A stored picture as (S, S, 3) uint8: the middle square, averaged down or enlarged."""
+    """A stored image as (S, S, 3) uint8: the centre square, box-averaged down or bicubic up."""
     with Image.open(io.BytesIO(image)) as stored:
-        picture = stored.convert("RGB")
-    if picture.size != (image_size, image_size):
-        smaller = min(picture.size) > image_size
-        method = Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC
-        picture = ImageOps.fit(picture, (image_size, image_size), method=method)
-    return np.asarray(picture)
+        rgb = stored.convert("RGB")
+    if rgb.size != (image_size, image_size):
+        is_larger = min(rgb.size) > image_size
+        method = Image.Resampling.BOX if is_larger else Image.Resampling.BICUBIC
+        rgb = ImageOps.fit(rgb, (image_size, image_size), method=method)
+    return np.asarray(rgb)
 
 
 def check_keys(keys: pa.ChunkedArray, others: pa.ChunkedArray, *, where: str, other: str) -> None:
-    """Raise an error that names both sides where the keys of two shards do not line up."""
+    """Raise TrainingDataError, with both names, where the keys of two shards differ."""
     if keys.equals(others):
         return
     unequal = (
@@ -101,15 +107,15 @@ def check_keys(keys: pa.ChunkedArray, others: pa.ChunkedArray, *, where: str, ot
     )
     raise TrainingDataError(
         f"The rows of {where} ({len(keys)}) and {other} ({len(others)}) do not belong together: "
-        f"their keys differ from row {unequal} on. One of them was made from other pairs: run its "
+        f"their keys differ from row {unequal} on. One of them was made from other pairs. Run its "
         "stage again with --force."
     )
 
 
 class Shard:
-    """The asked-for columns of a shard's selected rows, in memory; pictures stay encoded.
+    """The columns of a shard's selected rows that the fields need, in memory. Images stay encoded.
 
-    `nbytes` is what it takes, with the decoded pictures that it was asked to keep.
+    `nbytes` is their size, decoded images that are kept included.
     """
 
     def __init__(self, files: ShardFiles, fields: Sequence[str], *, held_out: bool = False) -> None:
@@ -124,14 +130,14 @@ class Shard:
             embeddings = read_columns(files.embeddings, ["key", *columns])
             check_keys(pairs["key"], embeddings["key"], where=files.pairs, other=files.embeddings)
             taken = embeddings.take(selection["row"])
-            self.embeds = {name: as_array(taken[name]) for name in columns}
+            self.embeds = {name: to_numpy(taken[name]) for name in columns}
         self.pixels: dict[int, np.ndarray] = {}
-        # Summed up once, because the cache asks at every step.
+        # Summed once, because the cache reads it at every step.
         self.nbytes = int(self.pairs.nbytes) + sum(m.nbytes for m in self.embeds.values())
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """The number of selected rows."""
         return int(self.pairs.num_rows)
 
     def text(self, column: str, row: int) -> str:
@@ -139,39 +145,31 @@ class Shard:
         return str(self.pairs[column][row].as_py())
 
     def decode(self, row: int, image_size: int, *, keep: bool) -> np.ndarray:
-        """The row's picture as (S, S, 3) uint8; `keep` saves decoding it the next time."""
+        """The row's image as (S, S, 3) uint8; `keep` stores it for the next time."""
         if row in self.pixels:
             return self.pixels[row]
-        picture = decode_pixels(self.pairs["image"][row].as_py(), image_size)
+        pixels = decode_pixels(self.pairs["image"][row].as_py(), image_size)
         if keep:
-            self.pixels[row] = picture
-            self.nbytes += picture.nbytes
-        return picture
+            self.pixels[row] = pixels
+            self.nbytes += pixels.nbytes
+        return pixels
 
 
 def take_rows(pairs: pa.Table, selection: pa.Table, where: str, other: str) -> pa.Table:
-    """The selected rows of the pairs, whose keys must be the selection's."""
+    """The selected rows of the pairs. Raises TrainingDataError where their keys differ."""
     if selection.num_rows and pc.max(selection["row"]).as_py() >= pairs.num_rows:
         raise TrainingDataError(
             f"{other} selects row {pc.max(selection['row']).as_py()} of {where}, which has only "
-            f"{pairs.num_rows}. One of them was made from other pairs: run its stage with --force."
+            f"{pairs.num_rows}. One of them was made from other pairs. Run its stage with --force."
         )
     taken = pairs.take(selection["row"]).combine_chunks()
     check_keys(taken["key"], selection["key"], where=f"{where} that are selected", other=other)
     return taken
 
 
-def as_array(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of numbers as (R,) float32, one of fixed-size lists as (R, D)."""
-    if not pa.types.is_fixed_size_list(column.type):
-        return np.asarray(column.to_numpy(), dtype=np.float32)
-    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(values, dtype=np.float32).reshape(-1, column.type.list_size)
-
-
-def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
-    """B pictures of (S, S, 3) uint8 as (B, 3, S, S) float32 in [-1, 1]."""
-    stacked = rearrange(torch.from_numpy(np.stack(pictures)), "b h w c -> b c h w")
+def to_tensor(images: list[np.ndarray]) -> torch.Tensor:
+    """B images of (S, S, 3) uint8 as (B, 3, S, S) float32 in [-1, 1]."""
+    stacked = rearrange(torch.from_numpy(np.stack(images)), "b h w c -> b c h w")
     return stacked.contiguous().float().div_(127.5).sub_(1.0)
 
 
@@ -183,7 +181,7 @@ def make_batch(
     tokenize: Tokenize | None,
     keep_pixels: bool,
 ) -> dict[str, Any]:
-    """The asked-for fields of B rows: keys (list of str), the others tensors with B first."""
+    """The fields of B rows: keys as a list of str, the others as tensors with B first."""
     batch: dict[str, Any] = {}
     for field in fields:
         if field == "keys":

@@ -1,15 +1,18 @@
-"""Which addresses a URL list from the web may reach: not this machine's files, nor its network.
+"""Which addresses a URL list from the web may reach: neither local files nor private networks.
 
-A URL is checked before each request, redirects included, and the connection goes to the very
-address that was checked, so a host name that changes its answer in between gains nothing.
+A URL is checked before each request, redirects included. The connection goes to the address that
+was checked, so a host name that resolves differently a moment later does no harm.
 """
 
 import ipaddress
+import logging
 import socket
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 from unclip.config import Config, ConfigError
+
+log = logging.getLogger(__name__)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -19,10 +22,10 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, kw_only=True)
 class UrlPolicy(Config):
-    """What may be fetched, and how much of it."""
+    """Which URLs may be fetched, and how much of each."""
 
-    max_bytes: int
-    timeout_s: float  # for one picture, redirects included
+    max_bytes: int  # of one body
+    timeout_s: float  # for one image, redirects included
     max_redirects: int = 5
     allowed_schemes: tuple[str, ...] = ("http", "https")
     # Hosts as the URL spells them, "host" or "host:port", that may have a private address.
@@ -32,8 +35,7 @@ class UrlPolicy(Config):
         unknown = set(self.allowed_schemes) - set(DEFAULT_PORTS)
         if unknown or not self.allowed_schemes:
             raise ConfigError(
-                f"allowed_schemes={self.allowed_schemes} must be some of {tuple(DEFAULT_PORTS)}: "
-                "nothing else is fetched"
+                f"allowed_schemes={self.allowed_schemes} must be some of {tuple(DEFAULT_PORTS)}"
             )
         if self.max_bytes < 1 or self.timeout_s <= 0 or self.max_redirects < 0:
             raise ConfigError(
@@ -42,8 +44,8 @@ class UrlPolicy(Config):
             )
 
 
-class Refused(Exception):  # noqa: N818 - an outcome that is counted, not a fault
-    """A row that gives no picture: `reason` is a stable code, `transient` asks for a retry."""
+class Refused(Exception):  # noqa: N818 - an outcome that is counted, not an error
+    """A row that yields no image: `reason` is a stable code, `transient` allows a retry."""
 
     def __init__(self, reason: str, detail: str, *, transient: bool = False) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -53,7 +55,7 @@ class Refused(Exception):  # noqa: N818 - an outcome that is counted, not a faul
 
 @dataclass(frozen=True)
 class Target:
-    """A checked URL, with the addresses that were checked: connect to these and no others."""
+    """A checked URL, with the checked addresses, which are the only ones to connect to."""
 
     scheme: str
     host: str  # without brackets
@@ -63,7 +65,7 @@ class Target:
 
 
 def embedded_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that an IPv6 address leads to: mapped, 6to4, Teredo's client, NAT64."""
+    """The IPv4 address inside an IPv6 address: mapped, 6to4, Teredo's client, NAT64."""
     if address in NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
     if address.teredo is not None:
@@ -72,7 +74,7 @@ def embedded_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | Non
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the internet's, and no other host's than it says."""
+    """Whether an address, and the IPv4 address inside it if any, is a public one."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = embedded_ipv4(address)
         if inner is not None:
@@ -89,7 +91,7 @@ def is_public(address: Address) -> bool:
 
 
 def resolve(host: str, port: int) -> tuple[str, ...]:
-    """All addresses of a host; decimal and hexadecimal spellings are the resolver's to read."""
+    """All addresses of a host. The resolver reads decimal and hexadecimal spellings."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
@@ -122,9 +124,10 @@ def check_url(url: str, policy: UrlPolicy) -> Target:
     port = DEFAULT_PORTS[scheme] if port is None else port
     addresses = resolve(host, port)
     if not is_exempt(host, port, policy):
-        # One private address among public ones is how rebinding starts: all must be public.
+        # All must be public: a rebinding attack mixes private addresses into public ones.
         private = [a for a in addresses if not is_public(ipaddress.ip_address(a))]
         if private:
+            log.info("refused %s, whose address %s is private", host, private[0])
             raise Refused("private_address", f"{host} is {', '.join(private)}")
     path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
     query = quote(parts.query, safe="/%:@!$&'()*+,;=~?[]")

@@ -1,7 +1,7 @@
 """The demo's packaged data: 1,868 3D emoji with their names, and a dozen rows that fail on purpose.
 
-The pictures are reached as a list of URLs, like any other source; `pipelines.demo.server` serves
-them on the loopback address.
+The images are downloaded from a list of URLs, like those of any other source;
+`pipelines.demo.server` serves them on the loopback address.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ URL_LIST = pa.schema(
     [pa.field("url", pa.string(), nullable=False), pa.field("caption", pa.string(), nullable=False)]
 )
 
-# What goes wrong in a URL list from the web, one row each: (url, caption). A path is the server's.
+# One row for each common fault of a URL list from the web: (url or path on the server, caption).
 FAILING_ROWS = (
     ("/emoji/no-such-key.jpg", "a picture that is gone"),
     ("/fail/page.jpg", "a web page in place of a picture"),
@@ -45,9 +45,9 @@ def words(text: str) -> set[str]:
 
 
 def caption(label: str, tags: Sequence[str]) -> str:
-    """The caption of a picture: its label, and up to three tags that add words to it.
+    """The caption of an image: its label, and up to three tags that add words to it.
 
-    Which three is drawn from the label, because the tags' alphabetical order means nothing.
+    The label seeds the choice of the tags, because their alphabetical order means nothing.
     """
     known = words(label)
     new = [tag for tag in tags if tag.isascii() and not known & words(tag)]
@@ -56,7 +56,7 @@ def caption(label: str, tags: Sequence[str]) -> str:
 
 
 def data_bytes() -> bytes:
-    """The packaged Parquet file as it is."""
+    """The bytes of the packaged Parquet file."""
     return resources.files("pipelines.demo").joinpath("data", DATA_FILE).read_bytes()
 
 
@@ -79,7 +79,7 @@ def rows() -> tuple[tuple[str, str], ...]:
 
 
 def url_list(port: int | None = None) -> pa.Table:
-    """The demo's URL list (columns url, caption) for a server on `port`; else relative paths."""
+    """The demo's list (columns url, caption) for a server on `port`; without one, relative URLs."""
     base = "" if port is None else f"http://{HOST}:{port}"
     urls = [f"{base}{url}" if url.startswith("/") else url for url, _ in rows()]
     return pa.table({"url": urls, "caption": [text for _, text in rows()]}, schema=URL_LIST)
@@ -87,7 +87,7 @@ def url_list(port: int | None = None) -> pa.Table:
 
 @cache
 def data_digest() -> str:
-    """sha256 of the pictures, the captions and the failing rows, whatever the port."""
+    """sha256 of the images, the captions and the failing rows; it does not depend on the port."""
     digest = hashlib.sha256(data_bytes())
     for url, text in rows():
         digest.update(f"{url}\0{text}\0".encode())

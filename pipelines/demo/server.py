@@ -1,6 +1,7 @@
-"""Serve the packaged pictures on the loopback address, with pages that fail on purpose."""
+"""Serve the packaged images on the loopback address, with pages that fail on purpose."""
 
 import io
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from PIL import Image
 
 from pipelines.core.errors import PipelineError
-from pipelines.demo.dataset import HOST, data_digest, emoji, url_list
+from pipelines.demo.dataset import HOST, emoji
 
-__all__ = ["DemoServerError", "data_digest", "serve", "url_list"]
+log = logging.getLogger(__name__)
 
 Page = tuple[str, bytes]  # content type, body
 
@@ -22,7 +23,7 @@ class DemoServerError(PipelineError):
     """The demo's server could not start."""
 
 
-def flat_picture(width: int, height: int) -> bytes:
+def flat_image(width: int, height: int) -> bytes:
     """A JPEG of one colour."""
     encoded = io.BytesIO()
     Image.new("RGB", (width, height), (70, 130, 180)).save(encoded, "JPEG")
@@ -30,47 +31,47 @@ def flat_picture(width: int, height: int) -> bytes:
 
 
 @cache
-def pictures() -> dict[str, bytes]:
-    """JPEG by key."""
+def images() -> dict[str, bytes]:
+    """The packaged JPEGs by key."""
     table = emoji()
     return dict(zip(table["key"].to_pylist(), table["image"].to_pylist(), strict=True))
 
 
 def web_page() -> Page:
-    """What many a host answers, with status 200, where a picture used to be."""
+    """The page that many hosts send, with status 200, in place of an image that is gone."""
     return "text/html", b"<!doctype html><title>Gone</title><p>This picture has moved."
 
 
-def truncated_picture() -> Page:
+def truncated_image() -> Page:
     """The first half of a JPEG."""
-    whole = pictures()["1f34e"]
+    whole = images()["1f34e"]
     return "image/jpeg", whole[: len(whole) // 2]
 
 
 FAILING_PAGES: dict[str, Callable[[], Page]] = {
     "/fail/page.jpg": web_page,
-    "/fail/truncated.jpg": truncated_picture,
-    "/fail/tiny.jpg": lambda: ("image/jpeg", flat_picture(8, 8)),
-    "/fail/wide.jpg": lambda: ("image/jpeg", flat_picture(640, 32)),
+    "/fail/truncated.jpg": truncated_image,
+    "/fail/tiny.jpg": lambda: ("image/jpeg", flat_image(8, 8)),
+    "/fail/wide.jpg": lambda: ("image/jpeg", flat_image(640, 32)),
 }
 
 
 def find_page(path: str) -> Page | None:
-    """The page at a path; None where there is none."""
+    """The page at a path, or None."""
     if path in FAILING_PAGES:
         return FAILING_PAGES[path]()
     key = path.removeprefix("/emoji/").removesuffix(".jpg")
-    image = pictures().get(key) if path == f"/emoji/{key}.jpg" else None
+    image = images().get(key) if path == f"/emoji/{key}.jpg" else None
     return None if image is None else ("image/jpeg", image)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET only, and silent: thousands of log lines would hide the pipeline's own."""
+    """Answers GET requests, and logs at debug level only: there are thousands of them."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """Answer with a page or with 404."""
+        """Answer with a page, or with status 404."""
         page = find_page(self.path)
         status = HTTPStatus.NOT_FOUND if page is None else HTTPStatus.OK
         content_type, body = page or ("text/plain", b"There is no such picture.\n")
@@ -82,11 +83,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
+        """Log one request."""
+        log.debug(format, *args)
 
 
 class Server(ThreadingHTTPServer):
-    """Threads that do not outlive the process, and a backlog for many downloaders at once."""
+    """With daemon threads, and a backlog for many downloads at once."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -94,20 +96,20 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def serve(port: int) -> Iterator[int]:
-    """Serve the packaged pictures on 127.0.0.1 until the block ends; yields the port.
+    """Serve the packaged images on 127.0.0.1 until the block ends; yields the port.
 
-    Port 0 takes any free one. Raises DemoServerError where the port is taken.
+    Port 0 means any free port. Raises DemoServerError where the port is in use.
     """
     try:
         server = Server((HOST, port), Handler)
     except OSError as error:
         raise DemoServerError(
-            f"The demo's picture server cannot listen on {HOST}:{port} ({error.strerror}); another "
-            "program, or another run of the demo, has it. Wait for that to end, or set `port` of "
-            "the demo's source to a free one."
+            f"The demo's image server cannot listen on {HOST}:{port} ({error.strerror}): another "
+            "program uses the port. Choose another port; 0 means any free one."
         ) from error
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
     thread.start()
+    log.info("serving the demo's images on %s:%d", HOST, server.server_address[1])
     try:
         yield int(server.server_address[1])
     finally:

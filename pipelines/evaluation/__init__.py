@@ -1,1 +1,1 @@
-"""What a trained cascade makes of captions, and how good it is."""
+"""Evaluation: generate images for captions, and measure how good they are."""

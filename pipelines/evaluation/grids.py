@@ -1,73 +1,94 @@
-"""Contact sheets of the samples, for people in a hurry and for the tracking server."""
+"""Draw a grid of images, each with an optional label below it.
 
-import heapq
-from collections.abc import Iterable, Sequence
-from typing import Any
+Every grid of the project is drawn here: the commands', the previews of a training, and the
+evaluation's contact sheets. Needs Pillow only, so commands can import it at start-up.
+"""
 
-import pyarrow as pa
-import pyarrow.compute as pc
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from pipelines.core.store import Folder
-from pipelines.evaluation.images import grid
-from pipelines.evaluation.metric import HELD_OUT, TRAINING
-from pipelines.evaluation.rows import Values
+from PIL import Image, ImageDraw, ImageFont
 
-SPLITS = (HELD_OUT, TRAINING)
-GRID_SIDE = 64  # pixels of a picture in a grid
-GRID_COLUMNS = 12  # captions beside each other, or probes below
+MIN_SIDE = 128  # pixels; smaller images are enlarged so that a person can see them
+GAP = 8  # pixels around every image
+FONT_SIZE = 13
+LINE_HEIGHT = FONT_SIZE + 3
+INK, OUTLINE = "#222222", "#dddddd"
 
-
-def count_samples(folder: Folder, names: Iterable[str]) -> dict[str, int]:
-    """How many captions of each split were drawn."""
-    held_out = [h for name in names for h in _column(folder, name, "held_out")]
-    return {HELD_OUT: held_out.count(True), TRAINING: held_out.count(False)}
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def first_samples(
-    folder: Folder, names: Sequence[str], columns: Sequence[str], most: int
-) -> dict[str, list[Values]]:
-    """The rows of each split with the smallest keys; no more than one shard is held beside them."""
-    chosen = []
-    for held_out in (True, False):
-        keys = (
-            key
-            for name in names
-            for key, own in zip(
-                _column(folder, name, "key"), _column(folder, name, "held_out"), strict=True
-            )
-            if own is held_out
-        )
-        chosen += heapq.nsmallest(most, keys)
-    rows: list[Values] = []
-    for name in names:
-        table = folder.read_table(f"{name}.parquet", ["key", "held_out", *columns])
-        rows += table.filter(pc.is_in(table["key"], pa.array(chosen, pa.string()))).to_pylist()
-    rows.sort(key=lambda row: str(row["key"]))
-    return {split: [r for r in rows if r["held_out"] == (split == HELD_OUT)] for split in SPLITS}
+class Tile(NamedTuple):
+    """A square image and the words below it."""
+
+    image: Image.Image
+    label: str = ""
 
 
-def write_grids(folder: Folder, names: Sequence[str]) -> list[str]:
-    """Write samples-<split>.png and reconstructions-<split>.png; returns their names."""
-    files = []
-    columns = ["original", "generated", "from_true_embedding", "variations"]
-    for split, rows in first_samples(folder, names, columns, GRID_COLUMNS).items():
-        probes = [row for row in rows if row["variations"] is not None]
-        files += [f"samples-{split}.png", f"reconstructions-{split}.png"]
-        folder.write_bytes(files[-2], grid(_above_each_other(rows), GRID_SIDE))
-        folder.write_bytes(files[-1], grid([_varied(row) for row in probes], GRID_SIDE))
-    return files
+def draw_grid(
+    rows: Sequence[Sequence[Tile]],
+    *,
+    side: int | None = None,
+    enlarge: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Image.Image:
+    """Rows of tiles as one image; labels are wrapped to the width of their image.
+
+    side: of every tile in pixels; by default that of the widest image, and at least `MIN_SIDE`.
+    enlarge: the filter for images below that size (`NEAREST` shows their pixels). Larger ones are
+    averaged by area. A row without labels takes no space for them.
+    """
+    if side is None:
+        side = max(MIN_SIDE, *(tile.image.width for row in rows for tile in row))
+    font = ImageFont.load_default(FONT_SIZE)
+    labels = [[wrap(tile.label, side, font) for tile in row] for row in rows]
+    heights = [side + _label_height(row) + 2 * GAP for row in labels]
+    width = max(len(row) for row in rows) * (side + GAP) + GAP
+    canvas = Image.new("RGB", (width, sum(heights)), "white")
+    draw = ImageDraw.Draw(canvas)
+    top = GAP
+    for row, row_labels, height in zip(rows, labels, heights, strict=True):
+        for column, (tile, lines) in enumerate(zip(row, row_labels, strict=True)):
+            left = GAP + column * (side + GAP)
+            canvas.paste(_fit(tile.image, side, enlarge), (left, top))
+            draw.rectangle((left - 1, top - 1, left + side, top + side), outline=OUTLINE)
+            draw.multiline_text((left, top + side + 3), "\n".join(lines), INK, font, spacing=2)
+        top += height
+    return canvas
 
 
-def _column(folder: Folder, name: str, column: str) -> list[Any]:
-    values: list[Any] = folder.read_table(f"{name}.parquet", [column])[column].to_pylist()
-    return values
+def in_rows(tiles: Sequence[Tile], columns: int = 8) -> list[Sequence[Tile]]:
+    """Tiles in rows of at most `columns`."""
+    return [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
 
 
-def _above_each_other(rows: Sequence[Values]) -> list[list[bytes]]:
-    """Originals in the first row, what was generated in the second."""
-    return [[row["original"] for row in rows], [row["generated"] for row in rows]]
+def wrap(text: str, width: int, font: Font) -> list[str]:
+    """Lines of at most `width` pixels, broken between words; a longer word is cut short."""
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}".strip()
+            if line and font.getlength(longer) > width:
+                lines.append(line)
+                longer = word
+            line = longer
+        lines.append(line)
+    return [_cut(line, width, font) for line in lines]
 
 
-def _varied(row: Values) -> list[bytes]:
-    """The original, its reconstruction, its variations."""
-    return [row["original"], row["from_true_embedding"], *row["variations"]]
+def _cut(line: str, width: int, font: Font) -> str:
+    if font.getlength(line) <= width:
+        return line
+    while line and font.getlength(f"{line}…") > width:
+        line = line[:-1]
+    return f"{line}…"
+
+
+def _label_height(row: Sequence[Sequence[str]]) -> int:
+    return LINE_HEIGHT * max(len(lines) for lines in row)
+
+
+def _fit(image: Image.Image, side: int, enlarge: Image.Resampling) -> Image.Image:
+    if image.size == (side, side):
+        return image
+    return image.resize((side, side), Image.Resampling.BOX if image.width > side else enlarge)

@@ -1,10 +1,10 @@
-"""Which captions are evaluated, and what is known of each: gathered once, before any drawing."""
+"""Choose the captions to evaluate, and gather the inputs of each before images are generated."""
 
 import heapq
+import logging
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,15 +15,21 @@ from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards
 from pipelines.core.errors import PipelineError
 from pipelines.core.store import Folder
 from pipelines.evaluation.config import EvaluateConfig
+from pipelines.evaluation.inputs import Sources
 
-INPUTS = ".inputs"  # one file a shard of samples; working state, gone when the stage is done
-REFERENCE = f"{INPUTS}/reference.parquet"  # image_embeds of training pairs beside the samples
+log = logging.getLogger(__name__)
 
-Values = dict[str, Any]  # of one row, by column
+INPUTS = ".inputs"  # one file for each shard of samples; deleted when the stage is done
+REFERENCE = f"{INPUTS}/reference.parquet"  # image_embeds of training pairs outside the samples
+
+Values = dict[str, Any]  # one row, by column
 
 
 class Row(NamedTuple):
-    """Where a pair is. Ordered by key, which is a hash: the first n rows are a random n."""
+    """Where a pair is stored.
+
+    Rows are ordered by key. Keys are hashes, so the first n rows are a random sample.
+    """
 
     key: str
     held_out: bool
@@ -31,19 +37,11 @@ class Row(NamedTuple):
     position: int
 
 
-@dataclass(frozen=True)
-class Sources:
-    """The artifacts that rows are gathered from."""
-
-    pairs: PairShards
-    embeddings: EmbeddingShards
-    selection: SelectionShards
-
-
 def gather(sources: Sources, config: EvaluateConfig, folder: Folder) -> list[str]:
     """Write an input file for each shard of samples, and the reference; returns the shards' names.
 
-    A file lists pairs in the order of their own shards, so that each of those is read about once.
+    Pairs are listed in the order of their own shards, so each of those is read about once.
+    Raises `PipelineError` where a split has too few pairs.
     """
     held_out = choose(sources.selection, config.held_out_samples, held_out=True)
     known = choose(
@@ -58,27 +56,37 @@ def gather(sources: Sources, config: EvaluateConfig, folder: Folder) -> list[str
         **_extras(training, embeds, config.probe_samples),
     }
     names = []
-    by_place = sorted([*held_out, *training], key=lambda row: (row.shard, row.position))
-    for number, batch in enumerate(_batches(by_place, config.batch_size)):
+    in_stored_order = sorted([*held_out, *training], key=lambda row: (row.shard, row.position))
+    for number, batch in enumerate(_batches(in_stored_order, config.batch_size)):
         pairs = read_rows(sources.pairs, batch, ["key", "caption", "image"])
         rows = [{**pairs[row.key], **embeds[row.key], **extras[row.key]} for row in batch]
         names.append(shard_name(number))
         _write(folder, input_file(names[-1]), rows)
+    log.info(
+        "Evaluating %d held-out and %d training captions in %d shards, with %d reference rows",
+        len(held_out),
+        len(training),
+        len(names),
+        len(reference),
+    )
     return names
 
 
 def shard_name(number: int) -> str:
-    """Shards of samples are counted from 0; there is at least one."""
+    """The name of a shard of samples; numbers start from 0, and there is at least one shard."""
     return f"samples-{number:05d}"
 
 
 def input_file(name: str) -> str:
-    """What a shard of samples is made from."""
+    """The file with the inputs of a shard of samples."""
     return f"{INPUTS}/{name}.parquet"
 
 
-def choose(selection: SelectionShards, most: int, *, held_out: bool) -> list[Row]:
-    """The rows of one split with the smallest keys, by key; at most `most`."""
+def choose(selection: SelectionShards, limit: int, *, held_out: bool) -> list[Row]:
+    """The rows of one split with the smallest keys, in order, at most `limit`.
+
+    Raises `PipelineError` where the split has fewer than two.
+    """
     chosen: list[Row] = []
     for shard in selection.rows:
         rows = (
@@ -86,12 +94,12 @@ def choose(selection: SelectionShards, most: int, *, held_out: bool) -> list[Row
             for r in selection.read(shard).to_pylist()
             if r["held_out"] is held_out
         )
-        chosen = heapq.nsmallest(most, [*chosen, *rows])
+        chosen = heapq.nsmallest(limit, [*chosen, *rows])
     if len(chosen) < 2:
         raise PipelineError(
             f"Stage evaluate: the {'held-out' if held_out else 'training'} split has {len(chosen)} "
-            "pairs, and 2 are the least that can be compared. Start from more pairs, select less "
-            "strictly, or hold out another fraction."
+            "pairs, but comparing needs at least 2. Start from more pairs, select less strictly, "
+            "or change select.held_out_fraction."
         )
     return chosen
 
@@ -99,7 +107,7 @@ def choose(selection: SelectionShards, most: int, *, held_out: bool) -> list[Row
 def read_rows(
     shards: PairShards | EmbeddingShards, rows: Iterable[Row], columns: list[str] | None = None
 ) -> dict[str, Values]:
-    """The values of some rows, by key. Raises `PipelineError` where a key is not at its place."""
+    """The values of some rows, by key. Raises `PipelineError` where a row has another key."""
     by_shard: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_shard[row.shard].append(row)
@@ -110,7 +118,7 @@ def read_rows(
             if found["key"] != row.key:
                 raise PipelineError(
                     f"{shards.folder.file(shard)}.parquet has {found['key']} in row "
-                    f"{row.position}, where the selection has {row.key}: they were made from "
+                    f"{row.position}, but the selection has {row.key}: they were made from "
                     "different pairs. Run the pipeline again with --from embed."
                 )
             values[row.key] = found
@@ -118,16 +126,16 @@ def read_rows(
 
 
 def _extras(rows: Sequence[Row], embeds: dict[str, Values], probes: int) -> dict[str, Values]:
-    """What follows from a row's place among the others of its split, by key."""
-    others = [*rows[1:], rows[0]]  # keys are random, and so is who follows whom
+    """By key: the split, whether the row is a probe, and the embedding of another row."""
+    others = [*rows[1:], rows[0]]  # keys are random, so the next row is a random one
     return {
         row.key: {
             "held_out": row.held_out,
-            "probe": place < probes,
+            "probe": position < probes,
             "other_image_embeds": embeds[other.key]["image_embeds"],
             "other_image_norm": embeds[other.key]["image_norm"],
         }
-        for place, (row, other) in enumerate(zip(rows, others, strict=True))
+        for position, (row, other) in enumerate(zip(rows, others, strict=True))
     }
 
 

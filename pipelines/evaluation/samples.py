@@ -1,9 +1,11 @@
-"""The samples of one split as arrays, without their pictures."""
+"""Read the samples of an evaluation: as rows with their images, or as arrays of one split."""
 
-# N rows, P of them probes, E width of the CLIP embeddings, S side of a thumbnail
+# N rows, P of them probes, R reference rows, E width of the CLIP embeddings, S side of a thumbnail
 
-from collections.abc import Iterable
+import heapq
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,37 +13,53 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from pipelines.artifacts.schema import predicted_by
 from pipelines.core.store import Folder
-from pipelines.evaluation.generate import EMBEDDED, THUMBNAILS
-from pipelines.evaluation.images import read_thumbnails
-from pipelines.evaluation.rows import REFERENCE
+from pipelines.data.arrow import to_numpy
+from pipelines.evaluation.images import decode_thumbnails
+from pipelines.evaluation.rows import REFERENCE, Values
 
-EMBEDS = (
+HELD_OUT, TRAINING = SPLITS = ("held_out", "training")
+PROBES = {  # column of images decoded without a caption → column of the embeddings they come from
+    "from_true_embedding": "image_embeds",
+    "from_shuffled_embedding": "other_image_embeds",
+}
+EMBEDDED = ("generated", "untrained", *PROBES)  # image columns that have `<column>_embeds`
+THUMBNAILS = ("original", "generated", *PROBES)  # image columns that have `<column>_thumbnail`
+COLUMNS = (  # everything that metrics read, except what the other priors predict
+    "key",
+    "held_out",
     "image_embeds",
     "text_embeds",
     "predicted_image_embeds",
-    "second_predicted_image_embeds",
     *(f"{name}_embeds" for name in EMBEDDED),
+    *(f"{name}_thumbnail" for name in THUMBNAILS),
 )
-COLUMNS = ["key", "held_out", *EMBEDS, *(f"{name}_thumbnail" for name in THUMBNAILS)]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Rows of one split in the order of their keys; the probes come first."""
+    """The rows of one split in the order of their keys, without images; the probes come first."""
 
     table: pa.Table
 
     @classmethod
-    def read(cls, folder: Folder, names: Iterable[str], *, held_out: bool) -> "Samples":
-        """From the shards of these names."""
-        tables = [folder.read_table(f"{name}.parquet", COLUMNS) for name in names]
-        table = pa.concat_tables(tables)
+    def read(
+        cls,
+        folder: Folder,
+        names: Iterable[str],
+        *,
+        held_out: bool,
+        other_priors: Iterable[str] = (),
+    ) -> "Samples":
+        """The rows of one split in the shards of these names."""
+        columns = [*COLUMNS, *map(predicted_by, other_priors)]
+        table = pa.concat_tables(folder.read_table(f"{name}.parquet", columns) for name in names)
         return cls(table.filter(pc.equal(table["held_out"], held_out)).sort_by("key"))
 
     @property
     def probes(self) -> "Samples":
-        """The rows that were decoded from embeddings too."""
+        """The rows that were also decoded from embeddings."""
         return Samples(self.table.filter(pc.is_valid(self.table["from_true_embedding_thumbnail"])))
 
     def __len__(self) -> int:
@@ -51,21 +69,51 @@ class Samples:
         """(N, E) float32."""
         return to_matrix(self.table[column])
 
-    def has(self, column: str) -> bool:
-        """Whether the column was made."""
-        return len(self) > 0 and bool(pc.all(pc.is_valid(self.table[column])).as_py())
-
     def thumbnails(self, name: str) -> np.ndarray:
-        """(N, S, S, 3) in [0, 1]."""
-        return read_thumbnails(self.table[f"{name}_thumbnail"].to_pylist())
+        """(N, S, S, 3) float32 in [0, 1]."""
+        return decode_thumbnails(self.table[f"{name}_thumbnail"].to_pylist())
 
 
 def read_reference(folder: Folder) -> Tensor:
-    """Image embeddings of training pairs, (R, E)."""
+    """Image embeddings of training pairs outside the samples, (R, E) float32."""
     return to_matrix(folder.read_table(REFERENCE)["image_embeds"])
 
 
 def to_matrix(column: pa.ChunkedArray) -> Tensor:
-    """A column of lists of one length as (N, E) float32."""
-    rows = np.array(column.to_pylist(), np.float32)
-    return torch.from_numpy(rows.reshape(len(column), -1))
+    """A column of lists of one length, without nulls, as (N, E) float32."""
+    fixed = column.cast(pa.list_(pa.float32(), len(column[0])))  # Parquet reads some as variable
+    return torch.tensor(to_numpy(fixed))
+
+
+def count_samples(folder: Folder, names: Iterable[str]) -> dict[str, int]:
+    """How many captions of each split were evaluated."""
+    held_out = [h for name in names for h in _column(folder, name, "held_out")]
+    return {HELD_OUT: held_out.count(True), TRAINING: held_out.count(False)}
+
+
+def first_samples(
+    folder: Folder, names: Sequence[str], columns: Sequence[str], limit: int
+) -> dict[str, list[Values]]:
+    """By split, the rows with the smallest keys, at most `limit`; reads one shard at a time."""
+    chosen = []
+    for held_out in (True, False):
+        keys = (
+            key
+            for name in names
+            for key, own in zip(
+                _column(folder, name, "key"), _column(folder, name, "held_out"), strict=True
+            )
+            if own is held_out
+        )
+        chosen += heapq.nsmallest(limit, keys)
+    rows: list[Values] = []
+    for name in names:
+        table = folder.read_table(f"{name}.parquet", ["key", "held_out", *columns])
+        rows += table.filter(pc.is_in(table["key"], pa.array(chosen, pa.string()))).to_pylist()
+    rows.sort(key=lambda row: str(row["key"]))
+    return {split: [r for r in rows if r["held_out"] == (split == HELD_OUT)] for split in SPLITS}
+
+
+def _column(folder: Folder, name: str, column: str) -> list[Any]:
+    values: list[Any] = folder.read_table(f"{name}.parquet", [column])[column].to_pylist()
+    return values

@@ -1,6 +1,7 @@
-"""What the report is called and how much it shows."""
+"""Settings of the report."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from unclip.config import Config, ConfigError
 
@@ -16,13 +17,15 @@ HEADLINE = (
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(Config):
-    """The report's own settings; what is measured is the evaluation's."""
+    """What the report shows; what is measured is set in the section `evaluate`."""
 
-    title: str  # on top of the page
+    tag: ClassVar[str] = "report"
+
+    title: str  # at the top of the page
     samples: int = 24  # captions of each split that are shown
-    headline: tuple[str, ...] = HEADLINE  # metrics of the summary, those of the held-out split
+    headline: tuple[str, ...] = HEADLINE  # metrics of the summary, from the held-out split
 
     def __post_init__(self) -> None:
-        """Refuse a report that would show nothing."""
+        """Refuse a report without samples."""
         if self.samples < 1:
             raise ConfigError(f"report.samples={self.samples} shows nothing; give 1 or more")

@@ -1,8 +1,8 @@
-"""Plots as inline SVG, which takes its text colour from the page."""
+"""Plots as inline SVG in the text colour of the page."""
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 WIDTH_IN, HEIGHT_IN = 4.4, 2.5
 ACCENT = "#4f7cac"
-# Drawn where the plot needs the page's text colour, and replaced by `currentColor` in the SVG.
+# Stands for the text colour of the page: replaced by `currentColor` in the SVG.
 INK = "#010203"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -35,7 +35,7 @@ STYLE: dict[Any, Any] = {
 
 
 def curve(history: Sequence[Mapping[str, float]], title: str) -> str:
-    """The loss of a training over its steps."""
+    """The loss over the steps of a training, on a log scale where all losses are positive."""
     steps = [entry["step"] for entry in history]
     losses = [entry["loss"] for entry in history]
 
@@ -51,7 +51,7 @@ def curve(history: Sequence[Mapping[str, float]], title: str) -> str:
 
 
 def histogram(values: np.ndarray, title: str, label: str) -> str:
-    """How often values lie where."""
+    """The distribution of values over 40 bins."""
 
     def draw(axes: Axes) -> None:
         axes.hist(values, bins=40, color=ACCENT)
@@ -61,7 +61,7 @@ def histogram(values: np.ndarray, title: str, label: str) -> str:
 
 
 def explained(eigenvalues: np.ndarray, dimensions: int) -> str:
-    """The share of the variance that the first components keep."""
+    """The share of the variance that the first components keep, with a line at `dimensions`."""
     shares = np.cumsum(eigenvalues) / eigenvalues.sum()
 
     def draw(axes: Axes) -> None:
@@ -72,8 +72,8 @@ def explained(eigenvalues: np.ndarray, dimensions: int) -> str:
     return svg(draw)
 
 
-def svg(draw: Any) -> str:
-    """What `draw` puts on one pair of axes, without the XML prologue."""
+def svg(draw: Callable[[Axes], None]) -> str:
+    """One pair of axes filled by `draw`, as an SVG element without the XML prologue."""
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained")
         draw(figure.add_subplot())

@@ -1,8 +1,8 @@
-"""Draw pictures for held-out captions and measure them."""
+"""The stage that generates images for held-out and training captions and measures them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.artifacts import (
     ClipWeights,
@@ -12,98 +12,87 @@ from pipelines.artifacts import (
     SelectionShards,
     TrainedModel,
 )
-from pipelines.artifacts.schema import samples
 from pipelines.core.events import Metrics, Output
 from pipelines.core.stage import Artifact, Context, Stage
-from pipelines.core.store import Folder
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.evaluation.metric import HELD_OUT, TRAINING, Metric
+from pipelines.evaluation.inputs import Sources, Weights
+from unclip.config import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.metrics.metric import Measurement
 
 __all__ = ["Evaluate", "EvaluateConfig", "read_metrics"]
 
 METRICS_FILE = "metrics.json"
+SUBJECTS = ("clip", "fidelity", "generated", "decoder", "colour")  # of metrics that are no prior's
 
 
 @dataclass(frozen=True)
 class Evaluate(Stage[Evaluation]):
-    """Pictures for held-out and for training captions, and how good they are."""
+    """Images for held-out and for training captions, and how good they are."""
 
-    name: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 2  # 2: samples have image_norm; decoder/*_over_text
+    kind: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 3  # 3: any number of priors and upsamplers
     artifact: ClassVar[type[Artifact]] = Evaluation
 
     pairs: Stage[PairShards]
     embeddings: Stage[EmbeddingShards]
     selection: Stage[SelectionShards]
     clip: Stage[ClipWeights]
-    prior: Stage[TrainedModel]
+    priors: Mapping[str, Stage[TrainedModel]]  # the first draws; the others are measured beside it
     decoder: Stage[TrainedModel]
-    upsampler_1: Stage[TrainedModel]
-    upsampler_2: Stage[TrainedModel] | None
+    upsamplers: Mapping[str, Stage[TrainedModel]]  # in the order in which images pass them
     config: EvaluateConfig
-    second_prior: Stage[TrainedModel] | None = None  # measured beside the first
+
+    def __post_init__(self) -> None:
+        """Refuse priors whose metrics would have no name of their own, or no prior at all."""
+        super().__post_init__()
+        if not self.priors:
+            raise ConfigError("evaluate needs a prior to generate images for captions; give one")
+        taken = [name for name in self.priors if name in SUBJECTS or "/" in name]
+        if taken:
+            raise ConfigError(
+                f"priors.{taken[0]} cannot be evaluated under this name: its metrics would be "
+                f"called {taken[0]}/cosine and so on. Choose a name without a slash that is none "
+                f"of {', '.join(SUBJECTS)}."
+            )
 
     def run(self, ctx: Context) -> Evaluation:
-        """Gather the rows, draw shard by shard, then measure all."""
-        # Here, because open_clip takes seconds, which a plan should not.
-        from pipelines.evaluation.generate import GenerationWorker, Weights
-        from pipelines.evaluation.grids import write_grids
-        from pipelines.evaluation.rows import Sources, gather
+        """Gather the rows, generate shard by shard, measure, and write metrics.json."""
+        # Imported here because open_clip takes seconds, which planning should not.
+        from pipelines.evaluation.evaluate import evaluate
 
-        weights = Weights(
-            clip=ctx.load(self.clip),
-            prior=ctx.load(self.prior),
-            decoder=ctx.load(self.decoder),
-            upsampler_1=ctx.load(self.upsampler_1),
-            upsampler_2=ctx.load(self.upsampler_2) if self.upsampler_2 else None,
-            second_prior=ctx.load(self.second_prior) if self.second_prior else None,
-        )
         sources = Sources(
             pairs=ctx.load(self.pairs),
             embeddings=ctx.load(self.embeddings),
             selection=ctx.load(self.selection),
         )
-        names: list[str] = ctx.call(gather, sources, self.config, ctx.folder)
-        ctx.map_shards(
-            GenerationWorker(weights, self.config, ctx.folder),
-            {name: name for name in names},
-            schema=samples(weights.clip.width),
-            unit="shards of captions",
-        )
-        measured: list[Metric] = ctx.call(measure, ctx.folder, names)
-        return self.publish(ctx, measured, ctx.call(write_grids, ctx.folder, names))
-
-    def publish(self, ctx: Context, measured: list[Metric], pictures: list[str]) -> Evaluation:
-        """Write the metrics and say what there is to see."""
-        records = {m.full_name: m.record() for m in measured}
+        evaluated = evaluate(ctx, sources, self.weights(ctx.load), self.config)
+        records = {m.full_name: m.record() for m in evaluated.measurements}
         ctx.folder.write_json(METRICS_FILE, records)
-        values = flat(measured)
+        values = values_by_name(evaluated.measurements)
         ctx.emit(Metrics(self.name, 0, values))
-        for file in (METRICS_FILE, *pictures):
+        for file in (METRICS_FILE, *evaluated.contact_sheets):
             ctx.emit(Output(self.name, file))
         return Evaluation(ctx.folder, values)
 
-
-def measure(folder: Folder, names: Sequence[str]) -> list[Metric]:
-    """All metrics of both splits."""
-    from pipelines.evaluation.metric_suite import MetricSuite
-    from pipelines.evaluation.samples import Samples, read_reference
-
-    reference = read_reference(folder)
-    measured: list[Metric] = []
-    for split in (HELD_OUT, TRAINING):
-        rows = Samples.read(folder, names, held_out=split == HELD_OUT)
-        measured += MetricSuite(split, rows, reference).measured()
-    return measured
+    def weights(self, load: Callable[[Stage[Any]], Any]) -> Weights:
+        """The models to evaluate; `load` maps a stage to its artifact."""
+        return Weights(
+            clip=load(self.clip),
+            priors={name: load(stage) for name, stage in self.priors.items()},
+            decoder=load(self.decoder),
+            upsamplers={name: load(stage) for name, stage in self.upsamplers.items()},
+        )
 
 
-def flat(measured: Sequence[Metric]) -> dict[str, float]:
-    """Values and baselines by name."""
-    values = {m.full_name: m.value for m in measured}
-    return values | {f"{m.full_name}_baseline": m.baseline for m in measured}
+def values_by_name(measurements: "Sequence[Measurement]") -> dict[str, float]:
+    """Values by name, and baselines as "<name>_baseline"."""
+    values = {m.full_name: m.value for m in measurements}
+    return values | {f"{m.full_name}_baseline": m.baseline for m in measurements}
 
 
 def read_metrics(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
-    """What metrics.json holds: records by name."""
+    """The content of metrics.json: the record of each measurement by its name."""
     records: dict[str, dict[str, Any]] = evaluation.folder.read_json(METRICS_FILE)
     return records

@@ -1,5 +1,6 @@
-"""Drop pairs that would teach nothing or the wrong thing; every rejection is counted by reason."""
+"""Drop pairs that break a rule; every rejection is counted by reason."""
 
+import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,26 +9,34 @@ from pipelines.artifacts.schema import PAIRS
 from pipelines.core.errors import PipelineError
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.data.duplicates import IDENTITY_COLUMNS, exact_duplicates
-from pipelines.data.filter import FilterConfig, FilterItem, FilterWorker
+from pipelines.data.filter import FilterItem, FilterWorker
+from pipelines.data.filter_config import FilterConfig
 from pipelines.stages.download import total_counts
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Filter(Stage[PairShards]):
     """The pairs that pass every rule."""
 
-    name: ClassVar[str] = "filter"
+    kind: ClassVar[str] = "filter"
     artifact: ClassVar[type[Artifact]] = PairShards
 
     pairs: Stage[PairShards]
     config: FilterConfig
 
+    def check(self) -> None:
+        """Raise `ConfigError` where a rule cannot work."""
+        for rule in self.config.rules.values():
+            rule.check()
+
     def run(self, ctx: Context) -> PairShards:
         """Find duplicates over all shards, then filter each."""
         pairs = ctx.load(self.pairs)
-        repeats = ctx.call(find_duplicates, pairs)
+        repeats = ctx.call(find_duplicates, pairs) if self.config.finds_duplicates else {}
         items = {
-            name: FilterItem(pairs.folder.file(f"{name}.parquet"), repeats[name])
+            name: FilterItem(pairs.folder.file(f"{name}.parquet"), repeats.get(name, frozenset()))
             for name in pairs.rows
         }
         metadata = ctx.map_shards(FilterWorker(self.config), items, schema=PAIRS, unit="shards")
@@ -35,9 +44,10 @@ class Filter(Stage[PairShards]):
         if not counts["kept"]:
             reasons = ", ".join(f"{reason} {n}" for reason, n in counts["rejected"].items())
             raise PipelineError(
-                f"The filter rejected all {counts['read']} pairs: {reasons}. Loosen the filter's "
-                "rules of these names."
+                f"The filter rejected all {counts['read']} pairs: {reasons}. Loosen "
+                "filter.rules, or set a rule to null to leave it out."
             )
+        log.info("kept %d of %d pairs", counts["kept"], counts["read"])
         return PairShards(ctx.folder, {n: f["rows"] for n, f in metadata.items()}, counts)
 
 

@@ -1,7 +1,8 @@
-"""One HTML file that shows what came of a run, and from what."""
+"""The stage that shows a run on one page."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pipelines.artifacts import (
     ClipWeights,
@@ -16,9 +17,7 @@ from pipelines.artifacts import (
 from pipelines.core.events import Output
 from pipelines.core.stage import Artifact, Context, Graph, Stage
 from pipelines.report.config import ReportConfig
-
-if TYPE_CHECKING:
-    from pipelines.report.content import Lineage
+from pipelines.report.inputs import Inputs, Lineage
 
 __all__ = ["BuildReport", "ReportConfig"]
 
@@ -27,10 +26,10 @@ REPORT_FILE = "report.html"
 
 @dataclass(frozen=True)
 class BuildReport(Stage[Report]):
-    """Metrics, samples, curves, data quality and lineage on one page."""
+    """Metrics, samples, loss curves, data quality and lineage on one HTML page."""
 
-    name: ClassVar[str] = "report"
-    version: ClassVar[int] = 2  # 2: compares two priors, shows cascades of one upsampler
+    kind: ClassVar[str] = "report"
+    version: ClassVar[int] = 3  # 3: any number of priors and upsamplers
     artifact: ClassVar[type[Artifact]] = Report
 
     evaluation: Stage[Evaluation]
@@ -40,26 +39,16 @@ class BuildReport(Stage[Report]):
     selection: Stage[SelectionShards]
     pca: Stage[PcaBasisFile]
     clip: Stage[ClipWeights]
-    prior: Stage[TrainedModel]
+    priors: Mapping[str, Stage[TrainedModel]]  # the first drew the images
     decoder: Stage[TrainedModel]
-    upsampler_1: Stage[TrainedModel]
-    upsampler_2: Stage[TrainedModel] | None
+    upsamplers: Mapping[str, Stage[TrainedModel]]  # in the order in which images pass them
     config: ReportConfig
-    second_prior: Stage[TrainedModel] | None = None  # shown beside the first
 
     def run(self, ctx: Context) -> Report:
         """Render in a worker, then publish."""
-        # Here, because matplotlib takes a second, which a plan should not.
-        from pipelines.report.content import Inputs
+        # Imported here because matplotlib takes a second, which planning should not.
         from pipelines.report.render import render
 
-        models = (
-            self.prior,
-            *([self.second_prior] if self.second_prior else []),
-            self.decoder,
-            self.upsampler_1,
-            *([self.upsampler_2] if self.upsampler_2 else []),
-        )
         inputs = Inputs(
             evaluation=ctx.load(self.evaluation),
             downloaded=ctx.load(self.downloaded),
@@ -68,19 +57,20 @@ class BuildReport(Stage[Report]):
             selection=ctx.load(self.selection),
             pca=ctx.load(self.pca),
             clip=ctx.load(self.clip),
-            models={stage.name: ctx.load(stage) for stage in models},
+            priors={name: ctx.load(stage) for name, stage in self.priors.items()},
+            decoder=ctx.load(self.decoder),
+            upsamplers={name: ctx.load(stage) for name, stage in self.upsamplers.items()},
+            lineage=self.lineage(),
         )
-        html: str = ctx.call(render, inputs, self.lineage(), self.config)
+        html: str = ctx.call(render, inputs, self.config)
         ctx.folder.write_bytes(REPORT_FILE, html.encode())
         ctx.emit(Output(self.name, REPORT_FILE))
         return Report(ctx.folder, self.config.title)
 
-    def lineage(self) -> "list[Lineage]":
-        """Every stage that this one rests on, in dependency order."""
-        from pipelines.report.content import Lineage
-
+    def lineage(self) -> tuple[Lineage, ...]:
+        """Every stage that this one depends on, in dependency order."""
         stages = Graph(self.dependencies.values()).stages.values()
-        return [
+        return tuple(
             Lineage(stage.name, stage.key, tuple(d.name for d in stage.dependencies.values()))
             for stage in stages
-        ]
+        )

@@ -1,26 +1,22 @@
 """Choose the rows that training and evaluation read, and split them."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import pyarrow as pa
-
 from pipelines.artifacts import EmbeddingShards, SelectionShards
-from pipelines.artifacts.schema import SELECTION, is_held_out
+from pipelines.artifacts.schema import SELECTION
 from pipelines.core.errors import PipelineError
 from pipelines.core.stage import Artifact, Context, Metadata, Stage
-from pipelines.stages.embed import to_array
+from pipelines.embeddings.selection import SelectWorker, find_repeats
 from unclip.config import Config, ConfigError
-
-BUCKET_ROWS = 4096  # that are compared with each other in the search for near duplicates
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig(Config):
-    """What is good enough to learn from, and how much of it is held out."""
+    """Which pairs are good enough to train on, and how many of them are held out."""
+
+    tag: ClassVar[str] = "select"
 
     min_similarity: float  # cosine of image and caption; -1 keeps all
     near_duplicate_similarity: float | None  # cosine of two images from which one goes; None: off
@@ -45,68 +41,10 @@ class SelectConfig(Config):
 
 
 @dataclass(frozen=True)
-class SelectWorker:
-    """Callable on (keys, similarities, near duplicates) of one shard."""
-
-    config: SelectConfig
-
-    def __call__(self, item: tuple[list[str], np.ndarray, np.ndarray]) -> tuple[pa.Table, Metadata]:
-        """Returns the chosen rows, and the others counted by reason."""
-        keys, similarity, is_repeat = item
-        dissimilar = similarity < self.config.min_similarity  # (N,)
-        rows = np.flatnonzero(~dissimilar & ~is_repeat)
-        chosen = [keys[row] for row in rows]
-        held_out = [is_held_out(key, self.config.held_out_fraction) for key in chosen]
-        rejected = {
-            "similarity": int(dissimilar.sum()),
-            "near_duplicate": int((is_repeat & ~dissimilar).sum()),
-        }
-        table = pa.table({"key": chosen, "row": rows, "held_out": held_out}, schema=SELECTION)
-        return table, {"rejected": rejected, "held_out": sum(held_out)}
-
-
-def near_duplicates(vectors: np.ndarray, threshold: float) -> np.ndarray:
-    """Rows whose cosine with an earlier row that stays is at least `threshold`. (N, W) → (N,) bool.
-
-    Rows are compared with those nearest to the same one of N / 4096 pivots, so that time grows with
-    N and not its square; duplicates on two sides of a border between pivots are missed.
-    """
-    repeats = np.zeros(len(vectors), dtype=bool)
-    for bucket in buckets(vectors):
-        similar = vectors[bucket] @ vectors[bucket].T >= threshold  # (M, M)
-        later, earlier = np.nonzero(np.tril(similar, k=-1))  # sorted by the later row
-        for row, other in zip(later, earlier, strict=True):
-            if not repeats[bucket[other]]:
-                repeats[bucket[row]] = True
-    return repeats
-
-
-def buckets(vectors: np.ndarray) -> Iterator[np.ndarray]:
-    """Indices of the rows nearest to each pivot, in rising order."""
-    pivots = vectors[:: max(1, min(BUCKET_ROWS, len(vectors)))]  # (P, W)
-    chunks = np.array_split(vectors, max(1, len(vectors) // BUCKET_ROWS))
-    nearest = np.concatenate([(chunk @ pivots.T).argmax(axis=1) for chunk in chunks])
-    for pivot in range(len(pivots)):
-        yield np.flatnonzero(nearest == pivot)
-
-
-def find_repeats(shards: EmbeddingShards, threshold: float | None) -> dict[str, np.ndarray]:
-    """Near duplicates of each shard, over all of them: (N,) bool by name."""
-    if threshold is None:
-        return {name: np.zeros(rows, dtype=bool) for name, rows in shards.rows.items()}
-    vectors = [
-        to_array(shards.read(name, ["image_embeds"])["image_embeds"]) for name in shards.rows
-    ]
-    repeats = near_duplicates(np.concatenate(vectors), threshold)
-    ends = np.cumsum([len(v) for v in vectors])[:-1]
-    return dict(zip(shards.rows, np.split(repeats, ends), strict=True))
-
-
-@dataclass(frozen=True)
 class Select(Stage[SelectionShards]):
-    """Rows above the similarity floor, near duplicates left out, split by their keys alone."""
+    """Rows above the similarity floor, without near duplicates, split by their keys alone."""
 
-    name: ClassVar[str] = "select"
+    kind: ClassVar[str] = "select"
     artifact: ClassVar[type[Artifact]] = SelectionShards
 
     embeddings: Stage[EmbeddingShards]
@@ -120,24 +58,26 @@ class Select(Stage[SelectionShards]):
         for name in shards.rows:
             table = shards.read(name, ["key", "similarity"])
             items[name] = (table["key"].to_pylist(), table["similarity"].to_numpy(), repeats[name])
-        metadata = ctx.map_shards(SelectWorker(self.config), items, schema=SELECTION, unit="shards")
-        return self.summarise(ctx, metadata)
+        worker = SelectWorker(self.config.min_similarity, self.config.held_out_fraction)
+        return self._summarise(ctx, ctx.map_shards(worker, items, schema=SELECTION, unit="shards"))
 
-    def summarise(self, ctx: Context, metadata: dict[str, Metadata]) -> SelectionShards:
-        """The artifact, with the counts over all shards."""
+    def _summarise(self, ctx: Context, metadata: dict[str, Metadata]) -> SelectionShards:
         rejected: Counter[str] = Counter()
         for shard in metadata.values():
             rejected.update(shard["rejected"])
-        rows = {name: f["rows"] for name, f in metadata.items()}
-        held_out = sum(f["held_out"] for f in metadata.values())
+        rows = {name: shard["rows"] for name, shard in metadata.items()}
+        held_out = sum(shard["held_out"] for shard in metadata.values())
         training = sum(rows.values()) - held_out
         if not held_out or not training:
             raise PipelineError(
-                f"The selection leaves {training} rows to train and {held_out} to evaluate on "
+                f"The selection leaves {training} rows to train on and {held_out} to evaluate on "
                 f"(rejected: {dict(rejected)}). Lower select.min_similarity, change "
                 "select.held_out_fraction, or bring more pairs."
             )
-        counts = {"rejected": dict(rejected)}
         return SelectionShards(
-            ctx.folder, rows, counts, training_rows=training, held_out_rows=held_out
+            ctx.folder,
+            rows,
+            {"rejected": dict(rejected)},
+            training_rows=training,
+            held_out_rows=held_out,
         )

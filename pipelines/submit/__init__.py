@@ -1,1 +1,1 @@
-"""Jobs on a cluster: what is checked, what is sent, and how a job is followed to its end."""
+"""Submits runs to a cluster: checks versions, packs the code, and follows a job to its end."""

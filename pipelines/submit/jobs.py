@@ -1,10 +1,10 @@
-"""`unclip run` on a cluster, through Ray's Jobs API.
+"""Runs `unclip run` on a cluster, through Ray's Jobs API.
 
-A job runs once, and its driver may die with the node it is on. Results live in the store under keys
-that follow from the config, so the answer is to submit the same job again: it goes on from what is
-there. Doing so is this side's part, for as long as it watches.
+Ray runs a job once. If the driver or the workers are lost, `submit` submits the same job again, as
+long as it follows the job. Finished work is in the store, so the new job continues from there.
 """
 
+import logging
 import re
 import shlex
 import time
@@ -13,23 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+
+from ray.job_submission import JobSubmissionClient
 
 from pipelines.core.provenance import git_commit
-from pipelines.submit.client import (
-    JobGoneError,
-    SubmitError,
-    check_packages,
-    connect,
-    dashboard_url,
-    translated,
-)
+from pipelines.submit.client import JobGoneError, SubmitError, dashboard_url, translated
 from pipelines.submit.package import CONFIG, packed
-from pipelines.submit.watch import JobState, Write, driver_died, job_state
+from pipelines.submit.versions import check_packages, connect
+from pipelines.submit.watch import JobState, Write, job_state, reason_to_repeat
 from pipelines.submit.watch import follow as follow_job
 
-if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
+log = logging.getLogger(__name__)
 
 ENTRYPOINT = ("python", "-m", "pipelines.cli.main", "run")
 STOP_TIMEOUT_S = 30.0
@@ -51,11 +45,11 @@ def submit(
     env: Mapping[str, str] | None = None,
     entrypoint: Sequence[str] = ENTRYPOINT,
 ) -> str:
-    """Run the config on the cluster with the flags of `unclip run`; returns the job's id.
+    """Run the config on the cluster with flags of `unclip run`; returns the last attempt's id.
 
-    `store` is the root that the run will use, after all flags. Following, it returns when the run
-    has succeeded, writes the driver's output, and submits again when the driver died, `attempts`
-    times in all. `env` is set for the driver and the workers. Raises `SubmitError`.
+    `store` is the root that the run will use. With `follow`, writes the driver's output and returns
+    when the run has succeeded; if the driver or the workers are lost, submits again, up to
+    `attempts` times in total. `env` is set for the driver and the workers. Raises `SubmitError`.
     """
     check_store(store)
     if attempts < 1:
@@ -63,7 +57,8 @@ def submit(
     client, url = connect(address), dashboard_url(address)
     check_packages(client, url)
     job = _new_id(config_path.stem)
-    command = f"exec {shlex.join([*entrypoint, CONFIG, *arguments])}"  # no shell takes the signals
+    # exec: signals go to Python, not to a shell.
+    command = f"exec {shlex.join([*entrypoint, CONFIG, *arguments])}"
     with packed(config_path) as folder:
         send = _Sender(client, url, folder, command, env or {})
         send(job)
@@ -71,20 +66,20 @@ def submit(
         if not follow:
             return job
         try:
-            return _see_through(send, job, attempts=attempts, write=write)
+            return _follow_attempts(send, job, attempts=attempts, write=write)
         except KeyboardInterrupt:
-            write(f"\nThe job goes on; watch it with: unclip logs {job} -f --address {url}\n")
+            write(f"\nThe job goes on. To follow it again: unclip logs {job} -f --address {url}\n")
             raise
 
 
 def status(job_id: str, *, address: str) -> JobState:
-    """The state of a job's latest attempt."""
+    """The state of a job's latest attempt. Raises `SubmitError`."""
     client, url = connect(address), dashboard_url(address)
     return job_state(client, url, _latest(client, url, job_id))
 
 
 def logs(job_id: str, *, address: str, follow: bool = False, write: Write = _print) -> None:
-    """Write what the latest attempt's driver printed; `follow` goes on until the job ends."""
+    """Write the output of the latest attempt's driver, with `follow` until the job ends."""
     client, url = connect(address), dashboard_url(address)
     latest = _latest(client, url, job_id)
     if follow:
@@ -95,7 +90,7 @@ def logs(job_id: str, *, address: str, follow: bool = False, write: Write = _pri
 
 
 def stop(job_id: str, *, address: str) -> JobState:
-    """End a job's latest attempt and its workers; what was finished stays in the store."""
+    """Stop a job's latest attempt and its workers. Finished work stays in the store."""
     client, url = connect(address), dashboard_url(address)
     latest = _latest(client, url, job_id)
     with translated(url):
@@ -104,7 +99,7 @@ def stop(job_id: str, *, address: str) -> JobState:
     while not (state := job_state(client, url, latest)).ended:
         if time.monotonic() > deadline:
             raise SubmitError(
-                f"Job {latest} was told to stop and still runs after {STOP_TIMEOUT_S:.0f} s. "
+                f"Job {latest} still runs {STOP_TIMEOUT_S:.0f} s after the request to stop. "
                 f"Look at {url}, and try again."
             )
         time.sleep(0.2)
@@ -112,7 +107,7 @@ def stop(job_id: str, *, address: str) -> JobState:
 
 
 def check_store(store: str) -> None:
-    """Refuse a root that would be a folder of the job's own, gone with it."""
+    """Raise `SubmitError` for a relative store, which would be deleted with the job."""
     if "://" not in store and not PurePosixPath(store).is_absolute():
         raise SubmitError(
             f"The store {store} is a folder relative to where the driver runs, and would be lost "
@@ -123,9 +118,9 @@ def check_store(store: str) -> None:
 
 @dataclass(frozen=True)
 class _Sender:
-    """Submits the same command and code under one id after another; no id is used twice."""
+    """Submits the same command and code, each time under a new id."""
 
-    client: "JobSubmissionClient"
+    client: JobSubmissionClient
     url: str
     folder: Path
     command: str
@@ -133,6 +128,7 @@ class _Sender:
 
     def __call__(self, job: str) -> None:
         commit = git_commit() or "unknown"
+        log.info("submitting %s to %s: %s", job, self.url, self.command)
         with translated(self.url):
             self.client.submit_job(
                 entrypoint=self.command,
@@ -149,42 +145,43 @@ class _Sender:
             )
 
 
-def _see_through(send: _Sender, job: str, *, attempts: int, write: Write) -> str:
+def _follow_attempts(send: _Sender, job: str, *, attempts: int, write: Write) -> str:
     current, url = job, send.url
     for attempt in range(1, attempts + 1):
         try:
             state = follow_job(send.client, url, current, write)
-            why = driver_died(state)
-        except JobGoneError:  # with the memory of the head node
-            state, why = None, "the head node was started anew"
+            why = reason_to_repeat(state)
+        except JobGoneError:  # a restarted head node has forgotten its jobs
+            state, why = None, "the head node was restarted"
         if state and state.status == "SUCCEEDED":
             return current
         if state and why is None:
             raise _failed(state, url)
         if attempt < attempts:
             again = f"{job}-{attempt + 1}"
-            write(f"The driver of {current} died: {why}. Submitting again as {again}.\n")
+            write(f"{current} failed: {why}. Submitting it again as {again}.\n")
             current = again
             send(current)
     raise SubmitError(
-        f"The driver of {job} died {attempts} times, the last time because {why}. What was "
-        "finished stays in the store: submit again to go on from there, or give more --attempts."
+        f"Job {job} failed {attempts} times, the last time because {why}. Finished work stays in "
+        "the store: submit the job again to continue, or give more --attempts."
     )
 
 
 def _failed(state: JobState, url: str) -> SubmitError:
     if state.status == "STOPPED":
         return SubmitError(
-            f"Job {state.job_id} was stopped. Submit again to go on from what was finished."
+            f"Job {state.job_id} was stopped. Finished work stays in the store: "
+            "submit it again to continue."
         )
     return SubmitError(
-        f"Job {state}. Its output says why: unclip logs {state.job_id} --address {url}. What was "
-        "finished stays in the store."
+        f"Job {state}. For the reason, see: unclip logs {state.job_id} --address {url}. Finished "
+        "work stays in the store."
     )
 
 
-def _latest(client: "JobSubmissionClient", url: str, job: str) -> str:
-    """The id of the job's last attempt: `<id>`, or `<id>-2` and on."""
+def _latest(client: JobSubmissionClient, url: str, job: str) -> str:
+    """The id of the job's last attempt: `<id>`, `<id>-2`, `<id>-3` and so on."""
     with translated(url):
         known = [str(j.submission_id) for j in client.list_jobs() if j.submission_id]
     pattern = re.compile(rf"{re.escape(job)}(?:-(\d+))?")

@@ -1,6 +1,7 @@
-"""What travels to the cluster: the code of this checkout and the config, and nothing else."""
+"""Packs what a job needs on the cluster: the code of this checkout and the config."""
 
 import contextlib
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,15 +11,20 @@ import pipelines
 import unclip
 from pipelines.submit.client import SubmitError
 
+log = logging.getLogger(__name__)
+
 CONFIG = "job.yaml"
-MAX_BYTES = 100 * 2**20  # Ray refuses 512 MiB, and every node fetches it
+MAX_BYTES = 100 * 2**20  # Ray refuses 512 MiB, and every node downloads it
 
 
 @contextlib.contextmanager
 def packed(config_path: Path) -> Iterator[Path]:
-    """A temporary folder with the two packages, pyproject.toml where there is one, and job.yaml."""
+    """A temporary folder with the two packages, job.yaml, and pyproject.toml if there is one.
+
+    Raises `SubmitError`.
+    """
     if not config_path.is_file():
-        raise SubmitError(f"There is no config {config_path}. Give the path of a YAML file.")
+        raise SubmitError(f"The config {config_path} does not exist. Give the path of a YAML file.")
     with tempfile.TemporaryDirectory(prefix="unclip-job-") as name:
         folder = Path(name)
         for package in (pipelines, unclip):
@@ -30,6 +36,7 @@ def packed(config_path: Path) -> Iterator[Path]:
             shutil.copy(project, folder)
         shutil.copyfile(config_path, folder / CONFIG)
         _check_size(folder)
+        log.debug("packed %s into %s", config_path, folder)
         yield folder
 
 
@@ -38,7 +45,7 @@ def _check_size(folder: Path) -> None:
     if sum(sizes.values()) > MAX_BYTES:
         largest = max(sizes, key=lambda p: sizes[p])
         raise SubmitError(
-            f"The code to submit has {sum(sizes.values()) / 2**20:.0f} MiB, more than "
-            f"{MAX_BYTES // 2**20}; the largest file is {largest.relative_to(folder)}. Keep data "
-            "out of the packages: put it into the store or another place that the cluster reads."
+            f"The code to submit has {sum(sizes.values()) / 2**20:.0f} MiB; the limit is "
+            f"{MAX_BYTES // 2**20}. The largest file is {largest.relative_to(folder)}. Move data "
+            "out of the packages, into the store or another place that the cluster can read."
         )

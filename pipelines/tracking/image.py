@@ -1,22 +1,25 @@
-"""One picture for the tracking server: a run of its own, with what the picture was made from."""
+"""Logs one image that a command made, as a run of its own with the command's parameters."""
 
+import logging
 import shlex
 import sys
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.core.errors import first_line
 from pipelines.core.store import Store
-from pipelines.tracking.records import flatten, place
-from pipelines.tracking.server import Server, tracking_uri
+from pipelines.tracking.location import tracking_uri
+from pipelines.tracking.run_values import flatten
+from pipelines.tracking.run_writer import RunWriter, open_outbox
+from pipelines.tracking.server import Server
 from pipelines.tracking.settings import TrackingSettings
-from pipelines.tracking.spool import Record
-from pipelines.tracking.tracker import now_ms, open_outbox, opening
+
+log = logging.getLogger(__name__)
 
 
-def log_picture(
-    picture: Path,
+def log_image(
+    image: Path,
     store: Store,
     settings: TrackingSettings,
     *,
@@ -24,22 +27,20 @@ def log_picture(
     params: Mapping[str, Any],
     warn: Callable[[str], None],
 ) -> None:
-    """Open the run `name`, log the parameters and the picture, close it.
+    """Open the run `name`, log the parameters and the image, and close it.
 
-    Never raises: where the server is away, that is a warning, and the next run tells it.
+    Never raises. If the server does not answer, warns, and the next run sends the records.
     """
     try:
         server = Server(tracking_uri(settings, store), settings.experiment, store)
         outbox = open_outbox(server, warn)
-    except Exception as error:  # such as a store that no database can lie in
-        warn(f"{picture} is not tracked: {error}")
+    except Exception as error:  # such as a remote store, which cannot hold a database
+        log.debug("%s is not tracked", image, exc_info=True)
+        warn(f"{image} is not tracked: {first_line(error)}.")
         return
-    run = uuid.uuid4().hex
-    path = picture.absolute()
-    command = {"command": shlex.join(sys.argv), "store": store.root}
-    file = {"folder": str(path.parent), "file": path.name, "place": place(path.name)}
-    outbox.post(Record("run", run, opening(name, command)))
-    outbox.post(Record("batch", run, {"params": list(flatten(params).items())}))
-    outbox.post(Record("file", run, file))
-    outbox.post(Record("end", run, {"status": "FINISHED", "at_ms": now_ms()}))
+    runs, path = RunWriter(outbox, store), image.absolute()
+    run = runs.open(name, {"command": shlex.join(sys.argv), "store": store.root})
+    runs.params(run, flatten(params))
+    runs.file(run, str(path.parent), path.name)
+    runs.end(run, "FINISHED")
     outbox.close()

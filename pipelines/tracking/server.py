@@ -1,142 +1,107 @@
-"""The tracking server, through an MLflow client and no global state: MLflow's only import.
+"""The tracking server: carries out records through an MLflow client, without global state.
 
-A record says what the server is to be told; carrying it out may fail or be repeated, and the outbox
-deals with both.
+The only module that imports MLflow. Importing it takes more than a second, so only commands that
+track import it.
 """
 
 import contextlib
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from PIL import Image
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.store import Folder, Store
-from pipelines.tracking.records import step_of
-from pipelines.tracking.settings import TrackingSettings
+from pipelines.tracking.location import artifact_root, migration_lock
+from pipelines.tracking.run_values import step_of
 from pipelines.tracking.spool import Record
 
-if TYPE_CHECKING:
-    from mlflow.entities import Run
-    from mlflow.tracking import MlflowClient
+log = logging.getLogger(__name__)
 
-OWN_ID = "unclip.id"  # the tag that finds a run by the id that a record names it by
-DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"  # in the store's root
+OWN_ID = "unclip.id"  # the tag with our own id of a run, by which later processes find it
+CHECKED_AT = "unclip.checked_at"  # the tag that is written to see whether the server takes changes
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # pages for training, not for chat
-    "mlflow.note.content": "Every run of a pipeline, with a run below it for each stage that ran.",
+    "mlflow.note.content": "Each pipeline run has one run, with a child run for each stage.",
 }
-MOST_METRICS, MOST_PAIRS = 1000, 100  # that the server takes at once
-ENVIRONMENT = {  # where the user chose nothing
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the outbox tries again, without blocking
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # the terminal belongs to the view
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
+MOST_METRICS, MOST_PAIRS = 1000, 100  # that the server takes in one request
+# MLflow logs a traceback for every database error. The outbox reports each outage in one line.
+for _name in ("mlflow", "alembic"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 T = TypeVar("T")
 
 
-def prepare(settings: TrackingSettings, store: Store, warn: Callable[[str], None]) -> str:
-    """The preflight: the tracking URI, its database migrated once, its server known to answer."""
-    uri = tracking_uri(settings, store)
-    try:
-        Server(uri, settings.experiment, store).experiment_id()
-    except PipelineError:
-        raise
-    except Exception as error:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        problem = f"The tracking server {uri} does not answer: {text[:200]}."
-        if settings.required:
-            raise PipelineError(
-                f"{problem} Start it, name another with --set run.tracking.uri=…, or go on "
-                "without it for now with --set run.tracking.required=false: what is to be "
-                "tracked is kept and sent when it answers."
-            ) from error
-        warn(f"{problem} The work goes on, and what is to be tracked is kept.")
-    return uri
-
-
-def tracking_uri(settings: TrackingSettings, store: Store) -> str:
-    """What the settings name, else an SQLite file in a local store's root."""
-    if settings.uri is not None:
-        return settings.uri
-    root = local_root(store)
-    if root is None:
-        raise PipelineError(
-            f"The store {store.root} is not on this machine and cannot hold an SQLite database, "
-            "and no tracking server was named. Name one with --set run.tracking.uri=http://…, or "
-            "a local file with --set run.tracking.uri=sqlite:////tmp/mlflow.db."
-        )
-    root.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{root / DATABASE}"
-
-
-def local_root(store: Store) -> Path | None:
-    """The store's root as a path, or None where it is on no disk of this machine."""
-    fs, path = url_to_fs(store.root)
-    return Path(path) if isinstance(fs, LocalFileSystem) else None
-
-
 class Server:
-    """Carries out records through an MLflow client. Every method may raise what the client does."""
+    """Carries out records. Every method may raise what the MLflow client raises."""
 
     def __init__(self, uri: str, experiment: str, store: Store) -> None:
         self.uri, self.experiment, self.store = uri, experiment, store
-        self.runs: dict[str, str] = {}  # our id → MLflow's
+        self.runs: dict[str, str] = {}  # our own id → MLflow's
         self._client: MlflowClient | None = None
         self._experiment_id: str | None = None
 
     @property
-    def client(self) -> "MlflowClient":
-        """Made on first use: the import takes seconds."""
+    def client(self) -> MlflowClient:
+        """The client. The first use creates and migrates the tables of an SQLite database."""
         if self._client is None:
-            for name, value in ENVIRONMENT.items():
-                os.environ.setdefault(name, value)
-            from mlflow.tracking import MlflowClient
-
-            for name in ("mlflow", "alembic"):
-                logging.getLogger(name).setLevel(logging.WARNING)
-            self._client = MlflowClient(self.uri, self.uri)
+            with migration_lock(self.uri):
+                log.info("tracking to %s", self.uri)
+                client = MlflowClient(self.uri, self.uri)
+                client.search_experiments(max_results=1)
+            self._client = client
         return self._client
 
     def answers(self) -> bool:
-        """Whether the server answers at all."""
+        """Whether the server is up and takes changes; a full disk may still be readable."""
+        now = datetime.now(UTC).isoformat()
         try:
-            self.client.search_experiments(max_results=1)
-        except Exception:
+            self.client.set_experiment_tag(self.experiment_id(), CHECKED_AT, now)
+        except Exception as error:
+            log.debug("%s takes no changes: %s", self.uri, error)
             return False
         return True
 
     def experiment_id(self) -> str:
-        """The experiment, made where it is not there. A database keeps its files in the store."""
+        """The experiment's id. Creates the experiment if there is none of its name.
+
+        Raises `PipelineError` if the experiment was deleted.
+        """
         if self._experiment_id is None:
             found = self.client.get_experiment_by_name(self.experiment)
             if found is not None and found.lifecycle_stage != "active":
                 raise PipelineError(
                     f"The experiment {self.experiment!r} was deleted in {self.uri}. Restore it "
-                    "there, or name another with --set run.tracking.experiment=…"
+                    "there, or give another with --set run.tracking.experiment=…"
                 )
-            root = local_root(self.store)
-            there = root.as_uri() if root else self.store.root.rstrip("/")
-            own = None if self.uri.startswith("http") else f"{there}/{ARTIFACTS}"
-            self._experiment_id = (
-                found.experiment_id
-                if found
-                else self.client.create_experiment(
-                    self.experiment, artifact_location=own, tags=EXPERIMENT_TAGS
-                )
-            )
+            self._experiment_id = found.experiment_id if found else self._create_experiment()
         return self._experiment_id
 
+    def _create_experiment(self) -> str:
+        location = None if self.uri.startswith("http") else artifact_root(self.store)
+        try:
+            return str(
+                self.client.create_experiment(
+                    self.experiment, artifact_location=location, tags=EXPERIMENT_TAGS
+                )
+            )
+        except MlflowException:
+            found = self.client.get_experiment_by_name(self.experiment)
+            if found is None:
+                raise
+            return str(found.experiment_id)  # another process created it in the meantime
+
     def carry_out(self, record: Record) -> None:
-        """Tell the server; carrying out the same record again changes nothing."""
+        """Send one record. Sending the same record again changes nothing."""
         handlers: Mapping[str, Callable[[str, Mapping[str, Any]], None]] = {
             "run": self._open,
             "batch": self._batch,
@@ -148,7 +113,10 @@ class Server:
         handlers[record.kind](record.run, record.body)
 
     def run_id(self, run: str) -> str:
-        """MLflow's id of a run; runs of earlier processes are found by their tag."""
+        """MLflow's id of a run. Runs of earlier processes are found by their tag.
+
+        Raises `LookupError` if the server does not know the run.
+        """
         if run not in self.runs:
             found = self._search(OWN_ID, run)
             if found is None:
@@ -157,20 +125,23 @@ class Server:
         return self.runs[run]
 
     def link(self, run: str) -> dict[str, str]:
-        """What leads to a run that the server knows already; nothing where it does not."""
+        """The ids of a run that this process has opened, for links; empty if it is not open yet."""
         if run not in self.runs or self._experiment_id is None:
             return {}
         return {"mlflow_run_id": self.runs[run], "mlflow_experiment_id": self._experiment_id}
 
     def link_of_key(self, key: str) -> dict[str, str]:
-        """The latest finished run of a stage key, for manifests made while the server was away."""
+        """The ids of the latest finished run of a stage key; empty if there is none.
+
+        For manifests that were written without a link, while the server was down.
+        """
         found = self._search("stage_key", key, "attributes.status = 'FINISHED'")
         if found is None:
             return {}
         info = found.info
         return {"mlflow_run_id": info.run_id, "mlflow_experiment_id": info.experiment_id}
 
-    def _search(self, tag: str, value: str, also: str = "") -> "Run | None":
+    def _search(self, tag: str, value: str, also: str = "") -> Run | None:
         query = f"tags.`{tag}` = '{value}'" + (f" and {also}" if also else "")
         newest = ["attributes.start_time DESC"]
         found = self.client.search_runs(
@@ -180,7 +151,7 @@ class Server:
 
     def _open(self, run: str, body: Mapping[str, Any]) -> None:
         there = self._search(OWN_ID, run)
-        if there is not None:  # its answer never came; that does not make a second run
+        if there is not None:  # it was opened before, and the answer was lost
             self.runs[run] = there.info.run_id
             return
         tags = {**body["tags"], OWN_ID: run}
@@ -194,7 +165,7 @@ class Server:
         self.runs[run] = made.info.run_id
 
     def _take_over(self, key: str) -> dict[str, str]:
-        """Close what a driver that was killed left open, and point to it: the stage goes on."""
+        """Close the runs that a killed driver left open; the tag that points to the earlier one."""
         earlier = self._search("stage_key", key)
         if earlier is None or earlier.info.status == "FINISHED":
             return {}
@@ -205,8 +176,6 @@ class Server:
         return {"continues": earlier.info.run_id}
 
     def _batch(self, run: str, body: Mapping[str, Any]) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
         run_id = self.run_id(run)
         for params in _chunks([Param(*pair) for pair in body.get("params", [])], MOST_PAIRS):
             self.client.log_batch(run_id, params=params)
@@ -220,12 +189,10 @@ class Server:
             run_id = self.run_id(run)
             self.client.log_artifact(run_id, str(local), body["place"])
             if body["place"] == "samples" and step_of(body["file"]) is not None:
-                self._picture(run_id, local)
+                self._image(run_id, local)
 
-    def _picture(self, run_id: str, local: Path) -> None:
-        """Show a picture of a step among the metrics too, where a slider runs over the steps."""
-        from PIL import Image
-
+    def _image(self, run_id: str, local: Path) -> None:
+        """Log the image of a step for the metrics page too, which has a slider over the steps."""
         named = local.stem.rstrip("0123456789").strip("_-. ")
         key = "samples" if named in ("", "step") else named
         with Image.open(local) as image:
@@ -237,8 +204,6 @@ class Server:
         self.client.log_text(self.run_id(run), body["text"], body["path"])
 
     def _dataset(self, run: str, body: Mapping[str, Any]) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
         used = DatasetInput(
             Dataset(**body["dataset"]), [InputTag("mlflow.data.context", body["use"])]
         )
@@ -250,7 +215,7 @@ class Server:
 
 @contextlib.contextmanager
 def _fetched(folder: Folder, name: str) -> Iterator[Path]:
-    """A local path of the file, for as long as it is needed."""
+    """A local path of the file; a remote file is downloaded for the duration of the context."""
     fs, path = url_to_fs(folder.file(name))
     if isinstance(fs, LocalFileSystem):
         yield Path(path)

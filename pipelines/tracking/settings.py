@@ -1,4 +1,4 @@
-"""Where runs are tracked: a configuration without MLflow behind it."""
+"""The settings of tracking. Importing them does not import MLflow."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from unclip.config import Config, ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingSettings(Config):
-    """Without an address, an SQLite file in the store; `required` lets a run wait for a server."""
+    """Where and how runs are tracked. Without a URI, in an SQLite file in the store."""
 
     uri: str | None = None  # "http://host:5000", "sqlite:///file.db", "postgresql://…"
     experiment: str = "unclip"
     max_artifact_mb: int = 500  # a larger model is linked to, not copied
-    required: bool = True  # False: start although the server does not answer
+    required: bool = True  # False: start even if the server does not answer
 
     def __post_init__(self) -> None:
         if not self.experiment.strip():

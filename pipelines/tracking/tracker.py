@@ -1,55 +1,48 @@
-"""Runs, metrics, data sets, models, pictures and the report: what a tracking server is told.
+"""Tracks a pipeline: a parent run for the pipeline, and a child run for each stage that runs.
 
-The driver alone talks to it: a parent run for the pipeline, a child for every stage that runs.
-Whatever there is to tell goes through an outbox, so an outage of the server costs a warning, and
-nothing that was told is lost.
+Only the driver talks to the tracking server. Everything goes through an outbox, so if the server is
+down, the run warns and goes on, and the records are sent later.
 """
 
-import hashlib
 import json
+import logging
 import shlex
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
+from pipelines.core.errors import first_line
 from pipelines.core.events import Event, Metrics, Note, Output, Progress
 from pipelines.core.plan import Plan, Step
 from pipelines.core.provenance import git_commit
 from pipelines.core.stage import Artifact, Stage
 from pipelines.core.store import MANIFEST, Manifest, Store
-from pipelines.tracking.records import (
-    dataset,
-    duration,
+from pipelines.tracking.descriptions import duration, pipeline_note, run_page, stage_note
+from pipelines.tracking.run_values import (
+    artifact_folder,
     flatten,
     headline_numbers,
     metadata_numbers,
-    pipeline_note,
-    place,
-    run_page,
     safe_name,
-    stage_note,
     stage_params,
 )
+from pipelines.tracking.run_writer import MetricPoint, RunWriter, Status, now_ms, open_outbox
 from pipelines.tracking.server import Server
 from pipelines.tracking.settings import TrackingSettings
-from pipelines.tracking.spool import Outbox, Record, SpoolFolder
 
-SPOOL = ".tracking"  # in the store's root
-METRICS_EVERY_S = 2.0  # what comes faster is sent together
+log = logging.getLogger(__name__)
+
+METRICS_EVERY_S = 2.0  # metrics that arrive faster are sent together
+CLOSE_LIMIT_S = 5.0  # of the end after an interrupt, and while the server is down
 NOTE = "mlflow.note.content"  # the tag that the server shows as a run's description
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class Tracker:
-    """A `Listener` that keeps a parent run for the pipeline and a child run for each stage.
-
-    Never raises: what cannot be told is a warning, and is kept.
-    """
+    """A `Listener` that tracks a run. Never raises: problems are warnings."""
 
     def __init__(
         self,
@@ -65,19 +58,20 @@ class Tracker:
         self.warn, self.clock = warn, clock
         self.server = Server(uri, settings.experiment, store)
         self.outbox = open_outbox(self.server, warn)
-        self.parent = uuid.uuid4().hex
-        self.children: dict[str, str] = {}  # stage → its run, by our own id
-        self.open: set[str] = set()  # stages that run
+        self.runs = RunWriter(self.outbox, store)
+        self.parent = ""  # our own id of the pipeline's run, from `begin`
+        self.children: dict[str, str] = {}  # stage → our own id of its run
+        self.open: set[str] = set()  # stages that are running
         self.status = {s.stage.name: _first_status(s) for s in plan.steps}
         self.links: dict[str, Mapping[str, str]] = {}
         self.notes: dict[str, list[str]] = {}
-        self.metrics: dict[str, dict[tuple[str, int], list[Any]]] = {}
+        self.points: dict[str, dict[tuple[str, int], MetricPoint]] = {}  # not sent yet, by stage
         self.sent_at = 0.0
 
     def begin(
         self, *, name: str, config: Mapping[str, Any], command: str = shlex.join(sys.argv)
     ) -> None:
-        """Open the parent run. `name`: of the configuration; `config`: as it was given."""
+        """Open the parent run. `name` is the configuration's, `config` the whole configuration."""
         tags = {
             "config": name,
             "command": command,
@@ -85,20 +79,26 @@ class Tracker:
             "mlflow.source.git.commit": git_commit() or "unknown",
             "mlflow.source.name": command,
         }
-        self._post("run", self.parent, opening(f"{name} {datetime.now():%Y-%m-%d %H:%M}", tags))
-        self._batch(self.parent, params=flatten(config))
+        self.parent = self.runs.open(f"{name} {datetime.now():%Y-%m-%d %H:%M}", tags)
+        self.runs.params(self.parent, flatten(config))
         for step in self.plan.steps:
             if step.action == "cached" and step.manifest:
                 self._link_cached(step.manifest)
         self._describe()
 
     def end(self, status: Status) -> None:
-        """Close the parent run, and as killed whatever still runs."""
+        """Close the parent run, and the runs of stages that are still running as killed.
+
+        After an interrupt, and while the server is down, takes at most `CLOSE_LIMIT_S`.
+        """
+        log.info("the run ended: %s", status)
+        if status == "KILLED" or self.outbox.server.error:
+            self.outbox.hurry(CLOSE_LIMIT_S)
         for stage in sorted(self.open):
-            self.status[stage] = "ended before it was done"
+            self.status[stage] = "stopped before it was done"
             self._close(stage, "KILLED")
         self._describe()
-        self._post("end", self.parent, {"status": status, "at_ms": now_ms()})
+        self.runs.end(self.parent, status)
         self.outbox.close()
 
     @property
@@ -110,114 +110,112 @@ class Tracker:
         return f"{self.server.uri.rstrip('/')}/{run_page(link)}"
 
     def started(self, step: Step) -> Mapping[str, str]:
-        """Open the stage's run; its link is empty where the server is away."""
-        stage, run = step.stage, uuid.uuid4().hex
-        self.children[stage.name] = run
-        self.open.add(stage.name)
+        """Open the stage's run; returns the run's ids, or nothing if the server is down."""
+        stage = step.stage
         self.status[stage.name] = "running"
         tags = {"stage": stage.name, "stage_key": stage.key, "label": stage.label}
         tags |= {"reason": step.reason, NOTE: stage_note(stage, self.store, "running")}
-        self._post("run", run, {**opening(stage.name, tags), "parent": self.parent})
-        self._batch(run, params=stage_params(stage))
+        run = self.runs.open(stage.name, tags, self.parent)
+        self.children[stage.name] = run
+        self.open.add(stage.name)
+        self.runs.params(run, stage_params(stage))
         for dependency in stage.dependencies.values():
-            self._dataset(run, self._manifest(dependency), "input")
+            self.runs.dataset(run, self._manifest(dependency), "input")
         self.links[stage.name] = self.server.link(run)
         self._describe()
         return self.links[stage.name]
 
     def event(self, event: Event) -> None:
-        """Pass on what a stage says; how far it is, is the terminal's to show."""
+        """Track metrics, files and notes. Progress is only shown in the terminal."""
         run = self.children.get(event.stage)
         if run is None:
             return
         match event:
             case Metrics(stage, step, values):
-                waiting = self.metrics.setdefault(stage, {})
+                points = self.points.setdefault(stage, {})
                 for name, value in values.items():
                     key = safe_name(name)
-                    waiting[key, step] = [key, float(value), now_ms(), step]
+                    points[key, step] = (key, float(value), now_ms(), step)
             case Output(stage, file):
                 self._file(stage, file)
             case Note(stage, text):
-                message = self.notes.setdefault(stage, [])
-                message.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}")
-                self._post("text", run, {"path": "notes.txt", "text": "\n".join(message) + "\n"})
+                notes = self.notes.setdefault(stage, [])
+                notes.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}")
+                self.runs.text(run, "notes.txt", "\n".join(notes) + "\n")
             case Progress():
                 pass
         if self.clock() - self.sent_at >= METRICS_EVERY_S:
             self._send_metrics()
 
     def finished(self, manifest: Manifest) -> None:
-        """Log what the stage made, and close its run."""
+        """Log the stage's result, and close its run."""
         run = self.children[manifest.stage]
         numbers = {**metadata_numbers(manifest.metadata), "duration_s": manifest.duration_s}
-        self._batch(run, metrics={f"result/{name}": value for name, value in numbers.items()})
-        self._batch(self.parent, metrics=headline_numbers(manifest))
+        self.runs.metrics(run, {f"result/{name}": value for name, value in numbers.items()})
+        self.runs.metrics(self.parent, headline_numbers(manifest))
         for page in (run, self.parent):
-            self._dataset(page, manifest, "output")
+            self.runs.dataset(page, manifest, "output")
         self._models(run, manifest)
         text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False)
-        self._post("text", run, {"path": MANIFEST, "text": text})
+        self.runs.text(run, MANIFEST, text)
         self.status[manifest.stage] = f"done in {duration(manifest.duration_s)}"
         self._close(manifest.stage, "FINISHED")
         self._describe()
 
     def failed(self, step: Step, error: BaseException) -> None:
-        """Close the stage's run with the error on its page."""
+        """Close the stage's run with the error in its description."""
         stage = step.stage.name
         self.status[stage] = "**failed**"
         message = f"{type(error).__name__}: {error}"
-        self._batch(self.children[stage], tags={"error": message[:5000]})
+        self.runs.tags(self.children[stage], {"error": message[:5000]})
         self._close(stage, "FAILED", f"failed\n\n> {message[:2000]}")
         self._describe()
 
-    def _close(self, stage: str, status: Status, said: str = "") -> None:
+    def _close(self, stage: str, status: Status, description: str = "") -> None:
         self._send_metrics()
         run = self.children[stage]
-        note = stage_note(self.plan[stage].stage, self.store, said or self.status[stage])
-        self._batch(run, tags={NOTE: note})
-        self._post("end", run, {"status": status, "at_ms": now_ms()})
+        described = description or self.status[stage]
+        self.runs.tags(run, {NOTE: stage_note(self.plan[stage].stage, self.store, described)})
+        self.runs.end(run, status)
         self.open.discard(stage)
 
     def _link_cached(self, manifest: Manifest) -> None:
-        """Point from the pipeline's run to the run that made what it reuses."""
+        """Add a link from the pipeline's run to the run that made a cached result."""
         link = {k: v for k, v in manifest.links.items() if k.startswith("mlflow_")}
-        link = link or self._found(manifest.key)
+        link = link or self._link_of_key(manifest.key)
         self.links[manifest.stage] = link
         made_by = link.get("mlflow_run_id", "unknown")
-        self._batch(
-            self.parent,
-            tags={f"cached.{manifest.stage}": f"run {made_by}, key {manifest.key}"},
-            metrics=headline_numbers(manifest),
+        self.runs.tags(
+            self.parent, {f"cached.{manifest.stage}": f"run {made_by}, key {manifest.key}"}
         )
-        self._dataset(self.parent, manifest, "cached")
+        self.runs.metrics(self.parent, headline_numbers(manifest))
+        self.runs.dataset(self.parent, manifest, "cached")
 
-    def _found(self, key: str) -> dict[str, str]:
+    def _link_of_key(self, key: str) -> dict[str, str]:
+        if self.outbox.waiting:
+            return {}
         try:
-            return {} if self.outbox.waiting else self.server.link_of_key(key)
-        except Exception:  # a link fewer
+            return self.outbox.ask(lambda: self.server.link_of_key(key))
+        except Exception:  # the page has one link less
+            log.debug("no run was found for key %s", key, exc_info=True)
             return {}
 
     def _manifest(self, stage: Stage[Artifact]) -> Manifest | None:
         try:
             return self.store.manifest(stage.name, stage.key)
         except Exception as error:
-            self.warn(f"Tracking leaves out the input {stage.label}: {error}")
+            self.warn(f"The input {stage.label} is not tracked: {first_line(error)}.")
             return None
 
-    def _dataset(self, run: str, manifest: Manifest | None, use: str) -> None:
-        described = dataset(manifest, self.store) if manifest else None
-        if described:
-            self._post("dataset", run, {"dataset": described, "use": use})
-
     def _file(self, stage: str, file: str) -> None:
-        step, where = self.plan[stage], place(file)
-        folder = self.store.folder(step.stage.name, step.stage.key).url
-        for run in [self.children[stage], *([self.parent] if where == "report" else [])]:
-            self._post("file", run, {"folder": folder, "file": file, "place": where})
+        made = self.plan[stage].stage
+        folder = self.store.folder(made.name, made.key).url
+        self.runs.file(self.children[stage], folder, file)
+        if artifact_folder(file) == "report":
+            self.runs.file(self.parent, folder, file)
 
     def _models(self, run: str, manifest: Manifest) -> None:
-        """Copy the weights to the run; link to those that are too large for that."""
+        """Copy the weights to the run; add links to those larger than the limit."""
         for file, size in manifest.outputs.items():
             if PurePosixPath(file).suffix != ".safetensors":
                 continue
@@ -225,53 +223,18 @@ class Tracker:
                 self._file(manifest.stage, file)
             else:
                 url = self.store.folder(manifest.stage, manifest.key).file(file)
-                self._batch(run, tags={safe_name(f"model.{file}"): url})
+                self.runs.tags(run, {safe_name(f"model.{file}"): url})
 
     def _send_metrics(self) -> None:
         self.sent_at = self.clock()
-        for stage, waiting in self.metrics.items():
-            self._post("batch", self.children[stage], {"metrics": list(waiting.values())})
-        self.metrics = {}
+        for stage, points in self.points.items():
+            self.runs.points(self.children[stage], points.values())
+        self.points = {}
 
     def _describe(self) -> None:
         note = pipeline_note(self.plan.steps, self.status, self.links)
-        self._batch(self.parent, tags={NOTE: note})
-
-    def _batch(
-        self,
-        run: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        tags: Mapping[str, str] | None = None,
-        metrics: Mapping[str, float] | None = None,
-    ) -> None:
-        body = {
-            "params": list((params or {}).items()),
-            "tags": list((tags or {}).items()),
-            "metrics": [[name, value, now_ms(), 0] for name, value in (metrics or {}).items()],
-        }
-        self._post("batch", run, {kind: pairs for kind, pairs in body.items() if pairs})
-
-    def _post(self, kind: str, run: str, body: Mapping[str, Any]) -> None:
-        self.outbox.post(Record(kind, run, body))
-
-
-def open_outbox(server: Server, warn: Callable[[str], None]) -> Outbox:
-    """What waits for another server or experiment stays where it is."""
-    name = hashlib.sha256(f"{server.uri}\n{server.experiment}".encode()).hexdigest()[:12]
-    spool = SpoolFolder(f"{server.store.root.rstrip('/')}/{SPOOL}/{name}")
-    return Outbox(spool, send=server.carry_out, answers=server.answers, warn=warn)
-
-
-def opening(name: str, tags: Mapping[str, str]) -> dict[str, Any]:
-    """The body of a record that opens a run."""
-    return {"name": name, "parent": None, "tags": dict(tags), "at_ms": now_ms()}
+        self.runs.tags(self.parent, {NOTE: note})
 
 
 def _first_status(step: Step) -> str:
-    return {"cached": "cached", "run": "waiting", "skip": "left alone"}[step.action]
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970, as the server counts time."""
-    return int(time.time() * 1000)
+    return {"cached": "cached", "run": "waiting", "skip": "not selected"}[step.action]

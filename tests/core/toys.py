@@ -84,7 +84,7 @@ def behaviour(stage: str) -> Behaviour:
 class Count(Stage[Shards]):
     """Shards of consecutive numbers."""
 
-    name: ClassVar[str] = "count"
+    kind: ClassVar[str] = "count"
     artifact: ClassVar[type[Artifact]] = Shards
 
     shards: int
@@ -104,7 +104,7 @@ class Count(Stage[Shards]):
 class Add(Stage[Shards]):
     """Adds an amount to every number, shard by shard."""
 
-    name: ClassVar[str] = "add"
+    kind: ClassVar[str] = "add"
     artifact: ClassVar[type[Artifact]] = Shards
 
     numbers: Stage[Shards]
@@ -131,7 +131,7 @@ def add_up(shards: Shards) -> int:
 class Sum(Stage[Total]):
     """The sum of all numbers, in one call."""
 
-    name: ClassVar[str] = "sum"
+    kind: ClassVar[str] = "sum"
     artifact: ClassVar[type[Artifact]] = Total
 
     numbers: Stage[Shards]
@@ -173,7 +173,7 @@ class Walked(Artifact):
 class Walk(Stage[Walked]):
     """A training in miniature: every worker walks, rank 0 remembers."""
 
-    name: ClassVar[str] = "walk"
+    kind: ClassVar[str] = "walk"
     artifact: ClassVar[type[Artifact]] = Walked
     worker_group: ClassVar[bool] = True
 

@@ -1,4 +1,4 @@
-"""A toy driver for the cluster: two stages that note where each of their shards was made.
+"""A toy driver for the cluster: two stages that record where each of their shards was made.
 
 Runs as `python -m tests.pipelines.cluster_job job.yaml`, with pipelines/ as it was submitted.
 """
@@ -15,7 +15,7 @@ import pyarrow as pa
 import yaml
 
 import pipelines
-from pipelines.core.errors import PipelineError
+from pipelines.core.errors import EXIT_ERROR, EXIT_WORK_LOST, PipelineError, WorkLostError
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.resources import Resources
 from pipelines.core.runner import RunSettings, run_plan
@@ -31,7 +31,7 @@ NAMES = tuple(f"{i:05d}" for i in range(4))
 
 
 def note(trace: str, name: str, text: str) -> None:
-    """One line a call, so that work which is done twice shows."""
+    """Add one line for each call, so that work done twice is visible."""
     Path(trace).mkdir(parents=True, exist_ok=True)
     with (Path(trace) / name).open("a") as out:
         out.write(f"{text}\n")
@@ -53,9 +53,17 @@ class NoteWorker:
 
     def __call__(self, item: str) -> tuple[pa.Table, dict[str, Any]]:
         time.sleep(self.pause_s)
+        self.die_once()
         code = Path(pipelines.__file__).parent
         note(self.trace, f"{self.stage}-{item}", f"{node_name()} {os.getpid()} {code}")
         return pa.table({"value": [int(item)]}, schema=NUMBERS), {}
+
+    def die_once(self) -> None:
+        """End this worker's process if the trace asks for it."""
+        fuse = Path(self.trace) / "lose_worker"
+        if fuse.exists():
+            fuse.unlink()
+            os._exit(1)
 
 
 def make(ctx: Context, stage: str) -> Shards:
@@ -66,7 +74,7 @@ def make(ctx: Context, stage: str) -> Shards:
 
 @dataclass(frozen=True)
 class Gather(Stage[Shards]):
-    name: ClassVar[str] = "gather"
+    kind: ClassVar[str] = "gather"
     artifact: ClassVar[type[Artifact]] = Shards
 
     def run(self, ctx: Context) -> Shards:
@@ -75,7 +83,7 @@ class Gather(Stage[Shards]):
 
 @dataclass(frozen=True)
 class Learn(Stage[Shards]):
-    name: ClassVar[str] = "learn"
+    kind: ClassVar[str] = "learn"
     artifact: ClassVar[type[Artifact]] = Shards
 
     gathered: Stage[Shards]
@@ -84,12 +92,26 @@ class Learn(Stage[Shards]):
         return make(ctx, self.name)
 
 
+def drivers(trace: str) -> list[str]:
+    return (Path(trace) / "drivers").read_text().splitlines()
+
+
+def lost_work(error: BaseException | None) -> bool:
+    """Whether lost workers caused the error, as the command line decides it."""
+    while error is not None and not isinstance(error, WorkLostError):
+        error = error.__cause__
+    return error is not None
+
+
 def main(config: Mapping[str, Any]) -> None:
     trace = os.environ["TOY_TRACE"]
     note(trace, "drivers", f"{os.getpid()} {Path(pipelines.__file__).parent}")
+    fuse, first = Path(trace) / "lose_worker", len(drivers(trace)) == 1
+    if config.get("lose_worker") and first:
+        fuse.touch()
     store = Store(config["store"])
     plan = make_plan(Graph([Learn(Gather())]), store, Scope())
-    run_plan(plan, store, RunSettings(resources=RESOURCES, wait_s=60))
+    run_plan(plan, store, RunSettings(resources=RESOURCES, retries=0, wait_s=60))
     print("all stages are done")
 
 
@@ -98,4 +120,4 @@ if __name__ == "__main__":
         main(yaml.safe_load(Path(sys.argv[1]).read_text()))
     except PipelineError as error:
         print(error)
-        sys.exit(2)
+        sys.exit(EXIT_WORK_LOST if lost_work(error) else EXIT_ERROR)

@@ -7,7 +7,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipelines.core.store import Store
-from pipelines.tracking.server import tracking_uri
+from pipelines.tracking.location import tracking_uri
 from tests.pipelines.tracked import SETTINGS
 
 

@@ -1,4 +1,4 @@
-"""A pipeline in miniature for listeners: three stages, told of as the runner would, without Ray."""
+"""A small pipeline for listeners: three stages, reported as the runner does, without Ray."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ class Weights(Artifact):
 class Pairs(Stage[Shards]):
     """Image-text pairs from a list of addresses."""
 
-    name: ClassVar[str] = "pairs"
+    kind: ClassVar[str] = "pairs"
     artifact: ClassVar[type[Artifact]] = Shards
     source: str
 
     def run(self, ctx: Context) -> Shards:
-        raise AssertionError("told of, never run")
+        raise AssertionError("reported, never run")
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,25 @@ class Fit(Stage[Weights]):
     Resumes from its last checkpoint.
     """
 
-    name: ClassVar[str] = "fit"
+    kind: ClassVar[str] = "fit"
     artifact: ClassVar[type[Artifact]] = Weights
     pairs: Stage[Shards]
     config: FitConfig
 
     def run(self, ctx: Context) -> Weights:
-        raise AssertionError("told of, never run")
+        raise AssertionError("reported, never run")
 
 
 @dataclass(frozen=True)
 class Check(Stage[Artifact]):
     """What the model can do, as a report."""
 
-    name: ClassVar[str] = "check"
+    kind: ClassVar[str] = "check"
     artifact: ClassVar[type[Artifact]] = Artifact
     model: Stage[Weights]
 
     def run(self, ctx: Context) -> Artifact:
-        raise AssertionError("told of, never run")
+        raise AssertionError("reported, never run")
 
 
 FACTS: dict[str, dict[str, Any]] = {
@@ -118,7 +118,7 @@ def finish(store: Store, plan: Plan, stage: str, links: dict[str, str]) -> Manif
 def tell(
     listener: Listener, store: Store, plan: Plan, stage: str, events: Sequence[Event] = ()
 ) -> dict[str, str]:
-    """A stage from start to end; its links."""
+    """Report a stage from start to end; returns its links."""
     links = dict(listener.started(plan[stage]))
     for event in events:
         listener.event(event)
@@ -127,7 +127,7 @@ def tell(
 
 
 def whole_run(listener: Listener, store: Store, plan: Plan) -> dict[str, dict[str, str]]:
-    """All that a first run tells."""
+    """All events of a first run."""
     links = {"pairs": tell(listener, store, plan, "pairs", [Note("pairs", "a worker died")])}
     pictures = [
         draw(store, plan, f"samples/step_{s:06d}.png", c) for s, c in ((10, "navy"), (20, "teal"))

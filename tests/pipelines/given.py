@@ -1,9 +1,10 @@
-"""Stages that make small real-looking artifacts on the spot, for the stages that read them.
+"""Stages that make small artifacts without training, for tests of the stages that read them.
 
-The pairs are `given_pairs`'; `local.make` makes a stage with all it needs.
+`local.make` runs a stage and everything it depends on.
 """
 
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ import torch
 from pipelines.artifacts import (
     ClipWeights,
     EmbeddingShards,
+    Evaluation,
     PairShards,
     PcaBasisFile,
     SelectionShards,
@@ -22,8 +24,8 @@ from pipelines.artifacts import (
 )
 from pipelines.artifacts.schema import SELECTION, embeddings, pca_basis
 from pipelines.core.stage import Artifact, Context, Stage
+from pipelines.embeddings.encode import EmbedWorker
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.stages.embed import EmbedConfig, EmbedWorker
 from pipelines.stages.evaluate import Evaluate
 from tests.pipelines.given_pairs import GivenPairs
 from tests.pipelines.local import write_table
@@ -32,14 +34,15 @@ from unclip.checkpoint import save_model
 from unclip.clip.frozen import FrozenClip
 from unclip.clip.training import ClipArchitecture, build_clip
 from unclip.config import Config
-from unclip.generation import SamplingConfig
-from unclip.models import (
-    ARPriorConfig,
-    DecoderConfig,
-    DiffusionPriorConfig,
-    UpsamplerConfig,
-    build,
+from unclip.generation import (
+    DecoderSampling,
+    PriorSampling,
+    SamplingConfig,
+    UpsamplerSampling,
 )
+from unclip.kinds import build
+from unclip.models import ARPriorConfig, UpsamplerConfig
+from unclip.presets import Preset
 
 CONTEXT_LENGTH = 24  # as in the tiny preset
 
@@ -48,7 +51,7 @@ CONTEXT_LENGTH = 24  # as in the tiny preset
 class GivenClip(Stage[ClipWeights]):
     """A small CLIP with random weights."""
 
-    name: ClassVar[str] = "clip"
+    kind: ClassVar[str] = "clip"
     artifact: ClassVar[type[Artifact]] = ClipWeights
 
     width: int = 64
@@ -83,9 +86,9 @@ class GivenClip(Stage[ClipWeights]):
 
 @dataclass(frozen=True)
 class GivenEmbeddings(Stage[EmbeddingShards]):
-    """What that CLIP makes of the pairs."""
+    """The embeddings of the pairs by that CLIP."""
 
-    name: ClassVar[str] = "embed"
+    kind: ClassVar[str] = "embed"
     artifact: ClassVar[type[Artifact]] = EmbeddingShards
 
     pairs: Stage[PairShards]
@@ -94,7 +97,7 @@ class GivenEmbeddings(Stage[EmbeddingShards]):
     def run(self, ctx: Context) -> EmbeddingShards:
         pairs, clip = ctx.load(self.pairs), ctx.load(self.clip)
         items = {name: pairs.folder.file(f"{name}.parquet") for name in pairs.rows}
-        worker = EmbedWorker(clip, EmbedConfig(batch_size=16))
+        worker = EmbedWorker(clip, batch_size=16)
         ctx.map_shards(worker, items, schema=embeddings(clip.width), unit="shards")
         counts = {"embedded": pairs.total_rows}
         return EmbeddingShards(ctx.folder, pairs.rows, counts, clip.width, clip.name, clip.digest)
@@ -104,7 +107,7 @@ class GivenEmbeddings(Stage[EmbeddingShards]):
 class GivenSelection(Stage[SelectionShards]):
     """All rows; every third is held out."""
 
-    name: ClassVar[str] = "select"
+    kind: ClassVar[str] = "select"
     artifact: ClassVar[type[Artifact]] = SelectionShards
 
     embeddings: Stage[EmbeddingShards]
@@ -128,7 +131,7 @@ class GivenSelection(Stage[SelectionShards]):
 class GivenPca(Stage[PcaBasisFile]):
     """A basis with falling eigenvalues."""
 
-    name: ClassVar[str] = "pca"
+    kind: ClassVar[str] = "pca"
     artifact: ClassVar[type[Artifact]] = PcaBasisFile
 
     width: int = 64
@@ -145,8 +148,9 @@ class GivenPca(Stage[PcaBasisFile]):
 
 @dataclass(frozen=True)
 class GivenModel(Stage[TrainedModel]):
-    """A model with random weights, and the history of a training that never was."""
+    """A model with random weights, and the history of a training that never happened."""
 
+    kind: ClassVar[str] = "given_model"
     artifact: ClassVar[type[Artifact]] = TrainedModel
 
     model: Config
@@ -156,7 +160,7 @@ class GivenModel(Stage[TrainedModel]):
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             model = build(self.model)
-            for weight in model.parameters():  # fresh ones make the same of every condition
+            for weight in model.parameters():  # fresh models ignore the condition
                 weight.data += 0.1 * torch.randn_like(weight)
         with tempfile.TemporaryDirectory() as scratch:
             local = Path(scratch) / "model.safetensors"
@@ -172,39 +176,19 @@ class GivenModel(Stage[TrainedModel]):
             }
             for step in range(10, 210, 10)
         ]
-        if self.name != "upsampler_2":  # one model without a history: the report says so
+        if self.name != "upsampler_2":  # the report mentions a missing history
             ctx.folder.write_json("history.json", history)
         parameters = sum(p.numel() for p in model.parameters())
         kind = type(self.model).__name__
         return TrainedModel(ctx.folder, parameters, steps=200, final_loss=0.105, model=kind)
 
 
-@dataclass(frozen=True)
-class GivenPrior(GivenModel):
-    name: ClassVar[str] = "prior"
+def given_models(**configs: Config) -> dict[str, GivenModel]:
+    """Stages of these names, each with a model of its config."""
+    return {name: GivenModel(config, name=name) for name, config in configs.items()}
 
 
-@dataclass(frozen=True)
-class GivenSecondPrior(GivenModel):
-    name: ClassVar[str] = "second_prior"
-
-
-@dataclass(frozen=True)
-class GivenDecoder(GivenModel):
-    name: ClassVar[str] = "decoder"
-
-
-@dataclass(frozen=True)
-class GivenUpsampler1(GivenModel):
-    name: ClassVar[str] = "upsampler_1"
-
-
-@dataclass(frozen=True)
-class GivenUpsampler2(GivenModel):
-    name: ClassVar[str] = "upsampler_2"
-
-
-def small_models() -> tuple[DiffusionPriorConfig, DecoderConfig, UpsamplerConfig, UpsamplerConfig]:
+def small_models() -> Preset:
     """The tiny preset, shrunk further: 8, 16 and 32 pixels."""
     tiny = presets.tiny()
     decoder_unet = replace(
@@ -214,13 +198,24 @@ def small_models() -> tuple[DiffusionPriorConfig, DecoderConfig, UpsamplerConfig
         attention_resolutions=(4,),
         head_channels=8,
     )
-    upsampler_unet = replace(tiny.upsampler_1.unet, channels=16, channel_multipliers=(1, 2))
-    return (
-        replace(tiny.prior, width=48, depth=1),
-        replace(tiny.decoder, image_size=8, unet=decoder_unet),
-        replace(tiny.upsampler_1, low_res_size=8, image_size=16, unet=upsampler_unet),
-        replace(tiny.upsampler_2, low_res_size=16, image_size=32, unet=upsampler_unet),
+    return replace(
+        tiny,
+        prior=replace(tiny.prior, width=48, depth=1),
+        decoder=replace(tiny.decoder, image_size=8, unet=decoder_unet),
+        upsamplers=small_upsamplers(2),
     )
+
+
+def small_upsamplers(count: int) -> dict[str, UpsamplerConfig]:
+    """Upsamplers that double 8 pixels `count` times, by name."""
+    tiny = presets.tiny().upsamplers["upsampler_1"]
+    assert isinstance(tiny, UpsamplerConfig)
+    unet = replace(tiny.unet, channels=16, channel_multipliers=(1, 2))
+    sizes = {f"upsampler_{number + 1}": 8 * 2**number for number in range(count)}
+    return {
+        name: replace(tiny, low_res_size=size, image_size=2 * size, unet=unet)
+        for name, size in sizes.items()
+    }
 
 
 def small_ar_prior() -> ARPriorConfig:
@@ -228,24 +223,20 @@ def small_ar_prior() -> ARPriorConfig:
     return replace(presets.tiny_ar_prior(), width=48, depth=1, dimensions=8)
 
 
-def sampling(**changes: Any) -> SamplingConfig:
-    config = SamplingConfig(
-        prior_sampler="ddim",
-        prior_steps=2,
-        prior_guidance_scale=2.0,
-        prior_candidates=2,
-        decoder_sampler="ddim",
-        decoder_steps=2,
-        decoder_guidance_scale=2.0,
-        dynamic_threshold=None,
-        upsampler_1_sampler="ddim",
-        upsampler_1_steps=1,
-        upsampler_2_sampler="ddim",
-        upsampler_2_steps=1,
+def sampling(upsamplers: Iterable[str], **prior: Any) -> SamplingConfig:
+    """Few steps; the arguments change the prior's settings."""
+    own = PriorSampling(sampler="ddim", num_inference_steps=2, guidance_scale=2.0, candidates=2)
+    return SamplingConfig(
+        prior=replace(own, **prior),
+        decoder=DecoderSampling(
+            sampler="ddim", num_inference_steps=2, guidance_scale=2.0, dynamic_threshold=None
+        ),
+        upsamplers={
+            name: UpsamplerSampling(sampler="ddim", num_inference_steps=1) for name in upsamplers
+        },
         eta=1.0,
         bf16=False,
     )
-    return replace(config, **changes)
 
 
 def evaluate_config(**changes: Any) -> EvaluateConfig:
@@ -257,26 +248,29 @@ def evaluate_config(**changes: Any) -> EvaluateConfig:
         reference_rows=12,
         batch_size=8,
         seed=3,
-        sampling=sampling(),
+        sampling=sampling(["upsampler_1", "upsampler_2"]),
     )
     return replace(config, **changes)
 
 
-def evaluate_stage(
-    config: EvaluateConfig, *, rows: int = 48, second_prior: Stage[TrainedModel] | None = None
-) -> Evaluate:
+def evaluate_stage(config: EvaluateConfig, *, rows: int = 48, **other_priors: Config) -> Evaluate:
+    """An evaluation of small models: one prior (and others), a decoder and two upsamplers."""
     pairs, clip = GivenPairs(rows), GivenClip()
     embeddings = GivenEmbeddings(pairs, clip)
-    prior, decoder, upsampler_1, upsampler_2 = small_models()
+    models = small_models()
     return Evaluate(
         pairs=pairs,
         embeddings=embeddings,
         selection=GivenSelection(embeddings),
         clip=clip,
-        prior=GivenPrior(prior),
-        decoder=GivenDecoder(decoder),
-        upsampler_1=GivenUpsampler1(upsampler_1),
-        upsampler_2=GivenUpsampler2(upsampler_2),
+        priors=given_models(prior=models.prior, **other_priors),
+        decoder=GivenModel(models.decoder, name="decoder"),
+        upsamplers=given_models(**models.upsamplers),
         config=config,
-        second_prior=second_prior,
     )
+
+
+def sample_table(evaluation: Evaluation) -> pa.Table:
+    """All samples, by key."""
+    names = [n for n in evaluation.folder.files() if n.endswith(".parquet")]
+    return pa.concat_tables([evaluation.folder.read_table(n) for n in names]).sort_by("key")

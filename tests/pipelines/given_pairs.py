@@ -1,4 +1,4 @@
-"""Pairs of packaged pictures, with words in them that a page must not run."""
+"""Pairs of packaged images; some captions and URLs try to inject markup into a page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,9 +37,9 @@ def pair(number: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class GivenPairs(Stage[PairShards]):
-    """Packaged pictures in two shards."""
+    """Packaged images in two shards."""
 
-    name: ClassVar[str] = "filter"
+    kind: ClassVar[str] = "filter"
     artifact: ClassVar[type[Artifact]] = PairShards
 
     rows: int
@@ -62,4 +62,4 @@ class GivenPairs(Stage[PairShards]):
 
 @dataclass(frozen=True)
 class GivenDownload(GivenPairs):
-    name: ClassVar[str] = "download"
+    kind: ClassVar[str] = "download"

@@ -1,7 +1,7 @@
-"""A stage with all it needs, run in this process: `make` needs no Ray."""
+"""Run a stage and everything it depends on in this process, without Ray."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ import torch
 from pipelines.core.events import Event
 from pipelines.core.stage import Artifact, Metadata, ShardWorker, Stage, load_artifact
 from pipelines.core.stage_maker import _manifest
-from pipelines.core.store import Folder, Store
+from pipelines.core.store import Folder, Manifest, Store
 from pipelines.core.tables import check_schema
 
 A = TypeVar("A", bound=Artifact)
@@ -21,7 +21,7 @@ A = TypeVar("A", bound=Artifact)
 
 @dataclass(frozen=True)
 class LocalContext:
-    """A stage's context without any process beside this one."""
+    """The context of a stage that does all its work in this process."""
 
     store: Store
     folder: Folder
@@ -32,6 +32,12 @@ class LocalContext:
 
     def load(self, stage: Stage[A]) -> A:
         return load_artifact(self.store, stage)
+
+    def earlier(self) -> Sequence[Manifest]:
+        return self.store.manifests(self.folder.url.rsplit("/", 2)[1])
+
+    def folder_of(self, manifest: Manifest) -> Folder:
+        return self.store.folder(manifest.stage, manifest.key)
 
     def map_shards(
         self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
@@ -52,12 +58,12 @@ class LocalContext:
 
 
 def make(store: Store, stage: Stage[A], events: list[Event] | None = None) -> A:
-    """The artifact of a stage, made where it is not there yet."""
+    """The artifact of a stage; made first if the store does not have it."""
     if store.manifest(stage.name, stage.key) is None:
         for dependency in stage.dependencies.values():
             make(store, dependency)
         folder = store.folder(stage.name, stage.key)
-        torch.set_num_threads(1)  # on a busy machine two threads wait for each other
+        torch.set_num_threads(1)  # more threads are slower on a busy machine
         artifact = stage.run(LocalContext(store, folder, [] if events is None else events))
         store.commit(_manifest(stage, artifact, {}, 1.0))
     return load_artifact(store, stage)

@@ -13,10 +13,10 @@ import torch
 from pipelines.artifacts import MODEL_FILE
 from pipelines.config.load import load_config
 from pipelines.core.store import Folder, Store
-from pipelines.stages.calibration import calibrate, training_similarities
-from pipelines.stages.models import LoaderSettings, TrainARPrior
-from pipelines.stages.pca import load_basis
-from pipelines.stages.training import TrainingJob, TrainingWorker
+from pipelines.embeddings.components import load_basis
+from pipelines.stages.train import LoaderSettings, TrainModel
+from pipelines.training.calibration import calibrate, training_similarities
+from pipelines.training.worker import TrainingJob, TrainingWorker
 from tests.pipelines import given
 from tests.pipelines.given_pairs import GivenPairs
 from tests.pipelines.local import LocalContext, make
@@ -25,7 +25,7 @@ from unclip.models import ARPrior
 from unclip.training import TrainingConfig
 
 QUICK: TrainingConfig = replace(
-    load_config("demo").prior.training,
+    load_config("demo").priors["prior"].training,
     steps=4,
     warmup_steps=1,
     batch_size=8,
@@ -53,17 +53,17 @@ class KilledContext(LocalContext):
 
         def die(step: int, values: dict[str, float]) -> None:
             keep_history(step, values)
-            if step == 2:
+            if step == 4:  # the checkpoint of step 2 was saved, that of step 4 is not yet
                 raise Killed
 
         worker.keep_history = die  # type: ignore[method-assign]
         worker.run()
 
 
-def stage_of(training: TrainingConfig = QUICK) -> TrainARPrior:
+def stage_of(training: TrainingConfig = QUICK) -> TrainModel:
     pairs, clip = GivenPairs(48), given.GivenClip()
     embeddings = given.GivenEmbeddings(pairs, clip)
-    return TrainARPrior(
+    return TrainModel(
         pairs,
         embeddings,
         given.GivenSelection(embeddings),
@@ -88,7 +88,7 @@ def trained(store: Store, folder: Path, *, killed: bool = False) -> ARPrior:
         with pytest.raises(Killed):
             stage_of().run(KilledContext(store, Folder(str(folder)), []))
     made = stage_of().run(TrainingContext(store, Folder(str(folder)), []))
-    assert (made.steps, made.model) == (4, "ARPriorConfig")
+    assert (made.steps, made.model) == (4, "autoregressive_prior")
     model = load_model(made.folder.local(MODEL_FILE))
     assert isinstance(model, ARPrior)
     return model
@@ -116,7 +116,9 @@ def test_bins_of_the_dot_product_hold_equal_shares_of_the_training_rows(store: S
         make(store, stage.embeddings),
         make(store, stage.selection),
     )
-    calibration = calibrate(make(store, stage.pca), embeddings, selection, dot_bins=4)
+    assert stage.pca is not None
+    model = replace(given.small_ar_prior(), dot_bins=4)
+    calibration = calibrate(make(store, stage.pca), embeddings, selection, model)
     products = training_similarities(embeddings, selection)
     counts = torch.bucketize(products, calibration.dot_edges).bincount(minlength=4)
     assert counts.tolist() == [8, 8, 8, 8]

@@ -1,15 +1,26 @@
-"""The command line: quick help, and one clear paragraph for whatever a user can mend."""
+"""The command line: quick help, and one clear paragraph for every error that a user can fix."""
 
+import logging
+import shlex
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from pipelines.cli.main import main, parser
+from pipelines.cli import pipeline
+from pipelines.cli.cluster import run_flags
+from pipelines.cli.main import cli, main
+from pipelines.cli.options import ProjectChoice, ScopeChoice
+from pipelines.cli.project import open_project
+from pipelines.cli.run import next_commands
+from pipelines.core.errors import PipelineError, WorkLostError
+from pipelines.core.logs import PACKAGES
+from pipelines.core.runner import StageFailedError
 
 COMMANDS = (
     "init",
@@ -42,13 +53,13 @@ class Result:
     err: str
 
 
-UnclipPipeline = Callable[..., Result]
+Unclip = Callable[..., Result]
 
 
 @pytest.fixture
 def unclip(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> UnclipPipeline:
+) -> Unclip:
     """Calls the command in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
@@ -67,28 +78,159 @@ def paragraph(result: Result) -> str:
     return message
 
 
-def test_help_names_every_command_and_imports_neither_torch_nor_ray() -> None:
+def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom pipelines.cli.main import parser\nhelp = parser().format_help()\n"
+        "import sys\nfrom pipelines.cli.main import main\nassert main(['--help']) == 0\n"
         "heavy = {'torch', 'ray', 'mlflow', 'pydantic', 'pyarrow', 'rich'} & set(sys.modules)\n"
-        "assert not heavy, heavy\nprint(help)"
+        "assert not heavy, heavy"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    named = {line.split()[0] for line in result.stdout.splitlines() if line.startswith("    ")}
-    assert set(COMMANDS) <= named
+    listed = {line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")}
+    assert set(COMMANDS) == set(cli.commands)
+    assert set(COMMANDS) <= listed
+    assert "75   workers or the cluster were lost" in result.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        parser().parse_args([command, "--help"])
-    assert f"usage: unclip {command}" in capsys.readouterr().out
+def test_every_command_explains_itself(unclip: Unclip, command: str) -> None:
+    result = unclip(command, "--help")
+    assert result.code == 0
+    assert f"Usage: unclip {command}" in result.out
+    short = cli.commands[command].get_short_help_str(limit=200)
+    assert short.endswith(".")
+    assert len(short) <= 65, "the list of commands would cut it"
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        (["variation", "a.png"], "Did you mean 'variations'?"),
+        (["plan", "--stor", "x"], "'--store'"),
+        (["plan", "dmeo"], "did you mean demo?"),
+        (["plan", "./min.yaml"], "did you mean mine.yaml?"),
+        (["init", "--like", "papper"], "did you mean paper?"),
+        (["show", "priro"], "Did you mean prior?"),
+        (["run", "--only", "decodr"], "Did you mean decoder?"),
+        (["plan", "--set", "prior.stpes=3"], "did you mean steps?"),
+    ],
+)
+def test_a_typo_gets_a_suggestion(unclip: Unclip, typed: list[str], hint: str) -> None:
+    Path("mine.yaml").touch()
+    assert hint in paragraph(unclip(*typed))
+
+
+def test_options_and_arguments_come_in_any_order(unclip: Unclip) -> None:
+    unclip("init", "my.yaml")
+    for words in ("IMAGE --out v.png CONFIG", "--out v.png IMAGE CONFIG", "IMAGE CONFIG --seed 1"):
+        typed = words.replace("IMAGE", "missing.png").replace("CONFIG", "my.yaml")
+        assert "missing.png cannot be read" in paragraph(unclip("variations", *typed.split()))
+    message = paragraph(unclip("variations", "missing.png", "--out", "v.png", "other.yaml"))
+    assert "no configuration 'other.yaml'" in message
+
+
+def test_ls_refuses_a_store_that_does_not_exist(unclip: Unclip) -> None:
+    message = paragraph(unclip("ls", "--store", "nowhere"))
+    assert "There is no store at" in message
+    assert not Path("nowhere").exists()
+    Path("empty").mkdir()
+    assert "holds no results yet" in unclip("ls", "--store", "empty").out
+
+
+def test_the_next_commands_open_the_project_that_ran(unclip: Unclip) -> None:
+    ran = ProjectChoice("demo", "my store", ("prior.steps=700", "run.retries=1"))
+    project = open_project(ran)
+    store = ["--store", "my store"]
+    for words in next_commands(project).values():
+        assert words[-7:] == ["demo", "--set", "prior.steps=700", "--set", "run.retries=1", *store]
+        assert project.store.root in paragraph(unclip(*shlex.split(shlex.join(words))))
+
+
+def test_submit_passes_every_flag_on() -> None:
+    project = ProjectChoice("demo", "s3://bucket/x", ("a.b=1", "c=d e"))
+    scope = ScopeChoice("prior", "pca", ("filter", "embed"))
+    words = ["run", "demo", *run_flags(project, scope)]
+    context = cli.commands["run"].make_context("run", words[1:])
+    assert context.params == {
+        "config": "demo",
+        "store": "s3://bucket/x",
+        "settings": ("a.b=1", "c=d e"),
+        "only": "prior",
+        "start": "pca",
+        "force": ("filter", "embed"),
+    }
+
+
+@pytest.fixture
+def quiet_loggers() -> Iterator[None]:
+    loggers = [logging.getLogger(package) for package in PACKAGES]
+    yield
+    for logger in loggers:
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize("words", [["--verbose", "ls"], ["ls", "--verbose"], ["ls", "-v"]])
+@pytest.mark.usefixtures("quiet_loggers")
+def test_verbose_shows_our_log_messages_and_no_others(unclip: Unclip, words: list[str]) -> None:
+    quiet = unclip("ls", "--store", "nowhere")
+    assert len(quiet.err.splitlines()) == 1
+    shown = unclip(*words, "--store", "nowhere").err.splitlines()
+    assert any("pipelines.cli.project: opened demo with the store" in line for line in shown)
+    assert all(" pipelines." in line or " unclip." in line for line in shown[:-1])
+    assert not logging.getLogger("fsspec").isEnabledFor(logging.INFO)
+
+
+@pytest.mark.parametrize("words", [["--debug", "ls"], ["ls", "--debug"]])
+def test_debug_shows_the_traceback(unclip: Unclip, words: list[str]) -> None:
+    result = unclip(*words, "--store", "nowhere")
+    assert result.code == 2
+    assert "Traceback (most recent call last)" in result.err
+    assert result.err.splitlines()[-1].startswith("unclip: There is no store at")
+
+
+@pytest.mark.parametrize(("cause", "code"), [(WorkLostError("gone"), 75), (KeyError("bug"), 2)])
+def test_lost_work_has_an_exit_code_of_its_own(
+    unclip: Unclip, monkeypatch: pytest.MonkeyPatch, cause: Exception, code: int
+) -> None:
+    def fail(choice: ProjectChoice) -> None:
+        raise StageFailedError("Stage prior: gone.") from cause
+
+    monkeypatch.setattr(pipeline, "_open", fail)
+    assert unclip("run").code == code
+
+
+def test_several_errors_are_shown_line_by_line(
+    unclip: Unclip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(choice: ProjectChoice) -> None:
+        raise PipelineError("my.yaml has 2 errors:\nline 1: a\nline 2: b")
+
+    monkeypatch.setattr(pipeline, "_open", fail)
+    assert unclip("run").err == "unclip: my.yaml has 2 errors:\n  line 1: a\n  line 2: b\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "message"),
+    [(signal.SIGINT, 130, "run again to continue"), (signal.SIGTERM, 143, "")],
+)
+def test_a_signal_ends_a_command_with_its_exit_code(sent: int, code: int, message: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        words = [sys.executable, "-m", "pipelines.cli.main", "status", "job", "--address", address]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+            silent.accept()  # the command waits for an answer
+            process.send_signal(sent)
+            assert process.wait(30) == code
+            assert process.stderr is not None
+            printed = process.stderr.read()
+    assert message in printed
+    assert "Traceback" not in printed
 
 
 def test_init_writes_a_configuration_that_plans_and_never_overwrites(
-    unclip: UnclipPipeline,
+    unclip: Unclip,
 ) -> None:
     assert unclip("init", "my.yaml").code == 0
     assert "12 to run, 0 cached" in unclip("plan", "my.yaml").out
@@ -109,24 +251,22 @@ def test_init_writes_a_configuration_that_plans_and_never_overwrites(
         (["run", "demo", "--store", "/proc/nowhere"], "cannot be written"),
         (["generate", "a red heart"], "Train them first"),
         (["generate", " "], "caption is empty"),
-        (["generate", "a heart", "--count", "0"], "--count 0 makes no picture"),
-        (["generate", "a heart", "--out", "no/such/folder.png"], "There is no folder"),
-        (["generate", "a heart", "--out", "heart"], "--out heart does not end as a picture"),
-        (["edit", "a.png", "--to", "a heart", "--count", "1"], "--count 1 leaves no turn"),
+        (["generate", "a heart", "--count", "0"], "'--count': 0 is not in the range 1"),
+        (["generate", "a heart", "--out", "no/such/folder.png"], "there is no folder no/such"),
+        (["generate", "a heart", "--out", "heart"], "heart must end in one of .png"),
+        (["edit", "a.png", "--to", "a heart", "--count", "1"], "'--count': 1 is not in the range"),
         (["show", "nothing"], "There is no stage 'nothing'"),
         (["ui"], "no "),
     ],
 )
-def test_bad_input_is_one_paragraph(
-    unclip: UnclipPipeline, arguments: list[str], message: str
-) -> None:
+def test_bad_input_is_one_paragraph(unclip: Unclip, arguments: list[str], message: str) -> None:
     where = [] if "--store" in arguments else ["--store", "store"]
     assert message in paragraph(unclip(*arguments, *where))
     assert not Path("store").exists()
 
 
 def test_an_unreachable_tracking_server_stops_a_run_before_anything_starts(
-    unclip: UnclipPipeline,
+    unclip: Unclip,
 ) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -140,9 +280,7 @@ def test_an_unreachable_tracking_server_stops_a_run_before_anything_starts(
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])
-def test_a_list_with_other_columns_names_those_that_it_has(
-    unclip: UnclipPipeline, command: str
-) -> None:
+def test_a_list_with_other_columns_names_those_that_it_has(unclip: Unclip, command: str) -> None:
     Path("list.csv").write_text("link,text\nhttp://127.0.0.1/a.jpg,a picture\n")
     message = paragraph(
         unclip(command, "demo", "--store", "store", "--set", "source.urls=list.csv")
@@ -152,9 +290,7 @@ def test_a_list_with_other_columns_names_those_that_it_has(
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])
-def test_a_store_that_is_a_file_is_refused_and_left_as_it_is(
-    unclip: UnclipPipeline, command: str
-) -> None:
+def test_a_store_that_is_a_file_is_refused_and_left_as_it_is(unclip: Unclip, command: str) -> None:
     Path("store").write_text("mine")
     message = paragraph(unclip(command, "demo", "--store", "store"))
     assert "store is a file. Give a folder" in message

@@ -1,4 +1,4 @@
-"""`ray_cluster.yaml`: valid by Ray's own rules, and a home for every kind of stage."""
+"""`ray_cluster.yaml`: valid by Ray's own schema, with a node type for every kind of stage."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def cluster() -> dict[str, Any]:
     return loaded
 
 
-def homes(cluster: dict[str, Any], resources: Resources) -> set[str]:
+def node_types_for(cluster: dict[str, Any], resources: Resources) -> set[str]:
     """The node types on which one worker of a stage fits."""
     types = cluster["available_node_types"]
     return {n for n, t in types.items() if fits(resources.per_worker(), t["resources"])}
@@ -38,10 +38,10 @@ def test_rays_own_schema_accepts_the_file(cluster: dict[str, Any]) -> None:
         jsonschema.validate({**cluster, "unheard_of": 1}, schema)
 
 
-def test_every_kind_of_stage_has_one_kind_of_machine(cluster: dict[str, Any]) -> None:
-    assert homes(cluster, Resources(cpus=1, custom={"data": 1})) == {"data"}
-    assert homes(cluster, Resources(cpus=8, gpus=1)) == {"gpu"}
-    assert "head" not in homes(cluster, Resources(cpus=1))
+def test_every_kind_of_stage_has_one_node_type(cluster: dict[str, Any]) -> None:
+    assert node_types_for(cluster, Resources(cpus=1, custom={"data": 1})) == {"data"}
+    assert node_types_for(cluster, Resources(cpus=8, gpus=1)) == {"gpu"}
+    assert "head" not in node_types_for(cluster, Resources(cpus=1))
 
 
 def test_the_workers_may_grow_to_a_hundred_gpus(cluster: dict[str, Any]) -> None:

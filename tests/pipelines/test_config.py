@@ -1,18 +1,22 @@
-"""A configuration is refused before anything runs, with the place and the way out."""
+"""A configuration is refused before anything runs, with the place and a fix."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
-from pipelines.config.load import CONFIGS, ConfigFileError, find_config, load_config
-from pipelines.config.sections import STAGES
+from pipelines.config.files import PACKAGED, ConfigFileError, find_config
+from pipelines.config.load import load_config
+from pipelines.core.errors import PipelineError
 from pipelines.graph import unclip_graph
-from pipelines.stages.models import TrainARPrior
+from pipelines.stages.train import TrainModel
 from unclip import presets
+from unclip.config import ConfigError
 
 # Karlo starts from weights that are not here: test_karlo plans it.
-PACKAGED = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"karlo"})
+NAMES = sorted({path.stem for path in PACKAGED.glob("*.yaml")} - {"karlo"})
 
 
 def edited(tmp_path: Path, old: str, new: str) -> str:
@@ -27,78 +31,109 @@ def line_of(path: str, text: str) -> int:
     return next(i for i, line in enumerate(Path(path).read_text().splitlines(), 1) if text in line)
 
 
-@pytest.mark.parametrize("name", PACKAGED)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_packaged_configuration_builds_a_graph(name: str) -> None:
-    config = load_config(name, ["source.urls=demo"])
+    config = load_config(name)
     names = list(unclip_graph(config).stages)
     assert names[0] == "download"
     assert names[-1] == "report"
     assert {"prior", "decoder", "upsampler_1", "upsampler_2", "evaluate", "pca"} < set(names)
+    assert set(names) == set(config.stage_names)
 
 
 def test_an_override_changes_one_field_and_the_keys_of_what_depends_on_it() -> None:
     base = unclip_graph(load_config("demo"))
-    changed = unclip_graph(load_config("demo", ["prior.steps=70"]))
+    changed = unclip_graph(load_config("demo", ["priors.prior.steps=70"]))
     different = {n for n in base.stages if base[n].key != changed[n].key}
     assert different == {"prior", "evaluate", "report"}
 
 
 def test_the_preset_fills_in_the_prior_of_the_chosen_kind() -> None:
-    assert load_config("demo").prior.model == presets.tiny().prior
-    chosen = load_config("demo", ["prior.kind=autoregressive", "prior.model.depth=2"])
-    assert chosen.prior.model == replace(presets.tiny_ar_prior(), depth=2)
+    assert load_config("demo").priors["prior"].model == presets.tiny().prior
+    chosen = load_config("demo", ["priors.prior.kind=autoregressive", "priors.prior.model.depth=2"])
+    assert chosen.priors["prior"].model == replace(presets.tiny_ar_prior(), depth=2)
 
 
-@pytest.mark.parametrize("name", PACKAGED)
-def test_every_packaged_configuration_builds_a_graph_with_an_autoregressive_prior(
-    name: str,
-) -> None:
-    graph = unclip_graph(load_config(name, ["source.urls=demo", "prior.kind=autoregressive"]))
-    assert "pca" in graph["prior"].dependencies
-    assert "pca" in graph["prior"].description["inputs"]
+@pytest.mark.parametrize("name", NAMES)
+def test_an_autoregressive_prior_depends_on_the_pca(name: str) -> None:
+    graph = unclip_graph(load_config(name, ["priors.prior.kind=autoregressive"]))
+    assert graph["prior"].dependencies["pca"] is graph["pca"]
+    diffusion = unclip_graph(load_config(name))
+    assert "pca" not in diffusion["prior"].dependencies
 
 
-def test_only_an_autoregressive_prior_depends_on_the_pca() -> None:
+def test_a_changed_pca_retrains_an_autoregressive_prior_alone() -> None:
     base = unclip_graph(load_config("demo"))
     changed = unclip_graph(load_config("demo", ["pca.dimensions=30"]))
     assert {n for n in base.stages if base[n].key != changed[n].key} == {"pca", "report"}
-    prior = unclip_graph(load_config("demo", ["prior.kind=autoregressive"]))["prior"]
-    assert isinstance(prior, TrainARPrior)
+    prior = unclip_graph(load_config("demo", ["priors.prior.kind=autoregressive"]))["prior"]
+    assert isinstance(prior, TrainModel)
     assert replace(prior, pca=changed["pca"]).key != prior.key  # type: ignore[arg-type]
 
 
-def test_a_second_prior_is_trained_like_the_first_and_reruns_just_the_comparison() -> None:
+def test_another_prior_is_trained_like_the_first_and_reruns_just_the_comparison() -> None:
     base = unclip_graph(load_config("demo"))
-    config = load_config("demo", ["second_prior.kind=autoregressive", "second_prior.seed=9"])
-    assert config.second_prior is not None
-    assert config.second_prior.training == replace(config.prior.training, seed=9)
+    config = load_config("demo", ["priors.ar.kind=autoregressive", "priors.ar.seed=9"])
+    assert config.priors["ar"].training == replace(config.priors["prior"].training, seed=9)
     compared = unclip_graph(config)
-    assert set(compared.stages) - set(base.stages) == {"second_prior"}
+    assert set(compared.stages) - set(base.stages) == {"ar"}
     different = {n for n in base.stages if base[n].key != compared[n].key}
     assert different == {"evaluate", "report"}
 
 
+def test_a_third_upsampler_needs_nothing_but_settings(tmp_path: Path) -> None:
+    config = yaml.safe_load(find_config("demo").read_text())
+    third = {**config["upsamplers"]["upsampler_2"], "seed": 5}
+    third["model"] = {"image_size": 128, "low_res_size": 64}
+    config["upsamplers"]["to_128"] = third
+    sampling = config["evaluate"]["sampling"]["upsamplers"]
+    sampling["to_128"] = {"sampler": "ddim", "num_inference_steps": 2}
+    path = tmp_path / "three.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    graph = unclip_graph(load_config(str(path)))
+    assert graph["evaluate"].dependencies["upsamplers.to_128"] is graph["to_128"]
+    assert graph["report"].dependencies["upsamplers.to_128"] is graph["to_128"]
+    base = unclip_graph(load_config("demo"))
+    assert {n for n in base.stages if base[n].key != graph[n].key} == {"evaluate", "report"}
+
+
+def test_upsamplers_can_be_taken_out() -> None:
+    none = ["upsamplers={}", "evaluate.sampling.upsamplers={}"]
+    graph = unclip_graph(load_config("demo", none))
+    assert not [name for name in graph["evaluate"].dependencies if "upsampler" in name]
+    one = load_config(
+        "demo",
+        [
+            "upsamplers.upsampler_2=null",
+            "evaluate.sampling.upsamplers={upsampler_1: {sampler: ddim, num_inference_steps: 4}}",
+        ],
+    )
+    assert list(one.upsamplers) == ["upsampler_1"]
+
+
 def test_a_prior_of_no_known_kind_is_refused_with_the_kinds(tmp_path: Path) -> None:
-    with pytest.raises(ConfigFileError, match=r"prior\.kind is 'gan'; .*'autoregressive'"):
-        load_config("demo", ["prior.kind=gan"])
-    path = edited(tmp_path, "  kind: diffusion", "  # kind: diffusion")
-    with pytest.raises(ConfigFileError, match=r"prior\.kind is missing"):
+    with pytest.raises(ConfigFileError, match=r"--set priors\.prior\.kind=gan.*autoregressive"):
+        load_config("demo", ["priors.prior.kind=gan"])
+    path = edited(tmp_path, "    kind: diffusion", "    # kind: diffusion")
+    with pytest.raises(ConfigFileError, match=r"priors\.prior\.kind is missing"):
         load_config(path)
 
 
 def test_a_prior_of_other_components_than_the_pca_keeps_is_refused() -> None:
-    settings = ["prior.kind=autoregressive", "pca.dimensions=30"]
-    with pytest.raises(ConfigFileError, match=r"prior\.model\.dimensions=20.*pca\.dimensions=30"):
+    settings = ["priors.prior.kind=autoregressive", "pca.dimensions=30"]
+    match = r"priors\.prior\.model\.dimensions=20.*pca\.dimensions=30"
+    with pytest.raises(ConfigFileError, match=match):
         load_config("demo", settings)
 
 
 def test_settings_that_are_merged_in_are_refused_with_their_line(tmp_path: Path) -> None:
-    path = edited(tmp_path, "    warmup_steps: 50", "    warmup_stepz: 50")
+    path = edited(tmp_path, "      warmup_steps: 50", "      warmup_stepz: 50")
     with pytest.raises(ConfigFileError) as refusal:
         load_config(path)
     line = line_of(path, "warmup_stepz")
-    assert f"line {line}: prior.warmup_stepz is not a setting; did you mean warmup_steps?" in str(
-        refusal.value
+    assert (
+        f"line {line}: priors.prior.warmup_stepz is not a setting; did you mean warmup_steps?"
+        in str(refusal.value)
     )
 
 
@@ -110,21 +145,61 @@ def test_where_it_runs_is_no_part_of_any_key() -> None:
     assert {n: s.key for n, s in base.stages.items()} == {n: s.key for n, s in moved.stages.items()}
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "download.threads=2",
+        "download.retries=3",
+        "download.timeout_s=99.0",
+        "download.allow_hosts=[]",
+        "download.min_success_rate=0.1",
+        "embed.batch_size=7",
+        "clip.log_every_steps=1",
+        "decoder.checkpoint_every_steps=7",
+        "decoder.keep_checkpoints=9",
+        "decoder.sample_every_steps=3",
+        "decoder.max_rollbacks=8",
+    ],
+)
+def test_how_patiently_or_how_often_logged_is_no_part_of_any_key(override: str) -> None:
+    base, changed = unclip_graph(load_config("demo")), unclip_graph(load_config("demo", [override]))
+    assert {n: s.key for n, s in base.stages.items()} == {
+        n: s.key for n, s in changed.stages.items()
+    }
+
+
 def test_an_unknown_key_is_refused_with_its_line_and_the_one_that_was_meant(
     tmp_path: Path,
 ) -> None:
-    path = edited(tmp_path, "  min_side: 32", "  min_sides: 32")
+    path = edited(tmp_path, "  min_similarity: -1.0", "  min_similarty: -1.0")
     with pytest.raises(ConfigFileError) as refusal:
         load_config(path)
     message = str(refusal.value)
-    assert f"line {line_of(path, 'min_sides')}: filter.min_sides" in message
-    assert "did you mean min_side?" in message
+    assert f"line {line_of(path, 'min_similarty')}: select.min_similarty" in message
+    assert "did you mean min_similarity?" in message
+
+
+def test_each_mistake_has_a_line_of_its_own(tmp_path: Path) -> None:
+    path = edited(tmp_path, "  threads: 8\n  retries: 1\n", '  threads: "8"\n  retris: 1\n')
+    with pytest.raises(ConfigFileError) as refusal:
+        load_config(path)
+    lines = str(refusal.value).splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(f"{path}, line ") for line in lines)
 
 
 def test_a_wrong_type_is_refused_with_its_line_and_value(tmp_path: Path) -> None:
     path = edited(tmp_path, "  threads: 8", '  threads: "8"')
     with pytest.raises(ConfigFileError, match=r"download\.threads is '8': input should be a valid"):
         load_config(path)
+
+
+def test_a_wrong_override_is_blamed_on_its_flag_and_not_on_the_file() -> None:
+    with pytest.raises(ConfigFileError) as refusal:
+        load_config("demo", ["priors.prior.steps=abc"])
+    message = str(refusal.value)
+    assert message.startswith("--set priors.prior.steps=abc: priors.prior.steps is 'abc'")
+    assert "demo.yaml" not in message
 
 
 def test_a_missing_section_is_named(tmp_path: Path) -> None:
@@ -134,12 +209,12 @@ def test_a_missing_section_is_named(tmp_path: Path) -> None:
 
 
 def test_a_clip_of_another_width_is_refused_with_both_widths() -> None:
-    with pytest.raises(ConfigFileError, match=r"prior\.model\.embed_dim=64.*width 96"):
+    with pytest.raises(ConfigFileError, match=r"priors\.prior\.model\.embed_dim=64.*width 96"):
         load_config("demo", ["clip.architecture.embed_dim=96"])
 
 
-def test_workers_that_cannot_share_the_lanes_are_refused() -> None:
-    with pytest.raises(ConfigFileError, match=r"workers=3 cannot share prior\.logical_ranks=1"):
+def test_workers_that_cannot_share_the_logical_ranks_are_refused() -> None:
+    with pytest.raises(ConfigFileError, match=r"prior\.workers=3 cannot share the logical_ranks=1"):
         load_config("demo", ["run.resources.prior.workers=3"])
 
 
@@ -147,12 +222,15 @@ def test_workers_that_cannot_share_the_lanes_are_refused() -> None:
     ("override", "message"),
     [
         ("nonsense", "not of the form"),
-        ("preset=huge", "choose one of tiny, small, paper, karlo"),
+        ("preset=smal", "did you mean small.* choose one of tiny, small, paper, karlo"),
         ("source.urls.deeper=1", "is a value, not a section"),
         ("select.held_out_fraction=1.5", "leaves nothing to train"),
         ("run.wait_s=-1.0", "wait_s=-1.0"),
-        ("run.resources.pior.workers=2", "resources names pior, which .* the stages are download"),
-        ("decoder.model.image_dropout=0.0", "image_dropout=0: the model has no null condition"),
+        ("run.resources.pior.workers=2", "names 'pior', which is no stage; did you mean prior"),
+        ("decoder.model.image_dropout=0.0", "image_dropout=0: the model never learned its null"),
+        ("priors={}", "priors is empty"),
+        ("upsamplers.decoder={}", "two stages are named decoder|is missing"),
+        ("evaluate.sampling.upsamplers={}", "settings for none, but the upsamplers are"),
     ],
 )
 def test_an_impossible_override_is_refused(override: str, message: str) -> None:
@@ -160,14 +238,88 @@ def test_an_impossible_override_is_refused(override: str, message: str) -> None:
         load_config("demo", [override])
 
 
-def test_resources_may_be_given_to_each_stage_that_there_can_be() -> None:
-    config = load_config("demo", ["second_prior.kind=autoregressive"])
-    assert set(STAGES) == set(unclip_graph(config).stages)
+@pytest.mark.parametrize(
+    ("override", "new"),
+    [
+        ("prior.steps=70", "prior is now priors.prior"),
+        ("second_prior.kind=diffusion", "second_prior is now priors.<another name>"),
+        ("upsampler_2=null", "upsampler_2 is now upsamplers.upsampler_2"),
+        ("decoder.lanes=2", "decoder.lanes is now decoder.logical_ranks"),
+        (
+            "evaluate.sampling.prior_steps=3",
+            "evaluate.sampling.prior_steps is now evaluate.sampling.prior.num_inference_steps",
+        ),
+        ("filter.min_side=3", "filter.rules.image_side.min_pixels"),
+    ],
+)
+def test_a_key_of_an_earlier_version_is_refused_with_its_new_name(override: str, new: str) -> None:
+    with pytest.raises(ConfigFileError) as refusal:
+        load_config("demo", [override])
+    assert new in str(refusal.value)
+    assert str(refusal.value).startswith(f"--set {override}")
+
+
+def test_relative_paths_of_a_file_start_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "pairs.csv").write_text("url,caption\n")
+    path = edited(tmp_path, "  urls: demo", "  urls: lists/pairs.csv")
+    monkeypatch.chdir("/")
+    config = load_config(path, ["decoder.init_from=weights.safetensors"])
+    assert config.source.urls == str(tmp_path / "lists" / "pairs.csv")
+    assert config.run.store == str(tmp_path / "runs" / "demo")
+    assert config.decoder.init_from == "weights.safetensors"  # of a flag: from the working folder
+    assert load_config("demo").run.store == "runs/demo"
+
+
+OWN_STAGE = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipelines.core.stage import Artifact, Context, Shards, Stage
+
+
+@dataclass(frozen=True)
+class CaptionStats(Stage[Shards]):
+    kind: ClassVar[str] = "caption_stats"
+    artifact: ClassVar[type[Artifact]] = Shards
+
+    pairs: Stage[Shards]
+    bins: int
+
+    def run(self, ctx: Context) -> Shards:
+        return ctx.load(self.pairs)
+"""
+
+
+def test_a_stage_in_a_module_beside_the_file_is_part_of_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_stages.py").write_text(OWN_STAGE)
+    own = (
+        "stages:\n  stats:\n    use: my_stages:CaptionStats\n"
+        "    inputs: {pairs: filter}\n    settings: {bins: 10}\n\nreport:"
+    )
+    path = edited(tmp_path, "report:", own)
+    graph = unclip_graph(load_config(path))
+    assert dict(graph["stats"].dependencies) == {"pairs": graph["filter"]}
+    assert graph["stats"].description["bins"] == 10
+    for override, message in (
+        ("stages.stats.inputs.pairs=fitler", "did you mean filter"),
+        ("stages.stats.settings.bins=ten", "bins"),
+        ("stages.stats.settings.bin=1", "unexpected keyword argument 'bin'"),
+        ("stages.stats.use=my_stages:CaptionStat", "did you mean CaptionStats"),
+        ("stages.stats.use=json:dumps", "no subclass of Stage"),
+    ):
+        with pytest.raises((ConfigError, PipelineError), match=message):
+            unclip_graph(load_config(path, [override]))
 
 
 def test_an_unknown_configuration_lists_the_packaged_ones() -> None:
-    with pytest.raises(ConfigFileError, match="demo"):
-        load_config("no-such-file.yaml")
+    with pytest.raises(ConfigFileError, match="did you mean demo"):
+        load_config("dmo")
 
 
 @pytest.mark.parametrize(

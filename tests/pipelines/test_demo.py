@@ -15,13 +15,13 @@ def fetch(port: int, path: str) -> bytes:
         return bytes(answer.read())
 
 
-def test_the_packaged_pictures_have_the_columns_that_their_maker_declares():
+def test_the_packaged_images_have_the_declared_columns():
     table = emoji()
     assert table.schema.equals(SCHEMA, check_metadata=False)
     assert len(set(table["key"].to_pylist())) == table.num_rows == 1868
 
 
-def test_every_served_picture_is_the_packaged_one_and_decodes():
+def test_every_served_image_is_the_packaged_one_and_decodes():
     table = emoji().slice(0, 3).to_pylist()
     with serve(0) as port:
         for row in table:
@@ -30,7 +30,7 @@ def test_every_served_picture_is_the_packaged_one_and_decodes():
             assert Image.open(io.BytesIO(image)).convert("RGB").size == (128, 128)
 
 
-def test_the_url_list_holds_every_picture_the_failing_rows_and_one_duplicate():
+def test_the_url_list_holds_every_image_the_failing_rows_and_one_duplicate():
     table = url_list(8123)
     pairs = list(zip(table["url"].to_pylist(), table["caption"].to_pylist(), strict=True))
     assert len(pairs) == emoji().num_rows + len(FAILING_ROWS) + 1
@@ -43,7 +43,7 @@ def test_the_list_without_a_port_has_the_servers_paths_in_place_of_its_addresses
     assert absolute == expected
 
 
-def test_the_failing_rows_name_pictures_that_are_there_unless_missing_is_the_point():
+def test_the_failing_rows_name_existing_images_except_the_one_that_is_missing_on_purpose():
     keys = set(emoji()["key"].to_pylist())
     named = [url for url, _ in FAILING_ROWS if url.startswith("/emoji/")]
     assert [url for url in named if url[7:-4] not in keys] == ["/emoji/no-such-key.jpg"]
@@ -61,10 +61,10 @@ def test_pages_that_fail_on_purpose_fail_as_they_say():
         assert width == 20 * height
 
 
-def test_a_taken_port_is_an_error_that_names_it_and_the_way_out():
+def test_a_port_in_use_is_an_error_that_names_it_and_a_fix():
     with (
         serve(0) as port,
-        pytest.raises(DemoServerError, match=rf":{port} .*set `port`"),
+        pytest.raises(DemoServerError, match=rf":{port} .*Choose another port"),
         serve(port),
     ):
         pass

@@ -1,8 +1,12 @@
 import io
 import json
+import os
 import pickle
 import socket
+import subprocess
+import sys
 from dataclasses import replace
+from email.message import Message
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -17,10 +21,12 @@ from pipelines.core.store import Store
 from pipelines.core.tables import check_schema
 from pipelines.data.decode import decode_rgb
 from pipelines.data.download import DownloadConfig, DownloadWorker
+from pipelines.data.fetch import Fetched
+from pipelines.data.sources import SourceConfig
 from pipelines.data.url_policy import Refused
 from pipelines.demo.dataset import FAILING_ROWS, url_list
 from pipelines.demo.server import serve
-from pipelines.stages.download import Download, Slices, SourceConfig
+from pipelines.stages.download import Download, Slices
 from tests.pipelines.local import make
 from tests.pipelines.web import Page, body, web
 from unclip.config import ConfigError
@@ -39,9 +45,9 @@ CONFIG = DownloadConfig(
 )
 
 
-def encode(picture: Image.Image, format_: str, **options: object) -> bytes:
+def encode(image: Image.Image, format_: str, **options: object) -> bytes:
     encoded = io.BytesIO()
-    picture.save(encoded, format_, **options)
+    image.save(encoded, format_, **options)
     return encoded.getvalue()
 
 
@@ -81,9 +87,9 @@ def pairs(*rows: tuple[str | None, str | None]) -> pa.Table:
 
 
 def pixels(image: bytes) -> np.ndarray:
-    picture = Image.open(io.BytesIO(image))
-    assert picture.mode == "RGB"
-    return np.asarray(picture)
+    decoded = Image.open(io.BytesIO(image))
+    assert decoded.mode == "RGB"
+    return np.asarray(decoded)
 
 
 def test_a_shard_keeps_the_order_of_its_list_and_counts_every_failure_by_reason():
@@ -120,7 +126,7 @@ def test_a_shard_keeps_the_order_of_its_list_and_counts_every_failure_by_reason(
     assert "secret" not in json.dumps(metadata)
 
 
-def test_pictures_become_rgb_of_the_asked_size_with_transparency_white():
+def test_images_become_rgb_of_the_configured_size_with_transparency_white():
     with web(PAGES) as site:
         urls = [f"{site}/{name}" for name in ("good.jpg", "grey.jpg", "clear.png")]
         table, _ = DownloadWorker(CONFIG)(pairs(*[(url, "x") for url in urls]))
@@ -151,13 +157,13 @@ def test_png_keeps_the_pixels_where_nothing_is_resized():
     assert np.array_equal(pixels(row["image"]), np.asarray(noise(20, 10)))
 
 
-def test_a_shard_without_one_picture_is_an_empty_table_of_the_schema():
+def test_a_shard_without_one_image_is_an_empty_table_of_the_schema():
     table, metadata = DownloadWorker(CONFIG)(pairs(("file:///x", "x"), (None, None)))
     check_schema(table, PAIRS, where="the test")
     assert (table.num_rows, metadata["downloaded"]) == (0, 0)
 
 
-def test_the_worker_travels_to_another_process_and_its_facts_are_json():
+def test_the_worker_can_be_pickled_and_its_metadata_is_json():
     worker = pickle.loads(pickle.dumps(DownloadWorker(CONFIG)))
     json.dumps(worker(pairs(("file:///x", "x")))[1])
 
@@ -170,7 +176,7 @@ def test_relative_addresses_are_relative_to_the_base_and_keep_their_keys():
     assert metadata["rejected"] == {"scheme": 1}
 
 
-def test_the_demo_list_loses_what_cannot_be_downloaded_and_nothing_else():
+def test_the_demo_list_loses_the_rows_that_cannot_be_downloaded_and_no_other():
     with serve(0) as port:
         table = url_list(port)
         fails = {(u if "//" in u else f"http://127.0.0.1:{port}{u}", t) for u, t in FAILING_ROWS}
@@ -190,14 +196,14 @@ def test_the_demo_list_loses_what_cannot_be_downloaded_and_nothing_else():
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
 def test_every_mode_decodes_to_rgb(mode):
-    picture = Image.new("I;16", (8, 8), 0x8000) if mode == "I;16" else noise(8, 8).convert(mode)
-    rgb = decode_rgb(encode(picture, "TIFF"), max_pixels=100)
+    image = Image.new("I;16", (8, 8), 0x8000) if mode == "I;16" else noise(8, 8).convert(mode)
+    rgb = decode_rgb(encode(image, "TIFF"), max_pixels=100)
     assert (rgb.mode, rgb.size) == ("RGB", (8, 8))
     if mode == "I;16":
         assert np.asarray(rgb).max() == 0x80
 
 
-def test_a_picture_taken_sideways_is_turned_upright():
+def test_an_image_taken_sideways_is_turned_upright():
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: rotate by 90 degrees
     assert decode_rgb(encode(noise(30, 20), "JPEG", exif=exif), max_pixels=1000).size == (20, 30)
@@ -216,7 +222,7 @@ def test_any_format_cut_in_half_is_refused(format_):
         decode_rgb(whole[: len(whole) // 2], max_pixels=10_000)
 
 
-def test_contradictions_in_the_config_are_refused_with_the_way_out():
+def test_contradictions_in_the_config_are_refused_with_a_fix():
     with pytest.raises(ConfigError, match="choose 0 to 9"):
         replace(CONFIG, encode_format="png")
     with pytest.raises(ConfigError, match="threads=0"):
@@ -234,7 +240,7 @@ def test_a_slice_of_the_list_is_sent_without_the_rest() -> None:
     assert len(pickle.dumps(slices["00500"])) < len(pickle.dumps(whole)) / 100
 
 
-def test_shards_with_too_few_pictures_are_tried_again_by_the_next_run(tmp_path: Path) -> None:
+def test_shards_with_too_few_images_are_tried_again_by_the_next_run(tmp_path: Path) -> None:
     bad, ok = "http://127.0.0.1:9/gone.jpg", "00001"
     with web(PAGES) as base:
         (tmp_path / "list.csv").write_text(
@@ -254,3 +260,68 @@ def test_shards_with_too_few_pictures_are_tried_again_by_the_next_run(tmp_path: 
         with pytest.raises(PipelineError, match=r"Only 2 of 5 rows.*connection 3"):
             make(store, stage)
     assert folder.marks(".done") == [f".done/{ok}.json"]
+
+
+@pytest.mark.parametrize(
+    ("values", "opts_out"),
+    [
+        ([], False),
+        (["noai"], True),
+        (["nofollow, NoImageAI"], True),
+        (["nofollow"], False),
+        (["otherbot: noai"], False),
+        (["otherbot: noai", "noindex"], True),
+        (["noai, unavailable_after: 25 Jun 2030 15:00:00 PST"], True),
+    ],
+)
+def test_an_owner_opts_out_for_every_robot_by_x_robots_tag(
+    values: list[str], opts_out: bool
+) -> None:
+    headers = Message()
+    for value in values:
+        headers["X-Robots-Tag"] = value
+    assert Fetched(b"", headers).opts_out is opts_out
+
+
+LEAVE_NO_LITTER = """
+import os, sys
+import pyarrow as pa
+from pipelines.data.download import DownloadWorker
+from tests.pipelines.test_download import CONFIG, GOOD
+
+assert DownloadWorker(CONFIG).make_row("http://x/", "", GOOD)["width"] == 32
+assert "wandb" not in sys.modules
+print(*os.listdir(os.environ["TMPDIR"]))
+os._exit(0)  # as a worker that is killed: nothing cleans up
+"""
+
+
+def test_a_killed_worker_leaves_no_folders_in_the_temporary_directory(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-u", "-c", LEAVE_NO_LITTER],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_of_patience_are_not_in_the_key_and_the_place_of_the_list_is_not_either(
+    tmp_path: Path,
+) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("url,caption\nhttp://x/,x\n")
+    source = SourceConfig(
+        urls=str(tmp_path / "a.csv"), url_column="url", caption_column="caption", rows_per_shard=2
+    )
+    key = Download(source, CONFIG).key
+    patient = replace(CONFIG, threads=9, retries=9, timeout_s=9.0, min_success_rate=0.9)
+    assert Download(source, replace(patient, allow_hosts=())).key == key
+    assert Download(replace(source, urls=str(tmp_path / "b.csv")), CONFIG).key == key
+    assert Download(replace(source, rows_per_shard=3), CONFIG).key != key
+    assert Download(source, replace(CONFIG, max_pixels=1_000)).key != key
+    (tmp_path / "a.csv").write_text("url,caption\nhttp://x/,y\n")
+    assert Download(source, CONFIG).key != key

@@ -11,9 +11,10 @@ import torch
 from diffusers.pipelines import deprecated
 
 from pipelines.artifacts import TrainedModel
-from pipelines.cli import export_models
-from pipelines.cli.common import Project
+from pipelines.cli import models as cli_models
 from pipelines.cli.main import main
+from pipelines.cli.options import ProjectChoice
+from pipelines.cli.project import Project
 from pipelines.config.load import load_config
 from pipelines.core.stage import Artifact, Context, Graph, Stage
 from pipelines.core.store import Store
@@ -39,17 +40,17 @@ class Tuned(Stage[TrainedModel]):
 
 @dataclass(frozen=True)
 class TunedPrior(Tuned):
-    name: ClassVar[str] = "prior"
+    kind: ClassVar[str] = "prior"
 
 
 @dataclass(frozen=True)
 class TunedDecoder(Tuned):
-    name: ClassVar[str] = "decoder"
+    kind: ClassVar[str] = "decoder"
 
 
 @dataclass(frozen=True)
 class TunedUpsampler(Tuned):
-    name: ClassVar[str] = "upsampler_1"
+    kind: ClassVar[str] = "upsampler_1"
 
 
 def use(
@@ -67,8 +68,8 @@ def use(
         if (part := getattr(stage, name)) is not None:
             make(store, part)
     settings = replace(load_config("demo"), evaluate=config)
-    project = Project(settings, Graph([stage]), store)
-    monkeypatch.setattr(export_models, "find_project", lambda arguments: project)
+    project = Project(ProjectChoice("demo", None, ()), settings, Graph([stage]), store)
+    monkeypatch.setattr(cli_models, "open_project", lambda choice: project)
 
 
 def test_what_the_pipeline_trained_of_karlo_opens_in_diffusers(

@@ -1,33 +1,54 @@
+import hashlib
+import io
 import json
 import pickle
-from dataclasses import replace
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 
-from pipelines.artifacts.schema import PAIRS
+from pipelines.artifacts.schema import PAIRS, pair_key
+from pipelines.config.files import ConfigFileError, find_config
+from pipelines.config.load import load_config
+from pipelines.core.store import Store
 from pipelines.core.tables import check_schema
-from pipelines.data.dates import is_mostly_date
 from pipelines.data.duplicates import IDENTITY_COLUMNS, exact_duplicates
-from pipelines.data.filter import FilterConfig, FilterItem, FilterWorker
-from pipelines.demo.dataset import FAILING_ROWS, rows
+from pipelines.data.filter import FilterItem, FilterWorker
+from pipelines.data.filter_config import FilterConfig
+from pipelines.data.rules import (
+    AspectRatio,
+    CaptionDate,
+    CaptionLength,
+    Duplicate,
+    FilterRule,
+    ImageSide,
+    Language,
+    is_mostly_date,
+)
+from pipelines.demo.dataset import rows
+from pipelines.demo.server import find_page
+from pipelines.stages.filter import Filter
+from tests.pipelines.given_pairs import GivenPairs
+from tests.pipelines.local import make
 from unclip.config import ConfigError
 
-CONFIG = FilterConfig(
-    min_caption_chars=3,
-    max_caption_chars=80,
-    drop_date_captions=True,
-    languages=("en",),
-    language_min_probability=0.9,
-    language_min_chars=40,
-    min_side=16,
-    max_aspect_ratio=3.0,
-    drop_exact_duplicates=True,
-)
+RULES: dict[str, FilterRule] = {
+    "caption_length": CaptionLength(min_chars=3, max_chars=80),
+    "caption_date": CaptionDate(),
+    "language": Language(keep=("en",), min_probability=0.9, min_chars=40),
+    "image_side": ImageSide(min_pixels=16),
+    "aspect_ratio": AspectRatio(max_ratio=3.0),
+    "duplicate": Duplicate(),
+}
+CONFIG = FilterConfig(rules=RULES)
 GERMAN = "Ein großer grüner Laubbaum mit einem kräftigen braunen Stamm"
 
 
@@ -42,12 +63,17 @@ def pair(caption: str = "a red heart", key: str = "k", **changes: Any) -> dict[s
         "original_width": 64,
         "original_height": 64,
         "sha256": "0" * 64,
+        "repeats_earlier": False,
     }
     return row | changes
 
 
+def only(**rules: FilterRule) -> FilterWorker:
+    return FilterWorker(FilterConfig(rules=rules))
+
+
 def table(*pairs: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist(list(pairs), schema=PAIRS)
+    return pa.Table.from_pylist(list(pairs), schema=PAIRS)  # without repeats_earlier
 
 
 @pytest.mark.parametrize(
@@ -62,23 +88,30 @@ def table(*pairs: dict[str, Any]) -> pa.Table:
         (pair(original_width=8, original_height=64), "too_small"),
         (pair(original_width=640, original_height=32), "aspect_ratio"),
         (pair(original_width=48, original_height=16), None),
+        (pair(repeats_earlier=True), "duplicate"),
     ],
 )
 def test_each_rule_rejects_what_it_says(row, reason):
-    assert FilterWorker(CONFIG).reason(row, is_duplicate=False) == reason
+    assert FilterWorker(CONFIG).reason(row) == reason
 
 
-def test_the_first_broken_rule_is_the_one_that_is_counted():
-    row = pair(GERMAN, original_width=1)
-    assert FilterWorker(CONFIG).reason(row, is_duplicate=True) == "language"
-    any_language = FilterWorker(replace(CONFIG, languages=()))
-    assert any_language.reason(row, is_duplicate=True) == "too_small"
+def test_the_first_rule_that_rejects_a_pair_is_counted() -> None:
+    row = pair(GERMAN, original_width=1, repeats_earlier=True)
+    assert FilterWorker(CONFIG).reason(row) == "language"
+    turned = FilterConfig(rules=dict(reversed(RULES.items())))
+    assert FilterWorker(turned).reason(row) == "duplicate"
+    assert {FilterWorker(c).reason(pair()) for c in (CONFIG, turned)} == {None}
 
 
-def test_rules_can_be_switched_off():
-    config = replace(CONFIG, languages=(), drop_date_captions=False, drop_exact_duplicates=False)
-    for caption in (GERMAN, "2021-04-07"):
-        assert FilterWorker(config).reason(pair(caption), is_duplicate=True) is None
+def test_a_rule_that_is_left_out_rejects_nothing() -> None:
+    for left_out, row in [
+        ("language", pair(GERMAN)),
+        ("caption_date", pair("2021-04-07")),
+        ("duplicate", pair(repeats_earlier=True)),
+    ]:
+        assert FilterWorker(CONFIG).reason(row) is not None
+        rules = {name: rule for name, rule in RULES.items() if name != left_out}
+        assert only(**rules).reason(row) is None
 
 
 def test_kept_rows_are_unchanged_in_their_order_and_every_other_one_is_counted(tmp_path):
@@ -88,7 +121,7 @@ def test_kept_rows_are_unchanged_in_their_order_and_every_other_one_is_counted(t
     worker = pickle.loads(pickle.dumps(FilterWorker(CONFIG)))
     result, metadata = worker(FilterItem(str(tmp_path / "00000.parquet"), frozenset({6})))
     check_schema(result, PAIRS, where="the test")
-    assert result.to_pylist() == kept
+    assert result.equals(table(*kept))
     assert metadata["rejected"] == {"caption_too_short": 1, "duplicate": 1, "language": 1}
     assert metadata["read"] == metadata["kept"] + sum(metadata["rejected"].values())
     assert metadata["examples"]["language"] == [GERMAN]
@@ -101,15 +134,161 @@ def test_a_shard_of_which_nothing_is_kept_is_an_empty_table_of_the_schema():
     assert result.num_rows == 0
 
 
-def test_the_demo_captions_stay_and_its_failing_ones_go():
-    worker = FilterWorker(CONFIG)
-    bad = {text for _, text in FAILING_ROWS}
-    rejected = {
-        text for _, text in rows() if worker.reason(pair(text), is_duplicate=False) is not None
+def demo_pairs() -> pa.Table:
+    """The rows of the demo that can be downloaded and decoded."""
+    pairs = []
+    for url, caption in rows():
+        page = find_page(url)
+        if page is None or page[0] != "image/jpeg" or "truncated" in url:
+            continue
+        width, height = Image.open(io.BytesIO(page[1])).size
+        pairs.append(
+            pair(
+                caption,
+                key=pair_key(url, caption),
+                image=page[1],
+                original_width=width,
+                original_height=height,
+                sha256=hashlib.sha256(page[1]).hexdigest(),
+            )
+        )
+    return table(*pairs)
+
+
+def test_the_demo_loses_the_rows_that_fail_on_purpose_and_no_other() -> None:
+    pairs = demo_pairs()
+    repeats = exact_duplicates({"00000": pairs})["00000"]
+    _, metadata = FilterWorker(load_config("demo").filter).filter(pairs, repeats)
+    # Counted by the filter as it was before its rules became classes.
+    assert metadata["rejected"] == {
+        "aspect_ratio": 1,
+        "caption_is_a_date": 1,
+        "caption_too_short": 1,
+        "duplicate": 1,
+        "language": 2,
+        "too_small": 1,
     }
-    short = {text for text in rejected if len(text) < 3}
-    assert rejected - short <= bad
-    assert len(rejected - short) == 3  # the date, the German and the French one
+    assert (metadata["read"], metadata["kept"]) == (1875, 1868)
+
+
+OWN_RULES = """
+import io
+from dataclasses import dataclass
+from typing import ClassVar
+
+from PIL import Image, ImageStat
+
+from pipelines.data.rules import FilterRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bright(FilterRule):
+    tag: ClassVar[str] = "bright"
+    needs_image: ClassVar[bool] = True
+
+    max_mean: float  # of the grey levels
+
+    def reason(self, row):
+        with Image.open(io.BytesIO(row["image"])) as image:
+            grey = image.convert("L")
+        return "too_bright" if ImageStat.Stat(grey).mean[0] > self.max_mean else None
+
+
+class Bare(FilterRule):
+    tag = "bare"
+
+    def reason(self, row):
+        return None
+"""
+
+
+@pytest.fixture
+def own_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "own_filter_rules.py").write_text(OWN_RULES)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "own_filter_rules"
+
+
+def test_a_rule_of_the_users_own_is_named_in_the_yaml_and_filters(
+    tmp_path: Path, own_rules: str
+) -> None:
+    text = find_config("demo").read_text()
+    line = "    duplicate: {}\n"
+    assert line in text
+    (tmp_path / "own.yaml").write_text(
+        text.replace(line, f"{line}    {own_rules}:Bright: {{ max_mean: 190.0 }}\n", 1)
+    )
+    config = load_config(str(tmp_path / "own.yaml")).filter
+    assert list(config.rules)[-2:] == ["duplicate", f"{own_rules}:Bright"]
+    pairs = GivenPairs(rows=12)
+    store = Store(str(tmp_path / "store"))
+    counts = make(store, Filter(pairs, config)).counts
+    means = [
+        np.asarray(Image.open(io.BytesIO(row["image"])).convert("L")).mean()
+        for name in ("00000", "00001")
+        for row in make(store, pairs).read(name).to_pylist()
+    ]
+    bright = sum(mean > 190 for mean in means)
+    assert 0 < bright < 12
+    assert (counts["kept"], counts["rejected"]) == (12 - bright, {"too_bright": bright})
+    stricter = FilterConfig(rules={**config.rules, f"{own_rules}:Bright": RULES["caption_date"]})
+    assert Filter(pairs, stricter).key != Filter(pairs, config).key
+
+
+def messages(raw: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with a filter section, by place."""
+    with pytest.raises(ValidationError) as error:
+        TypeAdapter(FilterConfig).validate_json(json.dumps(raw))
+    return {".".join(map(str, e["loc"])): e["msg"] for e in error.value.errors()}
+
+
+def test_errors_in_rules_name_the_place_and_a_fix(own_rules: str) -> None:
+    errors = messages(
+        {
+            "rules": {
+                "image_sides": {},
+                "image_side": {"min_pixel": 3},
+                "aspect_ratio": {"max_ratio": 0.5},
+                "caption_length": {"min_chars": "3", "max_chars": 9},
+                "caption_date": [],
+                f"{own_rules}:Bright": {},
+                f"{own_rules}:Brigth": {},
+                f"{own_rules}:Bare": {},
+            }
+        }
+    )
+    expected = {
+        "rules.image_sides": "unknown filter rule 'image_sides'; did you mean image_side?",
+        "rules.image_side.min_pixel": "did you mean min_pixels?",
+        "rules.aspect_ratio": "give 1.0 (squares only) or more",
+        "rules.caption_length.min_chars": "valid integer",
+        "rules.caption_date": "give a mapping of the rule's settings",
+        f"rules.{own_rules}:Bright.max_mean": "required",
+        f"rules.{own_rules}:Brigth": "did you mean Bright?",
+        f"rules.{own_rules}:Bare": "is no filter rule; write a class with `@dataclass",
+    }
+    assert errors.keys() == expected.keys()
+    assert [place for place, text in expected.items() if text not in errors[place]] == []
+
+
+def test_the_keys_of_before_the_rules_are_refused_with_their_new_places() -> None:
+    errors = messages({"min_side": 32, "drop_date_captions": True})
+    assert "filter.rules.image_side.min_pixels" in errors["min_side"]
+    assert "filter.rules.caption_date: {}" in errors["drop_date_captions"]
+    with pytest.raises(ConfigFileError, match=r"filter\.min_side: .*rules\.image_side\.min_pixels"):
+        load_config("demo", ["filter.min_side=32"])
+
+
+def test_a_rule_is_switched_off_by_null() -> None:
+    config = load_config("demo", ["filter.rules.duplicate=null"]).filter
+    assert list(config.rules) == [
+        "caption_length",
+        "caption_date",
+        "language",
+        "image_side",
+        "aspect_ratio",
+    ]
+    assert not config.finds_duplicates
 
 
 @pytest.mark.parametrize(
@@ -165,12 +344,19 @@ def test_a_row_is_dropped_exactly_if_it_repeats_an_earlier_kept_row(shards):
                 kept.append(row)
 
 
-def test_settings_that_leave_nothing_are_refused_with_the_way_out():
+def test_settings_that_leave_nothing_are_refused_with_a_fix() -> None:
     with pytest.raises(ConfigError, match="leave no caption"):
-        replace(CONFIG, min_caption_chars=100)
+        CaptionLength(min_chars=100, max_chars=80)
     with pytest.raises(ConfigError, match=r"give 1\.0"):
-        replace(CONFIG, max_aspect_ratio=0.5)
-    with pytest.raises(ConfigError, match="ISO 639"):
-        replace(CONFIG, languages=("English",))
+        AspectRatio(max_ratio=0.5)
+    for keep in (("English",), ()):
+        with pytest.raises(ConfigError, match="ISO 639"):
+            Language(keep=keep, min_probability=0.9, min_chars=1)
+
+
+def test_a_language_that_cannot_be_detected_is_refused_before_the_filter_runs() -> None:
+    language = Language(keep=("xx",), min_probability=0.9, min_chars=40)
+    stage = Filter(GivenPairs(rows=2), FilterConfig(rules={"language": language}))
     with pytest.raises(ConfigError, match="xx cannot be detected"):
-        FilterWorker(replace(CONFIG, languages=("xx",))).reason(pair(GERMAN), is_duplicate=False)
+        stage.check()
+    Filter(GivenPairs(rows=2), CONFIG).check()

@@ -12,9 +12,8 @@ from pipelines.artifacts import MODEL_FILE
 from pipelines.config.load import ConfigFileError, load_config
 from pipelines.core.store import Store
 from pipelines.graph import unclip_graph
-from pipelines.stages.frozen_text import TrainARPriorOnClipText, TrainPriorOnClipText
-from pipelines.stages.models import LoaderSettings
-from pipelines.stages.training import TrainingJob, TrainingWorker
+from pipelines.stages.train import LoaderSettings, TrainModel
+from pipelines.training.worker import TrainingJob, TrainingWorker
 from tests.pipelines import given
 from tests.pipelines.given_pairs import GivenPairs
 from tests.pipelines.local import LocalContext, make
@@ -27,8 +26,8 @@ TOWER = FrozenTextConfig(  # of `given.GivenClip`
     vocab_size=49408, context_length=24, width=64, depth=1, heads=2, quick_gelu=False
 )
 ON_CLIP = [
-    f"{name}.model.text_encoder.{key}={value}"
-    for name in ("prior", "second_prior")
+    f"priors.{name}.model.text_encoder.{key}={value}"
+    for name in ("prior", "ar")
     for key, value in {
         "context_length": 16,
         "width": 96,
@@ -39,7 +38,7 @@ ON_CLIP = [
 ]
 SETTINGS = [
     *ON_CLIP,
-    "second_prior.kind=autoregressive",
+    "priors.ar.kind=autoregressive",
     "decoder.model.text_encoder.context_length=16",
 ]
 
@@ -57,15 +56,19 @@ def test_a_prior_is_trained_around_the_tower_of_the_clip(kind: str, tmp_path: Pa
     embeddings = given.GivenEmbeddings(pairs, clip)
     rows = (pairs, embeddings, given.GivenSelection(embeddings))
     training = replace(
-        load_config("demo").prior.training, steps=2, warmup_steps=1, batch_size=8, log_every_steps=1
+        load_config("demo").priors["prior"].training,
+        steps=2,
+        warmup_steps=1,
+        batch_size=8,
+        log_every_steps=1,
     )
     settings = (training, LoaderSettings(shuffle_shards=2))
     if kind == "diffusion":
-        model = replace(given.small_models()[0], text_encoder=TOWER)
-        stage: Any = TrainPriorOnClipText(*rows, model, *settings, clip=clip)
+        model = replace(given.small_models().prior, text_encoder=TOWER)
+        stage: Any = TrainModel(*rows, model, *settings, clip=clip)
     else:
         coded = replace(given.small_ar_prior(), text_encoder=TOWER)
-        stage = TrainARPriorOnClipText(*rows, coded, *settings, given.GivenPca(), clip=clip)
+        stage = TrainModel(*rows, coded, *settings, pca=given.GivenPca(), clip=clip)
     for dependency in stage.dependencies.values():
         make(store, dependency)
     trained = stage.run(TrainingContext(store, store.folder(stage.name, stage.key)))
@@ -78,7 +81,7 @@ def test_a_prior_is_trained_around_the_tower_of_the_clip(kind: str, tmp_path: Pa
 
 def test_the_configuration_chooses_the_encoder_and_the_graph_hands_it_the_clip() -> None:
     graph = unclip_graph(load_config("demo", SETTINGS))
-    for name in ("prior", "second_prior"):
+    for name in ("prior", "ar"):
         assert graph[name].dependencies["clip"] is graph["clip"]
     plain = unclip_graph(load_config("demo"))
     assert "clip" not in plain["prior"].dependencies
@@ -87,9 +90,12 @@ def test_the_configuration_chooses_the_encoder_and_the_graph_hands_it_the_clip()
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("prior.model.text_encoder.depth=3", "'prior.model.text_encoder' has|prior.model.text_en"),
-        ("prior.model.text_encoder.depht=3", "depht is not a setting; did you mean depth"),
-        ("prior.model.text_encoder.quick_gelu=7", "quick_gelu is 7: "),
+        (
+            "priors.prior.model.text_encoder.depth=3",
+            "'priors.prior.model.text_encoder' has|priors.prior.model.text_en",
+        ),
+        ("priors.prior.model.text_encoder.depht=3", "depht is not a setting; did you mean depth"),
+        ("priors.prior.model.text_encoder.quick_gelu=7", "quick_gelu is 7: "),
     ],
 )
 def test_settings_of_the_tower_that_cannot_work_are_told_once(setting: str, message: str) -> None:
@@ -101,5 +107,5 @@ def test_settings_of_the_tower_that_cannot_work_are_told_once(setting: str, mess
 
 def test_an_encoder_that_is_trained_is_told_of_its_own_settings_alone() -> None:
     with pytest.raises(ConfigFileError, match="depth is 'x'") as error:
-        load_config("demo", ["prior.model.text_encoder.depth=x"])
+        load_config("demo", ["priors.prior.model.text_encoder.depth=x"])
     assert "quick_gelu" not in str(error.value)

@@ -1,4 +1,4 @@
-"""The files under infra/: they name things that exist, agree with the lock, and hold no secret."""
+"""The files under infra/: their references exist, agree with the lock, and contain no secret."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ def cluster_spec(path: Path) -> dict[str, Any]:
 
 
 def pods(spec: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each group with the pod that it makes."""
+    """Each group with its pod."""
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
         yield group, group["template"]["spec"]
 
@@ -36,12 +36,12 @@ def test_a_kuberay_cluster_runs_the_locked_ray_with_tokens_on(path: Path) -> Non
 
 
 @pytest.mark.parametrize("path", KUBERAY, ids=lambda p: p.name)
-def test_ray_is_told_of_no_more_than_its_pod_has(path: Path) -> None:
+def test_ray_announces_no_more_than_its_pod_has(path: Path) -> None:
     for group, pod in pods(cluster_spec(path)):
         [container] = pod["containers"]
-        message, has = group["rayStartParams"], container["resources"]["requests"]
-        assert float(message["num-cpus"]) <= has["cpu"]
-        assert int(message.get("num-gpus", 0)) == has.get("nvidia.com/gpu", 0)
+        announced, has = group["rayStartParams"], container["resources"]["requests"]
+        assert float(announced["num-cpus"]) <= has["cpu"]
+        assert int(announced.get("num-gpus", 0)) == has.get("nvidia.com/gpu", 0)
         assert has["memory"] == container["resources"]["limits"]["memory"]
 
 
@@ -89,7 +89,7 @@ def test_passwords_come_from_the_environment_alone() -> None:
     assert all("${" in value for value in settings.values())
 
 
-def test_the_tracking_server_gets_only_flags_that_it_knows() -> None:
+def test_the_tracking_server_gets_only_known_flags() -> None:
     script = (INFRA / "mlflow" / "start.sh").read_text()
     command = script[script.index("exec mlflow server") :].replace("\\\n", " ")
     flags = {word for word in shlex.split(command) if word.startswith("--")}

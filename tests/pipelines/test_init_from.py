@@ -1,6 +1,5 @@
 """A training that starts from the weights of a file."""
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,19 +14,19 @@ from pipelines.artifacts import MODEL_FILE
 from pipelines.config.load import ConfigFileError, load_config
 from pipelines.core.store import Folder, Store
 from pipelines.graph import unclip_graph
-from pipelines.stages.initial import InitialWeights, InitialWeightsError, find_weights
-from pipelines.stages.models import LoaderSettings, TrainPrior
-from pipelines.stages.training import TrainingJob, TrainingWorker
+from pipelines.stages.train import LoaderSettings, TrainModel
+from pipelines.training.initial_weights import InitialWeights, InitialWeightsError
+from pipelines.training.worker import TrainingJob, TrainingWorker
 from tests.pipelines import given
 from tests.pipelines.given_pairs import GivenPairs
 from tests.pipelines.local import LocalContext, make
 from unclip import presets
 from unclip.checkpoint import config_metadata, load_model, save_model
-from unclip.models import build
+from unclip.kinds import build
 
-MODEL = given.small_models()[0]
+MODEL = given.small_models().prior
 QUICK = replace(
-    load_config("demo").prior.training,
+    load_config("demo").priors["prior"].training,
     steps=3,
     warmup_steps=0,
     batch_size=16,
@@ -62,17 +61,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-def stage_of(initial: InitialWeights | None, **changes: Any) -> TrainPrior:
+def stage_of(init_from: Path | None, **changes: Any) -> TrainModel:
     pairs, clip = GivenPairs(48), given.GivenClip()
     embeddings = given.GivenEmbeddings(pairs, clip)
-    return TrainPrior(
+    return TrainModel(
         pairs,
         embeddings,
         given.GivenSelection(embeddings),
         MODEL,
         replace(QUICK, **changes),
         LoaderSettings(shuffle_shards=2),
-        initial=initial,
+        init_from=str(init_from) if init_from else None,
+        name="prior",
     )
 
 
@@ -85,12 +85,13 @@ def weights_file(path: Path, *, seed: int = 0, config: Any = MODEL) -> Path:
 
 
 def found(path: Path) -> InitialWeights:
-    initial = find_weights(str(path), MODEL, section="prior")
-    assert initial is not None
-    return initial
+    stage = stage_of(path)
+    stage.check()
+    assert stage.initial is not None
+    return stage.initial
 
 
-def run(store: Store, stage: TrainPrior, folder: Path) -> tuple[Path, list[float]]:
+def run(store: Store, stage: TrainModel, folder: Path) -> tuple[Path, list[float]]:
     torch.set_num_threads(1)
     made = stage.run(TrainingContext(store, Folder(str(folder)), []))
     history = made.folder.read_json("history.json")
@@ -99,7 +100,7 @@ def run(store: Store, stage: TrainPrior, folder: Path) -> tuple[Path, list[float
 
 def test_no_step_from_a_file_gives_the_very_file(store: Store, tmp_path: Path) -> None:
     path = weights_file(tmp_path / "weights.safetensors")
-    stage = stage_of(found(path), steps=0)
+    stage = stage_of(path, steps=0)
     made = stage.run(IdleContext(store, Folder(str(tmp_path / "out")), []))
     assert made.folder.local(MODEL_FILE).read_bytes() == path.read_bytes()
     parameters = sum(p.numel() for p in build(MODEL).parameters())
@@ -108,14 +109,13 @@ def test_no_step_from_a_file_gives_the_very_file(store: Store, tmp_path: Path) -
 
 def test_training_goes_on_from_the_weights_of_the_file(store: Store, tmp_path: Path) -> None:
     learned, from_scratch = run(store, stage_of(None, steps=60), tmp_path / "first")
-    initial = InitialWeights(str(learned), hashlib.sha256(learned.read_bytes()).hexdigest())
-    _, continued = run(store, stage_of(initial), tmp_path / "second")
+    _, continued = run(store, stage_of(learned), tmp_path / "second")
     assert continued[0] < 0.7 * from_scratch[0]
 
 
 def test_a_step_of_no_size_leaves_the_weights_of_the_file(store: Store, tmp_path: Path) -> None:
     path = weights_file(tmp_path / "weights.safetensors")
-    stage = stage_of(found(path), steps=1, learning_rate=1e-30, weight_decay=0.0)
+    stage = stage_of(path, steps=1, learning_rate=1e-30, weight_decay=0.0)
     state = load_model(run(store, stage, tmp_path / "out")[0]).state_dict()
     for name, tensor in load_model(path).state_dict().items():
         torch.testing.assert_close(state[name], tensor, rtol=0, atol=1e-12)
@@ -127,12 +127,12 @@ def test_the_key_follows_the_content_and_not_the_path(tmp_path: Path) -> None:
     copy.parent.mkdir()
     shutil.copy(one, copy)
     other = weights_file(tmp_path / "c" / "one.safetensors", seed=1)
-    keys = [stage_of(found(path)).key for path in (one, copy, other)]
+    keys = [stage_of(path).key for path in (one, copy, other)]
     assert keys[0] == keys[1] != keys[2]
     assert stage_of(None).key not in keys
     key = keys[0]
     weights_file(one, seed=2)
-    assert stage_of(found(one)).key != key
+    assert stage_of(one).key != key
 
 
 def test_a_file_is_read_through_once_while_it_stays_as_it_is(tmp_path: Path, home: Path) -> None:
@@ -174,8 +174,11 @@ def test_weights_of_any_store_can_be_read(tmp_path: Path) -> None:
     path = weights_file(tmp_path / "weights.safetensors")
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/models/weights.safetensors", path.read_bytes())
-    initial = find_weights("memory://models/weights.safetensors", MODEL, section="prior")
-    assert initial == found(path)
+    stage = replace(stage_of(path), init_from="memory://models/weights.safetensors")
+    stage.check()
+    initial = stage.initial
+    assert initial is not None
+    assert initial.sha256 == found(path).sha256
     ours, theirs = initial.load().state_dict(), load_model(path).state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -188,8 +191,8 @@ def test_weights_of_another_model_are_refused_with_both_values(tmp_path: Path) -
     deeper = weights_file(tmp_path / "deeper.safetensors", config=nested)
     with pytest.raises(InitialWeightsError, match=r"text_encoder\.depth: 2 → 1"):
         found(deeper)
-    decoder = weights_file(tmp_path / "decoder.safetensors", config=given.small_models()[1])
-    with pytest.raises(InitialWeightsError, match="type: DecoderConfig → DiffusionPriorConfig"):
+    decoder = weights_file(tmp_path / "decoder.safetensors", config=given.small_models().decoder)
+    with pytest.raises(InitialWeightsError, match="type: decoder → diffusion_prior"):
         found(decoder)
 
 
@@ -226,11 +229,11 @@ def test_half_a_file_is_refused_with_both_sizes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["nowhere/prior.safetensors", "no-such-protocol://prior"])
 def test_a_file_that_is_not_there_is_refused_before_anything_is_planned(url: str) -> None:
-    config = load_config("demo", [f"prior.init_from={url}"])
+    config = load_config("demo", [f"priors.prior.init_from={url}"])
     with pytest.raises(
         InitialWeightsError, match=rf"prior\.init_from={url} cannot be read: .*\. Give"
     ):
-        unclip_graph(config)
+        unclip_graph(config)["prior"].check()
 
 
 def test_no_step_at_all_needs_weights() -> None:
@@ -240,31 +243,32 @@ def test_no_step_at_all_needs_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    "section", ["prior", "second_prior", "decoder", "upsampler_1", "upsampler_2"]
+    "section",
+    ["priors.prior", "priors.other", "decoder", "upsamplers.upsampler_1", "upsamplers.upsampler_2"],
 )
 def test_every_model_of_the_cascade_can_start_from_a_file(tmp_path: Path, section: str) -> None:
-    config = getattr(presets.tiny(), section.removeprefix("second_"))
+    name = section.rpartition(".")[2]
+    config = presets.tiny().models["prior" if name == "other" else name]
     path = weights_file(tmp_path / "weights.safetensors", config=config)
     settings = [f"{section}.init_from={path}", f"{section}.steps=0"]
-    kind = ["second_prior.kind=diffusion"] if section == "second_prior" else []
+    kind = ["priors.other.kind=diffusion"] if name == "other" else []
     base = unclip_graph(load_config("demo", kind))
     graph = unclip_graph(load_config("demo", [*settings, *kind]))
     different = {n for n in base.stages if base[n].key != graph[n].key}
-    assert different == {section, "evaluate", "report"}
+    assert different == {name, "evaluate", "report"}
 
 
 def test_a_second_prior_does_not_start_from_the_weights_of_the_first(tmp_path: Path) -> None:
     path = weights_file(tmp_path / "weights.safetensors", config=presets.tiny().prior)
-    settings = [f"prior.init_from={path}", "second_prior.kind=autoregressive"]
-    second = load_config("demo", settings).second_prior
-    assert second is not None
+    settings = [f"priors.prior.init_from={path}", "priors.ar.kind=autoregressive"]
+    second = load_config("demo", settings).priors["ar"]
     assert second.init_from is None
 
 
 def test_an_autoregressive_prior_that_starts_from_a_file_keeps_the_codes_in_it(
     tmp_path: Path,
 ) -> None:
-    config = load_config("demo", ["prior.kind=autoregressive"]).prior.model
+    config = load_config("demo", ["priors.prior.kind=autoregressive"]).priors["prior"].model
     path = weights_file(tmp_path / "weights.safetensors", config=config)
-    settings = ["prior.kind=autoregressive", f"prior.init_from={path}"]
+    settings = ["priors.prior.kind=autoregressive", f"priors.prior.init_from={path}"]
     assert "pca" not in unclip_graph(load_config("demo", settings))["prior"].dependencies

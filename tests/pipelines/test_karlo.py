@@ -15,11 +15,10 @@ from pipelines.config.load import ConfigFileError, load_config
 from pipelines.core.errors import PipelineError
 from pipelines.core.stage import Stage
 from pipelines.core.store import Folder, Store
+from pipelines.data.arrow import to_numpy
 from pipelines.graph import unclip_graph
-from pipelines.stages import initial
-from pipelines.stages.embed import to_array
-from pipelines.stages.initial import find_weights
-from pipelines.stages.models import LoaderSettings, TrainDecoder, TrainModel, TrainPrior
+from pipelines.stages.train import LoaderSettings, TrainModel
+from pipelines.training import initial_weights
 from tests.pipelines import given
 from tests.pipelines.given_pairs import GivenPairs
 from tests.pipelines.local import make
@@ -28,7 +27,7 @@ from tests.unclip import karlo_configs
 from unclip.checkpoint import config_metadata, load_model, save_model
 from unclip.clip.frozen import FrozenClip
 from unclip.config import Config
-from unclip.models import build
+from unclip.kinds import build
 from unclip.presets import karlo
 
 PARTS = ("prior", "decoder", "upsampler_1")
@@ -40,20 +39,20 @@ TEXT = replace(
     embed_dim=64,
 )
 SMALL = {
-    TrainPrior: replace(karlo_configs.PRIOR, embed_dim=64, text_encoder=TEXT),
-    TrainDecoder: replace(karlo_configs.DECODER, embed_dim=64, text_encoder=TEXT),
+    "prior": replace(karlo_configs.PRIOR, embed_dim=64, text_encoder=TEXT),
+    "decoder": replace(karlo_configs.DECODER, embed_dim=64, text_encoder=TEXT),
 }
 
 
 @pytest.fixture
 def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Files of Karlo's sizes with nothing in them, beside which the configuration is used."""
-    monkeypatch.setattr(initial, "_sha256", lambda fs, path: path)  # of gigabytes of zeros
+    monkeypatch.setattr(initial_weights, "file_digest", lambda url: url)  # of gigabytes of zeros
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "karlo"
     folder.mkdir()
     preset = karlo()
-    for name, config in zip(PARTS, (preset.prior, preset.decoder, preset.upsampler), strict=True):
+    for name, config in preset.models.items():
         write_hollow(folder / f"{name}.safetensors", config)
     return folder
 
@@ -88,26 +87,25 @@ def test_the_packaged_configuration_is_planned_with_the_sizes_of_the_released_we
     imported: Path,
 ) -> None:
     config = load_config("karlo", ["source.urls=demo"])
-    models = (config.prior.model, config.decoder.model, config.upsampler_1.model)
-    assert models == (karlo().prior, karlo().decoder, karlo().upsampler)
+    assert {name: section.model for name, section in config.models.items()} == karlo().models
     graph = unclip_graph(config)
     assert "upsampler_2" not in graph.stages
     assert {*PARTS, "evaluate", "report"} < set(graph.stages)
     for name in PARTS:
         stage = graph[name]
         assert isinstance(stage, TrainModel)
-        assert stage.initial is not None
-        assert stage.initial.url == str(imported / f"{name}.safetensors")
+        assert stage.init_from == f"karlo/{name}.safetensors"
+        stage.check()
 
 
 def test_another_karlo_than_the_configured_one_is_refused(imported: Path) -> None:
     config = load_config("karlo", ["source.urls=demo", "decoder.model.text_dropout=0.5"])
     with pytest.raises(PipelineError, match=r"text_dropout: 0\.3 → 0\.5"):
-        unclip_graph(config)
+        unclip_graph(config)["decoder"].check()
 
 
 def test_a_frozen_text_tower_without_weights_is_refused() -> None:
-    for part in ("prior", "decoder"):
+    for part in ("priors.prior", "decoder"):
         with pytest.raises(ConfigFileError, match=rf"{part}\.init_from is null.*frozen"):
             load_config("karlo", [f"{part}.init_from=null"])
 
@@ -116,13 +114,12 @@ def test_a_frozen_text_tower_without_weights_is_refused() -> None:
     ("name", "setting"),
     [
         ("karlo", "decoder.kind=paper"),
-        ("karlo", "prior.kind=diffusion"),
-        ("demo", "prior.kind=karlo"),
+        ("karlo", "priors.prior.kind=diffusion"),
+        ("demo", "priors.prior.kind=karlo"),
     ],
 )
 def test_karlos_models_are_not_mixed_with_others(name: str, setting: str) -> None:
-    section, kind = setting.split(".kind=")
-    with pytest.raises(ConfigFileError, match=f"{section}.kind is '{kind}', but preset is"):
+    with pytest.raises(ConfigFileError):
         load_config(name, [setting])
 
 
@@ -130,7 +127,7 @@ def test_embeddings_and_norms_give_back_what_clip_made(store: Store) -> None:
     pairs, embeddings, _ = (make(store, stage) for stage in given_rows())
     name = next(iter(pairs.rows))
     table = embeddings.read(name)
-    unit, norms = to_array(table["image_embeds"]), table["image_norm"].to_numpy()
+    unit, norms = to_numpy(table["image_embeds"]), table["image_norm"].to_numpy()
     torch.testing.assert_close(torch.tensor(unit).norm(dim=-1), torch.ones(len(unit)))
 
     folder = make(store, given.GivenClip()).folder.local()
@@ -145,21 +142,21 @@ def test_embeddings_and_norms_give_back_what_clip_made(store: Store) -> None:
     torch.testing.assert_close(torch.tensor(unit * norms[:, None]), made, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [TrainPrior, TrainDecoder])
+@pytest.mark.parametrize("name", ["prior", "decoder"])
 def test_a_stage_trains_karlos_model_and_leaves_its_text_tower_alone(
-    kind: type[TrainModel], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     torch.manual_seed(0)
-    path, config = tmp_path / "weights.safetensors", SMALL[kind]
+    path, config = tmp_path / "weights.safetensors", SMALL[name]
     save_model(path, build(config))
-    weights = find_weights(str(path), config, section=kind.name)
     rows = given_rows()
     for row in rows:
         make(store, row)
-    stage = kind(*rows, config, QUICK, LoaderSettings(shuffle_shards=2), initial=weights)
+    loader = LoaderSettings(shuffle_shards=2)
+    stage = TrainModel(*rows, config, QUICK, loader, init_from=str(path), name=name)
     made: TrainedModel = stage.run(TrainingContext(store, Folder(str(tmp_path / "out")), []))
-    assert made.model == type(config).__name__
+    assert made.model == config.tag
     before, after = (load_model(p).state_dict() for p in (path, made.folder.local(MODEL_FILE)))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved

@@ -233,9 +233,9 @@ def test_folders_of_two_karlos_are_not_mixed(
 def test_a_target_that_is_there_stays_as_it_is(
     theirs: Path, imported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(["import", str(theirs / "text"), "--to", "a.png"], "is there already", capsys)
-    refused(["import", str(theirs / "text"), "--to", "no/such"], "There is no folder", capsys)
-    refused(["export", "--models", str(imported), "--to", "a.png"], "is there already", capsys)
+    refused(["import", str(theirs / "text"), "--to", "a.png"], "exists already", capsys)
+    refused(["import", str(theirs / "text"), "--to", "no/such"], "there is no folder no", capsys)
+    refused(["export", "--models", str(imported), "--to", "a.png"], "exists already", capsys)
 
 
 def test_a_folder_of_models_must_be_whole(
@@ -284,4 +284,4 @@ def test_the_key_of_a_pair_means_nothing_without_a_store(
     imported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = "0123456789abcdef0123"
-    refused(["variations", key, "--models", str(imported)], "is no picture that can be", capsys)
+    refused(["variations", key, "--models", str(imported)], "cannot be read as an image", capsys)

@@ -1,7 +1,8 @@
-"""Karlo's models, drawn with by the workers of the evaluation."""
+"""Evaluation workers generate with Karlo's models."""
 
 import io
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from PIL import Image
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.store import Folder, Store
-from pipelines.evaluation.generate import GenerationWorker, Weights
-from pipelines.evaluation.rows import Sources, gather
+from pipelines.evaluation.generate import GenerationWorker
+from pipelines.evaluation.inputs import Sources
+from pipelines.evaluation.rows import gather
 from pipelines.stages.evaluate import Evaluate
 from tests.pipelines import given
 from tests.pipelines.local import make
@@ -20,8 +22,13 @@ from unclip.interop import KARLO_SAMPLING
 from unclip.models import KarloDecoder, KarloPrior
 
 TEXT = replace(karlo_configs.TEXT, vocab_size=49408, context_length=77, width=64, embed_dim=64)
-SAMPLING = replace(KARLO_SAMPLING, prior_steps=2, decoder_steps=2, upsampler_1_steps=2)
-MODELS = ("clip", "prior", "decoder", "upsampler_1")
+UPSAMPLING = KARLO_SAMPLING.upsamplers["upsampler_1"]
+SAMPLING = replace(
+    KARLO_SAMPLING,
+    prior=replace(KARLO_SAMPLING.prior, num_inference_steps=2),
+    decoder=replace(KARLO_SAMPLING.decoder, num_inference_steps=2),
+    upsamplers={"upsampler_1": replace(UPSAMPLING, num_inference_steps=2)},
+)
 
 
 def karlo_stage() -> Evaluate:
@@ -32,15 +39,14 @@ def karlo_stage() -> Evaluate:
     decoder = replace(karlo_configs.DECODER, embed_dim=64, text_encoder=TEXT)
     return replace(
         given.evaluate_stage(config),
-        prior=given.GivenPrior(prior),
-        decoder=given.GivenDecoder(decoder),
-        upsampler_1=given.GivenUpsampler1(karlo_configs.UPSAMPLER),
-        upsampler_2=None,
+        priors=given.given_models(prior=prior),
+        decoder=given.GivenModel(decoder, name="decoder"),
+        upsamplers=given.given_models(upsampler_1=karlo_configs.UPSAMPLER),
     )
 
 
 def worker_of(stage: Evaluate, store: Store, folder: Path) -> GenerationWorker:
-    weights = Weights(**{name: make(store, getattr(stage, name)) for name in MODELS})
+    weights = stage.weights(partial(make, store))
     return GenerationWorker(weights, stage.config, Folder(str(folder)))
 
 
@@ -55,7 +61,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(str(tmp_path_factory.mktemp("store")))
 
 
-def test_a_worker_draws_with_karlos_models_and_reads_embeddings_at_their_own_length(
+def test_a_worker_generates_with_karlos_models_from_embeddings_of_their_own_length(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = karlo_stage()
@@ -75,7 +81,7 @@ def test_a_worker_draws_with_karlos_models_and_reads_embeddings_at_their_own_len
     assert worker.pipeline.tokenize(["a heart"]).shape == (1, 77)
     sizes = {Image.open(io.BytesIO(p)).size for p in table["generated"].to_pylist()}
     assert sizes == {(16, 16)}
-    assert table["generated_middle"].null_count == table.num_rows
+    assert table["generated_middle"].to_pylist() == [[]] * table.num_rows
     predicted = torch.tensor(table["predicted_image_embeds"].to_pylist())
     torch.testing.assert_close(predicted.norm(dim=-1), torch.ones(len(predicted)))
     norms = set(torch.tensor(table["image_norm"].to_pylist()).round(decimals=3).tolist())
@@ -84,9 +90,11 @@ def test_a_worker_draws_with_karlos_models_and_reads_embeddings_at_their_own_len
     assert not any(abs(norm - 1) < 1e-3 for norm in probed)
 
 
-def test_analytic_dpm_needs_captions_of_the_evaluation(store: Store, tmp_path: Path) -> None:
+def test_analytic_dpm_is_estimated_from_the_captions_of_the_evaluation(
+    store: Store, tmp_path: Path
+) -> None:
     stage = karlo_stage()
-    sampling = replace(SAMPLING, prior_sampler="analytic_dpm")
+    sampling = replace(SAMPLING, prior=replace(SAMPLING.prior, sampler="analytic_dpm"))
     stage = replace(stage, config=replace(stage.config, sampling=sampling))
     worker = worker_of(stage, store, tmp_path)
     with pytest.raises(PipelineError, match="unclip run --only evaluate"):
@@ -95,7 +103,7 @@ def test_analytic_dpm_needs_captions_of_the_evaluation(store: Store, tmp_path: P
     estimated = worker.cascade.prior_noise_norms
     assert estimated is not None
     worker.folder.write_table(f"{names[0]}.parquet", worker(names[0])[0])
-    worker.folder.remove_hidden()  # what is left of the stage when it is done
+    worker.folder.remove_hidden()  # as when the stage is done
     again = worker_of(stage, store, tmp_path).cascade.prior_noise_norms
     assert again is not None
     torch.testing.assert_close(again, estimated)

@@ -143,7 +143,7 @@ def test_the_loader_from_a_step_is_the_tail_of_the_loader_from_the_start(store):
     assert all(same(a, b) for a, b in zip(whole[7:], tail, strict=True))
 
 
-def test_what_a_lane_reads_does_not_depend_on_who_reads_it(store):
+def test_the_rows_of_a_logical_rank_do_not_depend_on_the_worker(store):
     together = steps(make(store, (0, 1, 2, 3)), 0, 6)
     for worker in ((0, 1), (2, 3), (3,)):
         apart = steps(make(store, worker), 0, 6)
@@ -156,7 +156,7 @@ def test_a_small_cache_changes_nothing_but_the_work(store):
     assert all(same(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_only_what_is_asked_for_is_given_and_read(store):
+def test_only_the_configured_fields_are_read(store):
     for file in (store / "pairs").iterdir():
         pq.write_table(pq.read_table(file, columns=["key"]), file)
     config = LoaderConfig(order=CONFIG.order, fields=("image_embeds",))
@@ -205,7 +205,7 @@ def test_an_empty_selection_is_an_error(tmp_path):
         list_shards(*[str(tmp_path / "select")] * 3)
 
 
-def test_shards_in_use_stay_and_the_longest_unused_leave_first():
+def test_shards_in_use_stay_and_the_least_recently_used_go_first():
     class Fake:
         nbytes = 10
 
@@ -223,7 +223,7 @@ def test_shards_in_use_stay_and_the_longest_unused_leave_first():
     assert set(cache.use({4, 5, 6, 7})) == {4, 5, 6, 7} == set(cache.shards)
 
 
-def test_decoded_pictures_are_kept_only_while_they_fit(store, monkeypatch):
+def test_decoded_images_are_kept_only_while_they_fit(store, monkeypatch):
     calls: list[int] = []
 
     def count(image: bytes, image_size: int) -> np.ndarray:
@@ -240,7 +240,7 @@ def test_decoded_pictures_are_kept_only_while_they_fit(store, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (40, 20), (5, 9)])
-def test_pixels_are_the_middle_square_at_the_asked_size(size):
+def test_pixels_are_the_centre_square_at_the_configured_size(size):
     encoded = io.BytesIO()
     Image.new("RGB", size, (9, 99, 199)).save(encoded, "PNG")
     pixels = decode_pixels(encoded.getvalue(), 8)
@@ -248,7 +248,7 @@ def test_pixels_are_the_middle_square_at_the_asked_size(size):
     assert (pixels == (9, 99, 199)).all()
 
 
-def test_halving_a_picture_averages_its_pixels():
+def test_halving_an_image_averages_its_pixels():
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)
     encoded = io.BytesIO()
@@ -259,7 +259,7 @@ def test_halving_a_picture_averages_its_pixels():
     )  # rounded along each axis
 
 
-def test_loaders_that_cannot_be_are_refused_with_the_way_out(store):
+def test_impossible_loaders_are_refused_with_a_fix(store):
     with pytest.raises(ConfigError, match=r"fields=\('images',\)"):
         replace(CONFIG, fields=("images",))
     with pytest.raises(ConfigError, match="image_size"):

@@ -1,6 +1,8 @@
 """The commands that manipulate pictures: what they refuse, and what they write."""
 
 import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,27 +10,43 @@ import pytest
 from PIL import Image, ImageFont
 
 from pipelines.artifacts import PairShards
-from pipelines.cli import reconstruct, studio, variations
-from pipelines.cli.common import Project
-from pipelines.cli.images import read_picture
+from pipelines.cli import models, session
+from pipelines.cli.inputs import Inputs
 from pipelines.cli.main import main
+from pipelines.cli.models import ModelSource
+from pipelines.cli.options import ImageRequest, ModelChoice, ProjectChoice
+from pipelines.cli.project import Project
 from pipelines.config.load import load_config
+from pipelines.core.errors import PipelineError
 from pipelines.core.stage import Graph, load_artifact
 from pipelines.core.store import Store
 from pipelines.data.decode import decode_rgb
-from pipelines.evaluation.generate import GenerationWorker, Weights
-from pipelines.evaluation.labelled import FONT_SIZE, Tile, labelled_grid, wrap
-from pipelines.tracking.image import log_picture
+from pipelines.evaluation.grids import FONT_SIZE, Tile, draw_grid, wrap
+from pipelines.tracking.image import log_image
 from pipelines.tracking.settings import TrackingSettings
 from tests.pipelines.given import GivenPca, evaluate_config, evaluate_stage
 from tests.pipelines.given_pairs import GivenPairs
 from tests.pipelines.local import make
 
 MODELS = ("clip", "prior", "decoder", "upsampler_1", "upsampler_2")
+CHOICE = ProjectChoice("demo", None, ())
+
+
+@dataclass(frozen=True)
+class ListedPairs(GivenPairs):
+    """Pairs of a URL list that is a file."""
+
+    url_list: str = ""
+
+    def digests(self) -> Mapping[str, str]:
+        try:
+            return {"urls": Path(self.url_list).read_text()}
+        except OSError as error:
+            raise PipelineError(f"There is no URL list at {self.url_list}.") from error
 
 
 @pytest.fixture(autouse=True)
-def _pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Image.new("RGBA", (40, 40), (255, 0, 0, 0)).save("clear.png")
     Image.new("L", (40, 30), 90).save("grey.png")
@@ -43,24 +61,30 @@ def _pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["variations", "nowhere.png"], "nowhere.png is no picture"),
-        (["variations", "0123456789abcdef0123"], "not in"),
-        (["variations", "text.png"], "cannot be read as a picture"),
-        (["variations", "."], "is no picture"),
+        (["variations", "nowhere.png"], "nowhere.png cannot be read as an image"),
+        (["variations", "0123456789abcdef0123"], "does not hold filter"),
+        (["variations", "text.png"], "text.png cannot be decoded as an image"),
+        (["variations", "."], ". cannot be read as an image: Is a directory"),
         (["variations", "clear.png"], "Train them first"),
         (["variations", "grey.png"], "Train them first"),
-        (["variations", "clear.png", "--count", "0"], "--count 0"),
-        (["variations", "clear.png", "--eta", "2"], "--eta 2.0"),
-        (["variations", "clear.png", "--out", "no/such.png"], "There is no folder"),
-        (["interpolate", "clear.png", "grey.png", "--count", "1"], "no two ends"),
-        (["edit", "clear.png", "--to", " "], "--to is empty"),
-        (["edit", "clear.png", "--to", "a", "--from-text", "a"], "names no direction"),
-        (["edit", "clear.png", "--to", "a", "--strength", "0"], "--strength 0.0"),
-        (["reconstruct", "clear.png", "--components", "1,x"], "--components 1,x"),
-        (["inpaint", "grey.png", "half.png"], "mask of the picture's size"),
+        (["variations", "clear.png", "--count", "0"], "'--count': 0 is not in the range"),
+        (["variations", "clear.png", "--eta", "2"], "'--eta': 2.0 is not in the range"),
+        (["variations", "clear.png", "--out", "no/such.png"], "there is no folder no"),
+        (
+            ["interpolate", "clear.png", "grey.png", "--count", "1"],
+            "'--count': 1 is not in the range",
+        ),
+        (["edit", "clear.png", "--to", " "], "'--to': the caption is empty"),
+        (["edit", "clear.png", "--to", "a", "--from-text", "a"], "gives no direction"),
+        (
+            ["edit", "clear.png", "--to", "a", "--strength", "0"],
+            "'--strength': 0.0 is not in the range",
+        ),
+        (["reconstruct", "clear.png", "--components", "1,x"], "'--components': 1,x is not a list"),
+        (["inpaint", "grey.png", "half.png"], "mask of the image's size"),
         (["inpaint", "clear.png", "smooth.png"], "1600 pixels that are neither black nor white"),
         (["inpaint", "clear.png", "black.png"], "nothing to paint"),
-        (["importance", ""], "The caption is empty"),
+        (["importance", ""], "the caption is empty"),
         (["attack", "clear.png", "--labels", "apple,"], "two or more"),
     ],
 )
@@ -70,7 +94,7 @@ def test_bad_input_is_one_paragraph_before_anything_is_loaded(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(studio, "open_models", lambda *given: pytest.fail("loaded"))
+    monkeypatch.setattr(ModelSource, "load", lambda source: pytest.fail("loaded"))
     assert main([*arguments, "--store", "store"]) == 2
     said = capsys.readouterr().err.strip()
     assert message in said
@@ -79,11 +103,29 @@ def test_bad_input_is_one_paragraph_before_anything_is_loaded(
 
 
 @pytest.fixture(scope="module")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> GenerationWorker:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose store has small models with random weights, pairs, and a PCA basis."""
     store = Store(str(tmp_path_factory.mktemp("store")))
+    url_list = tmp_path_factory.mktemp("source") / "urls.csv"
+    url_list.write_text("first edition")
     stage = evaluate_stage(evaluate_config())
-    weights = Weights(**{name: make(store, getattr(stage, name)) for name in MODELS})
-    return GenerationWorker(weights, stage.config, store.folder(stage.name, stage.key))
+    pairs = ListedPairs(48, url_list=str(url_list))
+    embeddings = replace(stage.embeddings, pairs=pairs)
+    selection = replace(stage.selection, embeddings=embeddings)
+    stage = replace(stage, pairs=pairs, embeddings=embeddings, selection=selection)
+    config = replace(load_config("demo"), evaluate=stage.config)
+    found = Project(CHOICE, config, Graph([stage, GivenPca()]), store)
+    for name in (*MODELS, "filter", "pca"):
+        make(store, found.graph[name])
+    return found
+
+
+@pytest.fixture
+def project(made: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The project that every command opens."""
+    monkeypatch.setattr(models, "open_project", lambda choice: made)
+    monkeypatch.setattr(session, "log_image", lambda *given, **named: None)
+    return made
 
 
 @pytest.mark.parametrize(
@@ -102,16 +144,12 @@ def test_a_command_writes_a_labelled_grid_and_tracks_it(
     arguments: list[str],
     columns: int,
     rows: int,
-    worker: GenerationWorker,
+    project: Project,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logged: list[dict[str, object]] = []
-    monkeypatch.setattr(studio, "check_models", lambda *given: None)
-    monkeypatch.setattr(studio, "open_models", lambda *given: worker.pipeline)
-    monkeypatch.setattr(
-        "pipelines.tracking.image.log_picture", lambda *given, **named: logged.append(named)
-    )
-    assert main(["--debug", *arguments, "--store", "store", "--out", "grid.png"]) == 0
+    monkeypatch.setattr(session, "log_image", lambda *given, **named: logged.append(named))
+    assert main(["--debug", *arguments, "--out", "grid.png"]) == 0
     grid = Image.open("grid.png")
     assert grid.width == columns * (128 + 8) + 8
     assert grid.height > rows * 128
@@ -119,24 +157,25 @@ def test_a_command_writes_a_labelled_grid_and_tracks_it(
     assert said["name"] == arguments[0]
 
 
-@pytest.fixture
-def project(worker: GenerationWorker, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """Pairs and a PCA basis in the store of the worker's models."""
-    store = Store(str(Path(worker.folder.url).parents[1]))
-    stages = (GivenPairs(48), GivenPca())
-    for stage in stages:
-        make(store, stage)
-    found = Project(load_config("demo"), Graph(stages), store)
-    for command in (reconstruct, variations):
-        monkeypatch.setattr(command, "find_project", lambda arguments: found)
-    monkeypatch.setattr(studio, "open_models", lambda *given: worker.pipeline)
-    monkeypatch.setattr("pipelines.tracking.image.log_picture", lambda *given, **named: None)
-    return found
+def test_the_configare_found_without_the_url_list(project: Project) -> None:
+    listed = project.graph["filter"]
+    assert isinstance(listed, ListedPairs)
+    url_list = Path(listed.url_list)
+    before = url_list.read_text()
+    try:
+        for change in (url_list.unlink, lambda: url_list.write_text("second edition")):
+            change()
+            fresh = replace(
+                project, graph=Graph([replace(s) for s in project.graph.stages.values()])
+            )
+            assert fresh.find(MODELS).keys["prior"] == project.find(MODELS).keys["prior"]
+            assert main(["--debug", "generate", "a heart", "--count", "1", "--out", "a.png"]) == 0
+            assert Image.open("a.png").size == (132, 132)
+    finally:
+        url_list.write_text(before)
 
 
-def test_a_picture_is_reconstructed_from_a_stored_basis(
-    project: Project, worker: GenerationWorker
-) -> None:
+def test_an_image_is_reconstructed_from_a_stored_basis(project: Project) -> None:
     flags = ["--components", "2,64,500", "--out", "grid.png"]
     assert main(["--debug", "reconstruct", "grey.png", *flags]) == 0
     tiles = tiles_of("grid.png")
@@ -155,7 +194,8 @@ def test_a_stored_pair_is_found_by_its_key(
     pairs = load_artifact(project.store, project.graph["filter"])
     assert isinstance(pairs, PairShards)
     row = pairs.read(list(pairs.rows)[-1]).to_pylist()[-1]
-    picture = read_picture(row["key"], project)
+    request = ImageRequest("variations", ModelChoice(CHOICE, None), 0, Path("a.png"), {})
+    picture = Inputs(request).read_image(row["key"])
     assert picture.tobytes() == decode_rgb(row["image"], max_pixels=10**6).tobytes()
     assert main(["variations", "0" * 20]) == 2
     assert f"has the key {'0' * 20}" in capsys.readouterr().err
@@ -174,7 +214,7 @@ def test_labels_are_wrapped_to_their_picture_and_stay_readable() -> None:
     assert all(font.getlength(line) <= 60 for line in lines)
     assert wrap("unbreakable" * 9, 60, font)[0].endswith("…")
     white = Tile(Image.new("RGB", (64, 64), "white"), "a label")
-    below = np.asarray(labelled_grid([[white]]).convert("L"))[140:]
+    below = np.asarray(draw_grid([[white]]).convert("L"))[140:]
     assert below.min() < 80
 
 
@@ -187,9 +227,7 @@ def test_an_outage_of_the_tracking_server_is_a_warning_and_the_picture_is_told_l
     settings = TrackingSettings(uri=f"http://127.0.0.1:{port}")
     said: list[str] = []
     store = Store(str(tmp_path / "kept"))
-    log_picture(
-        Path("grey.png"), store, settings, name="edit", params={"to": "a"}, warn=said.append
-    )
+    log_image(Path("grey.png"), store, settings, name="edit", params={"to": "a"}, warn=said.append)
     assert "does not answer" in said[0]
     assert len(list((tmp_path / "kept").rglob("*.json"))) == 4
 
@@ -199,9 +237,7 @@ def test_a_picture_is_a_run_with_its_parameters(tmp_path: Path) -> None:
 
     said: list[str] = []
     store, settings = Store(str(tmp_path / "kept")), TrackingSettings()
-    log_picture(
-        Path("grey.png"), store, settings, name="edit", params={"to": "a"}, warn=said.append
-    )
+    log_image(Path("grey.png"), store, settings, name="edit", params={"to": "a"}, warn=said.append)
     assert said == []
     client = MlflowClient(f"sqlite:///{tmp_path}/kept/mlflow.db")
     experiment = client.get_experiment_by_name(settings.experiment)

@@ -47,7 +47,7 @@ def epoch(logical_rank: LogicalRankOrder, index: int) -> list[Row]:
 
 @given(configs, sizes, st.integers(0, 2))
 @settings(max_examples=150, deadline=None)
-def test_all_lanes_together_see_every_row_once_an_epoch(config, shard_rows, index):
+def test_all_logical_ranks_together_see_every_row_once_an_epoch(config, shard_rows, index):
     seen = Counter(
         row
         for logical_rank in logical_ranks_of(config, shard_rows)
@@ -58,7 +58,7 @@ def test_all_lanes_together_see_every_row_once_an_epoch(config, shard_rows, inde
 
 @given(configs, sizes)
 @settings(max_examples=50, deadline=None)
-def test_the_epochs_of_all_lanes_are_as_long_as_each_other_within_one_row(config, shard_rows):
+def test_the_epochs_of_all_logical_ranks_differ_by_one_row_at_most(config, shard_rows):
     lengths = {logical_rank.epoch_rows for logical_rank in logical_ranks_of(config, shard_rows)}
     assert max(lengths) - min(lengths) <= 1
 
@@ -119,7 +119,7 @@ def test_a_far_step_of_a_large_data_set_is_found_at_once():
     assert len(logical_rank.rows(800_000)) == 32
 
 
-def test_orders_that_cannot_be_are_refused_with_the_way_out():
+def test_impossible_orders_are_refused_with_a_fix():
     with pytest.raises(ConfigError, match=r"batch_size=9 .* try 10"):
         replace(CONFIG, batch_size=9)
     with pytest.raises(ConfigError, match="shuffle_shards=0"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli.progress import Row, View, clock_time, print_plan, readable_rate
+from pipelines.cli.progress import ProgressDisplay, StageRow, clock_time, print_plan, readable_rate
 from pipelines.core.events import Metrics, Note, Progress
 from pipelines.core.store import Store
 from tests.pipelines.fake_run import finish, plan_of, tell
@@ -28,21 +28,21 @@ def shown_plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
-def test_without_a_terminal_a_run_is_told_in_plain_lines(store: Store) -> None:
+def test_without_a_terminal_a_run_is_shown_as_plain_lines(store: Store) -> None:
     finish(store, plan_of(store), "pairs", {})
     plan, out, clock = plan_of(store), io.StringIO(), Clock()
-    with View(plan, out=out, clock=clock) as view:
-        assert view.started(plan["fit"]) == {}
-        view.event(Progress("fit", 0, 100, "steps"))
+    with ProgressDisplay(plan, out=out, clock=clock) as display:
+        assert display.started(plan["fit"]) == {}
+        display.event(Progress("fit", 0, 100, "steps"))
         clock.now += 10
-        view.event(Metrics("fit", 50, {"loss": 0.5}))
-        view.event(Progress("fit", 50, 100, "steps", note="loss 0.5"))
-        view.event(Note("fit", "a worker died"))
+        display.event(Metrics("fit", 50, {"loss": 0.5}))
+        display.event(Progress("fit", 50, 100, "steps", note="loss 0.5"))
+        display.event(Note("fit", "a worker died"))
         clock.now += 10
-        view.finished(finish(store, plan, "fit", {}))
-        view.started(plan["check"])
+        display.finished(finish(store, plan, "fit", {}))
+        display.started(plan["check"])
         clock.now += 3
-        view.failed(plan["check"], ValueError("the disk is full"))
+        display.failed(plan["check"], ValueError("the disk is full"))
     assert out.getvalue().splitlines() == [
         "[0:00] pairs: cached (made 2026-03-01 12:00)",
         "[0:00] fit: starts (never run)",
@@ -59,16 +59,16 @@ def test_plain_progress_comes_at_most_every_few_seconds_and_only_when_it_changed
     store: Store,
 ) -> None:
     plan, out, clock = plan_of(store), io.StringIO(), Clock()
-    with View(plan, out=out, clock=clock) as view:
-        view.started(plan["fit"])
+    with ProgressDisplay(plan, out=out, clock=clock) as display:
+        display.started(plan["fit"])
         for done in range(100):
             clock.now += 0.25
-            view.event(Progress("fit", done, 100, "steps"))
+            display.event(Progress("fit", done, 100, "steps"))
         lines = len(out.getvalue().splitlines())
         assert 5 <= lines <= 7
         clock.now += 60
         for _ in range(3):
-            view.event(Progress("fit", 99, 100, "steps", note="saving"))
+            display.event(Progress("fit", 99, 100, "steps", note="saving"))
             clock.now += 60
     assert len(out.getvalue().splitlines()) <= lines + 2
 
@@ -76,16 +76,16 @@ def test_plain_progress_comes_at_most_every_few_seconds_and_only_when_it_changed
 def test_the_live_table_shows_every_stage_a_bar_and_notes_above(store: Store) -> None:
     finish(store, plan_of(store), "pairs", {})
     plan, out, clock = plan_of(store), io.StringIO(), Clock()
-    with View(plan, out=out, live=True, clock=clock) as view:
-        view.started(plan["fit"])
-        view.event(Progress("fit", 0, 100, "steps"))
+    with ProgressDisplay(plan, out=out, live=True, clock=clock) as display:
+        display.started(plan["fit"])
+        display.event(Progress("fit", 0, 100, "steps"))
         clock.now += 10
-        view.event(Progress("fit", 25, 100, "steps", note="loss 0.123"))
-        view.event(Note("fit", "the worker of [shard 3] died"))
-        assert view.live is not None
-        view.live.refresh()
+        display.event(Progress("fit", 25, 100, "steps", note="loss 0.123"))
+        display.event(Note("fit", "the worker of [shard 3] died"))
+        assert display.live is not None
+        display.live.refresh()
         running = shown_plain(out.getvalue())
-        tell(view, store, plan, "check")
+        tell(display, store, plan, "check")
     assert "fit: the worker of [shard 3] died" in running
     assert re.search(r"✓ +pairs +cached +made 2026-03-01", running)
     assert re.search(r"▶ +fit +━.* 25/100 steps, 2.5 steps/s, 0:30 left, loss", running)
@@ -95,7 +95,7 @@ def test_the_live_table_shows_every_stage_a_bar_and_notes_above(store: Store) ->
 
 
 def test_a_rate_follows_the_last_minute_and_starts_again_after_a_setback() -> None:
-    row = Row("fit", "running", "")
+    row = StageRow("fit", "running", "")
     for second in range(0, 200, 10):  # one a second at first, ten a second in the last minute
         done = second if second < 120 else 120 + (second - 120) * 10
         row.advance(Progress("fit", done, 2000, "steps"), float(second))
@@ -116,7 +116,7 @@ def test_a_plan_is_printed_in_aligned_columns_with_its_reasons(store: Store) -> 
         "fit    run     fit.config.width: 8 → 16",
         "check  run     never run",
         "",
-        "2 to run, 1 cached, 3 in all.",
+        "2 to run, 1 cached, 3 in total.",
     ]
 
 

@@ -1,29 +1,32 @@
 """The report, made from real artifacts of models with random weights."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from pipelines.artifacts import Report, TrainedModel
+from pipelines.artifacts import Report
 from pipelines.core.events import Event, Output
-from pipelines.core.stage import Stage
 from pipelines.core.store import Store
 from pipelines.report.config import ReportConfig
 from pipelines.report.render import duration, number
+from pipelines.stages.evaluate import Evaluate
 from pipelines.stages.report import BuildReport
 from tests.pipelines import given
 from tests.pipelines.given_pairs import HOSTILE_CAPTION, HOSTILE_URL, GivenDownload
 from tests.pipelines.local import make
+from unclip.config import Config
 
 TITLE = "Tiny & <untrained>"
 
 
-def report_stage(
-    title: str = TITLE, second_prior: Stage[TrainedModel] | None = None
-) -> BuildReport:
-    evaluate = given.evaluate_stage(given.evaluate_config(), second_prior=second_prior)
+def report_stage(title: str = TITLE, **other_priors: Config) -> BuildReport:
+    return report_of(given.evaluate_stage(given.evaluate_config(), **other_priors), title)
+
+
+def report_of(evaluate: Evaluate, title: str = TITLE) -> BuildReport:
     return BuildReport(
         evaluation=evaluate,
         downloaded=GivenDownload(48, stands_for="downloaded"),
@@ -32,13 +35,16 @@ def report_stage(
         selection=evaluate.selection,
         pca=given.GivenPca(),
         clip=evaluate.clip,
-        prior=evaluate.prior,
+        priors=evaluate.priors,
         decoder=evaluate.decoder,
-        upsampler_1=evaluate.upsampler_1,
-        upsampler_2=evaluate.upsampler_2,
+        upsamplers=evaluate.upsamplers,
         config=ReportConfig(title=title),
-        second_prior=second_prior,
     )
+
+
+def read_html(report: Report) -> str:
+    with report.folder.open("report.html") as file:
+        return file.read().decode()
 
 
 class Page(HTMLParser):
@@ -71,8 +77,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, events: list[Event]) -> Rep
 
 @pytest.fixture(scope="module")
 def html(report: Report) -> str:
-    with report.folder.open("report.html") as file:
-        return file.read().decode()
+    return read_html(report)
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +112,12 @@ def test_every_stage_stands_in_the_lineage_with_its_key(page: Page):
         assert dependency.key in page.text
 
 
-def test_a_training_without_history_gets_a_sentence_and_the_others_a_curve(page: Page):
-    assert "No history was kept of the training of upsampler 2." in page.text
+def test_trainings_have_a_curve_or_a_sentence_about_the_missing_history(page: Page):
+    assert "The training of upsampler 2 has no history." in page.text
     assert page.tags.count("svg") == 3 + 2  # curves; similarity and explained variance
 
 
-def test_rejections_are_told_by_reason(page: Page):
+def test_rejections_are_listed_by_reason(page: Page):
     assert "private address" in page.text
     assert "not an image" in page.text
 
@@ -143,16 +148,22 @@ def test_durations_read_like_clocks():
     assert [duration(s) for s in (None, 3.2, 75, 3700)] == ["–", "3 s", "1 min 15 s", "1 h 1 min"]
 
 
-def test_two_priors_are_shown_beside_each_other(tmp_path: Path, page: Page):
-    second = given.GivenSecondPrior(given.small_ar_prior())
-    report = make(Store(str(tmp_path)), report_stage(second_prior=second))
-    with report.folder.open("report.html") as file:
-        html = file.read().decode()
+def test_any_number_of_priors_is_compared_side_by_side(tmp_path: Path, page: Page):
+    others = {"ar": given.small_ar_prior(), "deep": replace(given.small_models().prior, depth=2)}
+    html = read_html(make(Store(str(tmp_path)), report_stage(**others)))
     section = html[html.index('<h2 id="priors">') : html.index('<h2 id="samples">')]
-    first, second_kind = (f'<th class="n">{k}</th>' for k in ("diffusion", "autoregressive"))
-    assert section.index(first) < section.index(second_kind)
+    headers = re.findall(r'<th class="n">(.*?)<small>(.*?)</small></th>', section)
+    kinds = [("prior", "DiffusionPrior"), ("ar", "ARPrior"), ("deep", "DiffusionPrior")]
+    assert headers == kinds * 2  # for both splits
     assert section.count("<td>cosine over mean</td>") == 1
-    assert section.count("<b>") >= section.count("<tr>") - 2  # the better one of each metric
-    assert "Second prior: cosine" in Page(html).text
-    assert "second prior" in Page(html).text  # among the trainings
-    assert "Two priors" not in page.text
+    assert section.count("<b>") >= section.count("<tr>") - 2  # the best of each metric
+    assert "Ar: cosine" in Page(html).text
+    assert "Priors" not in page.text.split("Summary")[1].split("Metrics")[0]
+    assert 'id="priors"' not in read_html(make(Store(str(tmp_path)), report_stage()))
+
+
+def test_the_summary_shows_the_first_prior_by_any_name(tmp_path: Path):
+    stage = given.evaluate_stage(given.evaluate_config())
+    stage = replace(stage, priors=given.given_models(main=given.small_ar_prior()))
+    html = read_html(make(Store(str(tmp_path)), report_of(stage)))
+    assert "Main: cosine" in html[html.index('id="summary"') : html.index('id="metrics"')]

@@ -1,4 +1,4 @@
-"""Submitting: what a client is told before anything starts."""
+"""Submitting: what is checked on this machine before a job starts."""
 
 import json
 import sys
@@ -13,10 +13,11 @@ import ray
 
 from pipelines.core.errors import PipelineError
 from pipelines.submit import client as submit_client
-from pipelines.submit.client import auth_headers, cluster_versions, connect
+from pipelines.submit.client import auth_headers
 from pipelines.submit.jobs import check_store, submit
 from pipelines.submit.package import packed
-from pipelines.submit.watch import JobState, driver_died
+from pipelines.submit.versions import check_versions, cluster_versions, connect
+from pipelines.submit.watch import JobState, reason_to_repeat
 
 TOKEN = "0123456789abcdef" * 4
 PYTHON = ".".join(map(str, sys.version_info[:3]))
@@ -77,7 +78,7 @@ def test_another_server_at_the_address_is_noticed(dashboard: Any, token: None) -
         connect(dashboard("", status=502))
 
 
-def test_another_ray_or_python_is_told_with_both_versions(dashboard: Any, token: None) -> None:
+def test_another_ray_or_python_is_refused_with_both_versions(dashboard: Any, token: None) -> None:
     with pytest.raises(PipelineError, match=rf"runs Ray 2\.9\.0, and this .* {ray.__version__};"):
         connect(dashboard(metadata(rayVersion="2.9.0")))
     with pytest.raises(PipelineError, match=rf"runs Python 3\.9\.1, and this .* {PYTHON};"):
@@ -86,7 +87,7 @@ def test_another_ray_or_python_is_told_with_both_versions(dashboard: Any, token:
 
 def test_only_the_first_two_numbers_of_python_must_be_equal(dashboard: Any, token: None) -> None:
     url = dashboard(metadata(pythonVersion=f"{sys.version_info[0]}.{sys.version_info[1]}.99"))
-    submit_client.check_versions(url, cluster_versions(url))
+    check_versions(url, cluster_versions(url))
 
 
 def test_the_token_is_looked_for_where_ray_does(
@@ -138,7 +139,7 @@ def test_the_code_and_the_config_travel_and_nothing_else(tmp_path: Path) -> None
         assert not list(folder.rglob("__pycache__"))
     assert not folder.exists()
     with (
-        pytest.raises(PipelineError, match=r"There is no config .*gone\.yaml"),
+        pytest.raises(PipelineError, match=r"gone\.yaml does not exist"),
         packed(tmp_path / "gone.yaml"),
     ):
         pass
@@ -150,13 +151,14 @@ def test_the_code_and_the_config_travel_and_nothing_else(tmp_path: Path) -> None
         (2, "JOB_ENTRYPOINT_COMMAND_ERROR", False),
         (1, "JOB_ENTRYPOINT_COMMAND_ERROR", False),
         (130, "JOB_ENTRYPOINT_COMMAND_ERROR", False),
+        (75, "JOB_ENTRYPOINT_COMMAND_ERROR", True),
         (-9, "JOB_ENTRYPOINT_COMMAND_ERROR", True),
         (137, "JOB_ENTRYPOINT_COMMAND_ERROR", True),
         (None, "JOB_SUPERVISOR_ACTOR_DIED", True),
         (None, "RUNTIME_ENV_SETUP_FAILURE", False),
     ],
 )
-def test_only_a_driver_that_was_killed_is_worth_another_attempt(
+def test_only_lost_drivers_and_lost_work_are_submitted_again(
     exit_code: int | None, error_type: str, again: bool
 ) -> None:
-    assert (driver_died(JobState("j", "FAILED", exit_code, error_type)) is not None) == again
+    assert (reason_to_repeat(JobState("j", "FAILED", exit_code, error_type)) is not None) == again

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from pipelines.core.errors import PipelineError
-from pipelines.submit import client as submit_client
-from pipelines.submit.client import check_packages, connect
+from pipelines.submit import versions
 from pipelines.submit.jobs import logs, status, stop, submit
+from pipelines.submit.versions import check_packages, connect
 from tests.pipelines.cluster_job import NAMES
 
 ROOT = Path(__file__).parents[2]
@@ -154,7 +154,7 @@ def test_a_killed_driver_is_submitted_again_and_goes_on_from_its_shards(job: Job
         done = job.done()
         name = running.result(timeout=120)
     assert name.endswith("-2")
-    assert "killed by signal 9. Submitting again as" in "".join(job.output)
+    assert "killed by signal 9. Submitting it again as" in "".join(job.output)
     assert 0 < len(done) < len(NAMES)
     assert all(len(job.places("gather")[shard]) == 1 for shard in done)
     assert set(job.places("learn")) == set(NAMES)
@@ -182,12 +182,20 @@ def test_a_driver_that_fails_by_itself_is_not_submitted_again(job: Job) -> None:
     assert "cannot be written" in "".join(job.output)
 
 
+def test_a_driver_that_lost_its_workers_is_submitted_again(job: Job) -> None:
+    name = job.submit(lose_worker=True)
+    assert name.endswith("-2")
+    assert "it lost workers or its connection to the cluster. Submitting it" in "".join(job.output)
+    assert len(job.drivers()) == 2
+    assert set(job.places("learn")) == set(NAMES)
+
+
 def test_the_cluster_asks_for_its_token(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "f" * 64)
     with pytest.raises(PipelineError, match=r"refuses the token .* `ray get-auth-token`"):
         connect(cluster)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    with pytest.raises(PipelineError, match="asks for a token, and there is none"):
+    with pytest.raises(PipelineError, match="asks for a token, and none is set"):
         connect(cluster)
 
 
@@ -200,9 +208,9 @@ def test_an_unknown_job_and_another_unclip_on_the_cluster_are_named(
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")  # which Ray's client would prefer
     client = connect(cluster)
     check_packages(client, cluster)
-    ours = submit_client.version
+    ours = versions.version
     monkeypatch.setattr(
-        f"{submit_client.__name__}.version", lambda p: "9.9" if p == "unclip" else ours(p)
+        f"{versions.__name__}.version", lambda p: "9.9" if p == "unclip" else ours(p)
     )
     with pytest.raises(PipelineError, match=r"has unclip .* and this checkout is 9\.9"):
         check_packages(client, cluster)

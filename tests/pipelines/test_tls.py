@@ -56,7 +56,7 @@ def test_tls_checks_the_name_in_the_url_and_not_the_pinned_address(tmp_path, mon
     policy = replace(STRICT, allow_hosts=("pictures.invalid", "other.invalid"))
     with web({"/x": body(b"ok"), "/drip": drip}, server) as address:
         good = address.replace("127.0.0.1", "pictures.invalid")
-        assert reason(f"{good}/x", policy) == "tls"  # nobody vouches for it
+        assert reason(f"{good}/x", policy) == "tls"  # no authority signed it
         monkeypatch.setattr(fetch_module, "tls_context", lambda: client)
         assert fetch(f"{good}/x", policy).body == b"ok"
         assert reason(f"{good}/drip", replace(policy, timeout_s=0.3)) == "timeout"

@@ -6,8 +6,14 @@ from mlflow.tracking import MlflowClient
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.store import Store
-from pipelines.tracking.records import flatten, metadata_numbers, place, safe_name, step_of
-from pipelines.tracking.server import prepare
+from pipelines.tracking.preflight import prepare
+from pipelines.tracking.run_values import (
+    artifact_folder,
+    flatten,
+    metadata_numbers,
+    safe_name,
+    step_of,
+)
 from pipelines.tracking.settings import TrackingSettings
 from tests.pipelines.fake_run import losses, plan_of, tell, whole_run
 from tests.pipelines.tracked import SETTINGS, artifacts, begun, history, runs
@@ -161,7 +167,7 @@ def test_settings_and_facts_become_flat_names_and_numbers() -> None:
     metadata = {"name": "a", "ok": True, "rows": {"0": 2, "1": 3}, "metrics": {"fid@10k": 1}}
     assert metadata_numbers(metadata) == {"rows": 5, "shards": 2, "fid_10k": 1}
     assert safe_name("/../a//b") == "a/b"
-    assert [place(f) for f in ("a/b.PNG", "report.html", "m.safetensors", "x.csv")] == [
+    assert [artifact_folder(f) for f in ("a/b.PNG", "report.html", "m.safetensors", "x.csv")] == [
         "samples",
         "report",
         "model",

@@ -14,9 +14,10 @@ from mlflow.tracking import MlflowClient
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Metrics, Note, Output
 from pipelines.core.store import Store
-from pipelines.tracking.server import prepare
+from pipelines.tracking.outbox import Outbox
+from pipelines.tracking.preflight import prepare
 from pipelines.tracking.settings import TrackingSettings
-from pipelines.tracking.spool import Outbox, Record, SpoolFolder
+from pipelines.tracking.spool import Record, SpoolFolder
 from pipelines.tracking.tracker import Tracker
 from tests.pipelines.fake_run import draw, finish, losses, plan_of, tell, whole_run
 from tests.pipelines.tracked import SETTINGS, artifacts, begun, history, runs
@@ -86,7 +87,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator
     ours.kill()
 
 
-def test_a_run_without_its_server_is_told_to_it_by_the_next_run(
+def test_the_next_run_sends_the_records_of_a_run_without_its_server(
     store: Store, server: RealServer
 ) -> None:
     server.kill()
@@ -100,7 +101,7 @@ def test_a_run_without_its_server_is_told_to_it_by_the_next_run(
     links = whole_run(missed, store, plan_of(store))
     missed.end("FINISHED")
     assert links == {"pairs": {}, "fit": {}, "check": {}}
-    assert "sent when the next run starts" in said[-1]
+    assert "the next run sends them" in said[-1]
 
     server.start()
     following = begun(store, plan_of(store), said.append, settings)
@@ -119,7 +120,7 @@ def test_a_run_without_its_server_is_told_to_it_by_the_next_run(
     assert last.data.tags["cached.fit"].startswith(f"run {fit},")
 
 
-def test_what_a_server_missed_while_it_was_killed_is_sent_in_order_when_it_is_back(
+def test_records_made_while_the_server_was_down_are_sent_in_order_when_it_is_back(
     store: Store, server: RealServer
 ) -> None:
     server.start()
@@ -175,7 +176,7 @@ def test_what_a_server_missed_while_it_was_killed_is_sent_in_order_when_it_is_ba
     assert len(said) == 2
 
 
-def test_what_a_server_refuses_does_not_hold_up_the_rest(store: Store) -> None:
+def test_a_record_that_the_server_refuses_does_not_delay_the_others(store: Store) -> None:
     said: list[str] = []
     client = MlflowClient(prepare(SETTINGS, store, print))
     plan = plan_of(store)
@@ -186,9 +187,9 @@ def test_what_a_server_refuses_does_not_hold_up_the_rest(store: Store) -> None:
     tracker.end("FINISHED")
     assert {r.info.status for r in runs(client)} == {"FINISHED"}
     assert "never_drawn.png" in said[0]
-    assert "1 records" in said[-1]
+    assert "1 tracking record is not sent" in said[-1]
     begun(store, plan_of(store), said.append).end("FINISHED")
-    assert "given up" in said[-1]
+    assert "not sent again" in said[-1]
     assert tracker.outbox.spool.load() == []
 
 

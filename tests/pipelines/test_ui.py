@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.store import Store
-from pipelines.tracking.server import prepare
+from pipelines.tracking.preflight import prepare
 from pipelines.tracking.settings import TrackingSettings
 from pipelines.tracking.tracker import Tracker
 from pipelines.tracking.ui import HOST, running_ui, serve_ui
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 def test_a_store_without_runs_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match=r"no runs yet: .*mlflow\.db is not there"):
+    with pytest.raises(PipelineError, match=r"no runs yet: .*mlflow\.db does not exist"):
         serve_ui(str(tmp_path), SETTINGS, port=free_port())
     with pytest.raises(PipelineError, match="s3://bucket is not on this machine"):
         serve_ui("s3://bucket", SETTINGS, port=free_port())
@@ -43,7 +43,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(PipelineError, match=f"Port {port} .* cannot be used"):
             serve_ui(str(tmp_path), SETTINGS, port=port)
-    with pytest.raises(PipelineError, match="--port 70000 is no port"):
+    with pytest.raises(PipelineError, match="--port 70000 is not a port"):
         serve_ui(str(tmp_path), SETTINGS, port=70000)
 
 

@@ -1,12 +1,16 @@
 import gzip
 import io
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.data.url_list import UrlListError, check_url_list, list_digest, read_url_list
 
@@ -58,7 +62,7 @@ def test_missing_text_reads_as_empty(tmp_path):
     assert table.to_pydict() == {"url": ["a", ""], "caption": ["", "b"]}
 
 
-def test_lists_that_cannot_be_used_are_errors_that_say_what_there_is(tmp_path):
+def test_lists_that_cannot_be_used_are_errors_that_say_what_the_file_has(tmp_path):
     write_list(tmp_path / "x.parquet")
     write_list(tmp_path / "x.jsonl")
     (tmp_path / "broken.parquet").write_bytes(b"not parquet")
@@ -79,20 +83,114 @@ def test_lists_that_cannot_be_used_are_errors_that_say_what_there_is(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.csv", "x.csv.gz", "x.tsv"])
-def test_the_beginning_of_a_list_tells_of_columns_that_are_not_there(tmp_path, name):
+def test_the_beginning_of_a_list_shows_which_columns_are_missing(tmp_path, name):
     write_list(tmp_path / name)
     check_url_list(str(tmp_path), "link", "text")
     with pytest.raises(UrlListError, match="no column 'url'; it has 'link', 'text', 'n'"):
         check_url_list(str(tmp_path), "url", "text")
 
 
-def test_the_beginning_of_a_list_tells_that_it_is_none(tmp_path):
+def test_the_beginning_of_a_file_shows_that_it_is_not_a_list(tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"not parquet")
     (tmp_path / "half.csv.gz").write_bytes(gzip.compress(b"link,text\n" * 99)[:20])
     (tmp_path / "empty.csv").touch()
     for name in ("broken.parquet", "half.csv.gz", "empty.csv"):
         with pytest.raises(UrlListError, match=rf"{name} is not readable as"):
             check_url_list(str(tmp_path / name), "link", "text")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", "link,text\n"),
+        ("x.csv", "link,text\n\n \n"),
+        ("x.csv", '"link","text"'),
+        ("x.tsv", "link\ttext\n"),
+        ("x.jsonl", "\n"),
+    ],
+)
+def test_a_list_without_rows_is_refused_from_its_beginning(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UrlListError, match=r"has no rows\. Give"):
+        check_url_list(str(tmp_path / name), "link", "text")
+    pq.write_table(pa.table(ROWS).slice(0, 0), tmp_path / "y.parquet")
+    with pytest.raises(UrlListError, match="has no rows"):
+        check_url_list(str(tmp_path / "y.parquet"), "link", "text")
+    write_list(tmp_path / "z.csv")  # one file with rows is enough for a folder
+    check_url_list(str(tmp_path), "link", "text")
+
+
+def test_a_header_is_read_with_its_quotes_line_breaks_and_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes('\ufeff"link","a\r\nb",text\r\n"http://a/1",1,"x\r\ny"\r\n'.encode())
+    check_url_list(str(path), "link", "text")
+    assert read_url_list(str(path), "link", "text")["caption"].to_pylist() == ["x\r\ny"]
+    with pytest.raises(UrlListError, match="no column 'b'"):
+        check_url_list(str(path), "link", "b")
+
+
+CHECK = """
+import io, sys, time
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from pipelines.data.url_list import check_url_list
+
+
+class SlowFile(io.FileIO):
+    def read(self, size=-1):
+        content = super().read(size)
+        time.sleep(0.2)  # as a bucket that is far away
+        return content
+
+
+class SlowFiles(LocalFileSystem):
+    protocol = "slow"
+
+    def _open(self, path, mode="rb", **_):
+        return SlowFile(path, mode)
+
+
+fsspec.register_implementation("slow", SlowFiles)
+check_url_list("slow://" + sys.argv[1], "link", "text")
+"""
+
+
+def test_a_process_that_checked_a_list_exits_normally(tmp_path: Path) -> None:
+    # Arrow's streaming reader still read ahead in a thread at exit, and aborted one in four.
+    with (tmp_path / "x.csv").open("w") as out:
+        out.write("link,text,n\n")
+        out.writelines(f"http://a/{i},{'x' * 200},3\n" for i in range(20_000))
+    for _ in range(10):
+        done = subprocess.run(
+            [sys.executable, "-c", CHECK, str(tmp_path / "x.csv")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_check_reads_the_beginning_and_leaves_no_reader_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("link,text\n" + "http://a/1,x\n" * 1_000_000)
+    reads: list[int] = []
+
+    class CountedFile(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes | None:  # type: ignore[override]
+            reads.append(-1 if size is None else size)
+            time.sleep(0.05)
+            return super().read(size)
+
+    monkeypatch.setattr(LocalFileSystem, "_open", lambda self, path, *_, **__: CountedFile(path))
+    check_url_list(str(path), "link", "text")
+    time.sleep(0.3)
+    assert len(reads) == 1
+    assert 0 < reads[0] < 100_000
 
 
 def test_a_json_list_may_name_a_column_in_a_later_row_alone(tmp_path):
@@ -112,7 +210,7 @@ def test_the_digest_of_a_list_follows_its_bytes_and_not_its_place(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["s3://nobody-here/list.csv", "no-such-protocol://list.csv"])
-def test_a_list_whose_file_system_cannot_be_entered_is_refused_in_one_paragraph(
+def test_a_list_whose_file_system_cannot_be_reached_is_refused_in_one_paragraph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):

@@ -68,7 +68,7 @@ def test_an_ipv4_address_inside_an_ipv6_one_is_judged_as_itself(address):
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "93.184.216.34", "2606:4700:4700::1111"])
-def test_addresses_of_the_internet_are_allowed(address):
+def test_public_addresses_are_allowed(address):
     assert is_public(ip_address(address))
 
 
@@ -78,7 +78,7 @@ def test_one_private_address_among_public_ones_refuses_the_host(monkeypatch):
         check_url("http://example.org/", STRICT)
 
 
-def test_an_allowed_host_is_meant_as_the_url_spells_it():
+def test_an_allowed_host_is_matched_as_the_url_spells_it():
     with web({"/x": body(b"ok")}) as address:
         port = address.rsplit(":", 1)[1]
         for allowed in ("127.0.0.1", f"127.0.0.1:{port}"):
@@ -117,7 +117,7 @@ def test_every_redirect_is_checked_again():
         assert reason(f"{address}/good", replace(LOOPBACK, max_redirects=0)) == "too_many_redirects"
 
 
-def test_bodies_are_given_up_when_they_are_too_large_promised_or_not():
+def test_bodies_that_are_too_large_are_refused_with_or_without_a_content_length():
     pages = {
         "/promised": body(b"", Content_Length="1001"),
         "/silent": body(b"x" * 1001),
@@ -149,7 +149,7 @@ def test_statuses_become_reasons():
         assert reason(f"{address}/busy", LOOPBACK) == "http_503"
 
 
-def test_what_is_not_http_is_a_bad_response_and_what_is_not_tls_is_tls():
+def test_an_answer_that_is_not_http_is_a_bad_response_and_one_that_is_not_tls_is_tls():
     with web({"/x": lambda handler: handler.wfile.write(b"nonsense\r\n\r\n")}) as address:
         assert reason(f"{address}/x", LOOPBACK) == "bad_response"
         assert reason(f"{address}/x".replace("http", "https"), LOOPBACK) == "tls"
@@ -161,7 +161,7 @@ def test_a_closed_port_is_a_connection_failure():
         assert reason(f"http://127.0.0.1:{unused.getsockname()[1]}/", LOOPBACK) == "connection"
 
 
-def test_spaces_and_letters_of_any_language_in_a_path_are_sent_encoded():
+def test_spaces_and_non_ascii_letters_in_a_path_are_sent_encoded():
     with web({"/gr%C3%BCn%20x.jpg?q=%C3%A9": body(b"ok")}) as address:
         assert fetch(f"{address}/grün x.jpg?q=é", LOOPBACK).body == b"ok"
 
@@ -178,7 +178,7 @@ def test_line_breaks_in_a_url_cannot_add_headers():
     assert seen == [None]
 
 
-def test_only_what_may_pass_is_tried_again():
+def test_only_transient_failures_are_retried():
     calls: list[str] = []
 
     def busy_once(handler: BaseHTTPRequestHandler) -> None:

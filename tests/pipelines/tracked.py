@@ -1,4 +1,4 @@
-"""What the tests of tracking begin with, and how they read what was tracked."""
+"""A tracker that has begun, and functions that read what was tracked."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from mlflow.tracking import MlflowClient
 
 from pipelines.core.plan import Plan
 from pipelines.core.store import Store
-from pipelines.tracking.server import tracking_uri
+from pipelines.tracking.location import tracking_uri
 from pipelines.tracking.settings import TrackingSettings
 from pipelines.tracking.tracker import Tracker
 

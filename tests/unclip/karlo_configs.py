@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from tests.unclip.toys import UNET, make_batch, perturb, seeded
 from unclip.config import Config
-from unclip.models import KarloDecoderConfig, KarloPriorConfig, KarloUpsamplerConfig, build
+from unclip.kinds import build
+from unclip.models import KarloDecoderConfig, KarloPriorConfig, KarloUpsamplerConfig
 from unclip.models.karlo import ClipTextConfig
 
 TEXT = ClipTextConfig(vocab_size=52, context_length=6, width=8, depth=1, heads=2, embed_dim=8)

@@ -14,6 +14,7 @@ from diffusers import (
 from torch import Tensor
 
 from tests.unclip.toys import agree, seeded
+from unclip.denoising.guidance import threshold_dynamic
 from unclip.diffusion import (
     make_schedule,
     noise_from_x_start,
@@ -23,7 +24,6 @@ from unclip.diffusion import (
     respaced_timesteps,
     velocity,
 )
-from unclip.generation.guidance import threshold_dynamic
 from unclip.samplers import (
     ddim,
     ddim_inversion,

@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.unclip.toys import DECODER, seeded
 from unclip.config import ConfigError
 from unclip.diffusion import make_schedule
-from unclip.objectives.losses import bernoulli
+from unclip.objectives.draws import bernoulli
 from unclip.samplers import (
     analytic_dpm,
     ddim,

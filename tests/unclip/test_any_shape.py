@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.unclip import karlo_configs
-from tests.unclip.test_cascade import SAMPLING
 from tests.unclip.toys import (
     AR_PRIOR,
     DECODER,
@@ -20,14 +19,14 @@ from tests.unclip.toys import (
     make_batch,
     perturb,
     seeded,
+    toy_cascade,
     unit,
     upsampler_config,
 )
-from unclip.generation import Cascade
-from unclip.generation.denoisers import prior_denoiser
+from unclip.denoising.denoisers import prior_denoiser
+from unclip.kinds import build, training_loss
 from unclip.manipulate import Latent, decode, encode, interpolate, shrink_mask, slerp, variations
-from unclip.models import ARPrior, Decoder, DiffusionPrior, UNet, Upsampler, build
-from unclip.objectives import training_loss
+from unclip.models import ARPrior, Decoder, DiffusionPrior, UNet, Upsampler
 
 ROWS = st.integers(1, 3)
 DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16])
@@ -37,13 +36,7 @@ PRIOR_MODEL = perturb(DiffusionPrior(PRIOR))
 AR_PRIOR_MODEL = perturb(ARPrior(AR_PRIOR))
 DECODER_MODEL = perturb(Decoder(DECODER))
 UPSAMPLER = perturb(Upsampler(upsampler_config(8)))
-CASCADE = Cascade(
-    prior=PRIOR_MODEL,  # type: ignore[arg-type]
-    decoder=DECODER_MODEL,  # type: ignore[arg-type]
-    upsampler_1=UPSAMPLER,  # type: ignore[arg-type]
-    upsampler_2=perturb(Upsampler(PRESET.upsampler_2)),  # type: ignore[arg-type]
-    sampling=SAMPLING,
-)
+CASCADE = toy_cascade(prior=PRIOR_MODEL, decoder=DECODER_MODEL)
 
 
 def tokens_of(rows: int, length: int) -> Tensor:
@@ -118,7 +111,7 @@ def test_a_unet_keeps_any_multiple_of_its_stride(
 
 @quick
 @given(rows=ROWS, height=st.integers(1, 12), width=st.integers(1, 12))
-def test_upsamplers_enlarge_pictures_of_odd_sizes_beyond_their_crops(
+def test_upsamplers_enlarge_images_of_odd_sizes_beyond_their_crops(
     rows: int, height: int, width: int
 ) -> None:
     low_res = torch.rand(rows, 3, height, width, generator=seeded()) * 2 - 1
@@ -130,7 +123,7 @@ def test_upsamplers_enlarge_pictures_of_odd_sizes_beyond_their_crops(
 
 
 @pytest.mark.parametrize("sides", [(8, 8), (4, 10)])
-def test_karlos_upsampler_keeps_the_proportions_of_a_picture(sides: tuple[int, int]) -> None:
+def test_karlos_upsampler_keeps_the_proportions_of_an_image(sides: tuple[int, int]) -> None:
     model, low_res = build(karlo_configs.UPSAMPLER), torch.full((1, 3, *sides), 0.5)
     enlarged = model.condition(low_res)
     assert enlarged.shape == (1, 3, 2 * sides[0], 2 * sides[1])
@@ -138,12 +131,12 @@ def test_karlos_upsampler_keeps_the_proportions_of_a_picture(sides: tuple[int, i
 
 
 def test_upsamplers_run_at_full_size_though_they_train_on_crops() -> None:
-    config = PRESET.upsampler_1
+    config = PRESET.upsamplers["upsampler_1"]
     seen: list[tuple[int, ...]] = []
     model = build(config)
     model.register_forward_hook(lambda _, given_, out: seen.append(tuple(given_[0].shape[2:])))
     training_loss(model, make_batch(config.image_size), seeded())
-    models = replace(CASCADE, upsampler_1=model)  # type: ignore[arg-type]
+    models = replace(CASCADE, upsamplers={**CASCADE.upsamplers, "upsampler_1": model})
     models.upsample(make_batch(config.low_res_size)["pixels"], generator=seeded())
     assert set(seen) == {(config.crop_size,) * 2, (config.image_size,) * 2}
     assert config.crop_size < config.image_size
@@ -171,7 +164,7 @@ def test_models_run_in_the_dtype_of_their_weights(dtype: torch.dtype, rows: int)
 
 @quick
 @given(rows=ROWS, seed=st.integers(0, 99))
-@pytest.mark.parametrize("config", [PRIOR, AR_PRIOR, DECODER, PRESET.upsampler_1])
+@pytest.mark.parametrize("config", [PRIOR, AR_PRIOR, DECODER, PRESET.upsamplers["upsampler_1"]])
 def test_losses_are_finite_for_batches_of_one_too(config: object, rows: int, seed: int) -> None:
     batch = make_batch(getattr(config, "image_size", 8), count=rows)
     model = build(config)  # type: ignore[arg-type]
@@ -190,7 +183,7 @@ def test_a_cascade_draws_for_any_number_of_captions(rows: int, length: int) -> N
 @given(
     rows=ROWS, count=st.integers(1, 4), weights=st.lists(st.floats(0, 1), min_size=1, max_size=4)
 )
-def test_manipulations_make_as_many_pictures_as_are_asked_for(
+def test_manipulations_make_as_many_images_as_are_asked_for(
     rows: int, count: int, weights: list[float]
 ) -> None:
     pixels = make_batch(8, count=rows)["pixels"]

@@ -10,9 +10,9 @@ from unclip.checkpoint import load_model, save_model
 from unclip.config import ConfigError
 from unclip.embeddings.pca import Moments, fit
 from unclip.embeddings.quantise import quantile_edges
-from unclip.generation.autoregressive import draw, draw_dots, sample_codes
+from unclip.kinds import training_loss
+from unclip.kinds.autoregressive_prior import draw, draw_dots, sample_codes
 from unclip.models import ARPrior
-from unclip.objectives import training_loss
 
 NONE = torch.zeros(4, dtype=torch.bool)
 ALL = torch.ones(4, dtype=torch.bool)

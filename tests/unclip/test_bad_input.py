@@ -1,4 +1,4 @@
-"""What cannot work is refused before anything is computed, with what was given and the way out."""
+"""Input that cannot work is refused before anything is computed, with its value and a fix."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,13 +9,22 @@ from PIL import Image
 from torch import Tensor
 
 from tests.unclip import karlo_configs
-from tests.unclip.test_cascade import SAMPLING
-from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, PRIOR, make_batch, seeded, unit
+from tests.unclip.toys import (
+    AR_PRIOR,
+    DECODER,
+    PRESET,
+    PRIOR,
+    make_batch,
+    seeded,
+    toy_cascade,
+    unit,
+)
 from unclip.clip.frozen import FrozenClip
 from unclip.clip.training import ClipArchitecture, build_clip
 from unclip.config import ConfigError
 from unclip.embeddings.pca import Moments, fit
 from unclip.generation import Cascade
+from unclip.kinds import build, training_loss
 from unclip.manipulate import (
     Latent,
     class_probabilities,
@@ -28,10 +37,9 @@ from unclip.manipulate import (
     variations,
 )
 from unclip.manipulate import decode as decode_latent
-from unclip.models import ARPrior, Decoder, DiffusionPrior, Upsampler, build
+from unclip.models import ARPrior, Decoder, DiffusionPrior, Upsampler
 from unclip.models.ar_prior import ARPriorConfig
 from unclip.models.prior import DiffusionPriorConfig
-from unclip.objectives import training_loss
 
 NARROW = unit(4, 7)  # where 8 is asked for
 BATCH = make_batch(8)
@@ -44,18 +52,12 @@ NONE = torch.zeros(4, dtype=torch.bool)
 def cascade_of(
     prior: DiffusionPriorConfig | ARPriorConfig = PRIOR, decoder: object = DECODER
 ) -> Cascade:
-    return Cascade(
-        prior=build(prior),  # type: ignore[arg-type]
-        decoder=build(decoder),  # type: ignore[arg-type]
-        upsampler_1=Upsampler(PRESET.upsampler_1),
-        upsampler_2=Upsampler(PRESET.upsampler_2),
-        sampling=SAMPLING,
-    )
+    return toy_cascade(prior=build(prior), decoder=build(decoder))  # type: ignore[arg-type]
 
 
 CASCADE = cascade_of()
 LATENT = Latent(Z_I[:1], torch.zeros(1, 3, 8, 8))
-LATENTS = Latent(Z_I, torch.zeros(4, 3, 8, 8))  # of several pictures, where one is asked for
+LATENTS = Latent(Z_I, torch.zeros(4, 3, 8, 8))  # of several images, where one is expected
 
 
 @pytest.fixture(autouse=True)
@@ -91,16 +93,16 @@ WIDTH = {
         "text_embeds",
     ),
     "image embeddings of a decoder": (lambda: decode(NARROW), "image_embeds"),
-    "of a picture to encode": (
+    "of an image to encode": (
         lambda: encode(CASCADE, make_batch(8)["pixels"], NARROW),
         "image_embeds",
     ),
-    "of a picture to paint": (lambda: paint(image_embeds=NARROW), "image_embeds"),
+    "of an image to paint": (lambda: paint(image_embeds=NARROW), "image_embeds"),
     "of a caption to turn to": (
         lambda: text_diff(CASCADE, LATENT, NARROW[:1], thetas=THETAS),
         "the end",
     ),
-    "of the other picture": (
+    "of the other image": (
         lambda: interpolate(
             CASCADE, LATENT, replace(LATENT, image_embeds=NARROW[:1]), weights=THETAS
         ),
@@ -130,8 +132,8 @@ def test_a_basis_of_another_width_is_refused_with_both_widths() -> None:
 ROWS = {
     "captions and text embeddings": lambda: generate(tokens=TOKENS[:3]),
     "captions and image embeddings": lambda: decode(tokens=TOKENS[:3]),
-    "pictures and embeddings to encode": lambda: encode(CASCADE, make_batch(8)["pixels"], Z_I[:3]),
-    "pictures and embeddings to paint": lambda: paint(image_embeds=Z_I[:3]),
+    "images and embeddings to encode": lambda: encode(CASCADE, make_batch(8)["pixels"], Z_I[:3]),
+    "images and embeddings to paint": lambda: paint(image_embeds=Z_I[:3]),
 }
 
 
@@ -142,16 +144,16 @@ def test_conditions_of_other_numbers_of_rows_are_refused_with_both_numbers(case:
 
 
 SIZES: dict[str, tuple[Callable[[], object], str]] = {
-    "of grey pictures": (lambda: encode(CASCADE, torch.zeros(4, 1, 8, 8), Z_I), r"\(4, 1, 8, 8\)"),
-    "of large pictures": (lambda: encode(CASCADE, PIXELS, Z_I), r"\(B, 3, 8, 8\).*to_pixels"),
-    "of one picture": (lambda: encode(CASCADE, torch.zeros(3, 8, 8), Z_I), r"\(3, 8, 8\)"),
+    "of grey images": (lambda: encode(CASCADE, torch.zeros(4, 1, 8, 8), Z_I), r"\(4, 1, 8, 8\)"),
+    "of large images": (lambda: encode(CASCADE, PIXELS, Z_I), r"\(B, 3, 8, 8\).*to_pixels"),
+    "of one image": (lambda: encode(CASCADE, torch.zeros(3, 8, 8), Z_I), r"\(3, 8, 8\)"),
     "of the noise": (lambda: decode(noise=torch.zeros(4, 3, 9, 9)), r"\(4, 3, 9, 9\).*one x_T"),
     "of noise for fewer": (lambda: decode(noise=torch.zeros(3, 3, 8, 8)), r"\(4, 3, 8, 8\)"),
-    "of pictures to enlarge": (
+    "of images to enlarge": (
         lambda: CASCADE.upsample(torch.zeros(2, 4, 8, 8), generator=seeded()),
         r"low_res has shape \(2, 4, 8, 8\), but \(B, 3, h, w\)",
     ),
-    "of small pictures to paint": (lambda: paint(pixels=make_batch(16)["pixels"]), "resize"),
+    "of small images to paint": (lambda: paint(pixels=make_batch(16)["pixels"]), "resize"),
     "of a mask": (lambda: paint(mask=MASK[..., :16]), r"mask has shape \(4, 1, 32, 16\)"),
     "of a mask for fewer": (lambda: paint(mask=MASK[:3]), r"\(3, 1, 32, 32\), but \(4, 1, 32"),
     "of a mask of colours": (lambda: paint(mask=MASK.expand(-1, 3, -1, -1)), r"\(4, 3, 32, 32\)"),
@@ -179,8 +181,8 @@ def test_the_wrong_shape_is_refused_with_both_shapes(case: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["F", "I", "I;16"])
-def test_pictures_of_more_than_8_bits_are_refused_rather_than_cut_off(mode: str) -> None:
-    picture = Image.new(mode, (20, 16))
+def test_images_of_more_than_8_bits_are_refused_rather_than_cut_off(mode: str) -> None:
+    image = Image.new(mode, (20, 16))
     architecture = ClipArchitecture(
         embed_dim=8,
         image_size=8,
@@ -197,15 +199,15 @@ def test_pictures_of_more_than_8_bits_are_refused_rather_than_cut_off(mode: str)
     clip = FrozenClip.from_trained(
         build_clip(architecture), architecture, name="toy", device=torch.device("cpu")
     )
-    for call in (lambda: to_pixels(CASCADE, [picture]), lambda: clip.encode_images([picture])):
-        with pytest.raises(ConfigError, match=rf"mode '{mode}' and 20 x 16 pixels.*convert it"):
+    for call in (lambda: to_pixels(CASCADE, [image]), lambda: clip.encode_images([image])):
+        with pytest.raises(ConfigError, match=rf"mode '{mode}' with 20 x 16 pixels.*convert it"):
             call()
 
 
 @pytest.mark.parametrize(
     ("prior", "decoder", "message"),
     [
-        (replace(PRIOR, text_dropout=0.0), DECODER, "prior_guidance_scale=2.0, but prior.model.te"),
+        (replace(PRIOR, text_dropout=0.0), DECODER, "prior.guidance_scale=2.0, but prior.model.te"),
         (replace(AR_PRIOR, text_dropout=0.0), DECODER, "prior.model.text_dropout=0"),
         (PRIOR, replace(DECODER, text_dropout=0.0), "decoder.model.text_dropout=0"),
         (PRIOR, replace(DECODER, image_dropout=0.0), "image_dropout=0: .*null condition"),
@@ -219,7 +221,8 @@ def test_guidance_needs_a_null_condition_that_was_trained(
 
 
 def test_sides_that_the_network_cannot_halve_are_refused() -> None:
-    upsampler = Upsampler(replace(PRESET.upsampler_1, low_res_size=16, crop_fraction=1.0))
+    config = replace(PRESET.upsamplers["upsampler_1"], low_res_size=16, crop_fraction=1.0)
+    upsampler = Upsampler(config)
     with pytest.raises(ConfigError, match="side of the output=13 is not a multiple of 2; try 12"):
         upsampler.condition(torch.zeros(1, 3, 13, 8))
 
@@ -235,7 +238,7 @@ def test_a_turn_between_equal_captions_is_refused() -> None:
         (replace(PRIOR, embed_dim=7), "prior.embed_dim=7 and decoder.embed_dim=8 differ"),
         (
             karlo_configs.PRIOR,
-            "KarloPriorConfig and DecoderConfig have image embeddings of different lengths",
+            "KarloPriorConfig and DecoderConfig use image embeddings of different lengths",
         ),
     ],
 )
@@ -246,9 +249,9 @@ def test_a_prior_of_another_decoder_is_refused(prior: object, message: str) -> N
 
 def test_upsamplers_that_do_not_take_what_is_before_them_are_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"upsampler_1.low_res_size=\d+, but the pictures of deco"
+        ConfigError, match=r"upsampler_2.low_res_size=16, but decoder before it .* image_size=8"
     ):
-        replace(CASCADE, upsampler_1=CASCADE.upsampler_2)
+        replace(CASCADE, upsamplers=dict(reversed(CASCADE.upsamplers.items())))
 
 
 def test_noise_without_a_generator_is_refused() -> None:

@@ -1,47 +1,28 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.unclip.toys import AR_PRIOR, PRESET, make_batch, perturb, seeded, unit
-from unclip.config import ConfigError
-from unclip.generation import Cascade, SamplingConfig, closest, with_prior_noise_norms
-from unclip.models import ARPrior, Decoder, DiffusionPrior, Upsampler
-
-SAMPLING = SamplingConfig(
-    prior_sampler="ddim",
-    prior_steps=4,
-    prior_guidance_scale=2.0,
-    prior_candidates=2,
-    decoder_sampler="ddim",
-    decoder_steps=4,
-    decoder_guidance_scale=2.0,
-    dynamic_threshold=None,
-    upsampler_1_sampler="ddim",
-    upsampler_1_steps=2,
-    upsampler_2_sampler="ddim",
-    upsampler_2_steps=2,
-    eta=0.0,
-    bf16=False,
+from tests.unclip.toys import (
+    AR_PRIOR,
+    SAMPLING,
+    make_batch,
+    perturb,
+    sampling_with,
+    seeded,
+    toy_cascade,
+    unit,
 )
+from unclip.config import ConfigError
+from unclip.generation import Cascade, UpsamplerSampling, closest, with_prior_noise_norms
+from unclip.models import ARPrior
 
 
 @pytest.fixture(scope="module")
 def cascade() -> Cascade:
-    torch.manual_seed(0)
-    models = Cascade(
-        prior=DiffusionPrior(PRESET.prior),
-        decoder=Decoder(PRESET.decoder),
-        upsampler_1=Upsampler(PRESET.upsampler_1),
-        upsampler_2=Upsampler(PRESET.upsampler_2),
-        sampling=SAMPLING,
-    )
-    for seed, model in enumerate(
-        (models.prior, models.decoder, models.upsampler_1, models.upsampler_2)
-    ):
-        perturb(model, seed=seed)
-    return models
+    return toy_cascade()
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -90,7 +71,7 @@ def test_more_candidates_come_closer_to_the_text(cascade: Cascade) -> None:
     batch = make_batch(8, count=64)
 
     def similarity(candidates: int) -> float:
-        sampler = replace(cascade, sampling=replace(SAMPLING, prior_candidates=candidates))
+        sampler = replace(cascade, sampling=sampling_with(prior={"candidates": candidates}))
         drawn = sampler.sample_image_embeds(
             batch["tokens"], batch["text_embeds"], generator=seeded()
         )
@@ -133,7 +114,8 @@ def test_guidance_scale_one_needs_no_unconditional_pass_and_equals_its_limit(
     noise = torch.randn(4, 3, 8, 8, generator=seeded(3))
     exact, near = (
         replace(
-            cascade, sampling=replace(SAMPLING, decoder_guidance_scale=scale, dynamic_threshold=0.9)
+            cascade,
+            sampling=sampling_with(decoder={"guidance_scale": scale, "dynamic_threshold": 0.9}),
         ).decode(batch["image_embeds"], batch["tokens"], generator=seeded(), noise=noise)
         for scale in (1.0, 1.0 + 1e-6)
     )
@@ -143,27 +125,34 @@ def test_guidance_scale_one_needs_no_unconditional_pass_and_equals_its_limit(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prior_candidates": 0}, "prior_candidates=0"),
-        ({"decoder_steps": 0}, "decoder_steps=0 must be at least 1"),
-        ({"upsampler_2_steps": -1}, "upsampler_2_steps=-1 must be at least 1"),
-        ({"prior_temperature": 0.0}, "prior_temperature=0.0"),
+        ({"prior": {"candidates": 0}}, r"prior\.candidates=0"),
+        ({"prior": {"temperature": 0.0}}, r"prior\.temperature=0.0"),
+        ({"prior": {"sampler": "ddpm_learned"}}, "needs learned_variance, which this model"),
+        ({"decoder": {"sampler": "analytic_dpm"}}, "needs noise_norms, which this model"),
+        ({"decoder": {"sampler": "ddmi"}}, "decoder.sampler.*ddmi.*did you mean ddim"),
+        ({"decoder": {"num_inference_steps": 0}}, "decoder: num_inference_steps=0 must be"),
+        ({"decoder": {"dynamic_threshold": 99.5}}, "dynamic_threshold=99.5 is not a quantile"),
         ({"eta": -0.1}, "eta=-0.1"),
-        ({"dynamic_threshold": 99.5}, "dynamic_threshold=99.5 is not a quantile"),
     ],
 )
-def test_impossible_sampling_settings_are_refused(changes: dict[str, float], message: str) -> None:
+def test_impossible_sampling_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        replace(SAMPLING, **changes)
+        sampling_with(**changes)
+
+
+def test_an_upsampler_takes_at_least_one_step() -> None:
+    with pytest.raises(ConfigError, match="upsamplers: num_inference_steps=-1 must be at least 1"):
+        UpsamplerSampling(sampler="ddim", num_inference_steps=-1)
 
 
 def test_ddpm_learned_needs_a_decoder_that_learned_its_variance(cascade: Cascade) -> None:
     with pytest.raises(ConfigError, match=r"learned_variance=true"):
-        replace(cascade, sampling=replace(SAMPLING, decoder_sampler="ddpm_learned"))
+        replace(cascade, sampling=sampling_with(decoder={"sampler": "ddpm_learned"}))
 
 
 def test_analytic_dpm_samples_once_its_noise_norms_are_estimated(cascade: Cascade) -> None:
     batch = make_batch(8)
-    analytic = replace(cascade, sampling=replace(SAMPLING, prior_sampler="analytic_dpm"))
+    analytic = replace(cascade, sampling=sampling_with(prior={"sampler": "analytic_dpm"}))
     inputs = (batch["tokens"], batch["text_embeds"])
     with pytest.raises(ConfigError, match="with_prior_noise_norms"):
         analytic.sample_image_embeds(*inputs, generator=seeded())

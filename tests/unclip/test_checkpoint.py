@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, make_batch, perturb, seeded
 from unclip.checkpoint import CheckpointError, check_file, config_metadata, load_model, save_model
 from unclip.config import Config
-from unclip.models import build
-from unclip.objectives import training_loss
+from unclip.kinds import build, training_loss
 
 
 @pytest.mark.parametrize(
@@ -22,7 +21,7 @@ from unclip.objectives import training_loss
         PRESET.prior,
         AR_PRIOR,
         PRESET.decoder,
-        PRESET.upsampler_1,
+        PRESET.upsamplers["upsampler_1"],
         replace(DECODER, min_snr_gamma=5.0),
     ],
 )
@@ -169,5 +168,5 @@ def test_equal_models_are_equal_files(tmp_path: Path) -> None:
 
 
 def test_only_models_of_ours_are_saved(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="Linear was not made by `build`"):
+    with pytest.raises(CheckpointError, match=r"Linear cannot be saved: .*no known model kind"):
         save_model(tmp_path / "model.safetensors", torch.nn.Linear(1, 1))

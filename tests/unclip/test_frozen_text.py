@@ -8,14 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.unclip.test_cascade import SAMPLING
-from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, PRIOR, agree, make_batch, perturb, seeded
+from tests.unclip.toys import AR_PRIOR, PRIOR, agree, make_batch, perturb, seeded, toy_cascade
 from unclip.checkpoint import load_model, save_model
 from unclip.clip.training import ClipArchitecture, build_clip
 from unclip.config import Config, ConfigError
-from unclip.generation import Cascade
-from unclip.models import Decoder, FrozenText, FrozenTextConfig, Upsampler, build
-from unclip.objectives import training_loss
+from unclip.kinds import build, training_loss
+from unclip.models import FrozenText, FrozenTextConfig
 
 TOWER = FrozenTextConfig(
     vocab_size=49408, context_length=6, width=16, depth=2, heads=2, quick_gelu=False
@@ -117,13 +115,9 @@ def test_a_saved_prior_brings_the_tower_along(config: Config, tmp_path: Path) ->
         w.requires_grad for w in model.parameters()
     ]
     drawn = [
-        Cascade(
-            prior=prior,  # type: ignore[arg-type]
-            decoder=Decoder(DECODER),
-            upsampler_1=Upsampler(PRESET.upsampler_1),
-            upsampler_2=Upsampler(PRESET.upsampler_2),
-            sampling=SAMPLING,
-        ).sample_image_embeds(TOKENS, make_batch(8)["text_embeds"][:3], generator=seeded())
+        toy_cascade(prior=prior).sample_image_embeds(
+            TOKENS, make_batch(8)["text_embeds"][:3], generator=seeded()
+        )
         for prior in (model, loaded)
     ]
     assert torch.equal(*drawn)

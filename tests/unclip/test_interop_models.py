@@ -135,7 +135,7 @@ def test_dropping_both_conditions_is_their_unconditional_half(
 @pytest.mark.parametrize("step", STEPS)
 def test_both_upsamplers_are_theirs(theirs: Any, ours: UnclipPipeline, step: int) -> None:
     x, enlarged = toys.noise(2, 3, 16, 16), toys.noise(2, 3, 16, 16, seed=1)
-    both, model = torch.cat([x, enlarged], dim=1), ours.cascade.upsampler_1
+    both, model = torch.cat([x, enlarged], dim=1), ours.cascade.upsamplers["upsampler_1"]
     timesteps = torch.tensor([step] * 2)
     first, last = (
         net(both, step).sample for net in (theirs.super_res_first, theirs.super_res_last)

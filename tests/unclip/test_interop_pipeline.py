@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.unclip import karlo_toys as toys
-from tests.unclip.toys import agree, seeded
+from tests.unclip.toys import agree, sampling_with, seeded
 from unclip.checkpoint import load_model, save_model
 from unclip.diffusion import make_schedule
 from unclip.interop import InteropError, read_pipeline, write_pipeline
@@ -44,12 +44,10 @@ def load_theirs(kind: Any, folder: Path) -> Any:
 
 def read(folder: Path, *, prior: float = 4.0, decoder: float = 8.0) -> UnclipPipeline:
     pipeline = read_pipeline(folder)
-    sampling = replace(
+    sampling = sampling_with(
         pipeline.cascade.sampling,
-        prior_steps=STEPS,
-        decoder_steps=STEPS,
-        prior_guidance_scale=prior,
-        decoder_guidance_scale=decoder,
+        prior={"num_inference_steps": STEPS, "guidance_scale": prior},
+        decoder={"num_inference_steps": STEPS, "guidance_scale": decoder},
     )
     return replace(pipeline, cascade=replace(pipeline.cascade, sampling=sampling))
 
@@ -160,7 +158,7 @@ def test_weights_come_back_bit_for_bit(folder: Path, tmp_path: Path, kind: str) 
 def models(pipeline: UnclipPipeline) -> list[nn.Module]:
     cascade = pipeline.cascade
     assert cascade.prior is not None
-    return [cascade.prior, cascade.decoder, cascade.upsampler_1]
+    return [cascade.prior, cascade.decoder, cascade.upsamplers["upsampler_1"]]
 
 
 def test_models_of_karlo_are_kept_in_checkpoints_of_ours(folder: Path, tmp_path: Path) -> None:

@@ -22,8 +22,7 @@ from tests.unclip.toys import seeded
 from tests.unclip.training_toys import CONFIG, fit
 from unclip.checkpoint import load_model, save_model
 from unclip.config import Config, ConfigError
-from unclip.models import build
-from unclip.objectives import training_loss
+from unclip.kinds import build, training_loss
 
 TIMESTEPS = 100
 
@@ -45,8 +44,9 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
         monkeypatch.setattr(owner, function, record)
 
-    recording("unclip.objectives.karlo", "draw_timesteps", "timesteps")
-    for module in ("unclip.objectives.karlo", "unclip.objectives.losses"):
+    for kind in ("prior", "decoder", "upsampler"):
+        recording(f"unclip.kinds.karlo_{kind}", "draw_timesteps", "timesteps")
+    for module in ("unclip.kinds.karlo_prior", "unclip.objectives.denoising"):
         recording(module, "randn", "noise")
     return drawn
 

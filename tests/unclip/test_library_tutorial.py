@@ -10,7 +10,7 @@ from tests.unclip.toys import PRESET, TEXT, perturb, seeded
 from unclip.checkpoint import save_model
 from unclip.clip.frozen import FrozenClip
 from unclip.clip.training import ClipArchitecture, build_clip
-from unclip.models import build
+from unclip.kinds import build
 from unclip.pipeline import UnclipPipeline
 from unclip.presets import CLIP_VOCAB_SIZE
 
@@ -35,8 +35,7 @@ def write_models(folder: Path) -> None:
     configs = {
         "prior": replace(PRESET.prior, text_encoder=text),
         "decoder": replace(PRESET.decoder, text_encoder=text),
-        "upsampler_1": PRESET.upsampler_1,
-        "upsampler_2": PRESET.upsampler_2,
+        **PRESET.upsamplers,
     }
     device = torch.device("cpu")
     clip = FrozenClip.from_trained(

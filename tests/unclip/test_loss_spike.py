@@ -14,14 +14,14 @@ from unclip.training import (
 )
 
 
-def test_nan_is_rolled_back_and_reported_with_the_keys_of_its_lane(tmp_path: Path) -> None:
-    message: list[str] = []
-    result = fit(tmp_path, data=Data(poisoned=(7,)), on_rollback=lambda r: message.append(str(r)))
+def test_nan_is_rolled_back_and_reported_with_the_keys_of_its_logical_rank(tmp_path: Path) -> None:
+    messages: list[str] = []
+    result = fit(tmp_path, data=Data(poisoned=(7,)), on_rollback=lambda r: messages.append(str(r)))
     (rollback,) = result.rollbacks
     assert (rollback.step, rollback.back_to, result.skipped_steps) == (7, 5, (7,))
     assert rollback.keys == ("7-2-0", "7-2-1", "7-2-2", "7-2-3")
-    assert "step 7 refused (the loss is nan)" in message[0]
-    assert "7-2-1" in message[0]
+    assert "step 7 was not taken (the loss is nan)" in messages[0]
+    assert "7-2-1" in messages[0]
     assert result.finished
     assert all(w.isfinite().all() for w in result.ema_weights.values())
 
@@ -63,9 +63,11 @@ def test_loss_spike_is_rolled_back(tmp_path: Path) -> None:
     assert "times the running median" in result.rollbacks[0].reason
 
 
-def test_too_many_rollbacks_to_one_checkpoint_end_training_with_the_way_out(tmp_path: Path) -> None:
+def test_too_many_rollbacks_to_one_checkpoint_end_training_with_a_hint(tmp_path: Path) -> None:
     config = replace(CONFIG, max_rollbacks=2)
-    with pytest.raises(TrainingDiverged, match=r"step 9 refused.*max_rollbacks=2.*learning_rate"):
+    with pytest.raises(
+        TrainingDiverged, match=r"step 9 was not taken.*max_rollbacks=2.*learning_rate"
+    ):
         fit(tmp_path, config, data=Data(poisoned=(6, 8, 9)))
     spread = Data(poisoned=(1, 2, 6, 7))  # two before the checkpoint of step 5, and two after
     assert fit(tmp_path / "spread", config, data=spread).skipped_steps == (1, 2, 6, 7)

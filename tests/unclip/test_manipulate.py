@@ -7,10 +7,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.unclip.toys import PRESET, make_batch, perturb, seeded, unit
+from tests.unclip.toys import make_batch, sampling_with, seeded, toy_cascade, unit
 from unclip.config import ConfigError
 from unclip.embeddings.pca import Moments, fit
-from unclip.generation import Cascade, SamplingConfig
+from unclip.generation import Cascade
 from unclip.manipulate import (
     Latent,
     class_probabilities,
@@ -27,41 +27,22 @@ from unclip.manipulate import (
     to_pixels,
     variations,
 )
-from unclip.models import Decoder, DiffusionPrior, Upsampler
 
-SAMPLING = SamplingConfig(
-    prior_sampler="ddim",
-    prior_steps=4,
-    prior_guidance_scale=1.0,
-    prior_candidates=1,
-    decoder_sampler="dpm_solver_pp_2m",
-    decoder_steps=20,
-    decoder_guidance_scale=1.5,
-    dynamic_threshold=None,
-    upsampler_1_sampler="ddim",
-    upsampler_1_steps=2,
-    upsampler_2_sampler="ddim",
-    upsampler_2_steps=2,
+SAMPLING = sampling_with(
+    prior={"guidance_scale": 1.0, "candidates": 1},
+    decoder={"sampler": "dpm_solver_pp_2m", "num_inference_steps": 20, "guidance_scale": 1.5},
     eta=1.0,
-    bf16=False,
 )
 
 
 @pytest.fixture(scope="module")
 def cascade() -> Cascade:
-    torch.manual_seed(0)
-    return Cascade(
-        prior=perturb(DiffusionPrior(PRESET.prior)),
-        decoder=perturb(Decoder(PRESET.decoder), seed=1),
-        upsampler_1=perturb(Upsampler(PRESET.upsampler_1), seed=2),
-        upsampler_2=perturb(Upsampler(PRESET.upsampler_2), seed=3),
-        sampling=SAMPLING,
-    )
+    return toy_cascade(SAMPLING)
 
 
 @pytest.fixture(scope="module")
 def latents(cascade: Cascade) -> tuple[Latent, Latent]:
-    """Two pictures that the decoder itself made, so that it can make them again."""
+    """Two images that the decoder itself made, so that it can make them again."""
     noise = torch.randn(2, 3, 8, 8, generator=seeded(5))
     pixels = decode(cascade, Latent(unit(2, 8, seed=6), noise))
     both = encode(cascade, pixels, unit(2, 8, seed=6))
@@ -101,7 +82,7 @@ def test_slerp_of_a_vector_with_itself_stays_there() -> None:
     )
 
 
-def test_a_latent_without_eta_reconstructs_its_picture(cascade: Cascade) -> None:
+def test_a_latent_without_eta_reconstructs_its_image(cascade: Cascade) -> None:
     noise = torch.randn(4, 3, 8, 8, generator=seeded(5))
     pixels = decode(cascade, Latent(unit(4, 8, seed=6), noise))
     latent = encode(cascade, pixels, unit(4, 8, seed=6))
@@ -260,19 +241,19 @@ def test_inpainting_refuses_a_mask_of_another_size(cascade: Cascade) -> None:
         inpaint(cascade, pixels, shrink_mask(mask, 16), unit(2, 8), generator=seeded())
 
 
-def test_encoding_refuses_pictures_of_another_size(cascade: Cascade) -> None:
+def test_encoding_refuses_images_of_another_size(cascade: Cascade) -> None:
     with pytest.raises(ConfigError, match="to_pixels"):
         encode(cascade, torch.zeros(1, 3, 16, 16), unit(1, 8))
 
 
-def test_equal_pictures_are_enlarged_equally(cascade: Cascade) -> None:
+def test_equal_images_are_enlarged_equally(cascade: Cascade) -> None:
     pixels = make_batch(8, count=1)["pixels"].expand(2, -1, -1, -1)
     large = enlarge(cascade, pixels)
     assert large.shape == (2, 3, 32, 32)
     assert torch.equal(large[0], large[1])
 
 
-def test_pictures_become_squares_of_the_decoders_size(cascade: Cascade) -> None:
+def test_images_become_squares_of_the_decoders_size(cascade: Cascade) -> None:
     wide = Image.new("RGB", (40, 20), (255, 0, 0))
     pixels = to_pixels(cascade, [wide, wide.convert("L"), wide.resize((4, 4))])
     assert pixels.shape == (3, 3, 8, 8)

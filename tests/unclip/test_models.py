@@ -17,7 +17,8 @@ from tests.unclip.toys import (
     upsampler_config,
 )
 from unclip.config import ConfigError
-from unclip.models import Decoder, DiffusionPrior, TextEncoder, UNet, Upsampler, build
+from unclip.kinds import build
+from unclip.models import Decoder, DiffusionPrior, TextEncoder, UNet, Upsampler
 from unclip.models.layers import attend
 from unclip.models.text_encoder import visible_tokens
 
@@ -242,7 +243,7 @@ def test_impossible_configs_say_what_was_given_and_the_way_out(
 
 
 def test_build_makes_the_model_of_each_config() -> None:
-    for config in (PRESET.prior, PRESET.decoder, PRESET.upsampler_1, PRESET.upsampler_2):
+    for config in PRESET.models.values():
         assert build(config).config is config
 
 

@@ -6,17 +6,16 @@ import torch
 from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, PRIOR, UNET, make_batch, perturb, seeded
 from unclip.config import Config, ConfigError
 from unclip.degradations import degrade, gaussian_blur
-from unclip.models import build
-from unclip.objectives import training_loss
+from unclip.kinds import build, training_loss
 
 MODELS = [
     PRESET.prior,
     AR_PRIOR,
     PRESET.decoder,
-    PRESET.upsampler_1,
-    PRESET.upsampler_2,
+    PRESET.upsamplers["upsampler_1"],
+    PRESET.upsamplers["upsampler_2"],
     replace(DECODER, learned_variance=True),
-    replace(PRESET.upsampler_1, degradation="bsr", low_res_noise=0.3),
+    replace(PRESET.upsamplers["upsampler_1"], degradation="bsr", low_res_noise=0.3),
 ]
 
 

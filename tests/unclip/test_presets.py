@@ -8,11 +8,11 @@ from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 
 from unclip import presets
 from unclip.config import Config, ConfigError
-from unclip.models import DiffusionPriorConfig, build
+from unclip.kinds import build
+from unclip.models import DiffusionPriorConfig
 from unclip.presets import karlo
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "models.md"
-NAMES = ["prior", "decoder", "upsampler_1", "upsampler_2"]
 
 
 def count(config: Config, *, but: str | None = None) -> int:
@@ -38,8 +38,7 @@ EXPLAINED = 1330  # the diffusion prior, whose own transformer alone is beyond t
 
 
 def all_models(name: str) -> list[Config]:
-    preset = getattr(presets, name)()
-    return [getattr(presets, f"{name}_ar_prior")(), *(getattr(preset, n) for n in NAMES)]
+    return [getattr(presets, f"{name}_ar_prior")(), *getattr(presets, name)().models.values()]
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -100,9 +99,8 @@ def test_karlo_has_the_parameters_of_its_networks_in_diffusers() -> None:
     statistics = 2 * preset.prior.embed_dim  # parameters there, buffers here
     assert count(preset.prior, but="text_encoder.") == size(prior) - statistics
     assert count(preset.decoder, but="text_encoder.") == size(decoder) + size(projection)
-    assert count(preset.upsampler) == 2 * size(upsampler)
-    models = ((preset.prior, 1022), (preset.decoder, 893), (preset.upsampler, 1383))
-    for config, millions in models:
+    assert count(preset.upsamplers["upsampler_1"]) == 2 * size(upsampler)
+    for config, millions in zip(preset.models.values(), (1022, 893, 1383), strict=True):
         assert round(count(config, but="text_encoder.") / 1e6) == millions
     assert "| karlo | – | 1,022 | 893 | 1,383 | – |" in REFERENCE.read_text()
 
@@ -110,13 +108,13 @@ def test_karlo_has_the_parameters_of_its_networks_in_diffusers() -> None:
 @pytest.mark.parametrize("make", [presets.small, presets.paper])
 def test_large_presets_end_at_1024_pixels(make: object) -> None:
     preset = make()  # type: ignore[operator]
-    assert [preset.decoder.image_size, preset.upsampler_1.image_size] == [64, 256]
-    assert preset.upsampler_2.image_size == 1024
+    made = [preset.decoder, *preset.upsamplers.values()]
+    assert [config.image_size for config in made] == [64, 256, 1024]
 
 
 def test_tiny_is_small_enough_for_two_cores() -> None:
-    for name in NAMES:
-        assert count(getattr(presets.tiny(), name)) < 10e6
+    for config in presets.tiny().models.values():
+        assert count(config) < 10e6
 
 
 def test_another_embed_dim_reaches_every_model_that_reads_embeddings() -> None:
@@ -141,5 +139,6 @@ def test_models_of_different_embed_dims_are_refused() -> None:
 
 def test_models_whose_sizes_do_not_chain_are_refused() -> None:
     tiny = presets.tiny()
+    first = replace(tiny.upsamplers["upsampler_1"], image_size=64, crop_fraction=1.0)
     with pytest.raises(ConfigError, match=r"upsampler_2.low_res_size=32, .* upsampler_1 .*=64"):
-        replace(tiny, upsampler_1=replace(tiny.upsampler_1, image_size=64, crop_fraction=1.0))
+        replace(tiny, upsamplers={**tiny.upsamplers, "upsampler_1": first})

@@ -3,8 +3,8 @@ import torch
 
 from tests.unclip.toys import seeded
 from unclip.config import ConfigError
+from unclip.denoising.guidance import clamp_static, classifier_free, threshold_dynamic
 from unclip.diffusion import make_schedule
-from unclip.generation.guidance import clamp_static, classifier_free, threshold_dynamic
 from unclip.samplers import ddim
 
 SCHEDULE = make_schedule("cosine", train_timesteps=1000)

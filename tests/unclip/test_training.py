@@ -1,5 +1,5 @@
-import logging
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def test_run_killed_between_checkpoints_repeats_the_same_steps(tmp_path: Path) -
     whole = fit(tmp_path / "whole")
     with pytest.raises(KilledError):
         fit(tmp_path / "parts", on_log=kill)
-    first = LocalCheckpoints(tmp_path / "parts", keep=2).latest()
+    first = LocalCheckpoints(tmp_path / "parts", keep=2).latest(print)
     assert first is not None
     assert first[0] == 5
     assert same(fit(tmp_path / "parts").ema_weights, whole.ema_weights)
@@ -63,10 +63,11 @@ def test_finished_run_takes_no_further_step(tmp_path: Path) -> None:
     first = fit(tmp_path)
     again = fit(tmp_path)
     assert same(first.ema_weights, again.ema_weights)
-    assert math.isnan(again.loss)
+    assert again.loss == first.loss
+    assert math.isfinite(first.loss)
 
 
-def test_dropout_draws_differ_between_steps_and_lanes(tmp_path: Path) -> None:
+def test_dropout_draws_differ_between_steps_and_logical_ranks(tmp_path: Path) -> None:
     drawn: list[Tensor] = []
 
     def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -118,7 +119,7 @@ def test_any_number_of_workers_takes_the_same_steps_and_skips_the_same_one(
             torch.testing.assert_close(found["weights"][name], weight, rtol=1e-4, atol=1e-6)
 
 
-def test_workers_that_cannot_share_the_lanes_are_refused_with_the_numbers_that_can(
+def test_workers_that_cannot_share_the_logical_ranks_are_refused_with_the_numbers_that_can(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(ConfigError, match=r"3 workers .* logical_ranks=4 .* one of \[1, 2, 4\]"):
@@ -135,20 +136,43 @@ def test_checkpoint_of_other_settings_is_refused_and_of_a_longer_constant_run_is
     assert fit(tmp_path, replace(constant, steps=15, log_every_steps=1)).step == 15
 
 
-def test_torn_checkpoint_is_passed_over_for_the_one_before(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def tear(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_damaged_checkpoint_is_reported_with_the_step_that_training_goes_on_from(
+    tmp_path: Path,
 ) -> None:
     whole = fit(tmp_path)
-    checkpoints = LocalCheckpoints(tmp_path, keep=2)
-    newest = checkpoints.path(12)
-    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    tear(LocalCheckpoints(tmp_path, keep=2).path(12))
     (tmp_path / "step-00000099.pt.partial").write_bytes(b"killed while writing")
-    with caplog.at_level(logging.WARNING):
-        found = checkpoints.latest()
-    assert found is not None
-    assert found[0] == 10
-    assert newest.name in caplog.text
-    assert same(fit(tmp_path).ema_weights, whole.ema_weights)
+    notices: list[str] = []
+    assert same(fit(tmp_path, on_notice=notices.append).ema_weights, whole.ema_weights)
+    (notice,) = notices
+    assert re.fullmatch(
+        r"checkpoint of step 12 cannot be read \(\w+Error: .*\); "
+        "training goes on from step 10 instead",
+        notice,
+    )
+
+
+def test_run_without_any_readable_checkpoint_says_so_and_starts_again(tmp_path: Path) -> None:
+    whole = fit(tmp_path)
+    for step in (10, 12):
+        LocalCheckpoints(tmp_path, keep=2).path(step).write_bytes(b"")
+    notices: list[str] = []
+    assert same(fit(tmp_path, on_notice=notices.append).ema_weights, whole.ema_weights)
+    assert [n.split(" cannot")[0] for n in notices] == [f"checkpoint of step {s}" for s in (12, 10)]
+    assert all("starts again from step 0" in notice for notice in notices)
+
+
+def test_store_that_does_not_answer_is_an_error_and_not_an_older_checkpoint(tmp_path: Path) -> None:
+    fit(tmp_path)
+    newest = LocalCheckpoints(tmp_path, keep=2).path(12)
+    newest.unlink()
+    newest.mkdir()  # opening it raises OSError, as a lost network disk does
+    with pytest.raises(OSError, match="directory"):
+        fit(tmp_path)
 
 
 def test_only_the_last_checkpoints_are_kept_and_no_partial_file(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from torch.distributions import Normal, kl_divergence
 from tests.unclip.toys import DECODER, agree, make_batch, perturb, seeded
 from unclip import diffusion
 from unclip.diffusion import make_schedule
-from unclip.models import DecoderConfig, build
-from unclip.objectives import training_loss
+from unclip.kinds import build, training_loss
+from unclip.models import DecoderConfig
 
 SCHEDULE = make_schedule("cosine", train_timesteps=1000)
 LEARNED = DecoderConfig(**{**vars(DECODER), "learned_variance": True})
@@ -20,11 +20,13 @@ LEARNED = DecoderConfig(**{**vars(DECODER), "learned_variance": True})
 
 def test_the_posterior_is_what_bayes_rule_gives() -> None:
     """q(x_s | x_t, x_0) from the densities of x_s given x_0 and of x_t given x_s."""
-    for level, previous in ((0.3, 0.6), (0.01, 0.9), (0.98, 0.99)):
-        alpha, x_start, x = level / previous, 0.7, -0.4
-        precision = 1 / (1 - previous) + alpha / (1 - alpha)
-        mean = (previous**0.5 * x_start / (1 - previous) + alpha**0.5 * x / (1 - alpha)) / precision
-        a, b, variance = diffusion.posterior_coefficients(level, previous)
+    for alpha_bar, alpha_bar_prev in ((0.3, 0.6), (0.01, 0.9), (0.98, 0.99)):
+        alpha, x_start, x = alpha_bar / alpha_bar_prev, 0.7, -0.4
+        precision = 1 / (1 - alpha_bar_prev) + alpha / (1 - alpha)
+        mean = (
+            alpha_bar_prev**0.5 * x_start / (1 - alpha_bar_prev) + alpha**0.5 * x / (1 - alpha)
+        ) / precision
+        a, b, variance = diffusion.posterior_coefficients(alpha_bar, alpha_bar_prev)
         assert a * x_start + b * x == pytest.approx(mean, rel=1e-10)
         assert variance == pytest.approx(1 / precision, rel=1e-10)
 
@@ -42,8 +44,8 @@ def test_the_terms_of_the_bound_are_the_divergences_that_they_stand_for() -> Non
         schedule=SCHEDULE,
     )
     for row, step in enumerate(timesteps.tolist()):
-        level, previous = SCHEDULE.alphas_cumprod[[step, step - 1]].tolist()
-        a, b, variance = diffusion.posterior_coefficients(level, previous)
+        alpha_bar, alpha_bar_prev = SCHEDULE.alphas_cumprod[[step, step - 1]].tolist()
+        a, b, variance = diffusion.posterior_coefficients(alpha_bar, alpha_bar_prev)
         wanted = Normal(a * x_start[row] + b * x[row], math.sqrt(variance))
         given_ = Normal(a * predicted[row] + b * x[row], (log_variance[row] / 2).exp())
         direct = kl_divergence(wanted, given_).mean() / math.log(2)

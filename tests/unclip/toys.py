@@ -1,9 +1,20 @@
 """The smallest models that still have every part, and batches for them."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unclip.generation import (
+    Cascade,
+    DecoderSampling,
+    PriorSampling,
+    SamplingConfig,
+    UpsamplerSampling,
+)
+from unclip.kinds import build
 from unclip.models import (
     ARPriorConfig,
     DecoderConfig,
@@ -91,9 +102,50 @@ def upsampler_config(low_res_size: int) -> UpsamplerConfig:
 PRESET = Preset(
     prior=PRIOR,
     decoder=DECODER,
-    upsampler_1=upsampler_config(8),
-    upsampler_2=upsampler_config(16),
+    upsamplers={"upsampler_1": upsampler_config(8), "upsampler_2": upsampler_config(16)},
 )
+SAMPLING = SamplingConfig(
+    prior=PriorSampling(sampler="ddim", num_inference_steps=4, guidance_scale=2.0, candidates=2),
+    decoder=DecoderSampling(
+        sampler="ddim", num_inference_steps=4, guidance_scale=2.0, dynamic_threshold=None
+    ),
+    upsamplers={
+        name: UpsamplerSampling(sampler="ddim", num_inference_steps=2) for name in PRESET.upsamplers
+    },
+    eta=0.0,
+    bf16=False,
+)
+
+
+def sampling_with(
+    sampling: SamplingConfig = SAMPLING,
+    *,
+    prior: Mapping[str, object] | None = None,
+    decoder: Mapping[str, object] | None = None,
+    **changes: object,
+) -> SamplingConfig:
+    """The settings with changes to those of the prior and the decoder."""
+    parts = {
+        "prior": replace(sampling.prior, **(prior or {})),
+        "decoder": replace(sampling.decoder, **(decoder or {})),
+    }
+    return replace(sampling, **parts, **changes)  # type: ignore[arg-type]
+
+
+def toy_cascade(sampling: SamplingConfig = SAMPLING, **models: object) -> Cascade:
+    """Perturbed models of `PRESET`, in which `models` replace some."""
+    torch.manual_seed(0)
+    made = {
+        name: perturb(build(config), seed=seed)
+        for seed, (name, config) in enumerate(PRESET.models.items())
+    }
+    parts = {
+        "prior": made.pop("prior"),
+        "decoder": made.pop("decoder"),
+        "upsamplers": made,
+        "sampling": sampling,
+    }
+    return Cascade(**{**parts, **models})  # type: ignore[arg-type]
 
 
 def seeded(seed: int = 0) -> torch.Generator:

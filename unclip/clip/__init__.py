@@ -1,6 +1,7 @@
-"""CLIP: its configs (`config`), the frozen model (`frozen`) and its training (`training`).
+"""CLIP: its configs (`config`), their checks (`check`), the frozen model (`frozen`) and training.
 
-The package itself exports only the configs: the other two import open_clip, which takes seconds.
+The package itself exports the configs only: the other modules import open_clip, which takes
+seconds.
 """
 
 from unclip.clip.config import ClipArchitecture, ClipConfig

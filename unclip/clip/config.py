@@ -1,16 +1,16 @@
-"""What a CLIP is made of or loaded from; light to import, unlike open_clip itself."""
+"""Where a CLIP comes from, and the architecture of one that is trained here."""
 
 import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from unclip.config import Config, ConfigError
 
-CONFIG_FILE = "open_clip_config.json"  # both names are open_clip's own
+CONFIG_FILE = "open_clip_config.json"  # both file names are open_clip's own
 WEIGHTS_FILE = "open_clip_model.safetensors"
+LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"  # open_clip's prefixes of a model name
 MAX_LOGIT_SCALE = 100.0  # as in CLIP (Radford et al. 2021, section 2.5)
 
 
@@ -18,66 +18,67 @@ MAX_LOGIT_SCALE = 100.0  # as in CLIP (Radford et al. 2021, section 2.5)
 class ClipConfig(Config):
     """Where the frozen CLIP comes from.
 
-    `model` is one of open_clip's model names, and `pretrained` one of its tags for that model or
-    the path of a checkpoint; or `model` is "local-dir:<folder>", as `FrozenClip.save` writes it, or
-    "hf-hub:<owner>/<name>", and `pretrained` is None.
+    `model` is one of open_clip's model names, and `pretrained` is one of its tags for that model or
+    the path of a checkpoint. Or `model` is "local-dir:<folder>", with a folder that
+    `FrozenClip.save` wrote, or "hf-hub:<owner>/<name>", and `pretrained` is None.
     """
+
+    tag: ClassVar[str] = "clip"
 
     model: str
     pretrained: str | None
 
     def __post_init__(self) -> None:
-        has_schema = self.model.startswith(("local-dir:", "hf-hub:"))
-        if has_schema and self.pretrained is not None:
+        """Refuse settings that contradict each other; `check` looks at names and files."""
+        brings_weights = self.model.startswith((LOCAL_DIR, HF_HUB))
+        if brings_weights and self.pretrained is not None:
             raise ConfigError(
                 f"clip: model={self.model!r} brings its own weights, so pretrained="
                 f"{self.pretrained!r} would be ignored; set pretrained to null"
             )
-        if has_schema:
-            return
-        import open_clip  # here: it takes seconds, and other configurations do without
-
-        if self.model not in open_clip.list_models():
-            raise ConfigError(
-                f"clip: open_clip has no model {self.model!r}; it has "
-                f"{', '.join(open_clip.list_models()[:8])}, ...; for a folder, write local-dir:<it>"
-            )
-        if self.pretrained is None:
-            tags = open_clip.list_pretrained_tags_by_model(self.model)
+        if not brings_weights and self.pretrained is None:
             raise ConfigError(
                 f"clip: model={self.model!r} needs pretrained weights; set pretrained to one of "
-                f"{tags} or to the path of a checkpoint"
+                "open_clip's tags for it, such as openai, or to the path of a checkpoint"
             )
+
+    def check(self) -> None:
+        """Raise `ConfigError` if the CLIP cannot be loaded; reads file headers, not the weights.
+
+        Finds an unknown model or tag, a missing or damaged file, and weights of another
+        architecture, embedding width or activation function.
+        """
+        from unclip.clip.check import check_clip  # here: open_clip takes seconds to import
+
+        check_clip(self)
 
     @property
     def width(self) -> int | None:
-        """Of the embeddings; None where only the weights can tell."""
-        if self.model.startswith("hf-hub:"):
-            return None
-        if self.model.startswith("local-dir:"):
-            content = json.loads((self._folder / CONFIG_FILE).read_text())["model_cfg"]
-        else:
-            import open_clip
+        """Width of the embeddings; None if only a download shows it.
 
-            content = open_clip.get_model_config(self.model)
-        return int(content["embed_dim"])
+        Raises `ConfigError` for a model that is not known or not there.
+        """
+        if self.model.startswith(HF_HUB):
+            return None
+        from unclip.clip.check import read_model_config  # here: open_clip takes seconds to import
+
+        return int(read_model_config(self)["embed_dim"])
 
     def local_digest(self) -> str | None:
-        """sha256 of the weights' file; None for weights that open_clip names."""
-        path = self._folder / WEIGHTS_FILE if self.pretrained is None else Path(self.pretrained)
+        """sha256 of the weights' file; None for weights that open_clip downloads."""
+        folder = Path(self.model.removeprefix(LOCAL_DIR))
+        path = folder / WEIGHTS_FILE if self.pretrained is None else Path(self.pretrained)
         if not path.is_file():
             return None
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    @property
-    def _folder(self) -> Path:
-        return Path(self.model.removeprefix("local-dir:"))
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClipArchitecture(Config):
-    """A vision transformer and a text transformer of open_clip's, small enough to train here."""
+    """Sizes of a vision and a text transformer of open_clip, small enough to train here."""
+
+    tag: ClassVar[str] = "clip_architecture"
 
     embed_dim: int
     image_size: int
@@ -89,9 +90,10 @@ class ClipArchitecture(Config):
     text_width: int
     text_layers: int
     text_heads: int
-    init_temperature: float  # logits are cosines divided by it, at the start
+    init_temperature: float  # initial divisor of the cosines that make the logits
 
     def __post_init__(self) -> None:
+        """Refuse sizes that do not fit together."""
         if self.image_size % self.patch_size:
             near = max(1, self.image_size // self.patch_size) * self.patch_size
             raise ConfigError(

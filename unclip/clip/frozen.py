@@ -1,12 +1,13 @@
-"""The frozen CLIP: pictures and captions to unit-norm embeddings.
+"""The frozen CLIP: images and captions to embeddings of norm 1."""
 
-Shape legend: B batch, S image side, L text tokens, D embedding width.
-"""
+# B batch, H height, W width, S image side, L text tokens, D embedding width
 
 import hashlib
 import json
+import logging
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,19 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unclip.clip.config import CONFIG_FILE, WEIGHTS_FILE, ClipArchitecture, ClipConfig
+from unclip.clip.check import read_model_config
+from unclip.clip.config import (
+    CONFIG_FILE,
+    LOCAL_DIR,
+    WEIGHTS_FILE,
+    ClipArchitecture,
+    ClipConfig,
+)
+from unclip.clip.weights_file import as_state_dict
 from unclip.config import ConfigError
 from unclip.images import to_rgb
+
+log = logging.getLogger(__name__)
 
 Images = Sequence[Image.Image] | Tensor
 
@@ -54,25 +65,22 @@ class FrozenClip:
 
     @classmethod
     def from_config(cls, config: ClipConfig, *, device: torch.device) -> "FrozenClip":
-        """Load the model that `config` names; tags and hf-hub: names may download it."""
+        """Load the model that `config` names; tags and hf-hub: names may download it.
+
+        Raises `ConfigError` for weights that cannot be loaded or are of another model.
+        """
+        config.check()
+        log.info("loading CLIP %s, weights %s", config.model, config.pretrained or "of its own")
         try:
-            with warnings.catch_warnings():
-                # the wrong activation is a slightly wrong embedding, which nobody would notice
-                warnings.filterwarnings("error", message="QuickGELU mismatch")
-                model, _, preprocess = open_clip.create_model_and_transforms(
-                    config.model,
-                    pretrained=config.pretrained,
-                    device=device,
-                    require_pretrained=True,
-                )
+            model, preprocess = _load(config, device)
         except UserWarning as mismatch:
             raise ConfigError(
                 f"clip: {mismatch} Use model={config.model + '-quickgelu'!r}, or the name without "
-                "-quickgelu where it has that ending"
+                "-quickgelu if it has that ending"
             ) from mismatch
         return cls(
             model,
-            model_config=open_clip.get_model_config(config.model),
+            model_config=read_model_config(config),
             preprocess=preprocess,
             tokenizer=open_clip.get_tokenizer(config.model),
             name=_name(config),
@@ -83,7 +91,7 @@ class FrozenClip:
     def from_trained(
         cls, model: nn.Module, architecture: ClipArchitecture, *, name: str, device: torch.device
     ) -> "FrozenClip":
-        """Freeze a model that `build_clip(architecture)` made and `clip_loss` trained."""
+        """Freeze a model that `build_clip(architecture)` built and `clip_loss` trained."""
         half = (0.5, 0.5, 0.5)  # pixels in [-1, 1], as clip_loss takes them
         preprocess = PreprocessCfg(size=architecture.image_size, mean=half, std=half)
         set_model_preprocess_cfg(model, vars(preprocess))
@@ -98,24 +106,19 @@ class FrozenClip:
 
     @classmethod
     def load(cls, folder: Path | str, *, device: torch.device | str = "cpu") -> "FrozenClip":
-        """Read what `save` wrote."""
+        """Read what `save` wrote; raises `ConfigError` for any other folder."""
         folder, device = Path(folder), torch.device(device)
-        file = folder / CONFIG_FILE
-        if not file.is_file():
-            raise ConfigError(
-                f"clip: {folder} has no {CONFIG_FILE}; give a folder that FrozenClip.save wrote"
-            )
-        config = ClipConfig(model=f"local-dir:{folder}", pretrained=None)
+        config = ClipConfig(model=f"{LOCAL_DIR}{folder}", pretrained=None)
         clip = cls.from_config(config, device=device)
-        clip.name = json.loads(file.read_text()).get("name", folder.name)
+        clip.name = json.loads((folder / CONFIG_FILE).read_text()).get("name", folder.name)
         return clip
 
     def save(self, folder: Path | str) -> None:
-        """Write weights, configuration and name, in open_clip's own "local-dir:" format."""
+        """Write weights, configuration and name in open_clip's "local-dir:" format."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._weights(), folder / WEIGHTS_FILE)
-        if hasattr(self._tokenizer, "tokenizer"):  # transformers': it has files of its own
+        if hasattr(self._tokenizer, "tokenizer"):  # transformers' own, which has files
             self._tokenizer.tokenizer.save_pretrained(folder)
         content = {
             "name": self.name,
@@ -136,12 +139,12 @@ class FrozenClip:
 
     @property
     def logit_scale(self) -> float:
-        """What similarities are multiplied by before a softmax: the inverse of a temperature."""
+        """Factor of the similarities before a softmax: the inverse of a temperature."""
         scale: Tensor = self.model.logit_scale  # type: ignore[assignment]
         return scale.exp().item()
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Captions to tokens (B, L) int64 on the CPU; what does not fit L is cut off."""
+        """Captions to tokens (B, L) int64 on the CPU; longer captions are truncated to L."""
         return self._tokenizer(list(captions))
 
     @torch.inference_mode()
@@ -153,23 +156,23 @@ class FrozenClip:
 
     @torch.inference_mode()
     def encode_images(self, images: Images) -> Tensor:
-        """PIL pictures of any size, or a tensor of one, to image_embeds (B, D).
+        """Images to image_embeds (B, D).
 
-        A tensor is (B, 3, H, W), uint8 in [0, 255] or floating in [-1, 1]. Both are resized,
-        cropped and normalised as the model's configuration says.
+        images: PIL images of any size, or a tensor (B, 3, H, W), uint8 in [0, 255] or floating in
+        [-1, 1]. They are resized, cropped and normalised as the model's configuration says.
         """
         return self.encode_images_and_norms(images)[0]
 
     @torch.inference_mode()
     def encode_images_and_norms(self, images: Images) -> tuple[Tensor, Tensor]:
-        """As `encode_images`, (B, D), and the norms that the embeddings had before, (B,)."""
+        """The embeddings of `encode_images`, (B, D), and their norms before scaling, (B,)."""
         pixels = self.preprocess(images)
         image_embeds: Tensor = self.model.encode_image(pixels)  # type: ignore[operator]
         image_embeds = image_embeds.float()
         return F.normalize(image_embeds, dim=-1), image_embeds.norm(dim=-1)
 
     def preprocess(self, images: Images) -> Tensor:
-        """Images as `encode_images` takes them to the model's own pixels (B, 3, S, S)."""
+        """The images of `encode_images` as the model's input pixels, (B, 3, S, S)."""
         if not isinstance(images, Tensor):
             rgb = map(to_rgb, images)
             return torch.stack([self._preprocess(image) for image in rgb]).to(self.device)
@@ -186,15 +189,30 @@ class FrozenClip:
         return {n: w.detach().cpu().contiguous() for n, w in self.model.state_dict().items()}
 
     def preprocess_config(self) -> dict[str, Any]:
-        """How pictures become the model's pixels, in open_clip's words."""
+        """open_clip's settings for resizing and normalising images."""
         config: dict[str, Any] = self.model.visual.preprocess_cfg  # type: ignore[union-attr,assignment]
         return {field: config[field] for field in _PREPROCESS_FIELDS}
 
 
+def _load(config: ClipConfig, device: torch.device) -> tuple[nn.Module, Callable[[Any], Tensor]]:
+    """open_clip's model and preprocessing; a mismatch of QuickGELU is raised as UserWarning."""
+    with ExitStack() as stack:
+        pretrained = config.pretrained
+        if pretrained is not None and Path(pretrained).is_file():
+            pretrained = str(stack.enter_context(as_state_dict(Path(pretrained))))
+        stack.enter_context(warnings.catch_warnings())
+        # The wrong activation gives slightly wrong embeddings, which nobody would notice.
+        warnings.filterwarnings("error", message="QuickGELU mismatch")
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            config.model, pretrained=pretrained, device=device, require_pretrained=True
+        )
+    return model, preprocess
+
+
 def _name(config: ClipConfig) -> str:
-    """A name without the place where the weights lie."""
+    """A name without the folder of the weights."""
     if config.pretrained is None:
-        return Path(config.model.removeprefix("local-dir:")).name
+        return Path(config.model.removeprefix(LOCAL_DIR)).name
     return f"{config.model}/{Path(config.pretrained).stem}"
 
 

@@ -1,7 +1,6 @@
-"""Training a small CLIP by contrast, where no pretrained one is at hand.
+"""Contrastive training of a small CLIP, for runs without a pretrained one."""
 
-Shape legend: B batch, S image side, L text tokens, D embedding width.
-"""
+# B batch, S image side, L text tokens, D embedding width
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -17,17 +16,17 @@ from unclip.training.logical_ranks import Batch
 
 
 def build_clip(architecture: ClipArchitecture) -> open_clip.CLIP:
-    """An untrained CLIP; its weights follow from torch's global generator."""
+    """An untrained CLIP; its weights are drawn from torch's global generator."""
     return open_clip.CLIP(**architecture.open_clip_config())
 
 
 def clip_loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
     """The symmetric contrastive loss (Radford et al. 2021, figure 3) of one microbatch.
 
-    batch: "pixels" (B, 3, S, S) in [-1, 1] and "tokens" (B, L) int64. Pictures with equal captions
-    are not held against each other: they share the target. The contrast is within the logical
-    rank's microbatch alone, so that it does not depend on the number of workers; more logical ranks
-    of one batch give fewer negatives.
+    batch: "pixels" (B, 3, S, S) in [-1, 1] and "tokens" (B, L) int64. Images with equal captions
+    share the target, so they are not contrasted with each other. The contrast is within the logical
+    rank's microbatch, so it does not depend on the number of workers; more logical ranks of one
+    batch give fewer negatives.
     """
     pixels = random_crop(batch["pixels"], generator)
     tokens: Tensor = batch["tokens"]
@@ -43,16 +42,16 @@ def clip_loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Ten
 
 
 def _attention(device: torch.device) -> AbstractContextManager[None]:
-    """Attention by plain matrix products on a CPU: bfloat16 steps take 0.4 of the time there."""
-    # the fused CPU kernel's backward in bfloat16 is most of a step at these sequence lengths
+    """Attention by plain matrix products on a CPU, where bfloat16 steps take 0.4 of the time."""
+    # The fused CPU kernel's backward in bfloat16 is most of a step at these sequence lengths.
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def random_crop(pixels: Tensor, generator: torch.Generator, *, smallest: float = 0.85) -> Tensor:
-    """Cut a square of `smallest` to 1 of the side from each picture and scale it up again.
+    """Cut a random square from each image and scale it back to the full side.
 
-    pixels: (B, 3, S, S). Place and size change; colours and left and right do not, since captions
-    name them.
+    pixels: (B, 3, S, S); smallest: the least side of the square, as a fraction of S. Colours and
+    left and right do not change, because captions name them.
     """
     drawn = torch.rand(3, len(pixels), generator=generator, device=generator.device)
     size, x, y = drawn.to(pixels.device)

@@ -1,7 +1,7 @@
-"""What the low-resolution input of an upsampler goes through in training.
+"""Degradations of an upsampler's low-resolution input during training.
 
-The generator before it does not make perfect images; corrupted inputs keep the upsampler from
-relying on detail that will not be there (section 2.1 of the paper).
+The model before it does not make perfect images. Degraded inputs keep the upsampler from relying
+on detail that generated images do not have (section 2.1 of the paper).
 """
 
 from unclip.degradations.blur import gaussian_blur, gaussian_kernel

@@ -1,4 +1,4 @@
-"""Gaussian blur, what the first upsampler's input goes through (section 2.1 of the paper)."""
+"""Gaussian blur, the degradation of the first upsampler's input (section 2.1 of the paper)."""
 
 # B batch, C channels, H height, W width
 

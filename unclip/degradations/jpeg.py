@@ -1,7 +1,7 @@
-"""What JPEG compression does to a batch of images, without the files: each with its own quality.
+"""The loss of JPEG compression for a batch of images, without writing files.
 
-Only the quantisation of the cosine transform and of the colours loses anything; the coding of the
-numbers after it does not, and is left out. So it runs on whole batches, and on a GPU.
+Only the quantisation of the cosine transform and the reduced colours lose information. The entropy
+coding after them is lossless and left out, so whole batches run on a GPU.
 """
 
 # B batch, H height, W width, u and v frequencies, y and x pixels within a block of 8 x 8
@@ -42,7 +42,7 @@ CHROMINANCE = """
 def jpeg(pixels: Tensor, quality: Tensor) -> Tensor:
     """Compress and decompress; pixels: (B, 3, H, W) in [-1, 1]; quality: (B,) from 1 to 100.
 
-    Baseline JPEG as most writers make it: 8 bits, colours at half the resolution (4:2:0).
+    Baseline JPEG with the usual settings: 8 bits, colours at half the resolution (4:2:0).
     """
     height, width = pixels.shape[-2:]
     bytes_ = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round()

@@ -1,4 +1,4 @@
-"""The degradations by the names that configs give them."""
+"""Degradations by their names in configs."""
 
 # B batch, C channels, H height, W width
 
@@ -17,7 +17,7 @@ def _gaussian_blur(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return gaussian_blur(pixels)
 
 
-# From (B, C, H, W) in [-1, 1], with all chance in the generator, to the same shape.
+# (B, C, H, W) in [-1, 1] -> the same shape; all random draws come from the generator.
 DEGRADATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "gaussian_blur": _gaussian_blur,
     "bsr": bsr,
@@ -25,14 +25,14 @@ DEGRADATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 
 
 def check_degradation(name: str) -> None:
-    """Raise `ConfigError` for a degradation that is not known."""
+    """Raise `ConfigError` for an unknown degradation."""
     if name not in DEGRADATIONS:
         known = ", ".join(DEGRADATIONS)
-        raise ConfigError(f"degradation={name!r} is not known; choose one of {known}")
+        raise ConfigError(f"degradation={name!r} is unknown; choose one of {known}")
 
 
 def degrade(pixels: Tensor, name: str, *, probability: float, generator: torch.Generator) -> Tensor:
-    """Corrupt each image of (B, C, H, W) with the probability, independently."""
+    """Degrade each image of (B, C, H, W) in [-1, 1] with this probability, independently."""
     draws = torch.rand(len(pixels), generator=generator, device=generator.device)
     chosen = (draws < probability).to(pixels.device)[:, None, None, None]
     return torch.where(chosen, DEGRADATIONS[name](pixels, generator), pixels)

@@ -1,4 +1,4 @@
-"""The diffusion process: how noise is added, and what follows from it for one step back."""
+"""The forward diffusion process, its posterior, and noise schedules."""
 
 from unclip.diffusion.process import (
     TO_X_START,
@@ -30,6 +30,7 @@ from unclip.diffusion.schedules import (
     linear_betas,
     make_schedule,
     respaced_timesteps,
+    schedule_of,
 )
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "posterior_mean",
     "q_sample",
     "respaced_timesteps",
+    "schedule_of",
     "signal_and_noise_rates",
     "signal_to_noise",
     "target",

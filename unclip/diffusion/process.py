@@ -1,7 +1,7 @@
-"""The algebra of Gaussian diffusion: x_t = sqrt(ᾱ_t) x_0 + sqrt(1 - ᾱ_t) ε, and its views.
+"""The algebra of Gaussian diffusion: x_t = sqrt(ᾱ_t) x_0 + sqrt(1 - ᾱ_t) ε.
 
-A network may predict ε, x_0 or v = sqrt(ᾱ_t) ε - sqrt(1 - ᾱ_t) x_0 (Salimans and Ho 2022); with
-x_t at hand each follows from the others. `target` and `to_x_start` dispatch on the name.
+A network may predict ε, x_0 or v = sqrt(ᾱ_t) ε - sqrt(1 - ᾱ_t) x_0 (Salimans and Ho 2022). Given
+x_t, each of them determines the others. `target` and `to_x_start` dispatch on the name.
 """
 
 # B batch; x, noise and predictions share the shape (B, ...); timesteps (B,) int64
@@ -16,8 +16,8 @@ from torch import Tensor
 from unclip.config import ConfigError
 from unclip.diffusion.schedules import Schedule
 
-# One signal level ᾱ, or one for each row.
-Level = TypeVar("Level", float, Tensor)
+# One ᾱ, or one for each row.
+AlphaBar = TypeVar("AlphaBar", float, Tensor)
 
 
 def signal_and_noise_rates(
@@ -51,7 +51,7 @@ def noise_from_x_start(
 def x_start_from_noise(
     noise: Tensor, x: Tensor, timesteps: Tensor, *, schedule: Schedule
 ) -> Tensor:
-    """The x_0 that ε leads to x_t from; loses precision where hardly any signal is left."""
+    """The x_0 from which ε leads to x_t; imprecise at timesteps with little signal."""
     signal, sigma = signal_and_noise_rates(x, timesteps, schedule)
     return (x - sigma * noise) / signal
 
@@ -87,7 +87,7 @@ TO_X_START: dict[str, Callable[..., Tensor]] = {
 
 
 def check_prediction(prediction: str) -> None:
-    """Raise `ConfigError` for a prediction type that is not known."""
+    """Raise `ConfigError` for an unknown prediction type."""
     if prediction not in TO_X_START:
         known = ", ".join(TO_X_START)
         raise ConfigError(f"prediction={prediction!r} is not known; choose one of {known}")
@@ -103,7 +103,7 @@ def to_x_start(
 def target(
     prediction: str, x_start: Tensor, noise: Tensor, timesteps: Tensor, *, schedule: Schedule
 ) -> Tensor:
-    """What a network of this prediction type should output."""
+    """The correct output of a network with this prediction type."""
     if prediction == "v":
         return velocity(x_start, noise, timesteps, schedule=schedule)
     return noise if prediction == "epsilon" else x_start
@@ -114,15 +114,17 @@ def min_snr_weights(
 ) -> Tensor:
     """Loss weights that cap the signal-to-noise ratio at gamma (Hang et al. 2023); (B,) float32.
 
-    An error in x_0 weighs min(SNR, gamma) whatever the network predicts.
+    An error in x_0 has the weight min(SNR, gamma), whatever the network predicts.
     """
     snr = signal_to_noise(timesteps, schedule)
     in_x_start = {"epsilon": snr, "v": snr + 1, "x_0": torch.ones_like(snr)}[prediction]
     return (snr.clamp(max=gamma) / in_x_start).float()
 
 
-def posterior_coefficients(alpha_bar: Level, alpha_bar_prev: Level) -> tuple[Level, Level, Level]:
-    """What makes up q(x_s | x_t, x_0) for any s < t (DDPM eq. 7), from ᾱ_t and ᾱ_s.
+def posterior_coefficients(
+    alpha_bar: AlphaBar, alpha_bar_prev: AlphaBar
+) -> tuple[AlphaBar, AlphaBar, AlphaBar]:
+    """Coefficients of q(x_s | x_t, x_0) for any s < t (DDPM eq. 7), from ᾱ_t and ᾱ_s.
 
     Returns a, b and β̃: the mean is a x_0 + b x_t, and β̃ is the variance.
     """
@@ -133,24 +135,24 @@ def posterior_coefficients(alpha_bar: Level, alpha_bar_prev: Level) -> tuple[Lev
 
 
 def posterior_mean(x_start: Tensor, x: Tensor, timesteps: Tensor, *, schedule: Schedule) -> Tensor:
-    """The mean of q(x_{t-1} | x_t, x_0), which is x_0 at the first timestep."""
-    of_x_start, of_x, _ = posterior_coefficients(*_levels(x, timesteps, schedule))
+    """The mean of q(x_{t-1} | x_t, x_0); at the first timestep it is x_0."""
+    of_x_start, of_x, _ = posterior_coefficients(*_alpha_bars(x, timesteps, schedule))
     return of_x_start.to(x.dtype) * x_start + of_x.to(x.dtype) * x
 
 
 def posterior_log_variance(like: Tensor, timesteps: Tensor, *, schedule: Schedule) -> Tensor:
-    """The log of β̃_t, float64; (B, 1, ...). The first, of which β̃ is 0, takes the second's."""
+    """The log of β̃_t, float64; (B, 1, ...). β̃ is 0 at timestep 0, which uses that of timestep 1."""
     second = min(1, schedule.train_timesteps - 1)
-    variance = posterior_coefficients(*_levels(like, timesteps.clamp(min=second), schedule))[2]
+    variance = posterior_coefficients(*_alpha_bars(like, timesteps.clamp(min=second), schedule))[2]
     return variance.clamp(min=1e-20).log()
 
 
 def interpolated_log_variance(output: Tensor, timesteps: Tensor, *, schedule: Schedule) -> Tensor:
     """Learned variance (Nichol and Dhariwal 2021, eq. 15): from log β̃_t at -1 to log β_t at 1.
 
-    output: (B, ...), what the network says of the variance of each dimension.
+    output: (B, ...), the network's output for the variance of each dimension.
     """
-    alpha_bar, alpha_bar_prev = _levels(output, timesteps, schedule)
+    alpha_bar, alpha_bar_prev = _alpha_bars(output, timesteps, schedule)
     low = posterior_log_variance(output, timesteps, schedule=schedule).to(output.dtype)
     high = (1 - alpha_bar / alpha_bar_prev).log().to(output.dtype)
     return low + (output + 1) / 2 * (high - low)
@@ -159,7 +161,7 @@ def interpolated_log_variance(output: Tensor, timesteps: Tensor, *, schedule: Sc
 def gaussian_kl(
     mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor
 ) -> Tensor:
-    """KL divergence of the second Gaussian from the first, of each dimension, in nats."""
+    """KL divergence of the second Gaussian from the first in each dimension, in nats."""
     difference = log_variance - other_log_variance
     apart = (mean - other_mean).square() * torch.exp(-other_log_variance)
     return (difference.exp() - difference - 1 + apart) / 2
@@ -168,14 +170,14 @@ def gaussian_kl(
 def discretised_gaussian_nll(x_start: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """-log of the Gaussian's mass in the bin of x_0 among 256 in [-1, 1] (DDPM eq. 13), in nats.
 
-    The outer bins reach to infinity, so that the masses of the 256 values sum to 1.
+    The outermost bins extend to infinity, so that the masses of the 256 bins sum to 1.
     """
     precision = torch.exp(-0.5 * log_variance)
     above, below = ((x_start - mean + half) * precision for half in (1 / 255, -1 / 255))
-    # Not infinity, whose gradients are NaN.
+    # Finite, because the gradients at infinity are NaN.
     above = torch.where(x_start > 0.999, 1e4, above.clamp(-1e4, 1e4))
     below = torch.where(x_start < -0.999, -1e4, below.clamp(-1e4, 1e4))
-    # Both ends far out on one side differ by rounding alone: mirrored, they keep their digits.
+    # Far out on the positive side both ends round to 1. Mirrored, they keep their digits.
     flip = above + below > 0
     low, high = torch.where(flip, -above, below), torch.where(flip, -below, above)
     log_high: Tensor = torch.special.log_ndtr(high)
@@ -194,8 +196,8 @@ def vlb_terms(
 ) -> Tensor:
     """L_t of the variational bound (DDPM eq. 5), in bits per dimension; (B,).
 
-    At the first timestep the negative log-likelihood of x_0 in [-1, 1], a multiple of 1/127.5;
-    elsewhere the KL divergence of the model's x_{t-1} from the posterior's.
+    At timestep 0 this is the negative log-likelihood of x_0 in [-1, 1], a multiple of 1/127.5. At
+    the others it is the KL divergence of the model's x_{t-1} from the posterior's.
     """
     wanted = posterior_mean(x_start, x, timesteps, schedule=schedule)
     predicted = posterior_mean(predicted_x_start, x, timesteps, schedule=schedule)
@@ -206,7 +208,7 @@ def vlb_terms(
     return torch.where(first, nll, kl).flatten(1).mean(1) / math.log(2)
 
 
-def _levels(like: Tensor, timesteps: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+def _alpha_bars(like: Tensor, timesteps: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
     """ᾱ_t and ᾱ_{t-1} in float64, broadcastable to `like`: (B, 1, ...)."""
     alpha_bar_prev = torch.cat([schedule.alphas_cumprod.new_ones(1), schedule.alphas_cumprod[:-1]])
     shape = (-1, *[1] * (like.ndim - 1))

@@ -1,4 +1,4 @@
-"""Noise schedules: how much signal is left at each timestep, and which timesteps to visit."""
+"""Noise schedules: how much signal is left at each timestep, and the timesteps of a sampler."""
 
 # T train timesteps, N inference steps
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class Schedule:
 
     @property
     def train_timesteps(self) -> int:
-        """How many timesteps the schedule has."""
+        """Number of timesteps."""
         return len(self.betas)
 
 
@@ -47,7 +48,7 @@ SCHEDULES: dict[str, Callable[[int], Tensor]] = {"cosine": cosine_betas, "linear
 
 
 def check_schedule(name: str, train_timesteps: int) -> None:
-    """Raise `ConfigError` for a schedule that `make_schedule` could not make."""
+    """Raise `ConfigError` for a schedule that `make_schedule` does not know."""
     if name not in SCHEDULES:
         raise ConfigError(f"schedule={name!r} is not known; choose one of {', '.join(SCHEDULES)}")
     if train_timesteps < 1:
@@ -58,11 +59,16 @@ def check_schedule(name: str, train_timesteps: int) -> None:
 def make_schedule(
     name: str, *, train_timesteps: int, device: torch.device | str = "cpu"
 ) -> Schedule:
-    """The named schedule on the device; made once, so that no step waits for a copy."""
+    """The named schedule on the device; cached, so that no step waits for a copy to the device."""
     check_schedule(name, train_timesteps)
     betas = SCHEDULES[name](train_timesteps)
     alphas_cumprod = torch.cumprod(1 - betas, dim=0)
     return Schedule(betas=betas.to(device), alphas_cumprod=alphas_cumprod.to(device))
+
+
+def schedule_of(config: Any, device: torch.device) -> Schedule:
+    """The schedule that a model was trained with; config: has `schedule` and `train_timesteps`."""
+    return make_schedule(config.schedule, train_timesteps=config.train_timesteps, device=device)
 
 
 def respaced_timesteps(train_timesteps: int, num_inference_steps: int) -> list[int]:

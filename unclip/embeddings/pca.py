@@ -80,7 +80,7 @@ class PcaBasis:
         return self.mean + coordinates @ self._first(coordinates.shape[-1])
 
     def truncate(self, embeds: Tensor, *, components: int) -> Tensor:
-        """`embeds` (..., D) as their first components tell them (unCLIP, figure 7)."""
+        """`embeds` (..., D) projected onto their first components (unCLIP, figure 7)."""
         return self.reconstruct(self.project(embeds, components=components))
 
     def explained_variance(self) -> Tensor:
@@ -105,10 +105,10 @@ class PcaBasis:
 
 
 def fit(moments: Moments) -> PcaBasis:
-    """The principal components of the vectors that `moments` saw.
+    """The principal components of the vectors in `moments`.
 
-    The sign of a component, which is arbitrary, is chosen so that its entry of largest magnitude is
-    positive: equal data give an equal basis.
+    The sign of a component is arbitrary. Here its entry of largest magnitude is positive, so that
+    equal data give an equal basis.
     """
     mean, covariance = moments.mean_and_covariance()
     eigenvalues, vectors = torch.linalg.eigh(covariance)  # rising; vectors are columns

@@ -1,13 +1,27 @@
-"""From trained models to images: the cascade, the denoisers that it samples from, and guidance."""
+"""From trained models to images: the cascade, and how to sample from each of its models."""
 
-from unclip.generation.cascade import Cascade, Generated, closest, with_prior_noise_norms
-from unclip.generation.config import SamplingConfig, check_decoder_sampler
+from unclip.generation.cascade import Cascade, Generated, closest
+from unclip.generation.config import (
+    DecoderSampling,
+    PriorSampling,
+    SamplingConfig,
+    UpsamplerSampling,
+    check_decoder_sampler,
+    check_guidance,
+    check_upsampler_names,
+)
+from unclip.generation.noise_norms import with_prior_noise_norms
 
 __all__ = [
     "Cascade",
+    "DecoderSampling",
     "Generated",
+    "PriorSampling",
     "SamplingConfig",
+    "UpsamplerSampling",
     "check_decoder_sampler",
+    "check_guidance",
+    "check_upsampler_names",
     "closest",
     "with_prior_noise_norms",
 ]

@@ -1,4 +1,4 @@
-"""CLIP in the layout of transformers: towers as a frozen open_clip model, tokenizer, and back."""
+"""CLIP in the layout of transformers, to a frozen open_clip model and back."""
 
 import math
 from functools import cache
@@ -20,8 +20,8 @@ from unclip.interop.unet_configs import Json
 from unclip.interop.weights import Components, Tensors, load, unload
 from unclip.models.karlo import ClipTextConfig
 
-APART = ("logit_scale",)  # trained with CLIP, and in neither tower
-BICUBIC = 3  # Pillow's number for it
+APART = ("logit_scale",)  # in neither tower, so not in these files
+BICUBIC = 3  # in Pillow
 WRITTEN = {"quick_gelu": True, "interpolation": "bicubic", "resize_mode": "shortest"}
 SPECIAL = {"start": "<|startoftext|>", "end": "<|endoftext|>"}
 
@@ -34,7 +34,7 @@ def read_clip(
     *,
     device: torch.device,
 ) -> FrozenClip:
-    """Of a CLIPVisionModelWithProjection, a CLIPImageProcessor and the text tower's config."""
+    """Read a CLIPVisionModelWithProjection, a CLIPImageProcessor and the text tower."""
     model_config = _read_model_config(settings, text)
     model = open_clip.CLIP(**model_config)
     table = _table(model_config)
@@ -53,7 +53,7 @@ def read_clip(
 
 
 def write_clip(folder: Path, clip: FrozenClip) -> Tensors:
-    """Write the image tower's settings below the folder; returns its weights."""
+    """Write the image tower's settings into the folder; returns its weights."""
     vision, preprocess = clip.model_config["vision_cfg"], clip.preprocess_config()
     form = {
         "quick_gelu": clip.model_config.get("quick_gelu", False),
@@ -62,14 +62,15 @@ def write_clip(folder: Path, clip: FrozenClip) -> Tensors:
     }
     if form != WRITTEN:
         raise InteropError(
-            f"clip {clip.name} has {form}, but this format only {WRITTEN}, as OpenAI's models have"
+            f"clip {clip.name} has {form}, but this format expresses only {WRITTEN}, as in "
+            "OpenAI's models"
         )
     try:
         components = unload(clip.model, _table(clip.model_config), apart=APART)
     except (KeyError, AssertionError) as error:
         raise InteropError(
-            f"clip {clip.name} is no plain vision and text transformer of OpenAI's CLIP ({error}); "
-            "only such a one has a place in this format"
+            f"clip {clip.name} is not built like OpenAI's CLIP of two transformers ({error}), and "
+            "this format expresses no other"
         ) from error
     write_json(folder / IMAGE_ENCODER / "config.json", _write_vision(clip.model_config))
     size = vision["image_size"]
@@ -143,7 +144,7 @@ def _write_vision(model_config: Json) -> Json:
 
 
 def _read_preprocess(extractor: Settings, image_size: int) -> PreprocessCfg:
-    """Resize by the shorter edge, crop the centre, normalise."""
+    """Read the preprocessing: resize the shorter edge, crop the centre, normalise."""
     extractor.expect(
         {
             "do_resize": True,
@@ -162,7 +163,7 @@ def _read_preprocess(extractor: Settings, image_size: int) -> PreprocessCfg:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Refuse a vocabulary that is not CLIP's, which our tokenizer has."""
+    """Raise `InteropError` for another vocabulary than CLIP's, which our tokenizer has."""
     file = folder / "vocab.json"
     if file.is_file():
         theirs = read_json(file)

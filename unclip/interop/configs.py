@@ -1,6 +1,6 @@
-"""Our configs from the settings of diffusers and transformers, and those settings from ours.
+"""Our configs from the settings of diffusers and transformers, and back.
 
-Karlo's published dropout rates stand for what their files do not say.
+Their files have no dropout rates of the conditioning: Karlo's published ones are used.
 """
 
 from unclip.interop.settings import Settings
@@ -47,7 +47,7 @@ CLIP_IGNORED = (
 
 
 def read_text(settings: Settings) -> ClipTextConfig:
-    """Of a CLIPTextModelWithProjection."""
+    """Read the config of a CLIPTextModelWithProjection."""
     width = settings.integer("hidden_size", default=512)
     settings.expect(CLIP | {"intermediate_size": 4 * width})
     settings.ignore(*CLIP_IGNORED)
@@ -87,7 +87,7 @@ def write_text(config: ClipTextConfig) -> Json:
 def read_prior(
     settings: Settings, scheduler: Settings, text_encoder: ClipTextConfig
 ) -> KarloPriorConfig:
-    """Of a PriorTransformer and its scheduler."""
+    """Read the configs of a PriorTransformer and its scheduler."""
     heads = settings.integer("num_attention_heads", default=32)
     settings.expect(PRIOR | {"num_embeddings": text_encoder.context_length})
     limit = scheduler.number("clip_sample_range", default=1.0)
@@ -110,7 +110,7 @@ def read_prior(
 
 
 def write_prior(config: KarloPriorConfig) -> Json:
-    """The reverse of `read_prior`, less the scheduler."""
+    """The reverse of `read_prior`, without the scheduler."""
     return PRIOR | {
         "_class_name": "PriorTransformer",
         "num_attention_heads": config.heads,
@@ -122,7 +122,7 @@ def write_prior(config: KarloPriorConfig) -> Json:
 
 
 def _read_scheduler(scheduler: Settings, prediction: str, variance: str) -> int:
-    """How many timesteps an UnCLIPScheduler has, all else being as Karlo's."""
+    """The timesteps of an UnCLIPScheduler; refuses any other setting than Karlo's."""
     timesteps = scheduler.integer("num_train_timesteps", default=1000)
     scheduler.expect(SCHEDULER)
     stated = {"prediction_type": prediction, "variance_type": variance}
@@ -132,7 +132,7 @@ def _read_scheduler(scheduler: Settings, prediction: str, variance: str) -> int:
 
 
 def write_scheduler(timesteps: int, *, prediction: str, variance: str, limit: float) -> Json:
-    """An UnCLIPScheduler."""
+    """The settings of an UnCLIPScheduler."""
     return SCHEDULER | {
         "_class_name": "UnCLIPScheduler",
         "num_train_timesteps": timesteps,
@@ -145,7 +145,7 @@ def write_scheduler(timesteps: int, *, prediction: str, variance: str, limit: fl
 def read_decoder(
     settings: Settings, text_proj: Settings, scheduler: Settings, text_encoder: ClipTextConfig
 ) -> KarloDecoderConfig:
-    """Of a UNet2DConditionModel, an UnCLIPTextProjModel and the decoder's scheduler."""
+    """Read a UNet2DConditionModel, an UnCLIPTextProjModel and the decoder's scheduler."""
     image_size = settings.integer("sample_size")
     context_width = settings.integer("cross_attention_dim")
     unet = read_unet(settings, DECODER, image_size, ATTENDING)
@@ -197,7 +197,7 @@ def write_text_proj(config: KarloDecoderConfig) -> Json:
 def read_upsampler(
     settings: Settings, scheduler: Settings, low_res_size: int
 ) -> KarloUpsamplerConfig:
-    """Of one UNet2DModel and the scheduler that both share."""
+    """Read one UNet2DModel and the scheduler that both networks share."""
     image_size = settings.integer("sample_size")
     unet = read_unet(settings, UPSAMPLER, image_size, PLAIN)
     scheduler.expect({"clip_sample_range": 1.0})

@@ -1,10 +1,10 @@
-"""Karlo's pipelines in the folders of diffusers, read and written without it.
+"""Folders of Karlo's pipelines in the format of diffusers, read and written without diffusers.
 
-A folder has `model_index.json` and a subfolder per component, of JSON settings and safetensors.
+A folder has `model_index.json` and a subfolder per component, with JSON settings and safetensors.
 UnCLIPPipeline has a prior; UnCLIPImageVariationPipeline has CLIP's image tower in its place.
 
-What is written names the classes as the published Karlo does. diffusers has since moved the one
-of `text_proj`, and loads such folders, its own and the published ones too, only after
+Written folders name the classes as the published Karlo does. diffusers has since moved the class of
+`text_proj`. It loads such folders, its own and the published ones too, only after
 `diffusers.pipelines.unclip = diffusers.pipelines.deprecated.unclip`.
 """
 
@@ -14,11 +14,23 @@ from typing import cast
 
 import torch
 
-from unclip.generation import Cascade, SamplingConfig
+from unclip.clip.frozen import FrozenClip
+from unclip.generation import (
+    Cascade,
+    DecoderSampling,
+    PriorSampling,
+    SamplingConfig,
+    UpsamplerSampling,
+)
 from unclip.interop import configs, key_mapping
 from unclip.interop.clip_towers import check_tokenizer, read_clip, write_clip, write_tokenizer
 from unclip.interop.errors import InteropError
 from unclip.interop.exportable import Parts, expressible
+from unclip.interop.karlo_checkpoints import (
+    are_checkpoints,
+    published_layout,
+    read_checkpoints,
+)
 from unclip.interop.settings import Settings, read_json, write_json
 from unclip.interop.unet_configs import Json
 from unclip.interop.weights import Tensors, build_from, read_tensors, unload, write_tensors
@@ -46,19 +58,16 @@ ONLY = {
     VARIATION: (key_mapping.IMAGE_ENCODER, "feature_extractor"),
 }
 VERSION = "0.33.1"  # of diffusers, the last to develop these pipelines
-KARLO_SAMPLING = SamplingConfig(  # what its authors recommend, at the smaller number of steps
-    prior_sampler="ddpm_fixed_small",
-    prior_steps=25,
-    prior_guidance_scale=4.0,
-    prior_candidates=1,
-    decoder_sampler="ddpm_learned",
-    decoder_steps=25,
-    decoder_guidance_scale=8.0,
-    dynamic_threshold=None,
-    upsampler_1_sampler="ddpm_fixed_small",
-    upsampler_1_steps=7,
-    upsampler_2_sampler="ddpm_fixed_small",
-    upsampler_2_steps=7,
+KARLO_SAMPLING = SamplingConfig(  # recommended by its authors, with the smaller number of steps
+    prior=PriorSampling(
+        sampler="ddpm_fixed_small", num_inference_steps=25, guidance_scale=4.0, candidates=1
+    ),
+    decoder=DecoderSampling(
+        sampler="ddpm_learned", num_inference_steps=25, guidance_scale=8.0, dynamic_threshold=None
+    ),
+    upsamplers={
+        "upsampler_1": UpsamplerSampling(sampler="ddpm_fixed_small", num_inference_steps=7)
+    },
     eta=1.0,
     bf16=False,
 )
@@ -70,34 +79,52 @@ def read_pipeline(
     sampling: SamplingConfig = KARLO_SAMPLING,
     device: torch.device | str = "cpu",
 ) -> UnclipPipeline:
-    """The models in the folder of either pipeline; raises `InteropError` for any other folder."""
+    """The models in a folder of diffusers, or in one of Karlo's original checkpoints.
+
+    Raises `InteropError` for any other path.
+    """
     folder, device = Path(folder), torch.device(device)
+    if are_checkpoints(folder):
+        models = read_checkpoints(folder, published_layout(), device=device)
+        return _pipeline(models.prior, models.decoder, models.upsampler, sampling, models.clip)
     kind = _kind(folder)
     text = configs.read_text(_settings(folder, key_mapping.TEXT_ENCODER))
     check_tokenizer(folder / "tokenizer")
     text_weights = _weights(folder, key_mapping.TEXT_ENCODER)
     decoder = _read_decoder(folder, text, text_weights)
     prior = _read_prior(folder, text, text_weights) if kind == TEXT_TO_IMAGE else None
+    upsampler = _read_upsampler(folder, decoder.config.image_size)
+    clip = None
+    if kind == VARIATION:
+        towers = {key_mapping.TEXT_ENCODER: text_weights} | _read_weights(
+            folder, key_mapping.IMAGE_ENCODER
+        )
+        image_encoder = _settings(folder, key_mapping.IMAGE_ENCODER)
+        extractor = _settings(folder, "feature_extractor", "preprocessor_config.json")
+        clip = read_clip(image_encoder, extractor, text, towers, device=device)
+    prior = prior and prior.to(device)
+    return _pipeline(prior, decoder.to(device), upsampler.to(device), sampling, clip)
+
+
+def _pipeline(
+    prior: KarloPrior | None,
+    decoder: KarloDecoder,
+    upsampler: KarloUpsampler,
+    sampling: SamplingConfig,
+    clip: FrozenClip | None,
+) -> UnclipPipeline:
     share_text_tower(prior, decoder)
     cascade = Cascade(
-        prior=prior and prior.to(device),
-        decoder=decoder.to(device),
-        upsampler_1=_read_upsampler(folder, decoder.config.image_size).to(device),
-        upsampler_2=None,
+        prior=prior,
+        decoder=decoder,
+        upsamplers={"upsampler_1": upsampler},
         sampling=sampling,
     )
-    if kind == TEXT_TO_IMAGE:
-        return UnclipPipeline(cascade, None)
-    towers = {key_mapping.TEXT_ENCODER: text_weights} | _read_weights(
-        folder, key_mapping.IMAGE_ENCODER
-    )
-    image_encoder = _settings(folder, key_mapping.IMAGE_ENCODER)
-    extractor = _settings(folder, "feature_extractor", "preprocessor_config.json")
-    return UnclipPipeline(cascade, read_clip(image_encoder, extractor, text, towers, device=device))
+    return UnclipPipeline(cascade, clip)
 
 
 def _kind(folder: Path) -> str:
-    """Which of the pipelines the folder has."""
+    """The class of the pipeline in the folder."""
     index = read_json(folder / "model_index.json")
     kind = index.get("_class_name")
     if kind not in ONLY:
@@ -116,7 +143,7 @@ def _kind(folder: Path) -> str:
 
 
 def _components(kind: str) -> Iterator[str]:
-    """The components of a pipeline whose class says how to read them."""
+    """The components of a pipeline whose classes are checked."""
     others = {name for other, only in ONLY.items() if other != kind for name in only}
     return (name for name in CLASSES if name not in others and name in STRICT)
 
@@ -144,7 +171,7 @@ def _read_decoder(folder: Path, text: ClipTextConfig, text_weights: Tensors) -> 
 
 
 def _read_upsampler(folder: Path, low_res_size: int) -> KarloUpsampler:
-    """Both networks, which must be of one shape."""
+    """Read both networks, which must have one shape."""
     first, last = (
         configs.read_upsampler(
             _settings(folder, component), _scheduler(folder, "super_res_scheduler"), low_res_size
@@ -177,7 +204,7 @@ def _weights(folder: Path, component: str) -> Tensors:
 
 
 def _stem(component: str) -> str:
-    """What the library that owns the component calls its weights."""
+    """Name of the weights file in the library that the component belongs to."""
     return "model" if CLASSES[component][0] == "transformers" else "diffusion_pytorch_model"
 
 
@@ -235,13 +262,13 @@ def _write_settings(folder: Path, parts: Parts) -> None:
 
 
 def _write(folder: Path, component: str, content: Json) -> None:
-    """One component's settings, with the version that diffusers looks for."""
+    """Write the settings of one component, with the version that diffusers reads."""
     file = "scheduler_config.json" if component.endswith("scheduler") else "config.json"
     write_json(folder / component / file, content | {"_diffusers_version": VERSION})
 
 
 def _write_index(folder: Path, kind: str) -> None:
-    """Last: a folder without it is not whole."""
+    """Write the index, as the last file: a folder without it is incomplete."""
     others = {name for other, only in ONLY.items() if other != kind for name in only}
     components = {name: list(of) for name, of in CLASSES.items() if name not in others}
     index = {"_class_name": kind, "_diffusers_version": VERSION}

@@ -1,7 +1,7 @@
-"""What goes wrong with a folder of another format."""
+"""Errors of reading and writing the formats of other projects."""
 
 from unclip.config import UnclipError
 
 
 class InteropError(UnclipError):
-    """A folder that is no model of the format, or a model that the format cannot express."""
+    """A path that holds no model of the format, or a model that the format cannot express."""

@@ -1,16 +1,18 @@
-"""Karlo's models out of two pipelines, and those of a generator that go into one."""
+"""Merging Karlo's two pipelines, and finding the models that diffusers can express."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from torch import nn
+
 from unclip.interop.errors import InteropError
-from unclip.models import AnyPrior, KarloDecoder, KarloPrior, KarloUpsampler
+from unclip.models import KarloDecoder, KarloPrior, KarloUpsampler
 from unclip.pipeline import UnclipPipeline, first_difference, share_text_tower
 
 
 def merge(read: Sequence[UnclipPipeline]) -> UnclipPipeline:
-    """One of several that share decoder and upsampler: Karlo's two pipelines, each with a part."""
+    """Merge pipelines with the same decoder and upsampler; one has the prior, one the CLIP."""
     pipeline, *others = read
     for other in others:
         for name in ("decoder", "upsampler_1"):
@@ -29,23 +31,25 @@ def merge(read: Sequence[UnclipPipeline]) -> UnclipPipeline:
 
 
 class Parts(NamedTuple):
-    """What a folder is written from."""
+    """The models that a folder of diffusers is written from."""
 
-    prior: KarloPrior | None  # None: for image variation
+    prior: KarloPrior | None  # None for image variation
     decoder: KarloDecoder
     upsampler: KarloUpsampler
 
 
 def expressible(pipeline: UnclipPipeline, *, variation: bool) -> Parts:
-    """The models, all of kinds that diffusers has; raises `InteropError` for any other."""
+    """The pipeline's models; raises `InteropError` for a model that diffusers has no class for."""
     cascade = pipeline.cascade
-    decoder, upsampler = cascade.decoder, cascade.upsampler_1
-    if cascade.upsampler_2 is not None:
-        raise _inexpressible("upsampler_2", "these pipelines have one upsampler")
+    decoder = cascade.decoder
+    if len(cascade.upsamplers) != 1:
+        others = ", ".join([*cascade.upsamplers][1:]) or "a cascade without an upsampler"
+        raise _inexpressible(others, "these pipelines have one upsampler")
+    [(name, upsampler)] = cascade.upsamplers.items()
     if not isinstance(decoder, KarloDecoder):
         raise _inexpressible("decoder", "it reads captions with a text encoder of its own")
     if not isinstance(upsampler, KarloUpsampler):
-        raise _inexpressible("upsampler_1", "it has one network, and enlarges and noises otherwise")
+        raise _inexpressible(name, "it has one network, and enlarges and noises otherwise")
     prior = None if variation else _expressible_prior(cascade.prior, decoder)
     if variation and pipeline.clip is None:
         raise InteropError(
@@ -58,7 +62,7 @@ def expressible(pipeline: UnclipPipeline, *, variation: bool) -> Parts:
     return Parts(prior, decoder, upsampler)
 
 
-def _expressible_prior(prior: AnyPrior | None, decoder: KarloDecoder) -> KarloPrior:
+def _expressible_prior(prior: nn.Module | None, decoder: KarloDecoder) -> KarloPrior:
     if prior is None:
         raise InteropError(
             "an UnCLIPPipeline needs a prior, and these models have none; export the variation"

@@ -1,11 +1,12 @@
-"""Our parameters' names in the layouts of diffusers and transformers.
+"""Names of our parameters in the layouts of diffusers and transformers.
 
-A table maps the path of one of our modules or parameters to the paths of theirs. Several paths are
-one tensor of ours, theirs one after another along the first axis: a fused projection. A rule's
-`leading` counts axes of length 1 that theirs has in front; `transposed` swaps a matrix's two.
+A table maps the path of our module or parameter to paths in the other layout. Several paths stand
+for a fused projection of ours: their tensors are concatenated along the first axis. A mapping's
+`leading` counts axes of length 1 in front of the other tensor; `transposed` swaps the two axes of
+a matrix.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from unclip.models import (
@@ -22,7 +23,7 @@ SUPER_RES_FIRST, SUPER_RES_LAST = "super_res_first", "super_res_last"
 
 
 class KeyMapping(NamedTuple):
-    """Where a module of ours is in their folder."""
+    """Where the weights of our module are in the other layout."""
 
     component: str
     paths: tuple[str, ...]
@@ -30,7 +31,7 @@ class KeyMapping(NamedTuple):
     transposed: bool = False
 
     def names(self, rest: str) -> tuple[str, ...]:
-        """Of the tensor that lies at `rest` below the module."""
+        """Names of the tensor at `rest` below the module."""
         return tuple(path + rest for path in self.paths)
 
 
@@ -94,8 +95,10 @@ def prior_table(config: KarloPriorConfig) -> Table:
         "std": KeyMapping(PRIOR, ("clip_std",), leading=1),
     }
     for i in range(config.depth):
-        table |= _block(f"transformer.blocks.{i}", PRIOR, f"transformer_blocks.{i}", PRIOR_BLOCK)
-    return table | _below("text_encoder", text_table(config.text_encoder))
+        table |= block_table(
+            f"transformer.blocks.{i}", PRIOR, f"transformer_blocks.{i}", PRIOR_BLOCK
+        )
+    return table | below("text_encoder", text_table(config.text_encoder))
 
 
 def decoder_table(config: KarloDecoderConfig) -> Table:
@@ -109,14 +112,14 @@ def decoder_table(config: KarloDecoderConfig) -> Table:
         "norm_hidden": "text_encoder_hidden_states_norm",
     }
     table = {ours: KeyMapping(TEXT_PROJ, (theirs,)) for ours, theirs in projections.items()}
-    table |= _below("unet", unet_table(config.unet, DECODER))
-    return table | _below("text_encoder", text_table(config.text_encoder))
+    table |= below("unet", unet_table(config.unet, DECODER))
+    return table | below("text_encoder", text_table(config.text_encoder))
 
 
 def upsampler_table(config: KarloUpsamplerConfig) -> Table:
     """Of two UNet2DModels."""
-    first = _below("unet", unet_table(config.unet, SUPER_RES_FIRST))
-    return first | _below("last_unet", unet_table(config.unet, SUPER_RES_LAST))
+    first = below("unet", unet_table(config.unet, SUPER_RES_FIRST))
+    return first | below("last_unet", unet_table(config.unet, SUPER_RES_LAST))
 
 
 def text_table(config: ClipTextConfig) -> Table:
@@ -129,12 +132,12 @@ def text_table(config: ClipTextConfig) -> Table:
     }
     for i in range(config.depth):
         theirs = f"text_model.encoder.layers.{i}"
-        table |= _block(f"transformer.blocks.{i}", TEXT_ENCODER, theirs, CLIP_BLOCK)
+        table |= block_table(f"transformer.blocks.{i}", TEXT_ENCODER, theirs, CLIP_BLOCK)
     return table
 
 
 def open_clip_table(text_layers: int, vision_layers: int) -> Table:
-    """Of both of CLIP's towers, ours being open_clip's model."""
+    """Of both towers of CLIP, from an open_clip model."""
     table = {
         "positional_embedding": KeyMapping(
             TEXT_ENCODER, ("text_model.embeddings.position_embedding.weight",)
@@ -159,12 +162,12 @@ def open_clip_table(text_layers: int, vision_layers: int) -> Table:
     ):
         for i in range(layers):
             block = f"{theirs}.encoder.layers.{i}"
-            table |= _block(f"{ours}.resblocks.{i}", component, block, OPEN_CLIP_BLOCK)
+            table |= block_table(f"{ours}.resblocks.{i}", component, block, OPEN_CLIP_BLOCK)
     return table
 
 
 def unet_table(config: UNetConfig, component: str) -> Table:
-    """Of a UNet2DModel or UNet2DConditionModel; entries for parts that ours has not do no harm."""
+    """Of a UNet2DModel or UNet2DConditionModel; includes entries for parts that ours may lack."""
     plain = {
         "time.mlp.0": "time_embedding.linear_1",
         "time.mlp.2": "time_embedding.linear_2",
@@ -173,15 +176,15 @@ def unet_table(config: UNetConfig, component: str) -> Table:
         "out": "conv_out",
     }
     table = {ours: KeyMapping(component, (theirs,)) for ours, theirs in plain.items()}
-    for ours, residual, attention in _stages(config):
+    for ours, residual, attention in _blocks(config):
         for name, theirs in RESIDUAL.items():
             table[f"{ours}.residual.{name}"] = KeyMapping(component, (f"{residual}.{theirs}",))
-        table |= _block(f"{ours}.attention", component, attention, ATTENTION)
+        table |= block_table(f"{ours}.attention", component, attention, ATTENTION)
     return table
 
 
-def _stages(config: UNetConfig) -> Iterator[tuple[str, str, str]]:
-    """Our stages in order, with the residual block and the attention that each is in theirs."""
+def _blocks(config: UNetConfig) -> Iterator[tuple[str, str, str]]:
+    """Paths of our blocks in order, and of their residual block and attention in diffusers."""
     levels, blocks = len(config.channel_multipliers), config.residual_blocks
     down, up = 0, 0
     for level in range(levels):
@@ -201,23 +204,27 @@ def _stages(config: UNetConfig) -> Iterator[tuple[str, str, str]]:
 
 
 def _last(resampler: str, there: bool) -> list[tuple[str, str]]:
-    """The block that ends a level of theirs; it has no attention."""
+    """The resampling block that ends a level of diffusers; it has no attention."""
     return [(resampler, "none")] if there else []
 
 
-def _block(ours: str, component: str, theirs: str, names: dict[str, tuple[str, ...]]) -> Table:
+def block_table(
+    ours: str, component: str, theirs: str, names: Mapping[str, tuple[str, ...]]
+) -> Table:
+    """A table of the modules of one block, from their names within it."""
     return {
         f"{ours}.{name}": KeyMapping(component, tuple(f"{theirs}.{path}" for path in paths))
         for name, paths in names.items()
     }
 
 
-def _below(prefix: str, table: Table) -> Table:
+def below(prefix: str, table: Table) -> Table:
+    """The table of a model for a larger one that has it at `prefix`."""
     return {f"{prefix}.{ours}": theirs for ours, theirs in table.items()}
 
 
 def find(table: Table, name: str) -> tuple[KeyMapping, tuple[str, ...]]:
-    """The rule for our parameter and the names of its tensors there."""
+    """The mapping of our parameter, and the names of its tensors in the other layout."""
     path = name
     while path not in table:
         path, dot, _ = path.rpartition(".")

@@ -1,4 +1,4 @@
-"""A JSON file of settings, read so that nothing in it is passed over in silence."""
+"""A JSON file of settings, read so that no setting is ignored by mistake."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ _NEVER: Any = object()
 
 
 class Settings:
-    """Settings of one component: each is taken once, and those left over are an error."""
+    """Settings of one component: each is taken once, and remaining ones are an error."""
 
     def __init__(self, values: dict[str, Any], *, where: str) -> None:
         self.where = where
@@ -38,7 +38,7 @@ class Settings:
         return self._tuple(key, float)
 
     def edge(self, key: str) -> int:
-        """The side of square images, which may be given by name."""
+        """The side of square images: a number, or a mapping whose values are all that number."""
         value = self._left.pop(key, None)
         sides = set(value.values()) if isinstance(value, dict) else {value}
         if len(sides) != 1 or not isinstance(side := sides.pop(), int):
@@ -50,7 +50,7 @@ class Settings:
         return self._tuple(key, str)
 
     def expect(self, wanted: dict[str, Any], *, stated: tuple[str, ...] = ()) -> None:
-        """Refuse other values than these, and that those in `stated` are left out."""
+        """Refuse any other value of these settings; those in `stated` must be present."""
         for key, value in wanted.items():
             if key in self._left:
                 given = self._left.pop(key)
@@ -62,17 +62,17 @@ class Settings:
                 raise self._missing(key)
 
     def ignore(self, *keys: str) -> None:
-        """Pass over settings that change nothing in models of this layout."""
+        """Ignore settings that change nothing in models of this layout."""
         for key in keys:
             self._left.pop(key, None)
 
     def finish(self) -> None:
-        """Refuse what nobody took, unless it is switched off."""
+        """Refuse settings that were not taken, unless they are null or false."""
         unknown = {key: value for key, value in self._left.items() if value not in (None, False)}
         if unknown:
             raise InteropError(
                 f"{self.where}: {', '.join(f'{k}={v!r}' for k, v in sorted(unknown.items()))}: "
-                "not known here, so the model could mean something else; give a Karlo checkpoint"
+                "not known here, so the model could be another one; give a Karlo checkpoint"
             )
 
     def _typed(self, key: str, kind: Any, default: Any) -> Any:
@@ -92,13 +92,13 @@ class Settings:
         return tuple(value)
 
     def _missing(self, key: str) -> InteropError:
-        return InteropError(f"{self.where} does not say {key}; take it from a whole checkpoint")
+        return InteropError(f"{self.where} has no {key}; take the file from a complete checkpoint")
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file."""
     if not file.is_file():
-        raise InteropError(f"{file} is not there; give the folder of a whole Karlo pipeline")
+        raise InteropError(f"{file} is not there; give the folder of a complete Karlo pipeline")
     try:
         content = json.loads(file.read_text())
     except json.JSONDecodeError as error:
@@ -109,6 +109,6 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write settings as both libraries do."""
+    """Write settings in the format of diffusers and transformers."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

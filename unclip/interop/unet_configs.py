@@ -46,14 +46,14 @@ UPSAMPLER = UNET | {
     "class_embed_type": None,
     "add_attention": False,
 }
-# What diffusers takes where a file does not say: older files have fewer settings.
+# Defaults of diffusers for settings that older files do not have.
 LEFT_OUT = {
     "resnet_time_scale_shift": "default",
     "mid_block_type": "UNetMidBlock2D",
     "class_embed_type": None,
     "add_attention": True,
 }
-# Settings of blocks that Karlo has not, or of how and where a model is trained.
+# Settings of blocks that Karlo does not have, or of training.
 UNET_IGNORED = (
     "downsample_padding",
     "downsample_type",
@@ -65,7 +65,7 @@ UNET_IGNORED = (
 
 
 def built(where: str, make: Callable[[], _Config]) -> _Config:
-    """The config; what contradicts itself in it is told with the place that it comes from."""
+    """The config from `make`; a `ConfigError` becomes an `InteropError` that names the file."""
     try:
         return make()
     except ConfigError as error:
@@ -75,7 +75,7 @@ def built(where: str, make: Callable[[], _Config]) -> _Config:
 def read_unet(
     settings: Settings, fixed: Json, image_size: int, attending: tuple[str, str]
 ) -> UNetConfig:
-    """Of a U-Net whose levels are plain, or of the types `attending` on the way down and up."""
+    """Read a U-Net; each level is plain or of the types `attending` (down, up)."""
     widths = settings.integers("block_out_channels")
     down, up = settings.words("down_block_types"), settings.words("up_block_types")
     attends = [name == attending[0] and name != PLAIN[0] for name in down]
@@ -108,7 +108,7 @@ def read_unet(
 
 
 def write_unet(config: UNetConfig, image_size: int, attending: tuple[str, str]) -> Json:
-    """The reverse of `read_unet`, less what is fixed."""
+    """The reverse of `read_unet`, without the fixed settings."""
     levels = range(len(config.channel_multipliers))
     attends = [image_size >> level in config.attention_resolutions for level in levels]
     down, up = _block_types(attends, attending)

@@ -1,4 +1,4 @@
-"""Tensors of ours from theirs and back, by the tables of `names`; every mismatch is named."""
+"""Our tensors from those of another layout and back, by the tables of `key_mapping`."""
 
 import json
 from collections import defaultdict
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from unclip.config import Config
 from unclip.interop.errors import InteropError
 from unclip.interop.key_mapping import KeyMapping, Table, find
-from unclip.models import build
+from unclip.kinds import build
 
 Tensors = dict[str, Tensor]
-Components = Mapping[str, Tensors]  # theirs, by the folder that they lie in
+Components = Mapping[str, Tensors]  # of the other layout, by component
 
 # Buffers of old transformers that hold nothing learned.
 IGNORED = ("position_ids",)
 
 
 def build_from(config: Config, table: Table, components: Components) -> nn.Module:
-    """The model that the config describes with the components' weights, float32, evaluating."""
+    """The model of the config with the components' weights, float32, in evaluation mode."""
     with torch.device("meta"):
         model = build(config)
     load(model, table, components)
@@ -35,7 +35,8 @@ def load(
 ) -> None:
     """Put the components' weights into the model, which may be on the meta device.
 
-    apart: names of ours that have no counterpart there, and stay as they are.
+    apart: names of our tensors that the other layout does not have; they stay unchanged. Raises
+    `InteropError`, with every tensor that is missing, unknown or of another shape.
     """
     tensors: Tensors = {}
     used: dict[str, set[str]] = defaultdict(set)
@@ -61,7 +62,7 @@ def load(
 
 
 def unload(model: nn.Module, table: Table, *, apart: tuple[str, ...] = ()) -> dict[str, Tensors]:
-    """The model's weights as their components; `apart` as for `load`."""
+    """The model's weights as components of the other layout; `apart` as for `load`."""
     components: dict[str, Tensors] = defaultdict(dict)
     for name, ours in model.state_dict().items():
         if name in apart:
@@ -75,7 +76,7 @@ def unload(model: nn.Module, table: Table, *, apart: tuple[str, ...] = ()) -> di
 
 
 def _their_shape(ours: torch.Size, rule: KeyMapping) -> tuple[int, ...]:
-    """Of each of the rule's tensors that make one of ours."""
+    """Shape of each of the tensors that make one of ours."""
     if rule.transposed:
         return ours[1], ours[0]
     return (1,) * rule.leading + (ours[0] // len(rule.paths), *ours[1:])
@@ -98,7 +99,7 @@ def _mismatch(component: str, name: str, tensors: Tensors, shape: tuple[int, ...
 
 
 def raise_all(problems: list[str]) -> None:
-    """Raise `InteropError` with the first few problems, where there are any."""
+    """Raise `InteropError` with the first few problems, if there are any."""
     if not problems:
         return
     more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -112,7 +113,7 @@ def read_tensors(folder: Path, stem: str) -> Tensors:
     index = folder / f"{stem}.safetensors.index.json"
     if index.is_file():
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        files = [folder / Path(shard).name for shard in shards]  # never out of the folder
+        files = [folder / Path(shard).name for shard in shards]  # never outside the folder
     else:
         files = [folder / f"{stem}.safetensors"]
     tensors: Tensors = {}
@@ -125,19 +126,19 @@ def _read_file(file: Path) -> Tensors:
     if not file.is_file():
         there = ", ".join(sorted(path.name for path in file.parent.glob("*"))) or "nothing"
         raise InteropError(
-            f"{file} is not there; {file.parent} has {there}. Pickled weights (.bin) are not read: "
-            "save them as safetensors first"
+            f"{file} is not there; {file.parent} contains {there}. Pickled weights (.bin) are not "
+            "read: save them as safetensors first"
         )
     try:
         with safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InteropError(
-            f"{file} is not a whole safetensors file ({error}); fetch it again"
+            f"{file} is not a complete safetensors file ({error}); download it again"
         ) from error
 
 
 def write_tensors(folder: Path, stem: str, tensors: Tensors) -> None:
-    """Write `<stem>.safetensors` as diffusers and transformers do."""
+    """Write `<stem>.safetensors` in the format of diffusers and transformers."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})

@@ -1,7 +1,8 @@
-"""Pictures changed through their latents (sections 3 and 4 of the paper), by a trained cascade.
+"""Image manipulation in the latent space of a trained cascade (sections 3 and 4 of the paper).
 
-A picture is encoded to the pair (z_i, x_T): what CLIP sees of it, and all the rest. Every function
-takes the cascade first and returns pictures of the decoder's size; `enlarge` makes them large.
+The latent of an image is (z_i, x_T): its CLIP embedding, and the noise that holds the rest. Every
+function takes the cascade first and returns images of the decoder's size, which `enlarge` passes
+through the upsamplers.
 """
 
 from unclip.manipulate.inpainting import inpaint, shrink_mask

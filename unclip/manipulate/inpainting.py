@@ -1,33 +1,33 @@
-"""Paint a part of a picture anew, and keep the rest to the pixel."""
+"""Inpainting: replace a part of an image, and leave the other pixels as they are."""
 
-# B batch, S image size, s size of the mask that is given, E width of the CLIP embeddings
-# masks are bool and True where there is to be painted
+# B batch, S image size, s size of the given mask, E width of the CLIP embeddings
+# masks are bool, True where the image is replaced
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.config import ConfigError
-from unclip.diffusion import Schedule, noise_from_x_start
+from unclip.diffusion import Schedule, noise_from_x_start, schedule_of
 from unclip.generation import Cascade
-from unclip.generation.denoisers import decoder_denoiser, schedule_of, upsampler_denoiser
-from unclip.models import AnyUpsampler
-from unclip.samplers import Denoise, ddim, randn, steps_of
+from unclip.kinds import spec_of
+from unclip.samplers import Denoise, Generators, ddim, randn, steps_of
 from unclip.samplers.common import timesteps_of
 from unclip.validation import check_rows, check_shape
 
 
 @dataclass(frozen=True)
 class _Canvas:
-    """A picture at one size, and where it is to be painted."""
+    """An image at one size, and its mask."""
 
     pixels: Tensor  # (B, 3, S, S) in [-1, 1]
     mask: Tensor  # (B, 1, S, S) bool
 
     def keep(self, painted: Tensor) -> Tensor:
-        """What was painted within the mask, and the picture outside of it."""
+        """The painted pixels within the mask, and the image's own outside of it."""
         return torch.where(self.mask, painted, self.pixels)
 
 
@@ -40,20 +40,20 @@ def inpaint(
     tokens: Tensor | None = None,
     *,
     resamplings: int = 4,
-    generator: torch.Generator,
+    generator: Generators,
 ) -> Tensor:
-    """Paint where the mask is True; (B, 3, S, S) in [-1, 1], outside the mask as it was.
+    """Paint where the mask is True, and return the images; (B, 3, S, S) in [-1, 1].
 
     pixels: (B, 3, S, S) in [-1, 1] and mask: (B, 1, S, S) bool, of the cascade's largest size;
-    image_embeds: (B, E), what the whole is to look like; tokens: (B, L). `resamplings` is how often
-    the decoder takes each of its steps, so that new and old come to fit.
+    image_embeds: (B, E), of the wanted image; tokens: (B, L) int64; resamplings: how often the
+    decoder repeats each step, which fits the new part to the old.
     """
     small, *larger = _canvases(cascade, pixels, mask)
     check_rows(pixels=pixels, image_embeds=image_embeds)
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=cascade.sampling.bf16):
         painted = _paint(cascade, small, image_embeds, tokens, resamplings, generator)
         for (name, model), canvas in zip(cascade.upsamplers.items(), larger, strict=True):
-            steps = getattr(cascade.sampling, f"{name}_steps")
+            steps = cascade.sampling.upsamplers[name].num_inference_steps
             painted = _refine(model, painted, canvas, steps, generator)
     return painted
 
@@ -66,41 +66,41 @@ def repaint(
     schedule: Schedule,
     num_inference_steps: int,
     resamplings: int,
-    generator: torch.Generator,
+    generator: Generators,
 ) -> Tensor:
     """RePaint (Lugmayr et al. 2022, algorithm 1) with DDIM's steps; x: (B, ...) at the last step.
 
-    Each step is taken `resamplings` times, with noise put back in between. `denoise` is to return
-    the known values where they are known: their x_t then is what noise makes of them.
+    Each step is taken `resamplings` times, with noise added again in between. `denoise` must return
+    the known values outside the mask, so that their x_t is the noised known image.
     """
     if resamplings < 1:
         raise ConfigError(f"resamplings={resamplings} must be at least 1; 1 takes each step once")
-    for timestep, level, previous in steps_of(schedule, num_inference_steps):
+    for timestep, alpha_bar, alpha_bar_prev in steps_of(schedule, num_inference_steps):
         timesteps = timesteps_of(x, timestep)
         for again in reversed(range(resamplings)):
             x_start = denoise(x, timesteps)
             noise = noise_from_x_start(x_start, x, timesteps, schedule=schedule)
-            x = previous**0.5 * x_start + (1 - previous) ** 0.5 * noise
+            x = alpha_bar_prev**0.5 * x_start + (1 - alpha_bar_prev) ** 0.5 * noise
             if again:
-                share = level / previous  # of the signal that is left after the step back
+                share = alpha_bar / alpha_bar_prev  # of the signal that a step back leaves
                 fresh = randn(tuple(x.shape), generator=generator, device=x.device)
                 x = share**0.5 * x + (1 - share) ** 0.5 * fresh
     return x
 
 
 def shrink_mask(mask: Tensor, size: int) -> Tensor:
-    """(B, 1, s, s) bool at a smaller size: True where any of the pixels below was."""
+    """(B, 1, s, s) bool at a smaller size: True where any of the covered pixels is."""
     return F.adaptive_max_pool2d(mask.float(), size) > 0
 
 
 def _canvases(cascade: Cascade, pixels: Tensor, mask: Tensor) -> list[_Canvas]:
-    """The picture at the sizes of the cascade, the smallest first."""
+    """The image at the sizes of the cascade, smallest first."""
     largest, hint = cascade.sizes[-1], "resize it to the largest size of this cascade"
     check_shape("pixels", pixels, ("B", 3, largest, largest), hint)
     check_shape("mask", mask, (len(pixels), 1, largest, largest), hint)
     if mask.dtype != torch.bool:
         raise ConfigError(
-            f"mask is of {mask.dtype}; give torch.bool, True where there is to be painted"
+            f"mask is of {mask.dtype}; give torch.bool, True where the image is to be painted"
         )
     return [
         _Canvas(F.interpolate(pixels, size=size, mode="area"), shrink_mask(mask, size))
@@ -114,22 +114,16 @@ def _paint(
     image_embeds: Tensor,
     tokens: Tensor | None,
     resamplings: int,
-    generator: torch.Generator,
+    generator: Generators,
 ) -> Tensor:
-    """The decoder's part; (B, 3, S, S)."""
-    sampling, device = cascade.sampling, canvas.pixels.device
-    denoise = decoder_denoiser(
-        cascade.decoder,
-        image_embeds,
-        tokens,
-        guidance_scale=sampling.decoder_guidance_scale,
-        dynamic_threshold=sampling.dynamic_threshold,
-    )
+    """Inpaint with the decoder; (B, 3, S, S)."""
+    device = canvas.pixels.device
+    denoise = cascade.decoder_denoiser(image_embeds, tokens)
     painted = repaint(
         lambda x, timesteps: canvas.keep(denoise(x, timesteps)),
         randn(tuple(canvas.pixels.shape), generator=generator, device=device),
-        schedule=schedule_of(cascade.decoder, device),
-        num_inference_steps=sampling.decoder_steps,
+        schedule=schedule_of(cascade.decoder.config, device),
+        num_inference_steps=cascade.sampling.decoder.num_inference_steps,
         resamplings=resamplings,
         generator=generator,
     )
@@ -137,22 +131,26 @@ def _paint(
 
 
 def _refine(
-    model: AnyUpsampler, low_res: Tensor, canvas: _Canvas, steps: int, generator: torch.Generator
+    model: Any, low_res: Tensor, canvas: _Canvas, steps: int, generator: Generators
 ) -> Tensor:
-    """An upsampler's part; low_res: (B, 3, s, s) to (B, 3, S, S)."""
+    """Inpaint with an upsampler; low_res: (B, 3, s, s) to (B, 3, S, S)."""
     enlarged = model.condition(low_res)
-    denoise = upsampler_denoiser(model, enlarged)
+    denoiser = spec_of(model).denoiser
+    assert denoiser is not None
+    denoise = denoiser(model, enlarged)
 
     def keep(x: Tensor, timesteps: Tensor) -> Tensor:
-        made = model.to_pixels(denoise(x, timesteps), enlarged)
-        return model.to_diffused(canvas.keep(made), enlarged)
+        made: Tensor = model.to_pixels(denoise(x, timesteps), enlarged)
+        diffused: Tensor = model.to_diffused(canvas.keep(made), enlarged)
+        return diffused
 
     device = canvas.pixels.device
     drawn = ddim(
         keep,
         randn(tuple(canvas.pixels.shape), generator=generator, device=device),
-        schedule=schedule_of(model, device),
+        schedule=schedule_of(model.config, device),
         num_inference_steps=steps,
         eta=0.0,
     )
-    return canvas.keep(model.to_pixels(drawn, enlarged).clamp(-1, 1))
+    painted: Tensor = model.to_pixels(drawn, enlarged).clamp(-1, 1)
+    return canvas.keep(painted)

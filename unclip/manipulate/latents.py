@@ -1,6 +1,6 @@
-"""The bipartite latent of a picture, and walks through its space (section 3 of the paper)."""
+"""The latent of an image, and paths through the latent space (section 3 of the paper)."""
 
-# B pictures, N places on a walk, E width of the CLIP embeddings, S decoder's image size
+# B images, N points on a path, E width of the CLIP embeddings, S decoder's image size
 # z_i image embedding, z_t text embedding
 
 from collections.abc import Sequence
@@ -14,54 +14,47 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.config import ConfigError
+from unclip.diffusion import schedule_of
 from unclip.embeddings.pca import PcaBasis
 from unclip.generation import Cascade
-from unclip.generation.denoisers import decoder_denoiser, schedule_of
 from unclip.images import to_rgb
-from unclip.samplers import ddim_inversion
+from unclip.samplers import Generators, ddim_inversion
 from unclip.validation import check_rows, check_shape
 
-PARALLEL = 1e-4  # sine of the angle below which a great circle is as good as a straight line
+PARALLEL = 1e-4  # sine of the angle below which a straight line replaces the great circle
 ONE = "take one row at a time, with x[:1]"
 
 
 @dataclass(frozen=True)
 class Latent:
-    """What a decoder makes a picture from: all that CLIP sees of it, and what CLIP does not."""
+    """The bipartite latent of an image: its CLIP embedding, and the noise that holds the rest."""
 
-    image_embeds: Tensor  # z_i, (B, E), as long as the cascade's decoder reads them
+    image_embeds: Tensor  # z_i, (B, E), with the norm that the decoder reads
     noise: Tensor  # x_T, (B, 3, S, S)
 
 
 def to_pixels(cascade: Cascade, images: Sequence[Image.Image]) -> Tensor:
-    """Middle squares of pictures as the decoder knows them: (B, 3, S, S) in [-1, 1]."""
+    """The central squares of images at the decoder's size; (B, 3, S, S) in [-1, 1]."""
     size = cascade.decoder.config.image_size
     pixels = torch.stack([_square(image, size) for image in images])
     return pixels.to(cascade.device)
 
 
 def encode(cascade: Cascade, pixels: Tensor, image_embeds: Tensor) -> Latent:
-    """Find x_T by DDIM inversion of the decoder, told z_i and no caption.
+    """Find x_T by DDIM inversion of the decoder, conditioned on z_i without a caption.
 
-    pixels: (B, 3, S, S) in [-1, 1], S the decoder's; image_embeds: (B, E) of the same pictures.
+    pixels: (B, 3, S, S) in [-1, 1], S the decoder's size; image_embeds: (B, E) of the same images.
     """
     size = cascade.decoder.config.image_size
     check_shape("pixels", pixels, ("B", 3, size, size), "resize them with `to_pixels`")
     check_rows(pixels=pixels, image_embeds=image_embeds)
     sampling = cascade.sampling
     with torch.no_grad(), torch.autocast(pixels.device.type, torch.bfloat16, sampling.bf16):
-        denoise = decoder_denoiser(
-            cascade.decoder,
-            image_embeds,
-            None,
-            guidance_scale=sampling.decoder_guidance_scale,
-            dynamic_threshold=sampling.dynamic_threshold,
-        )
         noise = ddim_inversion(
-            denoise,
+            cascade.decoder_denoiser(image_embeds, None),
             pixels,
-            schedule=schedule_of(cascade.decoder, pixels.device),
-            num_inference_steps=sampling.decoder_steps,
+            schedule=schedule_of(cascade.decoder.config, pixels.device),
+            num_inference_steps=sampling.decoder.num_inference_steps,
         )
     return Latent(image_embeds, noise)
 
@@ -71,38 +64,38 @@ def decode(
     latent: Latent,
     *,
     eta: float = 0.0,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
 ) -> Tensor:
-    """The pictures of a latent, (B, 3, S, S) in [-1, 1]; eta = 0 gives back what was encoded.
+    """The images of a latent, (B, 3, S, S) in [-1, 1]; eta = 0 reproduces the encoded images.
 
-    By DDIM, whatever the cascade draws with: no other sampler has an inverse. Above 0 it draws
-    noise, for which it needs the generator.
+    Always by DDIM, the sampler that `encode` inverts. With eta above 0 it draws noise from the
+    generator.
     """
     if eta > 0 and generator is None:
         raise ConfigError(f"eta={eta} adds noise; give a generator to draw it from, or eta=0")
-    sampler = replace(cascade, sampling=replace(cascade.sampling, decoder_sampler="ddim", eta=eta))
-    generator = generator if generator is not None else torch.Generator()
-    return sampler.decode(latent.image_embeds, None, generator=generator, noise=latent.noise)
+    settings = replace(cascade.sampling.decoder, sampler="ddim")
+    by_ddim = replace(cascade, sampling=replace(cascade.sampling, decoder=settings, eta=eta))
+    return by_ddim.decode(latent.image_embeds, None, generator=generator, noise=latent.noise)
 
 
 def enlarge(cascade: Cascade, pixels: Tensor, *, seed: int = 0) -> Tensor:
-    """(B, 3, S, S) through the upsamplers, each from the same noise: they differ as given.
+    """Pass (B, 3, S, S) through the upsamplers, if any; each image starts from the same noise.
 
-    One at a time, since a batch at full size may not fit a GPU.
+    One image at a time, because a batch at full size may not fit a GPU.
     """
-    large = [
-        cascade.upsample(one[None], generator=torch.Generator().manual_seed(seed))[-1]
-        for one in pixels
-    ]
+    large = []
+    for image in pixels.split(1):  # type: ignore[no-untyped-call]
+        generator = torch.Generator().manual_seed(seed)
+        large.append((image, *cascade.upsample(image, generator=generator))[-1])
     return torch.cat(large)
 
 
 def variations(
-    cascade: Cascade, latent: Latent, *, count: int, eta: float, generator: torch.Generator
+    cascade: Cascade, latent: Latent, *, count: int, eta: float, generator: Generators
 ) -> Tensor:
-    """Pictures that share what CLIP sees (section 3.1, figure 3); (count, 3, S, S).
+    """Images that share the CLIP embedding (section 3.1, figure 3); (count, 3, S, S).
 
-    latent: of one picture. The larger eta, the less they share of what CLIP does not see.
+    latent: of one image. The larger eta is, the more they differ in everything else.
     """
     return decode(cascade, _repeat(latent, count), eta=eta, generator=generator)
 
@@ -115,10 +108,10 @@ def interpolate(
     weights: Tensor,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """From one picture to another on the sphere (section 3.2, figure 4); (N, 3, S, S).
+    """Interpolate spherically between two images (section 3.2, figure 4); (N, 3, S, S).
 
-    start, end: of one picture each; weights: (N,) in [0, 1]. x_T turns from one to the other too,
-    so that both ends are the reconstructions, or is the given noise (1, 3, S, S) all along.
+    start, end: of one image each; weights: (N,) in [0, 1]. x_T is interpolated too, so that both
+    ends are reconstructions. If noise (1, 3, S, S) is given, it is the x_T of all images.
     """
     weights = weights.to(start.noise.device)
     image_embeds = slerp(start.image_embeds, end.image_embeds, weights)  # (N, E)
@@ -136,18 +129,18 @@ def text_diff(
     from_text_embeds: Tensor | None = None,
     thetas: Tensor,
 ) -> Tensor:
-    """Turn a picture towards a caption (section 3.3, figure 5); (N, 3, S, S).
+    """Turn an image towards a caption (section 3.3, figure 5); (N, 3, S, S).
 
-    latent: of one picture; text_embeds: (1, E) of the caption, less that of a caption of the
-    picture where it is given; thetas: (N,) in [0, 1], how far to turn, the paper's largest being
-    0.25 to 0.5. x_T stays as it is.
+    latent: of one image; text_embeds: (1, E) of the caption; from_text_embeds: (1, E) of a caption
+    of the image, which is subtracted; thetas: (N,) in [0, 1], how far to turn, up to 0.25 to 0.5 in
+    the paper. x_T does not change.
     """
     if from_text_embeds is not None:
         text_embeds = text_embeds - from_text_embeds
         if not text_embeds.any():
             raise ConfigError(
                 "text_embeds and from_text_embeds are equal, so no direction leads from one to the "
-                "other; give two captions, or no from_text_embeds"
+                "other; give two different captions, or no from_text_embeds"
             )
     towards = as_long_as(latent.image_embeds, text_embeds)
     image_embeds = slerp(latent.image_embeds, towards, thetas.to(text_embeds.device))
@@ -157,9 +150,9 @@ def text_diff(
 def pca_reconstruct(
     cascade: Cascade, latent: Latent, basis: PcaBasis, *, components: Sequence[int]
 ) -> Tensor:
-    """What the first components of z_i know of a picture (section 4, figure 7); (N, 3, S, S).
+    """Reconstruct an image from the first components of z_i (section 4, figure 7); (N, 3, S, S).
 
-    latent: of one picture; components: N counts, those beyond the width counting as all of them.
+    latent: of one image; components: N counts; a count above the width means all components.
     """
     width = latent.image_embeds.shape[-1]
     basis = basis.to(latent.image_embeds.device)
@@ -170,10 +163,10 @@ def pca_reconstruct(
 
 
 def slerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
-    """Spherical interpolation of one vector with another, both (1, D); weights: (N,); (N, D).
+    """Spherical interpolation between two vectors (1, D) at weights (N,); (N, D).
 
-    The angle to `start` grows in proportion to the weight, vectors of one length keep it, and 0 and
-    1 give the two themselves. Vectors of two lengths share the coefficients.
+    The angle to `start` is proportional to the weight, and weights 0 and 1 give the two vectors.
+    Vectors of equal norm keep that norm; for others the same coefficients are used.
     """
     check_shape("the start", start, (1, "D"), ONE)
     check_shape("the end", end, tuple(start.shape), "take both of the same CLIP or decoder")
@@ -189,20 +182,20 @@ def slerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
 
 
 def as_long_as(lengths: Tensor, directions: Tensor) -> Tensor:
-    """(N, E) along `directions` (N, E), as long as the rows of `lengths`, (N, E) or (1, E)."""
+    """`directions` (N, E) with the norms of the rows of `lengths`, (N, E) or (1, E)."""
     norms: Tensor = lengths.norm(dim=-1, keepdim=True)
     return F.normalize(directions, dim=-1) * norms
 
 
 def _repeat(latent: Latent, count: int) -> Latent:
-    """One picture's latent, `count` times."""
+    """The latent of one image, `count` times."""
     check_shape("latent.image_embeds", latent.image_embeds, (1, "E"), ONE)
     check_rows(image_embeds=latent.image_embeds, noise=latent.noise)
     return Latent(latent.image_embeds.expand(count, -1), latent.noise.expand(count, -1, -1, -1))
 
 
 def _square(image: Image.Image, size: int) -> Tensor:
-    """(3, size, size) in [-1, 1]: the middle square, averaged down or enlarged, as in training."""
+    """The central square, reduced or enlarged as in training; (3, size, size) in [-1, 1]."""
     smaller = min(image.size) > size
     method = Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC
     fitted = ImageOps.fit(to_rgb(image), (size, size), method=method)

@@ -1,6 +1,6 @@
-"""What the parts of a cascade know: figure 8 of the paper and the probe of figure 6."""
+"""Probes of a cascade: importance of the prior (figure 8) and typographic attacks (figure 6)."""
 
-# B captions or pictures, E width of the CLIP embeddings, L context length, S decoder's image size
+# B captions or images, E width of the CLIP embeddings, L context length, S decoder's image size
 # K classes
 
 import torch
@@ -9,14 +9,14 @@ from torch.nn import functional as F
 
 from unclip.generation import Cascade
 from unclip.manipulate.latents import Latent, as_long_as, variations
-from unclip.samplers import randn
+from unclip.samplers import Generators, randn
 from unclip.validation import check_embeds
 
-CONDITIONS = {  # name → what the decoder is told beside the caption
-    "caption": "the caption alone: the null embedding",
-    "text embedding": "z_t of the caption where z_i belongs",
-    "prior": "z_i that the prior draws for the caption",
-    "true embedding": "z_i of a true picture",
+CONDITIONS = {  # name -> the decoder's condition beside the caption
+    "caption": "the null embedding: the caption alone",
+    "text embedding": "z_t of the caption in place of z_i",
+    "prior": "z_i that the prior samples for the caption",
+    "true embedding": "z_i of the true image",
 }
 
 
@@ -26,27 +26,27 @@ def importance_of_the_prior(
     text_embeds: Tensor,
     image_embeds: Tensor | None = None,
     *,
-    generator: torch.Generator,
+    generator: Generators,
 ) -> dict[str, Tensor]:
-    """One decoder, told of a picture in up to four ways (section 5.1, figure 8), noise fixed.
+    """Decode each caption under up to four conditions from equal noise (section 5.1, figure 8).
 
-    tokens: (B, L) int64; text_embeds: (B, E); image_embeds: (B, E) of true pictures, where there
-    are some. Returns a picture (B, 3, S, S) in [-1, 1] for each name of `CONDITIONS`. The zero
-    embedding of the paper is here the learned null, which training had in its place.
+    tokens: (B, L) int64; text_embeds: (B, E); image_embeds: (B, E) of true images, if there are
+    any. Returns images (B, 3, S, S) in [-1, 1] for each name of `CONDITIONS`. Where the paper uses
+    a zero embedding, this uses the learned null embedding that training used.
     """
     size = cascade.decoder.config.image_size
     noise = randn((len(tokens), 3, size, size), generator=generator, device=cascade.device)
     predicted = cascade.sample_image_embeds(tokens, text_embeds, generator=generator)
-    message = {
+    conditions = {
         "caption": None,
         "text embedding": as_long_as(predicted, text_embeds),
         "prior": predicted,
     }
     if image_embeds is not None:
-        message["true embedding"] = image_embeds
+        conditions["true embedding"] = image_embeds
     return {
         name: cascade.decode(embeds, tokens, generator=generator, noise=noise)
-        for name, embeds in message.items()
+        for name, embeds in conditions.items()
     }
 
 
@@ -58,12 +58,12 @@ def typographic_attack(
     logit_scale: float,
     count: int,
     eta: float,
-    generator: torch.Generator,
+    generator: Generators,
 ) -> tuple[Tensor, Tensor]:
-    """What CLIP takes a picture for, and what the decoder makes of the same embedding.
+    """CLIP's classification of an image, and variations of it from the same embedding.
 
-    Of a picture that carries a misleading word, CLIP may name the word while the variations show
-    what is to be seen (section 3.3, figure 6). latent: of one picture; class_embeds: (K, E).
+    If the image carries a misleading word, CLIP may classify it by the word while the variations
+    still show the object (section 3.3, figure 6). latent: of one image; class_embeds: (K, E).
     Returns the classes' probabilities (K,) and variations (count, 3, S, S).
     """
     probabilities = class_probabilities(latent.image_embeds, class_embeds, logit_scale=logit_scale)
@@ -74,7 +74,7 @@ def typographic_attack(
 def class_probabilities(
     image_embeds: Tensor, class_embeds: Tensor, *, logit_scale: float
 ) -> Tensor:
-    """Zero-shot classification (CLIP, section 3.1.2); image_embeds: (B, E) of any length.
+    """Zero-shot classification (CLIP, section 3.1.2); image_embeds: (B, E) of any norm.
 
     class_embeds: (K, E) unit-norm. Returns (B, K), whose rows sum to 1.
     """

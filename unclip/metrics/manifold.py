@@ -1,4 +1,4 @@
-"""Whether generated samples are realistic, and whether they cover what is real.
+"""Precision and recall of generated samples, and their diversity.
 
 Shape legend: N real samples, M generated samples, D feature width.
 """
@@ -14,7 +14,7 @@ _CHUNK = 1024  # rows of the distance matrix at a time
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionRecall:
-    """Shares in [0, 1]: of generated samples that look real, of real ones that are covered."""
+    """Share of generated samples near real ones, and of real ones near generated; in [0, 1]."""
 
     precision: float
     recall: float

@@ -1,4 +1,4 @@
-"""How well embeddings that belong together agree.
+"""Agreement of paired embeddings.
 
 Shape legend: N pairs, D embedding width.
 """
@@ -25,7 +25,7 @@ class CosineStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieval:
-    """The share of queries whose own target is among the first k, and what guessing would give."""
+    """The share of queries whose own target is among the first k, and that share by chance."""
 
     recall: float
     chance: float
@@ -34,7 +34,7 @@ class Retrieval:
 def clip_score(image_embeds: Tensor, text_embeds: Tensor, *, weight: float = 100.0) -> float:
     """Mean of weight · max(cosine, 0) over pairs (N, D) and (N, D) (Hessel et al. 2021, eq. 1).
 
-    That paper's weight is 2.5; 100 is what is mostly reported.
+    The weight in that paper is 2.5; most others report 100.
     """
     return weight * cosines(image_embeds, text_embeds).clamp(min=0).mean().item()
 
@@ -49,7 +49,7 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
 
 
 def cosine_statistics(a: Tensor, b: Tensor) -> CosineStatistics:
-    """Where the cosines of paired rows of (N, D) and (N, D) lie."""
+    """Statistics of the cosines of paired rows of (N, D) and (N, D)."""
     values = cosines(a, b)
     levels = torch.tensor([0.05, 0.5, 0.95], device=values.device)
     low, median, high = torch.quantile(values, levels).tolist()
@@ -63,10 +63,10 @@ def cosine_statistics(a: Tensor, b: Tensor) -> CosineStatistics:
 
 
 def retrieval_at_k(queries: Tensor, targets: Tensor, *, k: int) -> Retrieval:
-    """How often the target of the same row is among the k of highest cosine to a query.
+    """How often the target of the same row is among the k targets of highest cosine to a query.
 
-    queries: (N, D), targets: (N, D). Ties count against the query, so that embeddings which have
-    collapsed to one point find nothing.
+    queries, targets: (N, D). Ties count against the query, so embeddings that have collapsed to one
+    point retrieve nothing.
     """
     if queries.shape != targets.shape:
         raise ValueError(

@@ -1,9 +1,9 @@
-"""The autoregressive prior: a CLIP image embedding as a sentence of quantised components.
+"""The autoregressive prior: predicts a CLIP image embedding as a sequence of codes.
 
-The embedding's coordinates along its first principal components are quantised into buckets, and a
-causal transformer predicts them one after the other, in the order of falling eigenvalue (section
-2.2 of the paper). It reads [caption, z_t, dot product z_i · z_t, codes]. `calibrate` puts in what
-the training data decide: the basis, the buckets' edges and the bins of the dot product.
+The embedding's coordinates along its first principal components are quantised into buckets, the
+codes. A causal transformer predicts them in the order of falling eigenvalue (section 2.2 of the
+paper). It reads [caption, z_t, dot product z_i · z_t, codes]. `calibrate` sets what follows from
+the training data: the basis, the edges of the buckets and the bins of the dot product.
 """
 
 # B batch, L tokens of the captions, W text encoder width, E width of the CLIP embeddings, D width
@@ -11,6 +11,7 @@ the training data decide: the basis, the buckets' edges and the bins of the dot 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,26 +21,28 @@ from unclip.config import Config, ConfigError
 from unclip.embeddings.pca import PcaBasis
 from unclip.embeddings.quantise import dequantise, quantise, uniform_edges
 from unclip.models.frozen_text import FrozenTextConfig, make_text_encoder
-from unclip.models.layers import check_divisible, check_rate
 from unclip.models.prior import PriorCondition
 from unclip.models.text_encoder import TextEncoderConfig
 from unclip.models.transformer import KeyValueCache, Transformer
-from unclip.validation import check_embeds, check_rows
+from unclip.validation import check_divisible, check_embeds, check_rate, check_rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class ARPriorConfig(Config):
     """A causal transformer over quantised principal components (section 2.2 of the paper)."""
 
+    tag: ClassVar[str] = "autoregressive_prior"
+    unit_norm: ClassVar[bool] = True  # of the image embeddings that it makes
+
     embed_dim: int
     width: int
     depth: int
     heads: int
-    text_encoder: TextEncoderConfig | FrozenTextConfig  # trained with it, or CLIP's
-    dimensions: int  # principal components that are kept: one code each
-    buckets: int  # of equal width, that a component is quantised into
+    text_encoder: TextEncoderConfig | FrozenTextConfig  # trained with the prior, or CLIP's
+    dimensions: int  # principal components that are kept, one code each
+    buckets: int  # of equal width, for each component
     bucket_reach: float  # the outermost edges, in standard deviations of the component
-    dot_bins: int  # equally frequent in training, of the dot product z_i · z_t
+    dot_bins: int  # of the dot product z_i · z_t; equally frequent in training
     text_dropout: float
 
     def __post_init__(self) -> None:
@@ -91,7 +94,7 @@ class ARPrior(nn.Module):
         self._register_statistics()
 
     def _register_statistics(self) -> None:
-        """Stand-ins, for weights that are loaded or calibrated later."""
+        """Placeholders until weights are loaded or the prior is calibrated."""
         config = self.config
         kept = torch.eye(config.dimensions, config.embed_dim)
         scales = torch.full((config.dimensions,), config.embed_dim**-0.5)
@@ -102,10 +105,10 @@ class ARPrior(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, basis: PcaBasis, dot_edges: Tensor) -> None:
-        """Take what the training data decide.
+        """Set the statistics of the training data.
 
         basis: of the training embeddings; dot_edges: (dot_bins - 1,), the quantiles of z_i · z_t
-        over the training pairs. Raises `ConfigError` where they are of other sizes.
+        over the training pairs. Raises `ConfigError` if their sizes are not those of the config.
         """
         config, kept = self.config, self.config.dimensions
         if len(basis.mean) != config.embed_dim or len(dot_edges) != config.dot_bins - 1:
@@ -126,7 +129,7 @@ class ARPrior(nn.Module):
         return quantise(coordinates, self.edges)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """The embeddings that codes (B, K) stand for; (B, E) unit-norm."""
+        """The embeddings of codes (B, K); (B, E) unit-norm."""
         with torch.autocast(codes.device.type, enabled=False):
             embeds = self.mean + dequantise(codes, self.edges) @ self.components  # (B, E)
         return F.normalize(embeds, dim=-1)
@@ -139,7 +142,7 @@ class ARPrior(nn.Module):
     def condition(
         self, tokens: Tensor, text_embeds: Tensor, dots: Tensor, dropped: Tensor
     ) -> PriorCondition:
-        """The prefix; where `dropped` (B,) is True it tells nothing, the dot product included.
+        """The prefix of the sequence. Where `dropped` (B,) is True it holds nulls only.
 
         tokens: (B, L) int64; text_embeds: (B, E) unit-norm; dots: (B,) int64.
         """
@@ -163,13 +166,13 @@ class ARPrior(nn.Module):
         condition: PriorCondition,
         caches: Sequence[KeyValueCache] | None = None,
     ) -> Tensor:
-        """Logits of the first code and of those after each of `codes` (B, k), k from 0 to K - 1.
+        """Logits of the first code and of the code after each of `codes` (B, k), k from 0 to K - 1.
 
-        Returns (B, k + 1, buckets). With caches, only the tokens that are not in them are
-        computed, and only their logits are returned.
+        Returns (B, k + 1, buckets). With caches, it computes only the tokens that are not cached,
+        and returns only their logits.
         """
         sequence = torch.cat([condition.hidden, self.from_codes(codes)], dim=1)
-        own = self.config.dimensions + 1  # positions after the captions, which may be short
+        own = self.config.dimensions + 1  # positions after the caption, which may be short
         text = condition.hidden.shape[1] - 2
         positions = torch.cat([self.positions[:text], self.positions[-own:]])
         sequence = sequence + positions[: sequence.shape[1]]  # (B, L + 2 + k, D)
@@ -182,7 +185,7 @@ class ARPrior(nn.Module):
         return logits
 
     def new_caches(self) -> list[KeyValueCache]:
-        """One for each block, with room for the longest sequence."""
+        """One cache for each block, with room for the longest sequence."""
         return [KeyValueCache(self.config.context_length) for _ in range(self.config.depth)]
 
     def _edges(self, scales: Tensor) -> Tensor:

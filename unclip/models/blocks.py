@@ -9,38 +9,40 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unclip.models.group_norm import GroupNorm
-from unclip.models.layers import attend, check_divisible, zero_init
+from unclip.models.layers import attend, zero_init
+from unclip.validation import check_divisible
 
 
 def convolve_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """A 3x3 convolution of x (B, C, H, W) at twice its resolution; (B, C, 2H, 2W).
 
-    Of the nine pixels under the kernel only four differ, so a transposed convolution with four
-    taps a pixel does the same with 16 products in place of 36.
+    Only four of the nine pixels under the kernel differ, so a transposed convolution with four
+    taps for each pixel does the same with 16 products in place of 36.
     """
     taps = torch.zeros(3, 4, device=x.device, dtype=conv.weight.dtype)
-    taps[[0, 0, 1, 1, 2, 2], [3, 2, 2, 1, 1, 0]] = 1  # which of the four the three fall on
+    taps[[0, 0, 1, 1, 2, 2], [3, 2, 2, 1, 1, 0]] = (
+        1  # the kernel's rows under each of the four taps
+    )
     both = taps[:, None, :, None] * taps[:, None, :]  # (3, 3, 4, 4)
     kernel = torch.einsum("oihw,hwkl->iokl", conv.weight, both)
     return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
 
 
 def _pays_to_merge_taps(x: Tensor) -> bool:
-    """Measured on a CPU: of fewer pixels the convolution costs less than making its kernel."""
+    """Measured on a CPU: for fewer pixels, making the kernel costs more than it saves."""
     return x.device.type == "cpu" and x.shape[0] * x.shape[2] * x.shape[3] >= 512
 
 
 def _silu(x: Tensor) -> Tensor:
-    """Of a tensor that nothing else reads: in place where no backward will."""
+    """SiLU of a tensor that nothing else reads; in place when no gradients are recorded."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions; the conditioning vector scales and shifts what the second norm gives.
+    """Two convolutions; the conditioning vector scales and shifts the output of the second norm.
 
-    Without `scale_shift` it is only added before that norm, as in Ho et al. 2020.
-
-    With `resample` "up" or "down" the block doubles or halves the resolution on both branches.
+    Without `scale_shift` the vector is added before that norm, as in Ho et al. 2020. With
+    `resample` "up" or "down" the block doubles or halves the resolution on both branches.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Each pixel attends to all pixels and, where there is one, to the context (GLIDE)."""
+    """Each pixel attends to all pixels and to the context, if there is one (GLIDE)."""
 
     def __init__(
         self, channels: int, *, head_channels: int, norm_groups: int, context_width: int | None

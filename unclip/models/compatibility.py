@@ -1,45 +1,38 @@
-"""Whether models can feed each other, as their configs tell."""
+"""Whether models can feed each other, judged by their configs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 from unclip.config import ConfigError
-from unclip.models.ar_prior import ARPriorConfig
-from unclip.models.decoder import DecoderConfig
-from unclip.models.karlo import KarloDecoderConfig, KarloPriorConfig, KarloUpsamplerConfig
-from unclip.models.prior import DiffusionPriorConfig
-from unclip.models.upsampler import UpsamplerConfig
 
 
-def check_compatibility(
-    prior: DiffusionPriorConfig | ARPriorConfig | KarloPriorConfig | None,
-    decoder: DecoderConfig | KarloDecoderConfig,
-    upsamplers: Sequence[UpsamplerConfig | KarloUpsamplerConfig],
-) -> None:
-    """Raise `ConfigError` where models of a cascade, from the smallest, cannot feed each other."""
+def check_compatibility(prior: Any, decoder: Any, upsamplers: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where one model of a cascade cannot read the output of the one before.
+
+    prior: a config or None; decoder: a config; upsamplers: configs by name, smallest first.
+    """
     if prior is not None:
         check_embeddings(prior, decoder)
     before, made = "decoder", decoder.image_size
-    for number, upsampler in enumerate(upsamplers, start=1):
+    for name, upsampler in upsamplers.items():
         if upsampler.low_res_size != made:
             raise ConfigError(
-                f"upsampler_{number}.low_res_size={upsampler.low_res_size}, but the pictures of "
-                f"{before} before it have image_size={made}; make the two equal"
+                f"{name}.low_res_size={upsampler.low_res_size}, but {before} before it makes "
+                f"images of image_size={made}; make the two equal"
             )
-        before, made = f"upsampler_{number}", upsampler.image_size
+        before, made = name, upsampler.image_size
 
 
-def check_embeddings(
-    prior: DiffusionPriorConfig | ARPriorConfig | KarloPriorConfig,
-    decoder: DecoderConfig | KarloDecoderConfig,
-) -> None:
+def check_embeddings(prior: Any, decoder: Any) -> None:
     """Raise `ConfigError` unless the decoder reads embeddings such as the prior makes."""
     if prior.embed_dim != decoder.embed_dim:
         raise ConfigError(
             f"prior.embed_dim={prior.embed_dim} and decoder.embed_dim={decoder.embed_dim} "
             "differ; give both the width of the CLIP"
         )
-    if isinstance(prior, KarloPriorConfig) == decoder.unit_norm:
+    if prior.unit_norm != decoder.unit_norm:
         raise ConfigError(
-            f"{type(prior).__name__} and {type(decoder).__name__} have image embeddings of "
-            "different lengths; take both of Karlo's or none"
+            f"{type(prior).__name__} and {type(decoder).__name__} use image embeddings of "
+            "different lengths (one has norm 1, the other CLIP's own); take both from Karlo or "
+            "neither"
         )

@@ -1,4 +1,4 @@
-"""The decoder: from a CLIP image embedding and a caption to the smallest image."""
+"""The decoder: from a CLIP image embedding and a caption to a small image."""
 
 # B batch, C channels, S image size, L tokens of the captions, W text encoder width
 # E width of the CLIP embeddings, I extra image tokens, D width of the U-Net's conditioning vector
@@ -13,28 +13,29 @@ from torch import Tensor, nn
 
 from unclip.config import Config, ConfigError
 from unclip.diffusion import check_prediction, check_schedule
-from unclip.models.layers import check_rate
 from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
 from unclip.models.unet import UNet, UNetConfig
-from unclip.validation import check_embeds, check_rows
+from unclip.validation import check_embeds, check_rate, check_rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(Config):
     """GLIDE's text-conditional U-Net with the CLIP embedding added (section 2.1 of the paper)."""
 
+    tag: ClassVar[str] = "decoder"
+
     unit_norm: ClassVar[bool] = True  # of the image embeddings that it reads
 
     image_size: int
     embed_dim: int
-    image_tokens: int  # extra context tokens made of the image embedding; 4 in the paper
+    image_tokens: int  # extra context tokens from the image embedding; 4 in the paper
     unet: UNetConfig
     text_encoder: TextEncoderConfig
     schedule: str
     train_timesteps: int
     prediction: str  # "epsilon", "v" or "x_0"
-    learned_variance: bool  # three more channels, for the variance in ancestral sampling
-    min_snr_gamma: float | None  # cap on the loss weight of nearly clean images; None: no weights
+    learned_variance: bool  # three more output channels, for the variance
+    min_snr_gamma: float | None  # caps the loss weight of nearly clean images; None: no weights
     image_dropout: float
     text_dropout: float
 
@@ -50,19 +51,20 @@ class DecoderConfig(Config):
 
 
 class DecoderCondition(NamedTuple):
-    """All that the U-Net is told, computed once for all steps of a sample."""
+    """The U-Net's conditions, computed once for all steps of a sample."""
 
     embedding: Tensor  # (B, D)
     context: Tensor  # (B, L + I, W)
     visible: Tensor  # (B, L + I) bool
-    projected: Sequence[Tensor] = ()  # what `remember` makes of the context
+    projected: Sequence[Tensor] = ()  # the context's keys and values, from `precompute`
 
 
 class Decoder(nn.Module):
-    """A U-Net told of the CLIP image embedding in two places, and of the caption.
+    """A U-Net conditioned on the CLIP image embedding and on the caption.
 
-    The embedding is added to the timestep embedding, and makes extra tokens after the encoded
-    caption. As in GLIDE the caption's pooled encoding is added to the timestep embedding too.
+    The image embedding is added to the timestep embedding, and is projected to extra context
+    tokens after the encoded caption. As in GLIDE, the pooled encoding of the caption is added to
+    the timestep embedding too.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -86,11 +88,11 @@ class Decoder(nn.Module):
     def condition(
         self, image_embeds: Tensor, tokens: Tensor, *, drop_image: Tensor, drop_text: Tensor
     ) -> DecoderCondition:
-        """image_embeds: (B, E) unit-norm; tokens: (B, L) int64; what to drop: (B,) bool."""
+        """image_embeds: (B, E) unit-norm; tokens: (B, L) int64; drop_*: (B,) bool."""
         check_embeds("image_embeds", image_embeds, self.config.embed_dim)
         check_rows(tokens=tokens, image_embeds=image_embeds)
         text = self.text_encoder.drop(self.text_encoder(tokens), drop_text)
-        # Components of unit-norm embeddings are small: bring them to unit variance.
+        # Unit-norm embeddings have small components: scale them to unit variance.
         z_i = image_embeds * self.config.embed_dim**0.5
         z_i = torch.where(drop_image[:, None], self.null_image_embeds, z_i)  # (B, E)
         image_tokens = rearrange(
@@ -105,13 +107,14 @@ class Decoder(nn.Module):
         )
 
     def precompute(self, condition: DecoderCondition) -> DecoderCondition:
-        """The condition with all that the attention needs of it, for many steps of a sample."""
+        """The condition with the keys and values of its context, for many steps of a sample."""
         return condition._replace(projected=self.unet.project_context(condition.context))
 
     def forward(self, x: Tensor, timesteps: Tensor, condition: DecoderCondition) -> Tensor:
         """The prediction for x: (B, 3, S, S) at timesteps: (B,) int64; (B, 3, S, S).
 
-        With a learned variance (B, 6, S, S): three more channels, from -1 for the smallest to 1.
+        With a learned variance (B, 6, S, S): the last three channels are its fraction between the
+        smallest (-1) and the largest (1).
         """
         out: Tensor = self.unet(
             x,

@@ -1,15 +1,15 @@
-"""CLIP's text tower, frozen, whose hidden states a prior may read as the encoded caption."""
+"""CLIP's frozen text tower, whose hidden states a prior can read as the encoded caption."""
 
 # B batch, L tokens of the captions, W width of the tower
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from unclip.clip.config import ClipArchitecture
 from unclip.config import Config, ConfigError
-from unclip.models.layers import check_divisible
 from unclip.models.text_encoder import (
     EncodedText,
     TextEncoder,
@@ -19,8 +19,9 @@ from unclip.models.text_encoder import (
     without_empty_columns,
 )
 from unclip.models.transformer import Transformer
+from unclip.validation import check_divisible
 
-OPEN_CLIP_NAMES = {  # of one block, ours to open_clip's
+OPEN_CLIP_NAMES = {  # tensors of one block: our name -> open_clip's
     "norm_attention": "ln_1",
     "attention.to_qkv": "attn.in_proj",
     "attention.to_out": "attn.out_proj",
@@ -32,14 +33,16 @@ OPEN_CLIP_NAMES = {  # of one block, ours to open_clip's
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenTextConfig(Config):
-    """Sizes of the tower, which must be those of the CLIP that it is taken from."""
+    """Sizes of the tower, which must be those of the CLIP that its weights come from."""
+
+    tag: ClassVar[str] = "frozen_text"
 
     vocab_size: int
     context_length: int
     width: int
     depth: int
     heads: int
-    quick_gelu: bool  # as OpenAI's CLIP has it
+    quick_gelu: bool  # True for OpenAI's CLIP
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
@@ -52,7 +55,7 @@ class FrozenTextConfig(Config):
 
 
 def check_clip_text(name: str, text: Config, clip: ClipArchitecture) -> None:
-    """Raise `ConfigError` where the model of that name reads the text tower of another CLIP."""
+    """Raise `ConfigError` if the model of that name reads a text tower of other sizes."""
     if not isinstance(text, FrozenTextConfig):
         return
     given = (text.context_length, text.width, text.depth, text.heads, text.quick_gelu)
@@ -65,7 +68,7 @@ def check_clip_text(name: str, text: Config, clip: ClipArchitecture) -> None:
 
 
 class FrozenText(nn.Module):
-    """CLIP's causal transformer over a caption; only the stand-in for no caption is learned."""
+    """CLIP's causal transformer over a caption; only the null token for no caption is trained."""
 
     def __init__(self, config: FrozenTextConfig) -> None:
         super().__init__()
@@ -84,7 +87,7 @@ class FrozenText(nn.Module):
     def forward(self, tokens: Tensor) -> EncodedText:
         """tokens: (B, L) int64 as CLIP's tokenizer makes them, padded with 0.
 
-        What does not fit CLIP's context is cut off: a causal tower says the same of what is left.
+        Tokens beyond CLIP's context are cut off; in a causal tower this changes no other token.
         """
         tokens = without_empty_columns(tokens)[:, : self.config.context_length]
         length = tokens.shape[1]
@@ -93,12 +96,12 @@ class FrozenText(nn.Module):
         return EncodedText(hidden, visible_tokens(tokens))  # (B, L, W)
 
     def drop(self, encoded: EncodedText, dropped: Tensor) -> EncodedText:
-        """Put the learned null token in place of each caption where `dropped` (B,) is True."""
+        """Replace each caption by the learned null token where `dropped` (B,) is True."""
         return drop_text(encoded, dropped, self.null)
 
     @torch.no_grad()
     def take_from(self, clip: nn.Module) -> None:
-        """Copy the weights of an open_clip.CLIP; raises `ConfigError` where they do not fit."""
+        """Copy the weights of an open_clip.CLIP; raises `ConfigError` if they do not fit."""
         theirs, ours = clip.state_dict(), self.state_dict()
         quick = any(type(module).__name__ == "QuickGELU" for module in clip.modules())
         if quick != self.config.quick_gelu:
@@ -122,7 +125,7 @@ class FrozenText(nn.Module):
             )
 
     def _sources(self) -> dict[str, str]:
-        """Our tensors → open_clip's."""
+        """Our tensor names -> open_clip's."""
         sources = {"embed.weight": "token_embedding.weight", "positions": "positional_embedding"}
         for kind in ("weight", "bias"):
             sources[f"transformer.norm.{kind}"] = f"ln_final.{kind}"
@@ -136,5 +139,5 @@ class FrozenText(nn.Module):
 
 
 def make_text_encoder(config: TextEncoderConfig | FrozenTextConfig) -> TextEncoder | FrozenText:
-    """The encoder of either kind."""
+    """The text encoder of a config."""
     return FrozenText(config) if isinstance(config, FrozenTextConfig) else TextEncoder(config)

@@ -1,4 +1,4 @@
-"""Group normalisation whose gains may differ from sample to sample, quick to train on a CPU."""
+"""Group normalisation with gains for each sample, and a backward pass that is fast on a CPU."""
 
 # B batch, C channels, H height, W width, P pixels, G groups
 
@@ -8,11 +8,11 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
-LARGE = 1024  # pixels, from which torch's own backward over channels_last is the slower one
+LARGE = 1024  # pixels, from which torch's own backward over channels_last is slower than ours
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's, followed by a scale and a shift of each sample's channels where they are given."""
+    """torch's group norm, then an optional scale and shift of each sample's channels."""
 
     def forward(
         self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
@@ -40,7 +40,7 @@ def _is_slow_in_torch(x: Tensor) -> bool:
 
 
 class _PerSample(torch.autograd.Function):
-    """Group norm with gain and bias of shape (B, C); its backward reads each pixel a few times."""
+    """Group norm with gain and bias (B, C), and a backward pass that reads each pixel few times."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Small pieces that several models share."""
+"""Layers that several models share."""
 
 # B batch, D width
 
@@ -9,26 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unclip.config import ConfigError
-
 _Affine = TypeVar("_Affine", nn.Linear, nn.Conv2d)
 
 
-def check_divisible(what: str, number: int, divisor: int) -> None:
-    """Raise `ConfigError` unless number is a positive multiple of divisor."""
-    if divisor < 1 or number < 1 or number % divisor:
-        hint = f"; try {max(number // divisor, 1) * divisor}" if divisor >= 1 else ""
-        raise ConfigError(f"{what}={number} is not a multiple of {divisor}{hint}")
-
-
-def check_rate(what: str, rate: float) -> None:
-    """Raise `ConfigError` unless rate is a probability."""
-    if not 0 <= rate <= 1:
-        raise ConfigError(f"{what}={rate} is not a probability; give a number from 0 to 1")
-
-
 def zero_init(module: _Affine) -> _Affine:
-    """Start at zero, so that the branch which ends here starts as nothing."""
+    """Set the weights to zero, so that a residual branch starts as the identity."""
     nn.init.zeros_(module.weight)
     if module.bias is not None:
         nn.init.zeros_(module.bias)
@@ -36,7 +21,7 @@ def zero_init(module: _Affine) -> _Affine:
 
 
 def sinusoids(timesteps: Tensor, width: int, *, max_period: float = 10_000.0) -> Tensor:
-    """Sines and cosines of the timestep at falling frequencies; (B,) -> (B, width) float32."""
+    """Cosines and sines of the timestep at falling frequencies; (B,) -> (B, width) float32."""
     exponents = torch.arange(width // 2, device=timesteps.device) / (width // 2)
     frequencies = torch.exp(-math.log(max_period) * exponents)  # (D/2,)
     angles = timesteps.float()[:, None] * frequencies  # (B, D/2)
@@ -44,9 +29,10 @@ def sinusoids(timesteps: Tensor, width: int, *, max_period: float = 10_000.0) ->
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot-product attention of (B, h, N, d) on (B, h, M, d); mask: True where it looks.
+    """Scaled dot-product attention of (B, h, N, d) on (B, h, M, d); mask: True where it attends.
 
-    On a CPU in bfloat16 the backward of the fused kernel is several times slower than in float32.
+    On a CPU, bfloat16 runs in float32 for training: the backward pass of the fused kernel is
+    several times slower in bfloat16.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
         with torch.autocast("cpu", enabled=False):
@@ -56,7 +42,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class TimestepEmbedding(nn.Module):
-    """Sinusoids of the timestep through a two-layer perceptron."""
+    """A two-layer perceptron over sinusoids of the timestep."""
 
     def __init__(self, frequencies: int, width: int) -> None:
         super().__init__()

@@ -14,28 +14,31 @@ from torch.nn import functional as F
 from unclip.config import Config, ConfigError
 from unclip.diffusion import check_schedule
 from unclip.models.frozen_text import FrozenTextConfig, make_text_encoder
-from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
+from unclip.models.layers import TimestepEmbedding
 from unclip.models.text_encoder import TextEncoderConfig
 from unclip.models.transformer import KeyValueCache, Transformer
-from unclip.validation import check_embeds, check_rows
+from unclip.validation import check_divisible, check_embeds, check_rate, check_rows
 
-OWN_TOKENS = 3  # timestep, noised z_i, query: what changes from step to step
+OWN_TOKENS = 3  # timestep, noised z_i and query: the tokens that change from step to step
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionPriorConfig(Config):
     """A causal transformer that predicts the image embedding x_0 (section 2.2 of the paper)."""
 
-    x_start_limit: ClassVar[float | None] = None  # unit-norm embeddings need none while sampling
+    tag: ClassVar[str] = "diffusion_prior"
+
+    unit_norm: ClassVar[bool] = True  # of the image embeddings that it makes
+    x_start_limit: ClassVar[float | None] = None  # no clamp while sampling
 
     embed_dim: int
     width: int
     depth: int
     heads: int
-    text_encoder: TextEncoderConfig | FrozenTextConfig  # trained with it, or CLIP's
+    text_encoder: TextEncoderConfig | FrozenTextConfig  # trained with the prior, or CLIP's
     schedule: str
     train_timesteps: int
-    embedding_scale: float  # on unit-norm embeddings before noise; sqrt(embed_dim): unit variance
+    embedding_scale: float  # of unit-norm embeddings before noise; sqrt(embed_dim): unit variance
     text_dropout: float
 
     def __post_init__(self) -> None:
@@ -52,15 +55,15 @@ class DiffusionPriorConfig(Config):
 
 
 class PriorCondition(NamedTuple):
-    """An encoded caption with its CLIP embedding, computed once for all steps of a sample."""
+    """An encoded caption and its CLIP embedding, computed once for all steps of a sample."""
 
     hidden: Tensor  # (B, L + 1, D): the caption's tokens and z_t
     visible: Tensor  # (B, L + 1) bool
-    caches: Sequence[KeyValueCache] = ()  # what each block knows of these tokens, or nothing
+    caches: Sequence[KeyValueCache] = ()  # keys and values of these tokens, or nothing
 
 
 class SequencePrior(nn.Module):
-    """Reads [caption, z_t, timestep, noised z_i, query]; its output at the query is z_i."""
+    """Reads [caption, z_t, timestep, noised z_i, query], and predicts z_i at the query."""
 
     time: TimestepEmbedding
     from_image_embeds: nn.Linear
@@ -70,10 +73,10 @@ class SequencePrior(nn.Module):
     to_image_embeds: nn.Linear
 
     def precompute(self, condition: PriorCondition) -> PriorCondition:
-        """The condition with its tokens' keys and values, for many steps of a sample.
+        """The condition with the keys and values of its tokens, for many steps of a sample.
 
-        The caption and z_t see nothing that comes after them, so no step changes what they are.
-        With gradients enabled the condition is returned as it is.
+        The caption and z_t attend to no later token, so they are the same at each step. With
+        gradients enabled, the condition is returned unchanged.
         """
         if torch.is_grad_enabled():
             return condition
@@ -99,20 +102,20 @@ class SequencePrior(nn.Module):
         return x_start
 
     def _given(self, condition: PriorCondition) -> Tensor:
-        """The condition's tokens, placed; (B, L + 1, D)."""
-        text = condition.hidden.shape[1] - 1  # captions may be shorter than the context length
+        """The condition's tokens with their positions; (B, L + 1, D)."""
+        text = condition.hidden.shape[1] - 1  # captions may be shorter than the context
         z_t = len(self.positions) - OWN_TOKENS - 1
         return condition.hidden + torch.cat([self.positions[:text], self.positions[z_t : z_t + 1]])
 
 
 def _causal(length: int, visible: Tensor) -> Tensor:
-    """Each token sees itself and the visible ones before it; (B, 1, N, N) bool."""
+    """Each token attends to itself and to visible tokens before it; (B, 1, N, N) bool."""
     causal = torch.ones(length, length, dtype=torch.bool, device=visible.device).tril()
     return causal & visible[:, None, None, :]
 
 
 class DiffusionPrior(SequencePrior):
-    """The prior that learns to read captions itself."""
+    """The diffusion prior of the paper."""
 
     def __init__(self, config: DiffusionPriorConfig) -> None:
         super().__init__()
@@ -141,9 +144,9 @@ class DiffusionPrior(SequencePrior):
         return PriorCondition(hidden, F.pad(text.visible, (0, 1), value=True))
 
     def standardise(self, image_embeds: Tensor) -> Tensor:
-        """Unit-norm image embeddings (B, E) to what is noised."""
+        """x_0 of unit-norm image embeddings (B, E)."""
         return image_embeds * self.config.embedding_scale
 
     def to_image_space(self, standardised: Tensor) -> Tensor:
-        """The inverse of `standardise`; (B, E) unit-norm, whatever the length given."""
+        """The inverse of `standardise`; (B, E) unit-norm, whatever the norm of x_0."""
         return F.normalize(standardised, dim=-1)

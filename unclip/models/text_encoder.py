@@ -1,21 +1,23 @@
-"""The text encoder that a prior or a decoder trains along with itself."""
+"""The text encoder that is trained as a part of a prior or a decoder."""
 
 # B batch, L context length, W width of the text encoder
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from unclip.config import Config, ConfigError
-from unclip.models.layers import check_divisible
 from unclip.models.transformer import Transformer
+from unclip.validation import check_divisible
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoderConfig(Config):
     """A transformer over CLIP's byte-pair tokens; depth 0 only embeds them."""
+
+    tag: ClassVar[str] = "text_encoder"
 
     vocab_size: int
     context_length: int
@@ -34,17 +36,17 @@ class TextEncoderConfig(Config):
 
 
 class EncodedText(NamedTuple):
-    """What the encoder knows of a batch of captions."""
+    """A batch of encoded captions."""
 
-    hidden: Tensor  # (B, L, W), L the tokens that were given or fewer
+    hidden: Tensor  # (B, L, W), L at most that of the given tokens
     visible: Tensor  # (B, L) bool: False where the caption is padded
 
 
 def visible_tokens(tokens: Tensor) -> Tensor:
     """True up to the last token that is not 0: (B, L) int64 -> (B, L) bool.
 
-    Only trailing zeros are padding, because 0 is also the token of "!". The first position always
-    counts: attention over no token at all would be NaN.
+    Only trailing zeros are padding, because 0 is also the token of "!". The first position is
+    always visible: attention over no token at all would be NaN.
     """
     nonzero_from_here = tokens.ne(0).int().flip(1).cumsum(1).flip(1)
     visible = nonzero_from_here > 0
@@ -53,10 +55,10 @@ def visible_tokens(tokens: Tensor) -> Tensor:
 
 
 def without_empty_columns(tokens: Tensor) -> Tensor:
-    """Cut (B, L) after the longest caption, where that is cheap to know: on a CPU.
+    """On a CPU, cut (B, L) after the longest caption.
 
-    Nothing attends to padding, so the results are the same, sooner. On a GPU the question would
-    make it wait, and every shape would be compiled anew.
+    Nothing attends to padding, so the results are the same and come sooner. On a GPU this would
+    synchronise, and every new shape would be compiled again.
     """
     if tokens.device.type != "cpu":
         return tokens
@@ -65,7 +67,7 @@ def without_empty_columns(tokens: Tensor) -> Tensor:
 
 
 def drop_text(encoded: EncodedText, dropped: Tensor, null: Tensor) -> EncodedText:
-    """Put one token, null (W,), in place of each caption where `dropped` (B,) is True."""
+    """Replace each caption by one token, null (W,), where `dropped` (B,) is True."""
     first = torch.zeros_like(encoded.visible[:1])  # (1, L)
     first[:, 0] = True
     hidden = torch.where(dropped[:, None, None], null, encoded.hidden)
@@ -73,7 +75,7 @@ def drop_text(encoded: EncodedText, dropped: Tensor, null: Tensor) -> EncodedTex
 
 
 class TextEncoder(nn.Module):
-    """A bidirectional transformer over a caption, with a learned stand-in for no caption."""
+    """A bidirectional transformer over a caption, with a learned null token for no caption."""
 
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
@@ -97,5 +99,5 @@ class TextEncoder(nn.Module):
         return EncodedText(self.transformer(hidden, visible[:, None, None, :]), visible)
 
     def drop(self, encoded: EncodedText, dropped: Tensor) -> EncodedText:
-        """Put the learned null token in place of each caption where `dropped` (B,) is True."""
+        """Replace each caption by the learned null token where `dropped` (B,) is True."""
         return drop_text(encoded, dropped, self.null)

@@ -1,6 +1,6 @@
 """A pre-norm transformer over token sequences."""
 
-# B batch, N tokens, M tokens that are looked at, D width, h heads
+# B batch, N tokens, M tokens that are attended to, D width, h heads
 
 from collections.abc import Sequence
 
@@ -9,11 +9,12 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unclip.models.layers import attend, check_divisible
+from unclip.models.layers import attend
+from unclip.validation import check_divisible
 
 
 class KeyValueCache:
-    """The keys and values of the tokens that one attention layer has seen, with room for more."""
+    """Keys and values of one attention layer, with room for a fixed number of tokens."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity  # tokens
@@ -21,7 +22,7 @@ class KeyValueCache:
         self._kept: Tensor | None = None  # (2, B, h, capacity, D/h)
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Take in the next N tokens, each (B, h, N, D/h); returns all so far, (B, h, M, D/h)."""
+        """Append N tokens, each (B, h, N, D/h); returns all tokens so far, (B, h, M, D/h)."""
         if self._kept is None:
             self._kept = k.new_empty(2, *k.shape[:2], self.capacity, k.shape[3])
         start, self.length = self.length, self.length + k.shape[2]
@@ -49,8 +50,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x: (B, N, D); mask: True where a query sees a key, broadcastable to (B, h, N, M).
 
-        With a cache, x holds the tokens after those in it, which they see too. keep: how many of
-        the last tokens look, the others being looked at only; None: all. Returns (B, keep, D).
+        With a cache, x holds the tokens after the cached ones, and attends to those too. keep: the
+        number of last tokens that are queries, None for all. Returns (B, keep, D).
         """
         q, k, v = self._project(x, keep)
         if cache is not None:
@@ -83,7 +84,7 @@ class QuickGelu(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a perceptron of four times the width, each on a residual branch."""
+    """Attention, and a perceptron of four times the width, each on a residual branch."""
 
     def __init__(self, width: int, heads: int, *, quick_gelu: bool = False) -> None:
         super().__init__()
@@ -112,7 +113,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks and a last norm; depth 0 is the norm alone."""
+    """Blocks and a final norm; depth 0 is the norm alone."""
 
     def __init__(self, *, width: int, depth: int, heads: int, quick_gelu: bool = False) -> None:
         super().__init__()
@@ -123,7 +124,7 @@ class Transformer(nn.Module):
         self._scale_residual_branches(depth)
 
     def _scale_residual_branches(self, depth: int) -> None:
-        """Shrink what each branch adds by sqrt(2 depth), so that the stream keeps its size."""
+        """Divide each branch's output by sqrt(2 depth), so that depth does not raise the scale."""
         for block in self.blocks:
             assert isinstance(block, Block)
             for linear in (block.attention.to_out, block.mlp[-1]):
@@ -142,7 +143,7 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """x: (B, N, D); mask as for `Attention`; caches: one for each block.
 
-        keep: how many of the last tokens are wanted, None for all; the last block computes no more.
+        keep: the number of last tokens to return, None for all; the last block skips the others.
         """
         last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):

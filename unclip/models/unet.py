@@ -4,6 +4,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,15 @@ from torch.nn import functional as F
 from unclip.config import Config, ConfigError
 from unclip.models.blocks import AttentionBlock, ResidualBlock
 from unclip.models.group_norm import GroupNorm
-from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate, zero_init
+from unclip.models.layers import TimestepEmbedding, zero_init
+from unclip.validation import check_divisible, check_rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig(Config):
-    """Sizes of a U-Net; each entry of `channel_multipliers` is a level of half the resolution."""
+    """Sizes of a U-Net; each entry of `channel_multipliers` is a level, at half the resolution."""
+
+    tag: ClassVar[str] = "unet"
 
     channels: int
     channel_multipliers: tuple[int, ...]
@@ -45,11 +49,11 @@ class UNetConfig(Config):
 
     @property
     def condition_width(self) -> int:
-        """Width of the vector that scales and shifts: D."""
+        """Width D of the conditioning vector."""
         return 4 * self.channels
 
     def check_image_size(self, image_size: int) -> None:
-        """Raise `ConfigError` unless the levels halve it and attention is at one of them."""
+        """Raise `ConfigError` unless levels can halve it, and attention is at existing levels."""
         check_divisible("image_size", image_size, self.stride)
         sizes = [image_size >> level for level in range(len(self.channel_multipliers))]
         unknown = [size for size in self.attention_resolutions if size not in sizes]
@@ -61,7 +65,7 @@ class UNetConfig(Config):
 
 
 class UNetBlock(nn.Module):
-    """A residual block, and attention after it where the resolution asks for it."""
+    """A residual block, followed by attention at the resolutions that have it."""
 
     def __init__(self, residual: ResidualBlock, attention: AttentionBlock | None) -> None:
         super().__init__()
@@ -73,7 +77,7 @@ class UNetBlock(nn.Module):
     ) -> Tensor:
         """x: (B, C, H, W); condition: (B, D); visible: (B, N).
 
-        projected: gives the next attention's keys and values of the context, where there is one.
+        projected: iterates over the context's keys and values, one entry for each attention.
         """
         x = self.residual(x, condition)
         if self.attention is None:
@@ -83,7 +87,7 @@ class UNetBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Down to the coarsest level and up again, with a skip from each block to its mirror."""
+    """Goes down to the coarsest level and up again, with a skip from each block to its mirror."""
 
     def __init__(
         self,
@@ -93,7 +97,7 @@ class UNet(nn.Module):
         in_channels: int,
         out_channels: int,
         context_width: int | None = None,
-        scale_shift: bool = True,  # of the norms, by the timestep; False: it is added before them
+        scale_shift: bool = True,  # timesteps scale and shift the norms; False: are added
     ) -> None:
         super().__init__()
         config.check_image_size(image_size)
@@ -142,31 +146,31 @@ class UNet(nn.Module):
         return UNetBlock(residual, attention)
 
     def _make_down(self, widths: list[int], attends: list[bool]) -> tuple[nn.ModuleList, list[int]]:
-        """The stages of the way down, and the channels of each skip, the stem's first."""
-        stages, skips = nn.ModuleList(), [self.config.channels]
+        """The blocks on the way down, and the channels of each skip, the stem's first."""
+        blocks, skips = nn.ModuleList(), [self.config.channels]
         for level, (width, attend) in enumerate(zip(widths, attends, strict=True)):
             for _ in range(self.config.residual_blocks):
-                stages.append(self._block(skips[-1], width, attend=attend))
+                blocks.append(self._block(skips[-1], width, attend=attend))
                 skips.append(width)
             if level < len(widths) - 1:
-                stages.append(self._block(width, width, attend=False, resample="down"))
+                blocks.append(self._block(width, width, attend=False, resample="down"))
                 skips.append(width)
-        return stages, skips
+        return blocks, skips
 
     def _make_up(self, widths: list[int], attends: list[bool], skips: list[int]) -> nn.ModuleList:
-        """The stages of the way up: one per skip, taken last first."""
-        stages, channels, remaining = nn.ModuleList(), widths[-1], list(skips)
+        """The blocks on the way up: one for each skip, the last skip first."""
+        blocks, channels, remaining = nn.ModuleList(), widths[-1], list(skips)
         for level in reversed(range(len(widths))):
             for _ in range(self.config.residual_blocks + 1):
                 merged = channels + remaining.pop()
-                stages.append(self._block(merged, widths[level], attend=attends[level]))
+                blocks.append(self._block(merged, widths[level], attend=attends[level]))
                 channels = widths[level]
             if level > 0:
-                stages.append(self._block(channels, channels, attend=False, resample="up"))
-        return stages
+                blocks.append(self._block(channels, channels, attend=False, resample="up"))
+        return blocks
 
     def project_context(self, context: Tensor) -> tuple[Tensor, ...]:
-        """Each attention's keys and values of a context (B, N, E), which no timestep changes."""
+        """The keys and values of a context (B, N, E) for each attention; equal at all timesteps."""
         blocks = [*self.down, *self.middle, *self.up]
         return tuple(b.attention.project(context) for b in blocks if b.attention is not None)
 
@@ -183,7 +187,7 @@ class UNet(nn.Module):
         """x: (B, C, H, W), H and W multiples of the stride; timesteps: (B,) int64.
 
         embedding: (B, D), added to the timestep's; context: (B, N, E) with visible: (B, N) bool.
-        projected: the context as `project_context` gives it, where that was done before.
+        projected: from `project_context`, if it was called before.
         """
         if context is not None and not projected:
             projected = self.project_context(context)

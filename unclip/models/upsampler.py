@@ -1,8 +1,9 @@
-"""The upsamplers: from an image to a larger one, by diffusion on the image alone."""
+"""The upsampler: from an image to a larger one, by diffusion without a caption."""
 
 # B batch, S image size, s low-resolution size, D width of the U-Net's conditioning vector
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +12,16 @@ from torch.nn import functional as F
 from unclip.config import Config, ConfigError
 from unclip.degradations import check_degradation
 from unclip.diffusion import check_prediction, check_schedule
-from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
+from unclip.models.layers import TimestepEmbedding
 from unclip.models.unet import UNet, UNetConfig
-from unclip.validation import check_shape
+from unclip.validation import check_divisible, check_rate, check_shape
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpsamplerConfig(Config):
-    """A convolutional U-Net over the noisy image and the enlarged low-resolution one."""
+    """A convolutional U-Net over the noisy image and the enlarged low-resolution image."""
+
+    tag: ClassVar[str] = "upsampler"
 
     image_size: int
     low_res_size: int
@@ -26,13 +29,14 @@ class UpsamplerConfig(Config):
     schedule: str
     train_timesteps: int
     prediction: str  # "epsilon", "v" or "x_0"
-    min_snr_gamma: float | None  # cap on the loss weight of nearly clean images; None: no weights
-    residual_scale: float | None  # None: noise the image; else what it adds to the enlarged one,
-    # times this. A short training then starts from bicubic enlargement; 1 / std gives unit variance
-    crop_fraction: float  # side of the training crops over image_size; 0.25 in the paper
-    degradation: str  # of the low-resolution input while training: "gaussian_blur" or "bsr"
+    min_snr_gamma: float | None  # caps the loss weight of nearly clean images; None: no weights
+    # None: x_0 is the image. Otherwise x_0 is its difference from the enlarged image, times this
+    # scale, so that an untrained model enlarges bicubically; 1 / std gives unit variance.
+    residual_scale: float | None
+    crop_fraction: float  # side of the training crops / image_size; 0.25 in the paper
+    degradation: str  # of the input while training: "gaussian_blur" or "bsr"
     degradation_probability: float
-    low_res_noise: float | None  # noise up to this std on that input, of which the network is told
+    low_res_noise: float | None  # noise up to this std on the input; the network reads the std
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
@@ -52,8 +56,8 @@ class UpsamplerConfig(Config):
             )
         if self.unet.attention_resolutions:
             raise ConfigError(
-                f"upsampler.unet.attention_resolutions={self.unet.attention_resolutions}: it "
-                "trains on crops and runs at full size, so it has no attention; give ()"
+                f"upsampler.unet.attention_resolutions={self.unet.attention_resolutions}: an "
+                "upsampler trains on crops and runs at full size, so it has no attention; give ()"
             )
         check_divisible("upsampler.image_size", self.image_size, self.unet.stride)
         self._check_crop()
@@ -79,7 +83,7 @@ class UpsamplerConfig(Config):
 
 
 class Upsampler(nn.Module):
-    """Sees the noisy image beside the low-resolution one, enlarged bicubically."""
+    """A U-Net over the noisy image and the bicubically enlarged low-resolution image."""
 
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__()
@@ -94,21 +98,21 @@ class Upsampler(nn.Module):
     def condition(self, low_res: Tensor) -> Tensor:
         """Enlarge low_res: (B, 3, s, s) in [-1, 1] to (B, 3, S, S); once for all steps.
 
-        Of any height and width that make multiples of the U-Net's stride.
+        Height and width may differ; S must be a multiple of the U-Net's stride.
         """
-        check_shape("low_res", low_res, ("B", 3, "h", "w"), "give pictures in RGB, channels first")
+        check_shape("low_res", low_res, ("B", 3, "h", "w"), "give images in RGB, channels first")
         for side in low_res.shape[2:]:
             check_divisible("side of the output", side * self.config.scale, self.config.unet.stride)
         enlarged = F.interpolate(low_res, scale_factor=float(self.config.scale), mode="bicubic")
         return enlarged.clamp(-1, 1)
 
     def to_diffused(self, pixels: Tensor, enlarged: Tensor) -> Tensor:
-        """What is noised for pixels: (B, 3, S, S) in [-1, 1]; the inverse of `to_pixels`."""
+        """x_0 of pixels (B, 3, S, S) in [-1, 1]; the inverse of `to_pixels`."""
         scale = self.config.residual_scale
         return pixels if scale is None else (pixels - enlarged) * scale
 
     def to_pixels(self, diffused: Tensor, enlarged: Tensor) -> Tensor:
-        """The pixels (B, 3, S, S) that something denoised stands for."""
+        """Pixels (B, 3, S, S) of x_0."""
         scale = self.config.residual_scale
         return diffused if scale is None else enlarged + diffused / scale
 
@@ -118,11 +122,11 @@ class Upsampler(nn.Module):
         """The prediction for x: (B, 3, S, S) at timesteps: (B,) int64; (B, 3, S, S).
 
         enlarged: (B, 3, S, S) from `condition`. S is any multiple of the U-Net's stride.
-        noise_std: (B,) of the noise on the low-resolution input; None: there is none.
+        noise_std: (B,), of the noise on the low-resolution input; None: no noise.
         """
         embedding = None
         if self.noise_level is not None:
             noise_std = torch.zeros(len(x), device=x.device) if noise_std is None else noise_std
-            embedding = self.noise_level(1000 * noise_std)  # (B, D); as coarse as timesteps are
+            embedding = self.noise_level(1000 * noise_std)  # (B, D); in the range of timesteps
         out: Tensor = self.unet(torch.cat([x, enlarged], dim=1), timesteps, embedding=embedding)
         return out

@@ -1,13 +1,12 @@
-"""Typed configs to start from: three sizes of our own, and what Karlo's released weights fit."""
+"""Typed configs to start from: three sizes of our own, and the size of Karlo's weights."""
 
 from unclip.presets.ar_priors import paper_ar_prior, small_ar_prior, tiny_ar_prior
 from unclip.presets.cascades import paper, small, tiny
-from unclip.presets.karlo import KarloPreset, karlo
+from unclip.presets.karlo import karlo
 from unclip.presets.preset import CLIP_VOCAB_SIZE, Preset, with_embed_dim
 
 __all__ = [
     "CLIP_VOCAB_SIZE",
-    "KarloPreset",
     "Preset",
     "karlo",
     "paper",

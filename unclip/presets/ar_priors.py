@@ -1,17 +1,17 @@
-"""The autoregressive priors of the three sizes, beside the diffusion priors of `cascades`."""
+"""Autoregressive priors in the three sizes of `cascades`."""
 
 from unclip.models import ARPriorConfig
-from unclip.presets import cascades
+from unclip.presets.cascades import text_encoder
 
 
 def tiny_ar_prior() -> ARPriorConfig:
-    """The demo's: 20 of 64 components, 64 buckets an eighth of a standard deviation wide."""
+    """For the demo: 20 of 64 components, and 64 buckets of an eighth of a standard deviation."""
     return ARPriorConfig(
         embed_dim=64,
         width=192,
         depth=4,
         heads=3,
-        text_encoder=cascades.tiny().prior.text_encoder,
+        text_encoder=text_encoder(context_length=24, width=64, depth=1, heads=2),
         dimensions=20,
         buckets=64,
         bucket_reach=4.0,
@@ -27,7 +27,7 @@ def small_ar_prior() -> ARPriorConfig:
         width=768,
         depth=12,
         heads=12,
-        text_encoder=cascades.small().prior.text_encoder,
+        text_encoder=text_encoder(context_length=77, width=512, depth=6, heads=8),
         dimensions=256,
         buckets=1024,
         bucket_reach=4.0,
@@ -39,15 +39,15 @@ def small_ar_prior() -> ARPriorConfig:
 def paper_ar_prior() -> ARPriorConfig:
     """Table 3 of the paper; as there, its transformer reads the caption's token embeddings.
 
-    The table's context of 384 tokens cannot hold 256 caption tokens, z_t, the dot product and 319
-    codes. The text says that all of them are in one sequence, so that is what this is: 576 tokens.
+    The text says that 256 caption tokens, z_t, the dot product and 319 codes are in one sequence.
+    That needs 576 tokens, so the context of 384 tokens in the table cannot be meant.
     """
     return ARPriorConfig(
         embed_dim=1024,
         width=1664,
         depth=24,
         heads=26,
-        text_encoder=cascades.paper().prior.text_encoder,
+        text_encoder=text_encoder(context_length=256, width=2048, depth=0, heads=32),
         dimensions=319,
         buckets=1024,
         bucket_reach=4.0,

@@ -1,4 +1,4 @@
-"""Whole generators in three sizes; change one with `dataclasses.replace`."""
+"""Cascades in three sizes; change one with `dataclasses.replace`."""
 
 from unclip.models import (
     DecoderConfig,
@@ -18,7 +18,7 @@ def tiny() -> Preset:
             width=192,
             depth=4,
             heads=3,
-            text_encoder=_text_encoder(context_length=24, width=64, depth=1, heads=2),
+            text_encoder=text_encoder(context_length=24, width=64, depth=1, heads=2),
             schedule="cosine",
             train_timesteps=1000,
             embedding_scale=8.0,
@@ -29,7 +29,7 @@ def tiny() -> Preset:
             embed_dim=64,
             image_tokens=4,
             unet=_unet(32, (1, 2, 4), residual_blocks=1, attention=(4,), head_channels=32),
-            text_encoder=_text_encoder(context_length=24, width=64, depth=1, heads=2),
+            text_encoder=text_encoder(context_length=24, width=64, depth=1, heads=2),
             schedule="cosine",
             train_timesteps=1000,
             prediction="v",
@@ -38,8 +38,7 @@ def tiny() -> Preset:
             image_dropout=0.1,
             text_dropout=0.5,
         ),
-        upsampler_1=_tiny_upsampler(16, 32),
-        upsampler_2=_tiny_upsampler(32, 64),
+        upsamplers={"upsampler_1": _tiny_upsampler(16, 32), "upsampler_2": _tiny_upsampler(32, 64)},
     )
 
 
@@ -51,7 +50,7 @@ def small() -> Preset:
             width=768,
             depth=12,
             heads=12,
-            text_encoder=_text_encoder(context_length=77, width=512, depth=6, heads=8),
+            text_encoder=text_encoder(context_length=77, width=512, depth=6, heads=8),
             schedule="cosine",
             train_timesteps=1000,
             embedding_scale=512**0.5,
@@ -69,7 +68,7 @@ def small() -> Preset:
                 head_channels=64,
                 dropout=0.1,
             ),
-            text_encoder=_text_encoder(context_length=77, width=512, depth=6, heads=8),
+            text_encoder=text_encoder(context_length=77, width=512, depth=6, heads=8),
             schedule="cosine",
             train_timesteps=1000,
             prediction="v",
@@ -78,42 +77,44 @@ def small() -> Preset:
             image_dropout=0.1,
             text_dropout=0.5,
         ),
-        upsampler_1=UpsamplerConfig(
-            image_size=256,
-            low_res_size=64,
-            unet=_unet(96, (1, 2, 3, 4), residual_blocks=2, dropout=0.1),
-            schedule="cosine",
-            train_timesteps=1000,
-            prediction="v",
-            min_snr_gamma=5.0,
-            residual_scale=None,
-            crop_fraction=0.25,
-            degradation="gaussian_blur",
-            degradation_probability=0.5,
-            low_res_noise=None,
-        ),
-        upsampler_2=UpsamplerConfig(
-            image_size=1024,
-            low_res_size=256,
-            unet=_unet(64, (1, 1, 2, 2, 4, 4), residual_blocks=1),
-            schedule="linear",
-            train_timesteps=1000,
-            prediction="v",
-            min_snr_gamma=5.0,
-            residual_scale=None,
-            crop_fraction=0.25,
-            degradation="bsr",
-            degradation_probability=0.5,
-            low_res_noise=None,
-        ),
+        upsamplers={
+            "upsampler_1": UpsamplerConfig(
+                image_size=256,
+                low_res_size=64,
+                unet=_unet(96, (1, 2, 3, 4), residual_blocks=2, dropout=0.1),
+                schedule="cosine",
+                train_timesteps=1000,
+                prediction="v",
+                min_snr_gamma=5.0,
+                residual_scale=None,
+                crop_fraction=0.25,
+                degradation="gaussian_blur",
+                degradation_probability=0.5,
+                low_res_noise=None,
+            ),
+            "upsampler_2": UpsamplerConfig(
+                image_size=1024,
+                low_res_size=256,
+                unet=_unet(64, (1, 1, 2, 2, 4, 4), residual_blocks=1),
+                schedule="linear",
+                train_timesteps=1000,
+                prediction="v",
+                min_snr_gamma=5.0,
+                residual_scale=None,
+                crop_fraction=0.25,
+                degradation="bsr",
+                degradation_probability=0.5,
+                low_res_noise=None,
+            ),
+        },
     )
 
 
 def paper() -> Preset:
     """Table 3 of the paper, with a 1024-d CLIP: 64 -> 256 -> 1024 pixels.
 
-    The prior's transformer reads the caption's token embeddings itself (a text encoder of depth
-    0), which is the reading of the table that gives its 1B parameters.
+    The prior's transformer reads the caption's token embeddings directly (a text encoder of depth
+    0): with this reading of the table it has the stated 1B parameters.
     """
     return Preset(
         prior=DiffusionPriorConfig(
@@ -121,7 +122,7 @@ def paper() -> Preset:
             width=2048,
             depth=24,
             heads=32,
-            text_encoder=_text_encoder(context_length=256, width=2048, depth=0, heads=32),
+            text_encoder=text_encoder(context_length=256, width=2048, depth=0, heads=32),
             schedule="cosine",
             train_timesteps=1000,
             embedding_scale=17.2,
@@ -139,7 +140,7 @@ def paper() -> Preset:
                 head_channels=64,
                 dropout=0.1,
             ),
-            text_encoder=_text_encoder(context_length=256, width=2048, depth=24, heads=32),
+            text_encoder=text_encoder(context_length=256, width=2048, depth=24, heads=32),
             schedule="cosine",
             train_timesteps=1000,
             prediction="epsilon",
@@ -148,34 +149,36 @@ def paper() -> Preset:
             image_dropout=0.1,
             text_dropout=0.5,
         ),
-        upsampler_1=UpsamplerConfig(
-            image_size=256,
-            low_res_size=64,
-            unet=_unet(320, (1, 2, 3, 4), residual_blocks=3, dropout=0.1),
-            schedule="cosine",
-            train_timesteps=1000,
-            prediction="epsilon",
-            min_snr_gamma=None,
-            residual_scale=None,
-            crop_fraction=0.25,
-            degradation="gaussian_blur",
-            degradation_probability=0.5,
-            low_res_noise=None,
-        ),
-        upsampler_2=UpsamplerConfig(
-            image_size=1024,
-            low_res_size=256,
-            unet=_unet(192, (1, 1, 2, 2, 4, 4), residual_blocks=2),
-            schedule="linear",
-            train_timesteps=1000,
-            prediction="epsilon",
-            min_snr_gamma=None,
-            residual_scale=None,
-            crop_fraction=0.25,
-            degradation="bsr",
-            degradation_probability=0.5,
-            low_res_noise=None,
-        ),
+        upsamplers={
+            "upsampler_1": UpsamplerConfig(
+                image_size=256,
+                low_res_size=64,
+                unet=_unet(320, (1, 2, 3, 4), residual_blocks=3, dropout=0.1),
+                schedule="cosine",
+                train_timesteps=1000,
+                prediction="epsilon",
+                min_snr_gamma=None,
+                residual_scale=None,
+                crop_fraction=0.25,
+                degradation="gaussian_blur",
+                degradation_probability=0.5,
+                low_res_noise=None,
+            ),
+            "upsampler_2": UpsamplerConfig(
+                image_size=1024,
+                low_res_size=256,
+                unet=_unet(192, (1, 1, 2, 2, 4, 4), residual_blocks=2),
+                schedule="linear",
+                train_timesteps=1000,
+                prediction="epsilon",
+                min_snr_gamma=None,
+                residual_scale=None,
+                crop_fraction=0.25,
+                degradation="bsr",
+                degradation_probability=0.5,
+                low_res_noise=None,
+            ),
+        },
     )
 
 
@@ -216,7 +219,8 @@ def _unet(
     )
 
 
-def _text_encoder(*, context_length: int, width: int, depth: int, heads: int) -> TextEncoderConfig:
+def text_encoder(*, context_length: int, width: int, depth: int, heads: int) -> TextEncoderConfig:
+    """A text encoder of these sizes that reads CLIP's tokens."""
     return TextEncoderConfig(
         vocab_size=CLIP_VOCAB_SIZE,
         context_length=context_length,

@@ -1,8 +1,5 @@
-"""Karlo, the public unCLIP, as typed configs: what its released weights fit."""
+"""Karlo, a public unCLIP: configs that its published weights fit."""
 
-from dataclasses import dataclass
-
-from unclip.config import Config
 from unclip.models import (
     KarloDecoderConfig,
     KarloPriorConfig,
@@ -10,19 +7,10 @@ from unclip.models import (
     UNetConfig,
 )
 from unclip.models.karlo import ClipTextConfig
-from unclip.presets.preset import CLIP_VOCAB_SIZE
+from unclip.presets.preset import CLIP_VOCAB_SIZE, Preset
 
 
-@dataclass(frozen=True, kw_only=True)
-class KarloPreset(Config):
-    """The three models of a Karlo; its upsampler holds two networks."""
-
-    prior: KarloPriorConfig
-    decoder: KarloDecoderConfig
-    upsampler: KarloUpsamplerConfig
-
-
-def karlo() -> KarloPreset:
+def karlo() -> Preset:
     """64 -> 256 pixels, on the text tower of CLIP ViT-L/14."""
     text = ClipTextConfig(
         vocab_size=CLIP_VOCAB_SIZE,
@@ -32,7 +20,7 @@ def karlo() -> KarloPreset:
         heads=12,
         embed_dim=768,
     )
-    return KarloPreset(
+    return Preset(
         prior=KarloPriorConfig(
             embed_dim=768,
             width=2048,
@@ -41,7 +29,7 @@ def karlo() -> KarloPreset:
             text_encoder=text,
             schedule="cosine",
             train_timesteps=1000,
-            x_start_limit=5.0,
+            x_start_limit=10.0,  # as in its code; the folder of diffusers says 5, and is obeyed
             text_dropout=0.2,
         ),
         decoder=KarloDecoderConfig(
@@ -56,13 +44,15 @@ def karlo() -> KarloPreset:
             image_dropout=0.1,
             text_dropout=0.3,
         ),
-        upsampler=KarloUpsamplerConfig(
-            image_size=256,
-            low_res_size=64,
-            unet=_unet(attention=(), head_channels=8),  # as its file says; none attends
-            schedule="cosine",
-            train_timesteps=1000,
-        ),
+        upsamplers={
+            "upsampler_1": KarloUpsamplerConfig(  # of two networks
+                image_size=256,
+                low_res_size=64,
+                unet=_unet(attention=(), head_channels=8),  # as in its file; no layer attends
+                schedule="cosine",
+                train_timesteps=1000,
+            ),
+        },
     )
 
 

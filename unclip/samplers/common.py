@@ -1,20 +1,24 @@
-"""What all samplers share: what they ask of a model, their noise and the steps they take."""
+"""What all samplers share: the denoiser they call, their noise, and the steps they take."""
 
-# B batch; x (B, ...)
+# B rows, K draws for each row, G generators; x (B, ...)
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from unclip.config import ConfigError
 from unclip.diffusion import Schedule, respaced_timesteps
 
 # From x_t (B, ...) and timesteps (B,) int64 to the predicted x_0 (B, ...).
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
-# The same, with the network's output for the variance, (B, ...) mostly in [-1, 1], beside x_0.
+# The same, and the network's output for the variance: (B, ...), mostly in [-1, 1].
 DenoiseWithVariance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+# One generator for a whole batch, or one generator for each row of it.
+Generators = torch.Generator | Sequence[torch.Generator]
 
 
 class Step(NamedTuple):
@@ -28,7 +32,7 @@ class Step(NamedTuple):
 def steps_of(schedule: Schedule, num_inference_steps: int) -> Iterator[Step]:
     """The steps from the last timestep to x_0."""
     timesteps = respaced_timesteps(schedule.train_timesteps, num_inference_steps)
-    # Python floats: indexing a tensor on a GPU would wait for it at each step.
+    # Python floats: indexing a tensor on a GPU would synchronise at each step.
     alpha_bars = [*schedule.alphas_cumprod[timesteps].tolist(), 1.0]
     return map(Step, timesteps, alpha_bars[:-1], alpha_bars[1:])
 
@@ -38,14 +42,27 @@ def timesteps_of(x: Tensor, timestep: int) -> Tensor:
     return torch.full((len(x),), timestep, dtype=torch.int64, device=x.device)
 
 
-def randn(
-    shape: tuple[int, ...], *, generator: torch.Generator | None, device: torch.device
-) -> Tensor:
-    """Standard normal noise: drawn where the generator lives, so that a seed means the same."""
-    source = generator.device if generator is not None else device
-    return torch.randn(shape, generator=generator, device=source).to(device)
+def randn(shape: tuple[int, ...], *, generator: Generators | None, device: torch.device) -> Tensor:
+    """Standard normal noise, drawn on the generator's device: a seed gives equal noise anywhere.
+
+    With G generators, the first axis is split evenly: the first K = shape[0] / G rows come from
+    the first generator, the next K from the second, and so on. A row's noise then does not depend
+    on its neighbours. Raises `ConfigError` if the rows cannot be split evenly.
+    """
+    if generator is None:
+        return torch.randn(shape, device=device)
+    if isinstance(generator, torch.Generator):
+        return torch.randn(shape, generator=generator, device=generator.device).to(device)
+    draws, rest = divmod(shape[0], len(generator)) if len(generator) else (0, 1)
+    if rest:
+        raise ConfigError(
+            f"{len(generator)} generators cannot share {shape[0]} rows of noise evenly; give one "
+            "generator for the whole batch, or one for each row"
+        )
+    own = (draws, *shape[1:])
+    return torch.cat([torch.randn(own, generator=g, device=g.device) for g in generator]).to(device)
 
 
-def randn_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal noise in the shape, the dtype and the place of x."""
+def randn_like(x: Tensor, generator: Generators | None) -> Tensor:
+    """Standard normal noise with the shape, dtype and device of x."""
     return randn(tuple(x.shape), generator=generator, device=x.device).to(x.dtype)

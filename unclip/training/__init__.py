@@ -1,4 +1,4 @@
-"""One training loop for every model, in plain torch."""
+"""The training loop that every model shares, in plain torch."""
 
 from unclip.training.checkpoints import Checkpoints, LocalCheckpoints, read_state, write_state
 from unclip.training.config import TrainingConfig

@@ -1,8 +1,9 @@
-"""Where a training run keeps its state: a protocol, and a local folder that follows it."""
+"""Where a training run keeps its state: a protocol, and a local folder that implements it."""
 
 import logging
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,22 +12,31 @@ import torch
 log = logging.getLogger(__name__)
 
 State = dict[str, Any]  # tensors, numbers, strings, and lists and dicts of them
+OnNotice = Callable[[str], None]  # receives a sentence that the user should read
+
+
+class CheckpointUnreadableError(RuntimeError):
+    """The content of a checkpoint file is damaged."""
 
 
 class Checkpoints(Protocol):
-    """Keeps states by the number of steps that were taken before them."""
+    """Stores training states under the number of steps taken before them."""
 
     def save(self, step: int, state: State) -> None:
-        """Keep `state`, so that a kill at any point leaves it or the one before. Rank 0 calls."""
+        """Store `state`; a kill at any point leaves this state or the one before. Rank 0 calls."""
         ...
 
-    def latest(self) -> tuple[int, State] | None:
-        """The newest whole state, on the CPU. Every rank calls, and all must get the same."""
+    def latest(self, on_notice: OnNotice) -> tuple[int, State] | None:
+        """The newest readable state, on the CPU, and its step; None if there is none.
+
+        Every rank calls, and all must get the same state. `on_notice` receives one message for
+        each newer checkpoint that cannot be read.
+        """
         ...
 
 
 class LocalCheckpoints:
-    """Files `step-00000500.pt` in one folder, of which the last `keep` stay."""
+    """Files `step-00000500.pt` in one folder, of which the newest `keep` stay."""
 
     def __init__(self, folder: Path, *, keep: int) -> None:
         self.folder = folder
@@ -41,14 +51,9 @@ class LocalCheckpoints:
         for old in self._steps()[: -self.keep]:
             self.path(old).unlink()
 
-    def latest(self) -> tuple[int, State] | None:
-        """The newest file that reads whole; torn ones are passed over with a warning."""
-        for step in reversed(self._steps()):
-            try:
-                return step, read_state(self.path(step))
-            except Exception as error:  # torch.load raises many kinds over a torn file
-                log.warning("checkpoint %s is unreadable, passed over: %s", self.path(step), error)
-        return None
+    def latest(self, on_notice: OnNotice) -> tuple[int, State] | None:
+        """The newest file that can be read."""
+        return newest_readable(self._steps(), lambda step: read_state(self.path(step)), on_notice)
 
     def path(self, step: int) -> Path:
         """The file of the state after `step` steps."""
@@ -59,17 +64,52 @@ class LocalCheckpoints:
         return sorted(int(name[1]) for name in names if name)
 
 
+def newest_readable(
+    steps: Sequence[int], read: Callable[[int], State], on_notice: OnNotice
+) -> tuple[int, State] | None:
+    """The newest state that `read` can read, and its step; None if there is none.
+
+    steps: of the checkpoints, rising. Only `CheckpointUnreadableError` moves on to an older
+    checkpoint: any other error, such as a store that does not answer, is raised. Every damaged
+    checkpoint is reported to `on_notice`, with the step from which training goes on.
+    """
+    damaged: list[tuple[int, str]] = []
+    found: tuple[int, State] | None = None
+    for step in reversed(steps):
+        try:
+            found = step, read(step)
+            break
+        except CheckpointUnreadableError as error:
+            damaged.append((step, str(error)))
+    instead = f"goes on from step {found[0]}" if found else "starts again from step 0"
+    for step, reason in damaged:
+        on_notice(
+            f"checkpoint of step {step} cannot be read ({reason}); training {instead} instead"
+        )
+    return found
+
+
 def write_state(path: Path, state: State) -> None:
-    """Publish `state` at `path` whole or not at all."""
+    """Write `state` to `path`, which appears whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+    log.debug("wrote %s, %d bytes", path, path.stat().st_size)
 
 
 def read_state(path: Path) -> State:
-    """Read what `write_state` wrote; only tensors and plain values, never pickled code."""
-    state: State = torch.load(path, map_location="cpu", weights_only=True)
+    """Read what `write_state` wrote; only tensors and plain values, never pickled code.
+
+    Raises `CheckpointUnreadableError` for a damaged file and OSError for one that cannot be opened.
+    """
+    with path.open("rb") as file:
+        try:
+            state: State = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises many types for a damaged file, OSError too
+            lines = str(error).strip().splitlines()
+            reason = f"{type(error).__name__}: {lines[0] if lines else 'no details'}"
+            raise CheckpointUnreadableError(reason) from error
     return state

@@ -12,7 +12,7 @@ class Ema:
     """Averages the trainable parameters of `model` in float32.
 
     After update t (from 0) the average is d·average + (1 − d)·weights, with
-    d = min(decay, (1 + t) / (10 + t)), so that the first weights are soon forgotten.
+    d = min(decay, (1 + t) / (10 + t)), so the initial weights lose their influence early.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
@@ -23,7 +23,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the model's present weights into the average."""
+        """Add the model's present weights to the average."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         average = list(self._average.values())
         weights = [p.detach().float() for _, p in self._trainable()]
@@ -32,7 +32,7 @@ class Ema:
 
     @contextmanager
     def applied(self) -> Iterator[nn.Module]:
-        """The model with averaged weights in evaluation mode; its own are put back at the end."""
+        """The model with averaged weights in evaluation mode; restores its own at the end."""
         own = {n: p.detach().clone() for n, p in self._trainable()}
         was_training = self._model.training
         self._write(self._average)
@@ -44,16 +44,16 @@ class Ema:
             self._model.train(was_training)
 
     def weights(self) -> dict[str, Tensor]:
-        """A state dict for the model, on the CPU: averaged parameters, buffers as they are."""
+        """A state dict for the model, on the CPU: averaged parameters, unchanged buffers."""
         with self.applied() as model:
             return {n: t.detach().cpu().clone() for n, t in model.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps; the tensors are not copied."""
+        """The state for a checkpoint; the tensors are not copied."""
         return {"updates": self.updates, "average": self._average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a state that `state_dict` gave."""
+        """Return to a state that `state_dict` gave."""
         self.updates = state["updates"]
         for name, average in self._average.items():
             average.copy_(state["average"][name])

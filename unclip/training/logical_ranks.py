@@ -1,20 +1,17 @@
-"""Logical ranks: who owns which microbatch of a step, and the randomness that belongs to it."""
+"""Logical ranks: which worker computes which microbatch, and the random numbers of a microbatch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unclip.config import ConfigError
-
-# CPU tensors by name, first axis the sample; "keys", a list of str, names the samples in errors.
-Batch = Mapping[str, Any]
+from unclip.objectives.batch import Batch as Batch
 
 # batches(start_step, logical_ranks) yields, for start_step, start_step + 1, ... without end, the
-# microbatch of each of `logical_ranks`. What it yields for (step, logical rank) must follow from
-# those two numbers alone.
+# microbatch of each of `logical_ranks`. A microbatch depends on its step and its logical rank only.
 Batches = Callable[[int, tuple[int, ...]], Iterator[Sequence[Batch]]]
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -23,7 +20,7 @@ Loss = Callable[[Model, Batch, torch.Generator], Tensor]
 
 
 def logical_ranks_of(rank: int, *, world_size: int, logical_ranks: int) -> tuple[int, ...]:
-    """The logical ranks that worker `rank` of `world_size` owns."""
+    """The logical ranks of worker `rank`; raises `ConfigError` if they cannot be shared evenly."""
     if logical_ranks % world_size:
         usable = [n for n in range(1, logical_ranks + 1) if logical_ranks % n == 0]
         raise ConfigError(
@@ -36,7 +33,7 @@ def logical_ranks_of(rank: int, *, world_size: int, logical_ranks: int) -> tuple
 def seed_logical_rank(
     seed: int, step: int, logical_rank: int, *, device: torch.device
 ) -> torch.Generator:
-    """A generator on `device` whose state follows from (seed, step, logical rank) alone.
+    """A generator on `device` whose state depends on (seed, step, logical rank) only.
 
     torch's global generators are seeded from the same numbers, because nn.Dropout draws from them.
     """

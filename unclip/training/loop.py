@@ -1,37 +1,39 @@
 """The training loop.
 
 A step is forward and backward over this rank's logical ranks, an average of the gradients over all
-logical ranks, a look at the health of loss and gradient, and only then the update. Nothing that a
-step does depends on earlier random draws or on the number of workers, so a run that is resumed at
-any step, or with other workers, takes the same steps up to the order of summation.
+logical ranks, a search for a loss spike, and then the update. A step depends neither on earlier
+random draws nor on the number of workers, so a run that is resumed at any step, or with other
+workers, takes the same steps up to the order of summation.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from unclip.training.checkpoints import Checkpoints
+from unclip.training.checkpoints import Checkpoints, OnNotice
 from unclip.training.config import TrainingConfig
 from unclip.training.logical_ranks import Batch, Batches, Loss, Model
 from unclip.training.loss_spike import Rollback
-from unclip.training.meter import Meter
-from unclip.training.state import Run, Workers
+from unclip.training.state import TrainState, Workers
 
 log = logging.getLogger(__name__)
 
 OnValues = Callable[[int, dict[str, float]], None]  # (steps taken, values by name)
+OnSample = Callable[[int, nn.Module], None]  # (steps taken, model with averaged weights)
+OnRollback = Callable[[Rollback], None]
+Stop = Callable[[], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """Where training ended."""
+    """The state at the end of a call of `train`."""
 
     step: int
-    finished: bool  # False: `stop` asked for an early end; the next call goes on from here
-    loss: float  # of the last log entry; NaN where this call took no step
+    finished: bool  # False: `stop` ended training early; the next call goes on from here
+    loss: float  # of the run's last log entry; before the first, the mean loss so far
     ema_weights: dict[str, Tensor]  # a state dict for the model, on the CPU
     skipped_steps: tuple[int, ...]
     rollbacks: tuple[Rollback, ...]  # of this call
@@ -48,102 +50,133 @@ def train(
     rank: int = 0,
     world_size: int = 1,
     on_log: OnValues | None = None,
-    on_sample: Callable[[int, nn.Module], None] | None = None,
+    on_sample: OnSample | None = None,
     on_checkpoint: OnValues | None = None,
-    on_rollback: Callable[[Rollback], None] | None = None,
-    stop: Callable[[], bool] | None = None,
+    on_rollback: OnRollback | None = None,
+    on_notice: OnNotice | None = None,
+    stop: Stop | None = None,
 ) -> TrainingResult:
-    """Train `model` in place until `config.steps`, from the latest checkpoint where there is one.
+    """Train `model` in place until `config.steps`, from the latest checkpoint if there is one.
 
-    With more than one worker, torch's default process group must be initialised. `on_log`,
-    `on_sample` (given the model with averaged weights, in evaluation mode) and `on_rollback` are
-    called on rank 0; `on_checkpoint` on every rank, after rank 0 has saved, with the values that
-    were logged last. `stop` is asked before each step; when any worker says so, that step is the
-    last. Raises ConfigError for workers or a checkpoint that do not fit the configuration, and
-    TrainingDiverged when more than `config.max_rollbacks` rollbacks lead to one checkpoint.
+    With more than one worker, torch's default process group must be initialised.
+
+    Rank 0 calls `on_log` with the values of each log entry, `on_sample` with the model in
+    evaluation mode, `on_rollback`, and `on_notice` with sentences for the user, such as that a
+    checkpoint cannot be read. Every rank calls `on_checkpoint` with the last log entry, before
+    rank 0 saves: what it writes is never older than the checkpoint. `stop` is called in each step;
+    if any worker's returns True, that step is the last.
+
+    Log entries and weights do not depend on how often the run is interrupted. Raises `ConfigError`
+    for workers or a checkpoint that do not fit the configuration, and `TrainingDiverged` if more
+    than `config.max_rollbacks` rollbacks lead to one checkpoint.
     """
-    workers = Workers(rank=rank, world_size=world_size, device=device)
-    run = Run(model, loss, config, checkpoints, workers)
-    meter = Meter(batch_size=config.batch_size)
     leads = rank == 0
 
-    def tell() -> None:
-        """Log, sample and save where the present step is due."""
-        if _is_due(run.step, config.log_every_steps):
-            values = meter.flush()
-            if on_log and leads and values:  # none where all steps so far were skipped
-                on_log(run.step, values)
-        if on_sample and leads and _is_due(run.step, config.sample_every_steps):
-            with run.ema.applied() as averaged:
-                on_sample(run.step, averaged)
-        if _is_due(run.step, config.checkpoint_every_steps):
-            save()
+    def notify(message: str) -> None:
+        if leads:
+            log.warning("training: %s", message)
+            if on_notice:
+                on_notice(message)
 
-    def save() -> None:
-        run.save()
-        if on_checkpoint:
-            on_checkpoint(run.step, meter.latest)
-
-    run.restore()
-    rollbacks: list[Rollback] = []
-    stopped = False
-    while run.step < config.steps and not stopped:
-        refusal, stopped = _go(run, batches, meter, tell, stop)
-        if refusal is not None:
-            rollbacks.append(refusal)
-            if leads:
-                log.warning("training: %s", refusal)
-            if on_rollback and leads:
-                on_rollback(refusal)
-    if run.step != run.saved_step:
-        save()
-    return TrainingResult(
-        step=run.step,
-        finished=run.step >= config.steps,
-        loss=meter.flush().get("loss", float("nan")),
-        ema_weights=run.ema.weights(),
-        skipped_steps=tuple(sorted(run.skipped)),
-        rollbacks=tuple(rollbacks),
+    workers = Workers(rank=rank, world_size=world_size, device=device)
+    loop = _Loop(
+        TrainState(model, loss, config, checkpoints, workers, notify),
+        batches,
+        on_log=on_log if leads else None,
+        on_sample=on_sample if leads else None,
+        on_checkpoint=on_checkpoint,
+        on_rollback=on_rollback if leads else None,
+        stop=stop,
     )
+    return loop.run()
 
 
-def _go(
-    run: Run,
-    batches: Batches,
-    meter: Meter,
-    tell: Callable[[], None],
-    stop: Callable[[], bool] | None,
-) -> tuple[Rollback | None, bool]:
-    """Take steps until the end, a stop or a rollback: (the rollback, whether to stop)."""
-    source = batches(run.step, run.logical_ranks)
-    meter.reset()
-    stopped = False
-    try:
-        while run.step < run.config.steps and not stopped:
-            with meter.waiting():
-                microbatches = next(source)
-            if run.step in run.skipped:
-                run.skip_step()
-            else:
-                refusal, stopped = _step(run, microbatches, meter, stop)
-                if refusal is not None:
-                    return refusal, False
-            tell()
-    finally:
-        _close(source)
-    return None, stopped
+@dataclass
+class _Loop:
+    """Takes steps, and makes the log entries, samples and checkpoints that are due after each."""
 
+    state: TrainState
+    batches: Batches
+    on_log: OnValues | None
+    on_sample: OnSample | None
+    on_checkpoint: OnValues | None
+    on_rollback: OnRollback | None
+    stop: Stop | None
+    rollbacks: list[Rollback] = field(default_factory=list)
+    stopped: bool = False
 
-def _step(
-    run: Run, batches: Sequence[Batch], meter: Meter, stop: Callable[[], bool] | None
-) -> tuple[Rollback | None, bool]:
-    """Take one step, or refuse it: (the rollback, whether to stop)."""
-    found = run.gradients(batches, stop=stop is not None and stop())
-    if reason := run.health.loss_spike(found.loss, found.grad_norm):
-        return run.roll_back(reason, found, batches), False
-    rate = run.update(found.loss)
-    meter.add(loss=found.loss, grad_norm=found.grad_norm, learning_rate=rate)
-    return None, found.stop
+    def run(self) -> TrainingResult:
+        """Train to the end or until `stop`."""
+        state = self.state
+        state.restore()
+        while state.step < state.config.steps and not self.stopped:
+            if rollback := self._take_steps():
+                self._report(rollback)
+        if state.step != state.saved_step:
+            self._save()
+        log.info("training ends at step %d of %d", state.step, state.config.steps)
+        return TrainingResult(
+            step=state.step,
+            finished=state.step >= state.config.steps,
+            loss=state.meter.latest.get("loss", state.meter.mean_loss),
+            ema_weights=state.ema.weights(),
+            skipped_steps=tuple(sorted(state.skipped)),
+            rollbacks=tuple(self.rollbacks),
+        )
+
+    def _take_steps(self) -> Rollback | None:
+        """Take steps until the end, a stop or a rollback, which is returned."""
+        state = self.state
+        source = self.batches(state.step, state.logical_ranks)
+        state.meter.start_clock()
+        try:
+            while state.step < state.config.steps and not self.stopped:
+                with state.meter.waiting():
+                    microbatches = next(source)
+                if state.step in state.skipped:
+                    log.info("step %d is skipped", state.step)
+                    state.skip_step()
+                elif rollback := self._take_step(microbatches):
+                    return rollback
+                self._after_step()
+        finally:
+            _close(source)
+        return None
+
+    def _take_step(self, microbatches: Sequence[Batch]) -> Rollback | None:
+        """Take one step, or roll back if its loss is a spike."""
+        stop = self.stop is not None and self.stop()
+        gradients = self.state.gradients(microbatches, stop=stop)
+        if reason := self.state.spikes.find_spike(gradients.loss, gradients.grad_norm):
+            return self.state.roll_back(reason, gradients, microbatches)
+        self.state.update(gradients)
+        self.stopped = gradients.stop
+        return None
+
+    def _after_step(self) -> None:
+        """Make the log entry, the sample and the checkpoint that are due."""
+        state, config = self.state, self.state.config
+        if _is_due(state.step, config.log_every_steps):
+            entry = state.meter.make_entry()
+            if entry and self.on_log:  # no entry if all steps since the last were skipped
+                self.on_log(state.step, entry)
+        if self.on_sample and _is_due(state.step, config.sample_every_steps):
+            with state.ema.applied() as averaged:
+                self.on_sample(state.step, averaged)
+        if _is_due(state.step, config.checkpoint_every_steps):
+            self._save()
+
+    def _save(self) -> None:
+        if self.on_checkpoint:
+            self.on_checkpoint(self.state.step, self.state.meter.latest)
+        self.state.save()
+
+    def _report(self, rollback: Rollback) -> None:
+        self.rollbacks.append(rollback)
+        if self.state.workers.rank == 0:
+            log.warning("training: %s", rollback)
+        if self.on_rollback:
+            self.on_rollback(rollback)
 
 
 def _is_due(step: int, every: int | None) -> bool:
@@ -151,7 +184,7 @@ def _is_due(step: int, every: int | None) -> bool:
 
 
 def _close(source: Iterator[Sequence[Batch]]) -> None:
-    """Let a generator end its threads now, not when it is collected."""
+    """End a generator's threads now, not when it is collected."""
     close = getattr(source, "close", None)
     if close is not None:
         close()

@@ -1,48 +1,82 @@
-"""What the log says of the steps since its last entry."""
+"""Loss, gradient norm and speed, averaged over the steps since the last log entry."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class Meter:
-    """Averages over steps; `latest` is the entry that was made last."""
+    """Sums over steps, from which log entries are made.
+
+    The sums of loss and gradient norm are part of a checkpoint, so a resumed run makes the same
+    entries as an undisturbed one. The times are not: they cover the steps of this process only.
+    """
 
     def __init__(self, *, batch_size: int) -> None:
-        self.latest: dict[str, float] = {}
+        self.latest: dict[str, float] = {}  # the last log entry; empty before the first
         self._batch_size = batch_size
-        self.reset()
+        self._clear()
 
-    def reset(self) -> None:
-        """Forget the steps since the last entry."""
-        self._steps, self._loss, self._grad_norm, self._rate = 0, 0.0, 0.0, 0.0
-        self._waited_s, self._since_s = 0.0, time.perf_counter()
+    def start_clock(self) -> None:
+        """Measure times from now on."""
+        self._timed_steps, self._waited_s, self._start_s = 0, 0.0, time.perf_counter()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time inside as waiting for data."""
+        """Count the time inside as waiting for data."""
         start_s = time.perf_counter()
         yield
         self._waited_s += time.perf_counter() - start_s
 
     def add(self, *, loss: float, grad_norm: float, learning_rate: float) -> None:
-        """Take in one step."""
+        """Count one step."""
         self._steps += 1
-        self._loss += loss
-        self._grad_norm += grad_norm
-        self._rate = learning_rate
+        self._timed_steps += 1
+        self._loss_sum += loss
+        self._grad_norm_sum += grad_norm
+        self._learning_rate = learning_rate
 
-    def flush(self) -> dict[str, float]:
-        """Make an entry of the steps so far and start anew; the last entry again without steps."""
-        if self._steps:
-            elapsed_s = max(time.perf_counter() - self._since_s, 1e-9)
-            self.latest = {
-                "loss": self._loss / self._steps,
-                "grad_norm": self._grad_norm / self._steps,
-                "learning_rate": self._rate,
-                "samples_per_s": self._steps * self._batch_size / elapsed_s,
-                "step_time_s": elapsed_s / self._steps,
-                "data_wait_fraction": self._waited_s / elapsed_s,
-            }
-        self.reset()
+    def make_entry(self) -> dict[str, float] | None:
+        """The log entry of the steps since the last one; None if none was taken."""
+        if not self._steps:
+            return None
+        elapsed_s = max(time.perf_counter() - self._start_s, 1e-9)
+        self.latest = {
+            "loss": self.mean_loss,
+            "grad_norm": self._grad_norm_sum / self._steps,
+            "learning_rate": self._learning_rate,
+            "samples_per_s": self._timed_steps * self._batch_size / elapsed_s,
+            "step_time_s": elapsed_s / max(1, self._timed_steps),
+            "data_wait_fraction": self._waited_s / elapsed_s,
+        }
+        self._clear()
         return self.latest
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss of the steps since the last log entry; NaN if none was taken."""
+        return self._loss_sum / self._steps if self._steps else float("nan")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums and the last entry, for a checkpoint."""
+        return {
+            "steps": self._steps,
+            "loss_sum": self._loss_sum,
+            "grad_norm_sum": self._grad_norm_sum,
+            "learning_rate": self._learning_rate,
+            "latest": dict(self.latest),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Return to a state that `state_dict` gave, and start the clock."""
+        self._steps = state["steps"]
+        self._loss_sum = state["loss_sum"]
+        self._grad_norm_sum = state["grad_norm_sum"]
+        self._learning_rate = state["learning_rate"]
+        self.latest = dict(state["latest"])
+        self.start_clock()
+
+    def _clear(self) -> None:
+        self._steps, self._loss_sum, self._grad_norm_sum, self._learning_rate = 0, 0.0, 0.0, 0.0
+        self.start_clock()

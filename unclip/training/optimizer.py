@@ -19,7 +19,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Fused AdamW; gains, biases and embedding tables do not decay (nor does any 1-d parameter)."""
+    """Fused AdamW; weights decay in matrices only, not in 1-d parameters and embedding tables."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     decays: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for parameter in model.parameters():

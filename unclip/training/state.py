@@ -1,5 +1,6 @@
 """The state of one training run on one worker, and what a step does to it."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from unclip.config import ConfigError
-from unclip.training.checkpoints import Checkpoints, State
+from unclip.training.checkpoints import Checkpoints, OnNotice, State
 from unclip.training.config import TrainingConfig
 from unclip.training.ema import Ema
 from unclip.training.logical_ranks import Batch, Loss, logical_ranks_of, seed_logical_rank
@@ -20,14 +21,17 @@ from unclip.training.loss_spike import (
     RankReport,
     Rollback,
     TrainingDiverged,
-    suspects,
+    suspect_keys,
 )
+from unclip.training.meter import Meter
 from unclip.training.optimizer import adamw, learning_rate
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """Where this worker stands among all; more than one share torch's default process group."""
+    """Rank and device of this worker; several workers share torch's default process group."""
 
     rank: int
     world_size: int
@@ -36,12 +40,12 @@ class Workers:
 
 @dataclass(frozen=True, kw_only=True)
 class Gradients:
-    """A step's outcome before the update; `loss`, `grad_norm` and `stop` agree on every rank."""
+    """A step before its update; `loss`, `grad_norm` and `stop` are equal on every rank."""
 
     loss: float
     grad_norm: float
     stop: bool
-    rank_losses: list[Tensor]  # of this rank
+    rank_losses: list[Tensor]  # one scalar for each logical rank of this worker
 
 
 class _Objective(nn.Module):
@@ -56,8 +60,12 @@ class _Objective(nn.Module):
         return self.loss(self.model, batch, generator)
 
 
-class Run:
-    """Weights, averages, optimiser, step and skipped steps: all that a checkpoint holds."""
+class TrainState:
+    """Weights, averaged weights, optimiser, step, skipped steps and meter.
+
+    A checkpoint holds all of it, so a resumed run takes the same steps and makes the same log
+    entries as an undisturbed one.
+    """
 
     def __init__(
         self,
@@ -66,6 +74,7 @@ class Run:
         config: TrainingConfig,
         checkpoints: Checkpoints,
         workers: Workers,
+        on_notice: OnNotice,
     ) -> None:
         self.config = config
         self.workers = workers
@@ -74,7 +83,7 @@ class Run:
         )
         self.model = model.to(workers.device).train()
         objective = _Objective(model, loss)
-        # buffers are not sent round: what differs there is not trained
+        # Buffers are not broadcast: the ones that differ are not trained.
         self.ddp = (
             DistributedDataParallel(objective, broadcast_buffers=False)
             if workers.world_size > 1
@@ -84,24 +93,28 @@ class Run:
         self.optimizer = adamw(model, config)
         self.ema = Ema(model, decay=config.ema_decay)  # after DDP gave every rank equal weights
         self.checkpoints = checkpoints
+        self.on_notice = on_notice
         self.step = 0
         self.saved_step = -1
         self.skipped: set[int] = set()
-        self.health = LossSpikeDetector(max_loss_ratio=config.max_loss_ratio)
+        self.spikes = LossSpikeDetector(max_loss_ratio=config.max_loss_ratio)
+        self.meter = Meter(batch_size=config.batch_size)
 
     def restore(self) -> None:
-        """Go to the latest checkpoint; where there is none, make one to roll back to."""
-        found = self.checkpoints.latest()
-        self._agree(found[0] if found else -1)
+        """Load the latest checkpoint; save one to roll back to if there is none."""
+        found = self.checkpoints.latest(self.on_notice)
+        self._require_equal_on_all_ranks(found[0] if found else -1)
         if found is None:
             self.save()
         else:
             self._load(*found)
+            log.info("training resumes from the checkpoint of step %d", self.step)
 
     def save(self) -> None:
-        """Checkpoint the present state."""
+        """Save a checkpoint of the present state."""
         if self.workers.rank == 0:
             self.checkpoints.save(self.step, self._state())
+            log.debug("saved the checkpoint of step %d", self.step)
         self.saved_step = self.step
 
     def gradients(self, batches: Sequence[Batch], *, stop: bool) -> Gradients:
@@ -111,31 +124,34 @@ class Run:
             self._forward_backward(logical_rank, batch, last=logical_rank == self.logical_ranks[-1])
             for logical_rank, batch in zip(self.logical_ranks, batches, strict=True)
         ]
-        message = torch.stack([torch.stack(rank_losses).mean(), rank_losses[0].new_tensor(stop)])
+        shared = torch.stack([torch.stack(rank_losses).mean(), rank_losses[0].new_tensor(stop)])
         if self.ddp:
-            dist.all_reduce(message)
-        loss, stops = (message / self.workers.world_size).tolist()
+            dist.all_reduce(shared)
+        loss, stops = (shared / self.workers.world_size).tolist()
         grad_norm = self._clip().item()
         return Gradients(loss=loss, grad_norm=grad_norm, stop=stops > 0, rank_losses=rank_losses)
 
-    def update(self, loss: float) -> float:
-        """Take the step with the present gradients; returns its learning rate."""
+    def update(self, gradients: Gradients) -> None:
+        """Take the step with the present gradients."""
         rate = learning_rate(self.config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.ema.update()
-        self.health.losses.append(loss)
+        self.spikes.losses.append(gradients.loss)
+        self.meter.add(loss=gradients.loss, grad_norm=gradients.grad_norm, learning_rate=rate)
         self.step += 1
-        return rate
 
     def skip_step(self) -> None:
-        """Count a skipped step as done."""
+        """Go past a step that is not taken."""
         self.step += 1
 
     def roll_back(self, reason: str, found: Gradients, batches: Sequence[Batch]) -> Rollback:
-        """Go back to the last checkpoint, and skip the present step from then on."""
-        reports = self._gather(
+        """Return to the last checkpoint; the present step is skipped from then on.
+
+        Raises `TrainingDiverged` if more than `max_rollbacks` steps after it are skipped.
+        """
+        reports = self._gather_from_all_ranks(
             [
                 RankReport(
                     logical_rank=logical_rank, loss=loss.item(), keys=list(batch.get("keys", ()))
@@ -145,10 +161,9 @@ class Run:
                 )
             ]
         )
-        refused = self.step
-        skipped = self.skipped | {refused}
+        skipped = self.skipped | {self.step}
         rollback = Rollback(
-            step=refused, reason=reason, back_to=self.saved_step, keys=suspects(reports)
+            step=self.step, reason=reason, back_to=self.saved_step, keys=suspect_keys(reports)
         )
         if sum(step >= self.saved_step for step in skipped) > self.config.max_rollbacks:
             raise TrainingDiverged(
@@ -159,7 +174,7 @@ class Run:
             )
         self.restore()
         self.skipped |= skipped
-        return replace(rollback, back_to=self.step)  # an older one where the last was torn
+        return replace(rollback, back_to=self.step)  # an older one if the last was damaged
 
     def _forward_backward(self, logical_rank: int, batch: Batch, *, last: bool) -> Tensor:
         """Forward and backward of one logical rank; its gradients add to those already there."""
@@ -177,7 +192,7 @@ class Run:
         return loss.detach().float()
 
     def _clip(self) -> Tensor:
-        """The norm of all gradients, which are scaled down where it is above the limit."""
+        """Clip the gradients to `max_grad_norm`; returns the norm that they had before."""
         limit = self.config.max_grad_norm
         return nn.utils.clip_grad_norm_(
             self.model.parameters(), float("inf") if limit is None else limit
@@ -188,7 +203,8 @@ class Run:
             "config": self.config.digest(),
             "step": self.step,
             "skipped_steps": sorted(self.skipped),
-            "losses": list(self.health.losses),
+            "losses": list(self.spikes.losses),
+            "meter": self.meter.state_dict(),
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -204,13 +220,14 @@ class Run:
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.health.losses.clear()
-        self.health.losses.extend(state["losses"])
+        self.spikes.losses.clear()
+        self.spikes.losses.extend(state["losses"])
+        self.meter.load_state_dict(state["meter"])
         self.skipped = set(state["skipped_steps"])
         self.step = self.saved_step = step
 
-    def _agree(self, step: int) -> None:
-        """Refuse to train when workers found different checkpoints."""
+    def _require_equal_on_all_ranks(self, step: int) -> None:
+        """Refuse to train if the workers found different checkpoints."""
         if not self.ddp:
             return
         found = [0] * self.workers.world_size
@@ -221,7 +238,7 @@ class Run:
                 "none); keep checkpoints where every worker reads the same files"
             )
 
-    def _gather(self, reports: list[RankReport]) -> list[RankReport]:
+    def _gather_from_all_ranks(self, reports: list[RankReport]) -> list[RankReport]:
         if not self.ddp:
             return reports
         gathered: list[list[RankReport]] = [[]] * self.workers.world_size

@@ -1,8 +1,8 @@
-"""The networks of Karlo, the public unCLIP, in the project's own blocks.
+"""The networks of Karlo, a public unCLIP, built from this project's blocks.
 
-They differ from the paper's: the captions are read by CLIP's frozen text tower, embeddings keep
-CLIP's norm, the prior's are standardised by a stored mean and std, the decoder learns its variance,
-and the upsampler has a second network for its last step.
+They differ from those of the paper: CLIP's frozen text tower reads the captions, image embeddings
+keep CLIP's norm, the prior standardises them by a stored mean and standard deviation, the decoder
+learns its variance, and the upsampler has a second network for its last step.
 """
 
 from unclip.models.karlo.decoder import KarloDecoder, KarloDecoderConfig

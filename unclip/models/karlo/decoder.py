@@ -1,4 +1,4 @@
-"""Karlo's decoder: GLIDE's U-Net told of CLIP's embeddings of the image and of the caption."""
+"""Karlo's decoder: GLIDE's U-Net, conditioned on CLIP's image and text embeddings."""
 
 # B batch, S image size, L tokens of the captions, E width of CLIP's embeddings and hidden states
 # I extra image tokens, W width of the context, D width of the U-Net's conditioning vector
@@ -16,21 +16,23 @@ from unclip.diffusion import check_schedule
 from unclip.models.decoder import DecoderCondition
 from unclip.models.karlo.prior import check_clip_widths
 from unclip.models.karlo.text import ClipText, ClipTextConfig
-from unclip.models.layers import check_rate
 from unclip.models.unet import UNet, UNetConfig
+from unclip.validation import check_rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class KarloDecoderConfig(Config):
-    """A U-Net that predicts ε and where the variance lies between its bounds."""
+    """A U-Net that predicts ε and a fraction between the bounds of the variance."""
+
+    tag: ClassVar[str] = "karlo_decoder"
 
     prediction: ClassVar[str] = "epsilon"
     learned_variance: ClassVar[bool] = True
-    unit_norm: ClassVar[bool] = False  # it reads image embeddings as CLIP makes them
+    unit_norm: ClassVar[bool] = False  # it reads image embeddings with CLIP's own norm
 
     image_size: int
     embed_dim: int
-    image_tokens: int  # extra context tokens made of the image embedding
+    image_tokens: int  # extra context tokens from the image embedding
     context_width: int
     unet: UNetConfig
     text_encoder: ClipTextConfig
@@ -51,7 +53,7 @@ class KarloDecoderConfig(Config):
 
 
 class KarloDecoder(nn.Module):
-    """Both embeddings are added to the timestep's; the context is image tokens and caption."""
+    """Adds both embeddings to the timestep's; its context is image tokens and caption."""
 
     def __init__(self, config: KarloDecoderConfig) -> None:
         super().__init__()
@@ -77,7 +79,7 @@ class KarloDecoder(nn.Module):
     def condition(
         self, image_embeds: Tensor, tokens: Tensor, *, drop_image: Tensor, drop_text: Tensor
     ) -> DecoderCondition:
-        """image_embeds: (B, E), not normalised; tokens: (B, L) int64; what to drop: (B,) bool."""
+        """image_embeds: (B, E), not normalised; tokens: (B, L) int64; drop_*: (B,) bool."""
         text = self.text_encoder(self.text_encoder.drop(tokens, drop_text))
         z_i = torch.where(drop_image[:, None], self.null_image_embeds, image_embeds)  # (B, E)
         image_tokens = rearrange(
@@ -91,13 +93,13 @@ class KarloDecoder(nn.Module):
         )
 
     def precompute(self, condition: DecoderCondition) -> DecoderCondition:
-        """The condition with all that the attention needs of it, for many steps of a sample."""
+        """The condition with the keys and values of its context, for many steps of a sample."""
         return condition._replace(projected=self.unet.project_context(condition.context))
 
     def forward(self, x: Tensor, timesteps: Tensor, condition: DecoderCondition) -> Tensor:
-        """For x: (B, 3, S, S) at timesteps: (B,) int64, ε and variance fraction: (B, 6, S, S).
+        """ε and variance fraction (B, 6, S, S) for x: (B, 3, S, S) at timesteps: (B,) int64.
 
-        A fraction of -1 is the smallest variance that a step can have, 1 the largest.
+        A fraction of -1 stands for the smallest variance of a step, 1 for the largest.
         """
         out: Tensor = self.unet(
             x,

@@ -1,8 +1,9 @@
-"""Karlo's diffusion prior: from a caption to the CLIP image embedding, standardised."""
+"""Karlo's diffusion prior: from a caption to the standardised CLIP image embedding."""
 
 # B batch, L tokens of the captions, W width of CLIP's text tower, E of its embeddings, D width
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +12,18 @@ from torch.nn import functional as F
 from unclip.config import Config, ConfigError
 from unclip.diffusion import check_schedule
 from unclip.models.karlo.text import ClipText, ClipTextConfig
-from unclip.models.layers import TimestepEmbedding, check_divisible, check_rate
+from unclip.models.layers import TimestepEmbedding
 from unclip.models.prior import PriorCondition, SequencePrior
 from unclip.models.transformer import Transformer
+from unclip.validation import check_divisible, check_rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class KarloPriorConfig(Config):
     """A causal transformer that predicts the standardised image embedding x_0."""
+
+    tag: ClassVar[str] = "karlo_prior"
+    unit_norm: ClassVar[bool] = False  # it makes image embeddings with CLIP's own norm
 
     embed_dim: int
     width: int
@@ -27,7 +32,7 @@ class KarloPriorConfig(Config):
     text_encoder: ClipTextConfig
     schedule: str
     train_timesteps: int
-    x_start_limit: float  # standardised x_0 is kept in [-limit, limit] while sampling
+    x_start_limit: float  # x_0 is clamped to [-limit, limit] while sampling
     text_dropout: float
 
     def __post_init__(self) -> None:
@@ -40,9 +45,9 @@ class KarloPriorConfig(Config):
 
 
 def check_clip_widths(where: str, embed_dim: int, text: ClipTextConfig) -> None:
-    """Raise `ConfigError` unless CLIP's hidden states and embeddings are as wide as they are read.
+    """Raise `ConfigError` unless CLIP's hidden states and embeddings have width embed_dim.
 
-    One linear layer of a width reads hidden states and embeddings alike in this layout.
+    In this architecture, the layers that read both have that one width.
     """
     if {text.width, text.embed_dim} != {embed_dim}:
         raise ConfigError(
@@ -52,7 +57,7 @@ def check_clip_widths(where: str, embed_dim: int, text: ClipTextConfig) -> None:
 
 
 class KarloPrior(SequencePrior):
-    """The prior that reads captions by CLIP's text tower, and predicts the standardised z_i."""
+    """Reads captions with CLIP's text tower, and predicts the standardised z_i."""
 
     mean: Tensor
     std: Tensor
@@ -78,7 +83,7 @@ class KarloPrior(SequencePrior):
     ) -> PriorCondition:
         """tokens: (B, L) int64; dropped: (B,) bool.
 
-        text_embeds is not used: the text tower's own, which is not normalised, takes its place.
+        text_embeds is ignored: the prior reads the text tower's own embedding, not normalised.
         """
         del text_embeds
         text = self.text_encoder(self.text_encoder.drop(tokens, dropped))
@@ -87,7 +92,7 @@ class KarloPrior(SequencePrior):
         return PriorCondition(hidden, F.pad(text.visible, (0, 1), value=True))
 
     def standardise(self, image_embeds: Tensor) -> Tensor:
-        """CLIP's image embeddings (B, E), not normalised, to what is noised."""
+        """x_0 of CLIP's image embeddings (B, E), which are not normalised."""
         return (image_embeds - self.mean) / self.std
 
     def to_image_space(self, standardised: Tensor) -> Tensor:

@@ -1,24 +1,25 @@
-"""The text tower of CLIP (Radford et al. 2021), frozen: Karlo reads its hidden states."""
+"""The frozen text tower of CLIP (Radford et al. 2021), whose hidden states Karlo reads."""
 
 # B batch, L tokens of the captions, W width of the tower, E width of the CLIP embeddings
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from unclip.config import Config, ConfigError
-from unclip.models.layers import check_divisible
 from unclip.models.text_encoder import visible_tokens, without_empty_columns
 from unclip.models.transformer import Transformer
+from unclip.validation import check_divisible
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipTextConfig(Config):
     """Sizes of the tower; ViT-L/14's is 768 wide, 12 deep, with 12 heads."""
 
-    vocab_size: int  # the last two tokens start and end a caption
+    tag: ClassVar[str] = "clip_text"
+    vocab_size: int  # the last two tokens are start and end
     context_length: int
     width: int
     depth: int
@@ -36,17 +37,17 @@ class ClipTextConfig(Config):
 
     @property
     def start_token(self) -> int:
-        """What every caption begins with."""
+        """The first token of every caption."""
         return self.vocab_size - 2
 
     @property
     def end_token(self) -> int:
-        """What every caption ends with; the tower's embedding is read there."""
+        """The last token of every caption; the embedding is read there."""
         return self.vocab_size - 1
 
 
 class ClipTextEncoding(NamedTuple):
-    """What CLIP knows of a batch of captions."""
+    """A batch of captions, encoded by CLIP."""
 
     hidden: Tensor  # (B, L, W) after the last norm
     visible: Tensor  # (B, L) bool: False where the caption is padded
@@ -84,7 +85,7 @@ class ClipText(nn.Module):
         return ClipTextEncoding(hidden, visible_tokens(tokens), text_embeds)
 
     def drop(self, tokens: Tensor, dropped: Tensor) -> Tensor:
-        """The tokens (B, L), of the empty caption where `dropped` (B,) is True."""
+        """Tokens (B, L) in which the empty caption replaces rows where `dropped` (B,) is True."""
         if tokens.shape[1] < 2:
             tokens = nn.functional.pad(tokens, (0, 2 - tokens.shape[1]))
         empty = torch.zeros_like(tokens[:1])

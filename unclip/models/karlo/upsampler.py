@@ -1,4 +1,4 @@
-"""Karlo's upsampler: few steps, the last of them by a network of its own."""
+"""Karlo's upsampler, with a second network for the last step."""
 
 # B batch, S image size, s low-resolution size
 
@@ -11,14 +11,15 @@ from torch.nn import functional as F
 
 from unclip.config import Config, ConfigError
 from unclip.diffusion import check_schedule
-from unclip.models.layers import check_divisible
 from unclip.models.unet import UNet, UNetConfig
-from unclip.validation import check_shape
+from unclip.validation import check_divisible, check_shape
 
 
 @dataclass(frozen=True, kw_only=True)
 class KarloUpsamplerConfig(Config):
-    """Two convolutional U-Nets of one shape over the noisy and the enlarged image."""
+    """Two convolutional U-Nets of one shape, over the noisy and the enlarged image."""
+
+    tag: ClassVar[str] = "karlo_upsampler"
 
     prediction: ClassVar[str] = "epsilon"
 
@@ -36,7 +37,7 @@ class KarloUpsamplerConfig(Config):
         if self.unet.attention_resolutions:
             raise ConfigError(
                 f"karlo_upsampler.unet.attention_resolutions={self.unet.attention_resolutions}: "
-                "it runs at full size without attention; give ()"
+                "this upsampler has no attention; give ()"
             )
 
     @property
@@ -46,7 +47,7 @@ class KarloUpsamplerConfig(Config):
 
 
 class KarloUpsampler(nn.Module):
-    """Predicts ε of the larger image from the noisy one beside the low-resolution one."""
+    """Predicts ε of the large image from the noisy image and the enlarged one."""
 
     def __init__(self, config: KarloUpsamplerConfig) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class KarloUpsampler(nn.Module):
                 image_size=config.image_size,
                 in_channels=6,
                 out_channels=3,
-                scale_shift=False,  # the released one was made without
+                scale_shift=False,  # as in the published weights
             )
             for _ in range(2)
         )
@@ -65,24 +66,24 @@ class KarloUpsampler(nn.Module):
     def condition(self, low_res: Tensor) -> Tensor:
         """Enlarge low_res: (B, 3, s, s) in [-1, 1] to (B, 3, S, S); once for all steps.
 
-        Of any height and width that make multiples of the U-Net's stride.
+        Height and width may differ; S must be a multiple of the U-Net's stride.
         """
-        check_shape("low_res", low_res, ("B", 3, "h", "w"), "give pictures in RGB, channels first")
+        check_shape("low_res", low_res, ("B", 3, "h", "w"), "give images in RGB, channels first")
         size = [side * self.config.scale for side in low_res.shape[2:]]
         for side in size:
             check_divisible("side of the output", side, self.config.unet.stride)
-        # antialias: no effect on an enlargement but another cubic kernel, which Karlo learned from
+        # antialias selects another cubic kernel, the one that Karlo was trained with.
         return F.interpolate(low_res, size=size, mode="bicubic", antialias=True)
 
     def to_diffused(self, pixels: Tensor, enlarged: Tensor) -> Tensor:
-        """What is noised: the pixels themselves, (B, 3, S, S) in [-1, 1]."""
+        """x_0 is the pixels themselves, (B, 3, S, S) in [-1, 1]."""
         del enlarged
         return pixels
 
-    to_pixels = to_diffused  # and back
+    to_pixels = to_diffused  # the inverse
 
     def forward(self, x: Tensor, timesteps: Tensor, enlarged: Tensor) -> Tensor:
-        """ε of x: (B, 3, S, S) at timesteps: (B,) int64, as all steps but the last predict it."""
+        """ε of x: (B, 3, S, S) at timesteps: (B,) int64, for all steps but the last."""
         out: Tensor = self.unet(torch.cat([x, enlarged], dim=1), timesteps)
         return out
 

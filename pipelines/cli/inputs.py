@@ -1,0 +1,115 @@
+"""What an image command reads: images, masks and models, checked before any model is loaded."""
+
+import logging
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.compute as pc
+from PIL import Image
+
+from pipelines.artifacts import PairShards
+from pipelines.cli.models import ModelSource, open_models
+from pipelines.cli.options import ImageRequest
+from pipelines.core.errors import PipelineError
+from pipelines.data.decode import decode_rgb
+from pipelines.data.url_policy import Refused
+
+if TYPE_CHECKING:
+    from pipelines.cli.session import Session
+
+log = logging.getLogger(__name__)
+
+KEY = re.compile(r"[0-9a-f]{20}")  # of a pair, as `schema.pair_key` makes it
+MAX_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The request of an image command, and the models that it names."""
+
+    request: ImageRequest
+
+    @cached_property
+    def models(self) -> ModelSource:
+        """The project's models, or those of `--models`."""
+        return open_models(self.request.models)
+
+    def open_session(self, *required_stages: str) -> "Session":
+        """Load nothing yet, but raise `PipelineError` or `ConfigError` where models are missing.
+
+        required_stages: stages of the project whose results are needed beside the models.
+        """
+        self.models.check(*required_stages)
+        from pipelines.cli.session import Session
+
+        return Session(self.request, self.models)
+
+    def read_image(self, name: str) -> Image.Image:
+        """An image file, or a pair of the store by its key, as RGB.
+
+        Grey images get three equal channels; transparency is put on white.
+        """
+        path = Path(name)
+        if self.models.project is not None and not path.exists() and KEY.fullmatch(name):
+            return _decode(self._read_pair(name), f"the pair {name}")
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise PipelineError(
+                f"{name} cannot be read as an image: {error.strerror}. Give the path of an image "
+                "file or, for a project, the key (20 hexadecimal digits) of a pair in its store."
+            ) from error
+        return _decode(content, name)
+
+    def read_mask(self, name: str, image: Image.Image) -> Image.Image:
+        """A black and white image of the same size, mode L: white is where to paint."""
+        mask = self.read_image(name)
+        if mask.size != image.size:
+            raise PipelineError(
+                f"The mask {name} has {mask.width}x{mask.height} pixels and the image "
+                f"{image.width}x{image.height}; give a mask of the image's size."
+            )
+        pixels = np.asarray(mask)  # (H, W, 3)
+        is_black, is_white = (pixels == 0).all(-1), (pixels == 255).all(-1)
+        grey = int((~is_black & ~is_white).sum())
+        if grey:
+            raise PipelineError(
+                f"The mask {name} has {grey} pixels that are neither black nor white. Draw it "
+                "without smoothing, white where to paint and black elsewhere, and save it as PNG."
+            )
+        if not is_white.any():
+            raise PipelineError(
+                f"The mask {name} is all black, so there is nothing to paint. Make the part white "
+                "that is to be painted."
+            )
+        return mask.convert("L")
+
+    def _read_pair(self, key: str) -> bytes:
+        """The encoded image of a pair that passed the filter."""
+        project = self.models.project
+        assert project is not None
+        pairs = project.find(["filter"]).load(project.graph["filter"])
+        assert isinstance(pairs, PairShards)
+        for shard in pairs.rows:
+            row = pc.index(pairs.read(shard, ["key"])["key"], key).as_py()
+            if row >= 0:
+                log.debug("pair %s is row %d of shard %s", key, row, shard)
+                content: bytes = pairs.read(shard, ["image"])["image"][row].as_py()
+                return content
+        raise PipelineError(
+            f"No pair of {pairs.folder.url} has the key {key}, and there is no file of that name."
+        )
+
+
+def _decode(content: bytes, what: str) -> Image.Image:
+    try:
+        return decode_rgb(content, max_pixels=MAX_PIXELS)
+    except Refused as refused:
+        raise PipelineError(
+            f"{what} cannot be decoded as an image ({refused}). JPEG, PNG, WebP, GIF, BMP and "
+            "TIFF are supported."
+        ) from refused

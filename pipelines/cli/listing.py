@@ -1,0 +1,84 @@
+"""Results of a store as text, for `unclip ls` and `unclip show`."""
+
+from collections.abc import Sequence
+
+import yaml
+
+from pipelines.cli.project import Project
+from pipelines.core.lookup import recorded
+from pipelines.core.plan import Scope, make_plan
+from pipelines.core.stage import Artifact, Stage
+from pipelines.core.store import Manifest
+
+
+def print_results(project: Project) -> None:
+    """Print one line for each result; those of the present configuration are marked."""
+    project.store.check_exists()
+    present = {
+        (name, key)
+        for lookup in recorded(project.graph, project.store)
+        for name, key in lookup.keys.items()
+    }
+    rows = [["", "stage", "key", "made", "took", "size"]]
+    for name in project.graph.stages:
+        for manifest in project.store.manifests(name):
+            mark = "*" if (name, manifest.key) in present else ""
+            rows.append([mark, name, *_cells(manifest)])
+    if len(rows) == 1:
+        print(f"{project.store.root} holds no results yet. `unclip run` makes them.")
+        return
+    print(format_table(rows))
+    print(f"\n* of the present configuration, in {project.store.root}")
+
+
+def print_stage(project: Project, name: str) -> None:
+    """Print a stage of the present configuration, whether or not it has finished."""
+    stage = project.graph[name]
+    step = make_plan(project.graph, project.store, Scope())[name]
+    print(f"{stage.label}   {step.action}: {step.reason}")
+    print(f"in {project.store.folder(name, stage.key).url}\n")
+    print("Lineage")
+    _print_lineage(project, stage, "  ")
+    print("\nThe key is the digest of")
+    print(_as_yaml(stage.description))
+    if step.manifest:
+        _print_manifest(step.manifest)
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of words in aligned columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(f"{word:<{w}}" for word, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cells(manifest: Manifest) -> list[str]:
+    size_mb = sum(manifest.outputs.values()) / 1e6
+    made = _minute(manifest)
+    return [manifest.key, made, f"{manifest.duration_s:.0f} s", f"{size_mb:.1f} MB"]
+
+
+def _minute(manifest: Manifest) -> str:
+    return manifest.created_at[:16].replace("T", " ")
+
+
+def _print_lineage(project: Project, stage: Stage[Artifact], indent: str) -> None:
+    for path, dependency in stage.dependencies.items():
+        manifest = project.store.manifest(dependency.name, dependency.key)
+        made = _minute(manifest) if manifest else "not finished"
+        print(f"{indent}{path}: {dependency.label}   {made}")
+        _print_lineage(project, dependency, indent + "  ")
+
+
+def _print_manifest(manifest: Manifest) -> None:
+    print("\nMetadata")
+    print(_as_yaml(dict(manifest.metadata)))
+    print("\nOutputs")
+    print(format_table([["", name, f"{size:,} bytes"] for name, size in manifest.outputs.items()]))
+    print("\nMade by")
+    print(_as_yaml({**manifest.provenance, **manifest.links, "took_s": manifest.duration_s}))
+
+
+def _as_yaml(value: object) -> str:
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=96)
+    return "\n".join(f"  {line}" for line in text.splitlines())

@@ -1,0 +1,106 @@
+"""Commands that make results and look at them: init, plan, run, ls, show, ui."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pipelines.cli.command import command, output
+from pipelines.cli.options import ProjectChoice, ScopeChoice, project_options, scope_options
+
+if TYPE_CHECKING:
+    from pipelines.cli.project import Project
+
+
+@command("init")
+@click.argument("path", default="unclip.yaml", help="File to write; default: unclip.yaml.")
+@click.option("--like", default="demo", show_default=True, help="demo, small, paper or karlo.")
+def init(path: str, like: str) -> None:
+    """Write a configuration to start from.
+
+    Copies a packaged configuration with its comments. Existing files are never overwritten.
+    """
+    from pipelines.cli.project import copy_config
+
+    copy_config(like, path)
+    click.echo(f"Wrote {path}, a copy of {like}. Next: unclip plan {path}")
+
+
+@command("plan")
+@project_options
+@scope_options
+def plan(project: ProjectChoice, scope: ScopeChoice) -> None:
+    """Show what a run would do, and why.
+
+    Starts nothing and writes nothing.
+    """
+    from pipelines.cli.progress import print_plan
+
+    print_plan(_open(project).plan(scope))
+
+
+@command("run")
+@project_options
+@scope_options
+def run(project: ProjectChoice, scope: ScopeChoice) -> None:
+    """Run the stages that are not done yet.
+
+    Results stay in the store. A run that was interrupted continues from there.
+    """
+    from pipelines.cli.run import run_project
+
+    run_project(_open(project), scope, output())
+
+
+@command("ls")
+@project_options
+def ls(project: ProjectChoice) -> None:
+    """List the results in the store.
+
+    Results of the present configuration are marked with a star.
+    """
+    from pipelines.cli.listing import print_results
+
+    print_results(_open(project))
+
+
+@command("show")
+@click.argument("stage", help="Such as prior.")
+@project_options
+def show(stage: str, project: ProjectChoice) -> None:
+    """Describe one stage of the configuration.
+
+    Shows its state, its lineage, what its key follows from, and its result.
+    """
+    from pipelines.cli.listing import print_stage
+
+    print_stage(_open(project), stage)
+
+
+@command("ui")
+@project_options
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="N",
+    default=5000,
+    show_default=True,
+    help="Local port.",
+)
+def ui(project: ProjectChoice, port: int) -> None:
+    """Browse the runs of a store in MLflow.
+
+    The server listens on this machine only, until Ctrl-C.
+    """
+    from pipelines.tracking.ui import serve_ui
+
+    opened = _open(project)
+    serve_ui(opened.store.root, opened.config.run.tracking, port=port)
+
+
+COMMANDS = (init, plan, run, ls, show, ui)
+
+
+def _open(choice: ProjectChoice) -> "Project":
+    from pipelines.cli.project import open_project
+
+    return open_project(choice)

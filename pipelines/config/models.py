@@ -1,0 +1,72 @@
+"""The sections that train a model of the cascade: `kind` decides what their `model` holds."""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, PlainValidator, TypeAdapter, ValidationInfo
+
+from pipelines.stages.train import TrainingSection
+from unclip.config import Config
+from unclip.kinds import find_spec
+from unclip.kinds.spec import Role
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection(TrainingSection):
+    """The training of a model of the cascade, from random weights or from those of a file."""
+
+    kind: str
+    model: Config  # read after `kind`, which decides its class
+    init_from: str | None = None  # path or URL of a saved model to start from; null: random weights
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weights before the first step."""
+        return self.init_from is not None
+
+
+def _check_kind(role: Role, kind: str) -> str:
+    find_spec(role, kind)
+    return kind
+
+
+def _read_model(role: Role, value: Any, info: ValidationInfo) -> Any:
+    """The config of the section's kind; left as it is where the kind itself was refused."""
+    if "kind" not in info.data:
+        return value
+    config: Any = find_spec(role, info.data["kind"]).config
+    return TypeAdapter(config).validate_json(json.dumps(value))
+
+
+PriorKind = Annotated[str, AfterValidator(partial(_check_kind, "prior"))]
+PriorModel = Annotated[Config, PlainValidator(partial(_read_model, "prior"))]
+DecoderKind = Annotated[str, AfterValidator(partial(_check_kind, "decoder"))]
+DecoderModel = Annotated[Config, PlainValidator(partial(_read_model, "decoder"))]
+UpsamplerKind = Annotated[str, AfterValidator(partial(_check_kind, "upsampler"))]
+UpsamplerModel = Annotated[Config, PlainValidator(partial(_read_model, "upsampler"))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSection(ModelSection):
+    """Caption → CLIP image embedding."""
+
+    kind: PriorKind  # diffusion, autoregressive, karlo, or "module:NAME" of a ModelSpec
+    model: PriorModel  # the sizes of the network; what it holds depends on the kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSection(ModelSection):
+    """CLIP image embedding and caption → small image."""
+
+    kind: DecoderKind  # paper, karlo, or "module:NAME"; the preset's kind by default
+    model: DecoderModel  # the sizes of the network; what it holds depends on the kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpsamplerSection(ModelSection):
+    """An image → one of a larger size."""
+
+    kind: UpsamplerKind  # paper, karlo, or "module:NAME"; the preset's kind by default
+    model: UpsamplerModel  # the sizes of the network; what it holds depends on the kind

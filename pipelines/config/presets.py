@@ -1,0 +1,105 @@
+"""The models that a preset puts below what the file says of them."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.config.files import ConfigFileError, RawConfig
+from unclip import presets
+from unclip.config import ConfigError
+from unclip.extension import did_you_mean
+from unclip.kinds import find_spec, spec_of
+from unclip.kinds.spec import Role
+
+PRESETS = {
+    "tiny": presets.tiny,
+    "small": presets.small,
+    "paper": presets.paper,
+    "karlo": presets.karlo,
+}
+
+
+def with_preset(raw: RawConfig) -> dict[str, Any]:
+    """The file's values, with `kind` and `model` of each section filled in where they are missing.
+
+    A prior or upsampler that the preset does not have takes the settings of the first prior, and
+    the model of the preset's last upsampler, as far as the file says nothing else.
+    """
+    name = raw.values.get("preset")
+    if name not in PRESETS:
+        known = tuple(PRESETS)
+        raise ConfigFileError(
+            f"{raw.where(('preset',))}: preset is {name!r}"
+            f"{did_you_mean(str(name), known) or ';'} choose one of {', '.join(known)}, whose "
+            "model sizes the file can then change."
+        )
+    preset = PRESETS[name]()
+    values = dict(raw.values)
+    values["priors"] = _priors(raw, name, preset)
+    values["decoder"] = _filled("decoder", name, preset.decoder, values.get("decoder"))
+    values["upsamplers"] = _upsamplers(raw, name, preset)
+    return values
+
+
+def _priors(raw: RawConfig, name: str, preset: presets.Preset) -> Any:
+    given = raw.values.get("priors")
+    if not isinstance(given, dict) or not given:
+        return given
+    first, *others = given
+    sections = {first: given[first]}
+    for other in others:
+        shared = dict(given[first]) if isinstance(given[first], dict) else {}
+        for own in ("kind", "model", "init_from"):
+            shared.pop(own, None)
+        sections[other] = _merge(shared, given[other])
+    return {n: _filled("prior", name, preset.prior, section) for n, section in sections.items()}
+
+
+def _upsamplers(raw: RawConfig, name: str, preset: presets.Preset) -> Any:
+    given = raw.values.get("upsamplers")
+    if not isinstance(given, dict):
+        return given
+    last = list(preset.upsamplers.values())[-1]
+    return {
+        upsampler: _filled("upsampler", name, preset.upsamplers.get(upsampler, last), section)
+        for upsampler, section in given.items()
+        if section is not None  # null takes one out, as `--set upsamplers.upsampler_2=null` does
+    }
+
+
+def _filled(role: Role, preset: str, default: Any, section: Any) -> Any:
+    """A section with the kind and the model of the preset below its own values."""
+    if section is not None and not isinstance(section, dict):
+        return section
+    given = section or {}
+    kind = given.get("kind", None if role == "prior" else spec_of(default).kind)
+    if kind is None:
+        return given  # a prior has no default kind; validation says so
+    return _merge({"kind": kind, "model": _model(role, kind, preset, default)}, given)
+
+
+def _model(role: Role, kind: Any, preset: str, default: Any) -> dict[str, Any]:
+    if kind == spec_of(default).kind:
+        return _plain(default)
+    try:
+        made = find_spec(role, str(kind)).presets.get(preset)
+    except ConfigError:
+        return {}  # validation of the kind says what is wrong
+    return _plain(made()) if made else {}
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A configuration as YAML would give it."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def _merge(below: Any, above: Any) -> Any:
+    """Mappings merged key by key; elsewhere what is above replaces what is below."""
+    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
+        return above
+    merged = dict(below)
+    for key, value in above.items():
+        merged[key] = _merge(below[key], value) if key in below else value
+    return merged

@@ -1,0 +1,116 @@
+"""The settings of the filter: rules by name, validated one by one."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import PlainValidator, TypeAdapter, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
+
+from pipelines.data.rules import Duplicate, FilterRule, find_rule
+from unclip.config import Config, ConfigError
+from unclip.extension import did_you_mean
+
+# Keys of the section before it had rules → where each value belongs now.
+OLD_KEYS = {
+    "min_caption_chars": "rules.caption_length.min_chars",
+    "max_caption_chars": "rules.caption_length.max_chars",
+    "drop_date_captions": "rules.caption_date: {}",
+    "languages": "rules.language.keep",
+    "language_min_probability": "rules.language.min_probability",
+    "language_min_chars": "rules.language.min_chars",
+    "min_side": "rules.image_side.min_pixels",
+    "max_aspect_ratio": "rules.aspect_ratio.max_ratio",
+    "drop_exact_duplicates": "rules.duplicate: {}",
+}
+
+
+def _invalid(at: tuple[str, ...], given: Any, error: Exception) -> InitErrorDetails:
+    return InitErrorDetails(type="value_error", loc=at, input=given, ctx={"error": error})
+
+
+def _read_rule(name: str, raw: Any) -> tuple[FilterRule | None, list[InitErrorDetails]]:
+    """The rule with the settings of the YAML file, or what is wrong with them."""
+    try:
+        rule = find_rule(name)
+    except ConfigError as error:
+        return None, [_invalid((name,), raw, error)]
+    if not isinstance(raw, Mapping):
+        no_mapping = ConfigError("give a mapping of the rule's settings, or {} where it has none")
+        return None, [_invalid((name,), raw, no_mapping)]
+    known = tuple(field.name for field in dataclasses.fields(rule))  # type: ignore[arg-type]
+    unknown = [
+        _invalid((name, key), raw[key], ConfigError(_not_a_setting(key, known)))
+        for key in raw
+        if key not in known
+    ]
+    if unknown:
+        return None, unknown
+    try:
+        return TypeAdapter(rule).validate_json(json.dumps(raw)), []
+    except ValidationError as error:
+        return None, [
+            InitErrorDetails(
+                type=e["type"],
+                loc=(name, *e["loc"]),
+                input=e["input"],
+                ctx=e.get("ctx", {}),
+            )
+            for e in error.errors()
+        ]
+
+
+def _not_a_setting(key: str, known: tuple[str, ...]) -> str:
+    hint = did_you_mean(key, known) or ";"
+    return f"the rule has no such setting{hint} its settings are {', '.join(known) or 'none'}"
+
+
+def read_rules(raw: Any) -> Mapping[str, FilterRule]:
+    """Rules by name, from the mapping of a YAML file. A rule that is null is left out.
+
+    Raises pydantic's ValidationError, with each place below `rules`.
+    """
+    if not isinstance(raw, Mapping):
+        raise ConfigError("rules must be a mapping from a rule's name to its settings")
+    given = {name: settings for name, settings in raw.items() if settings is not None}
+    read = {name: _read_rule(name, settings) for name, settings in given.items()}
+    errors = [error for _, found in read.values() for error in found]
+    if errors:
+        raise ValidationError.from_exception_data("rules", errors)
+    return {name: rule for name, (rule, _) in read.items() if rule is not None}
+
+
+Rules = Annotated[Mapping[str, FilterRule], PlainValidator(read_rules)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterConfig(Config):
+    """Which pairs are kept: those that pass every rule."""
+
+    tag: ClassVar[str] = "filter"
+
+    rules: Rules  # by name, or module:Name for your own, in their order; null leaves one out
+
+    @model_validator(mode="before")
+    @classmethod
+    def explain_old_keys(cls, raw: Any) -> Any:
+        """Raise an error with the new place of each setting that moved into a rule."""
+        old = [key for key in OLD_KEYS if isinstance(raw, dict) and key in raw]
+        if old:
+            moved = [ConfigError(f"this setting is now filter.{OLD_KEYS[key]}") for key in old]
+            raise ValidationError.from_exception_data(
+                "filter", [_invalid((k,), raw[k], e) for k, e in zip(old, moved, strict=True)]
+            )
+        return raw
+
+    @property
+    def finds_duplicates(self) -> bool:
+        """Whether a rule asks which pairs repeat an earlier one."""
+        return any(isinstance(rule, Duplicate) for rule in self.rules.values())
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether a rule looks at the image itself."""
+        return any(rule.needs_image for rule in self.rules.values())

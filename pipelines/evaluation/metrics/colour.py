@@ -1,0 +1,85 @@
+"""Metrics of colour: whether a generated image has the colour of the caption's own image."""
+
+# B images, S side of a thumbnail; thumbnails (B, S, S, 3) in [0, 1]
+
+from collections.abc import Iterator
+
+import numpy as np
+from einops import rearrange
+
+from pipelines.evaluation.metrics.metric import Metric, Score, Split
+
+BACKGROUND_DISTANCE = 0.15  # in RGB of the unit cube: closer to the border's colour is background
+MIN_FOREGROUND = 0.02  # share of the pixels; with less, the whole image counts as foreground
+
+
+def colour_metrics() -> Iterator[Metric]:
+    """How far the foreground colours are apart, and whether the caption's own is the closest."""
+    yield Metric(
+        name="colour/distance",
+        score=distance_to_own,
+        baseline_name="another caption's original",
+        higher_is_better=False,
+        meaning="distance in RGB between the mean foreground colours of the generated image and "
+        "of the original",
+    )
+    yield Metric(
+        name="colour/closer_to_own",
+        score=closer_to_own,
+        baseline_name="chance",
+        meaning="how often the generated colour is closer to the caption's own original than to "
+        "another original",
+    )
+
+
+def distance_to_own(split: Split) -> Score:
+    """The mean distance to the own original, and to another one."""
+    distances = generated_to_original(split)
+    return Score(
+        float(np.diag(distances).mean()),
+        baseline=float(np.diag(np.roll(distances, 1, axis=1)).mean()),
+    )
+
+
+def closer_to_own(split: Split) -> Score:
+    """How often the own original is closer than another; 0.5 by chance."""
+    return Score(share_closer_to_own(generated_to_original(split)), baseline=0.5)
+
+
+def generated_to_original(split: Split) -> np.ndarray:
+    """Colour distances of every generated image to every original; (N, N)."""
+    return colour_distances(
+        foreground_colours(split.samples.thumbnails("generated")),
+        foreground_colours(split.samples.thumbnails("original")),
+    )
+
+
+def foreground_colours(thumbnails: np.ndarray) -> np.ndarray:
+    """The mean colour of the pixels that differ from the border's median colour; (B, 3)."""
+    pixels = rearrange(thumbnails, "b h w c -> b (h w) c")
+    border = np.concatenate(
+        [thumbnails[:, 0], thumbnails[:, -1], thumbnails[:, 1:-1, 0], thumbnails[:, 1:-1, -1]],
+        axis=1,
+    )
+    background = np.median(border, axis=1, keepdims=True)  # (B, 1, 3)
+    weights = np.linalg.norm(pixels - background, axis=-1) > BACKGROUND_DISTANCE  # (B, S * S)
+    weights[weights.mean(axis=1) < MIN_FOREGROUND] = True
+    total = np.einsum("bp,bpc->bc", weights.astype(np.float32), pixels)
+    means: np.ndarray = total / weights.sum(axis=1, keepdims=True)
+    return means
+
+
+def colour_distances(colours: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Euclidean distance of each of (B, 3) to each of (C, 3); (B, C)."""
+    distances: np.ndarray = np.linalg.norm(colours[:, None] - others[None], axis=-1)
+    return distances
+
+
+def share_closer_to_own(distances: np.ndarray) -> float:
+    """How often a row is closer to its own column than to another: 0.5 by chance, 1 at best.
+
+    distances: (B, B), the own ones on the diagonal. Ties count half.
+    """
+    own = np.diag(distances)[:, None]  # (B, 1)
+    wins = (own < distances).sum() + 0.5 * ((own == distances).sum() - len(distances))
+    return float(wins / (len(distances) * (len(distances) - 1)))

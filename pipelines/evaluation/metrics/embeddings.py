@@ -1,0 +1,178 @@
+"""Metrics over CLIP embeddings: of CLIP itself, of the priors, and of the generated images."""
+
+# N rows, R reference rows, E width of the CLIP embeddings
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from torch import Tensor
+
+from pipelines.evaluation.metrics.metric import Metric, Score, Split
+from unclip.metrics import (
+    clip_score,
+    cmmd,
+    cosines,
+    frechet_distance,
+    precision_recall,
+    retrieval_at_k,
+)
+
+MIN_ROWS_FOR_DISTRIBUTIONS = 8  # a covariance of fewer rows says nothing
+RANKS = (1, 10)
+
+
+def clip_metrics() -> Iterator[Metric]:
+    """How well the frozen CLIP matches captions and images, which limits all other metrics."""
+    for rank in RANKS:
+        yield Metric(
+            name=f"clip/retrieval_at_{rank}",
+            score=partial(retrieval, queries="text_embeds", rank=rank),
+            baseline_name="chance",
+            meaning=f"share of captions whose own image is {nearest(rank)} of {{count}} by CLIP",
+        )
+
+
+def prior_metrics(name: str, column: str) -> Iterator[Metric]:
+    """How close the embeddings in `column`, which the prior `name` predicts, are to the images'."""
+    meaning = "cosine of the embedding that the prior predicts to the image's own"
+
+    def over_shuffled(split: Split) -> Score:
+        predicted, images = split.samples.embeds(column), split.samples.embeds("image_embeds")
+        return Score(mean_cosine(predicted, images), mean_cosine(shuffled(predicted), images))
+
+    def over_mean(split: Split) -> Score:
+        predicted, images = split.samples.embeds(column), split.samples.embeds("image_embeds")
+        mean = split.reference.mean(dim=0).expand_as(images)
+        return Score(mean_cosine(predicted, images), mean_cosine(mean, images))
+
+    yield Metric(
+        name=f"{name}/cosine",
+        score=over_shuffled,
+        baseline_name="the prediction for another caption",
+        meaning=meaning,
+    )
+    yield Metric(
+        name=f"{name}/cosine_over_mean",
+        score=over_mean,
+        baseline_name="the mean embedding of training images",
+        meaning=meaning,
+    )
+    for rank in RANKS:
+        yield Metric(
+            name=f"{name}/retrieval_at_{rank}",
+            score=partial(retrieval, queries=column, rank=rank),
+            baseline_name="chance",
+            meaning="share of predicted embeddings whose own image is "
+            f"{nearest(rank)} of {{count}}",
+        )
+
+
+def retrieval(split: Split, *, queries: str, rank: int) -> Score | None:
+    """How often the own image is among the `rank` nearest; None where a miss is impossible."""
+    if rank >= len(split.samples):
+        return None
+    embeds = split.samples.embeds
+    found = retrieval_at_k(embeds(queries), embeds("image_embeds"), k=rank)
+    return Score(found.recall, found.chance)
+
+
+def nearest(rank: int) -> str:
+    """The first `rank` of a ranking, in words."""
+    return "the nearest" if rank == 1 else f"among the {rank} nearest"
+
+
+def precision(generated: Tensor, real: Tensor) -> float:
+    """The share of generated images that lie among real ones."""
+    return precision_recall(real, generated).precision
+
+
+def recall(generated: Tensor, real: Tensor) -> float:
+    """The share of real images that lie among generated ones."""
+    return precision_recall(real, generated).recall
+
+
+def fidelity_metrics() -> Iterator[Metric]:
+    """How far the distribution of generated images is from that of real images."""
+    make = partial(
+        Metric,
+        baseline_name="untrained models",
+        reference_name="{reference_count} real training images",
+    )
+    lower = partial(make, higher_is_better=False)
+    yield lower(
+        name="fidelity/frechet_distance",
+        score=partial(fidelity, measure=frechet_distance),
+        meaning="Fréchet distance (as in FID) between generated and real images over CLIP "
+        "features; it falls as their number grows",
+    )
+    yield lower(
+        name="fidelity/cmmd",
+        score=partial(fidelity, measure=cmmd),
+        meaning="maximum mean discrepancy between the CLIP features of generated and real images",
+    )
+    yield make(
+        name="fidelity/precision",
+        score=partial(fidelity, measure=precision),
+        meaning="share of generated images that lie among real ones",
+    )
+    yield make(
+        name="fidelity/recall",
+        score=partial(fidelity, measure=recall),
+        meaning="share of real images that lie among generated ones",
+    )
+
+
+def fidelity(split: Split, *, measure: Callable[[Tensor, Tensor], float]) -> Score | None:
+    """`measure` of (generated, real) embeddings, with untrained models as the baseline."""
+    count = split.reference_count
+    if count < MIN_ROWS_FOR_DISTRIBUTIONS:
+        return None
+    embeds = split.samples.embeds
+    real = embeds("image_embeds")
+    return Score(
+        measure(embeds("generated_embeds"), real),
+        baseline=measure(embeds("untrained_embeds"), real),
+        reference=measure(split.reference[:count], real),
+    )
+
+
+def alignment_metrics() -> Iterator[Metric]:
+    """Whether generated images show what the caption says."""
+
+    def score(split: Split, *, untrained: bool) -> Score:
+        embeds = split.samples.embeds
+        generated, texts = embeds("generated_embeds"), embeds("text_embeds")
+        baseline = (
+            (embeds("untrained_embeds"), texts) if untrained else (generated, shuffled(texts))
+        )
+        return Score(
+            clip_score(generated, texts),
+            baseline=clip_score(*baseline),
+            reference=clip_score(embeds("image_embeds"), texts),
+        )
+
+    make = partial(
+        Metric,
+        reference_name="real images",
+        meaning="100 times the CLIP cosine of the generated image to its caption",
+    )
+    yield make(
+        name="generated/clip_score",
+        score=partial(score, untrained=False),
+        baseline_name="another caption",
+    )
+    yield make(
+        name="generated/clip_score_over_untrained",
+        score=partial(score, untrained=True),
+        baseline_name="untrained models",
+    )
+
+
+def mean_cosine(vectors: Tensor, others: Tensor) -> float:
+    """The mean cosine of paired rows, each (N, E)."""
+    return cosines(vectors, others).mean().item()
+
+
+def shuffled(vectors: Tensor) -> Tensor:
+    """Each row replaced by the one before it; keys are random, so that is a random other row."""
+    return vectors.roll(1, dims=0)

@@ -1,0 +1,100 @@
+"""The report's sections on quality, as plain values: metrics, the priors compared, and samples."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.artifacts import Evaluation
+from pipelines.evaluation.samples import HELD_OUT, TRAINING, count_samples, first_samples
+from pipelines.report.config import ReportConfig
+from pipelines.report.inputs import Inputs
+
+SPLITS = {TRAINING: "Training split", HELD_OUT: "Held-out split"}
+IMAGES = ("original", "generated", "generated_small", "from_true_embedding")  # one to a row
+IMAGE_LISTS = ("generated_middle", "variations")
+Records = Mapping[str, dict[str, Any]]
+Values = dict[str, Any]
+
+
+def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
+    """Summary, metrics, priors, samples and the cascade."""
+    evaluation = inputs.evaluation
+    records: Records = evaluation.folder.read_json("metrics.json")
+    held_out = [record for record in records.values() if record["split"] == HELD_OUT]
+    return {
+        "splits": SPLITS,
+        "headline": headline(records, config.headline, prior=next(iter(inputs.priors))),
+        "metrics": metric_rows(records),
+        "priors": {
+            name: prior.model.removesuffix("Config") for name, prior in inputs.priors.items()
+        },
+        "prior_metrics": prior_rows(records, list(inputs.priors)),
+        "beaten": sum(record["beats_baseline"] for record in held_out),
+        "total": len(held_out),
+        "evaluated": count_samples(evaluation.folder, _shard_names(evaluation)),
+        "samples": sample_rows(evaluation, config.samples),
+        "cascade": ["decoder", *inputs.upsamplers],
+    }
+
+
+def headline(records: Records, names: Sequence[str], *, prior: str) -> list[Values]:
+    """The measured ones of these metrics, on the held-out split.
+
+    prior: the name of the first prior. "prior/…" stands for it if no prior is named "prior".
+    """
+    full_names = [f"{HELD_OUT}/{name}" for name in names]
+    renamed = [name.replace("/prior/", f"/{prior}/") for name in full_names]
+    found = [
+        name if name in records else other for name, other in zip(full_names, renamed, strict=True)
+    ]
+    return [records[name] for name in found if name in records]
+
+
+def metric_rows(records: Records) -> list[Values]:
+    """One row for each metric, with the records of both splits."""
+    rows: dict[str, Values] = {}
+    for record in records.values():
+        row = rows.setdefault(record["name"], {**record, "splits": {}})
+        row["splits"][record["split"]] = record
+    return list(rows.values())
+
+
+def prior_rows(records: Records, priors: Sequence[str]) -> list[Values]:
+    """One row for each metric of priors: by split, the record of each prior and the best value."""
+    rows: dict[str, Values] = {}
+    for record in records.values():
+        prior, _, name = record["name"].partition("/")
+        if prior in priors:
+            row = rows.setdefault(name, {**record, "name": name, "splits": {}})
+            row["splits"].setdefault(record["split"], {})[prior] = record
+    for row in rows.values():
+        best = max if row["higher_is_better"] else min
+        row["best"] = {
+            split: best(record["value"] for record in by_prior.values())
+            for split, by_prior in row["splits"].items()
+        }
+    return list(rows.values())
+
+
+def sample_rows(evaluation: Evaluation, limit: int) -> dict[str, list[Values]]:
+    """By split, the first samples with their images as data URIs, at most `limit`."""
+    columns = ["caption", *IMAGES, *IMAGE_LISTS]
+    first = first_samples(evaluation.folder, _shard_names(evaluation), columns, limit)
+    return {split: [_inline(row) for row in rows] for split, rows in first.items()}
+
+
+def _inline(row: Values) -> Values:
+    images = {name: row[name] and data_uri(row[name]) for name in IMAGES}
+    lists = {name: [data_uri(image) for image in row[name] or ()] for name in IMAGE_LISTS}
+    sizes = [images["generated_small"], *lists["generated_middle"], images["generated"]]
+    return {**row, **images, **lists, "sizes": sizes}
+
+
+def data_uri(content: bytes) -> str:
+    """A PNG file as an address that needs no network."""
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+def _shard_names(evaluation: Evaluation) -> list[str]:
+    files = evaluation.folder.files()
+    return [name.removesuffix(".parquet") for name in files if name.endswith(".parquet")]

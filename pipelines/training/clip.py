@@ -1,0 +1,131 @@
+"""The frozen CLIP: pretrained weights fetched once, or a small CLIP trained by contrast."""
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from pipelines.artifacts import ClipWeights
+from pipelines.artifacts.schema import SELECTION, is_held_out
+from pipelines.core.stage import Context, Metadata
+from pipelines.core.store import Folder
+from pipelines.data.shard_reader import list_shards
+from pipelines.training.worker import TrainingJob, train_worker
+from unclip.clip.config import ClipArchitecture, ClipConfig
+from unclip.clip.frozen import FrozenClip
+from unclip.clip.training import build_clip, clip_loss
+from unclip.training import Batch, Loss
+
+if TYPE_CHECKING:
+    from pipelines.stages.clip import TrainClip
+
+log = logging.getLogger(__name__)
+
+SPLIT = "split"  # subfolder: which rows of each shard are held out
+
+
+def train_clip(stage: "TrainClip", ctx: Context) -> ClipWeights:
+    """Split the pairs as later stages do, train on the rest, and describe the result."""
+    pairs = ctx.load(stage.pairs)
+    items = {f"{SPLIT}/{name}": pairs.folder.file(f"{name}.parquet") for name in pairs.rows}
+    worker = SplitWorker(stage.held_out_fraction)
+    ctx.map_shards(worker, items, schema=SELECTION, unit="shards")
+    shards = list_shards(pairs.folder.url, pairs.folder.url, ctx.folder.file(SPLIT))
+    job = TrainingJob(
+        stage=stage.name,
+        task=ClipTask(stage.config.architecture),
+        training=stage.config.training,
+        shuffle_shards=stage.loader.shuffle_shards,
+        shards=tuple(files for files in shards if files.rows),
+        folder=ctx.folder,
+        emit=ctx.emit,
+    )
+    ctx.train(train_worker, {"job": job})
+    return ClipWeights(ctx.folder, **ctx.call(describe, ctx.folder))
+
+
+def save_pretrained(config: ClipConfig, folder: Folder) -> dict[str, Any]:
+    """Load the named weights, publish them in open_clip's own format, and describe them."""
+    clip = FrozenClip.from_config(config, device=torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as scratch:
+        clip.save(Path(scratch))
+        for path in sorted(Path(scratch).iterdir()):
+            folder.publish(path, path.name)
+    return describe(folder)
+
+
+def describe(folder: Folder) -> dict[str, Any]:
+    """The metadata of a published CLIP."""
+    clip = FrozenClip.load(folder.local(), device=torch.device("cpu"))
+    return {
+        "name": clip.name,
+        "digest": clip.digest,
+        "width": clip.width,
+        "image_size": clip.image_size,
+        "context_length": clip.context_length,
+    }
+
+
+@dataclass(frozen=True)
+class SplitWorker:
+    """Callable on the URL of a pairs shard: all its rows, and which are held out."""
+
+    fraction: float
+
+    def __call__(self, url: str) -> tuple[pa.Table, Metadata]:
+        """Returns `SELECTION` rows."""
+        with fsspec.open(url, "rb") as source:
+            keys = pq.read_table(source, columns=["key"])["key"].to_pylist()
+        held_out = [is_held_out(key, self.fraction) for key in keys]
+        columns = {"key": keys, "row": range(len(keys)), "held_out": held_out}
+        return pa.table(columns, schema=SELECTION), {"held_out": sum(held_out)}
+
+
+@dataclass(frozen=True)
+class ClipTask:
+    """A `TrainingTask`: a small CLIP, trained by contrast."""
+
+    architecture: ClipArchitecture
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Images and their captions."""
+        return ("pixels", "tokens", "keys")
+
+    @property
+    def image_size(self) -> int:
+        """Side of "pixels"."""
+        return self.architecture.image_size
+
+    @property
+    def context_length(self) -> int:
+        """Length of "tokens"."""
+        return self.architecture.text_context_length
+
+    @property
+    def loss(self) -> Loss[Any]:
+        """The contrastive loss."""
+        return clip_loss
+
+    def build(self) -> nn.Module:
+        """The untrained model."""
+        model: nn.Module = build_clip(self.architecture)
+        return model
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the model in open_clip's own format."""
+        name = f"trained here, {self.architecture.image_size} px, {self.architecture.embed_dim}-d"
+        FrozenClip.from_trained(
+            model, self.architecture, name=name, device=torch.device("cpu")
+        ).save(folder)
+
+    def preview(self, model: nn.Module, batch: Batch, path: Path) -> bool:  # noqa: ARG002
+        """A CLIP makes no image."""
+        return False

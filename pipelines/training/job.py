@@ -1,0 +1,94 @@
+"""The driver's part of a training: what the workers need to know, and what they made."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from pipelines.artifacts import (
+    ClipWeights,
+    EmbeddingShards,
+    PairShards,
+    SelectionShards,
+    TrainedModel,
+)
+from pipelines.core.events import Note
+from pipelines.core.stage import Context
+from pipelines.data.shard_reader import ShardFiles, list_shards
+from pipelines.training.calibration import calibrate
+from pipelines.training.initial_weights import take_weights
+from pipelines.training.tasks import ModelTask
+from pipelines.training.worker import SUMMARY, TrainingJob, train_worker
+from unclip.config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.stages.train import TrainModel
+
+log = logging.getLogger(__name__)
+
+
+def run_training(stage: "TrainModel", ctx: Context) -> TrainedModel:
+    """Train to the end, or publish the initial weights as they are where `steps` is 0."""
+    embeddings = ctx.load(stage.embeddings)
+    check_width(stage.model, embeddings)
+    if stage.initial and not stage.training.steps:
+        parameters = ctx.call(take_weights, stage.initial, ctx.folder)
+        return TrainedModel(ctx.folder, parameters, 0, None, stage.model.tag)
+    ctx.train(train_worker, {"job": training_job(stage, ctx, embeddings)})
+    summary = ctx.folder.read_json(SUMMARY)
+    return TrainedModel(
+        ctx.folder,
+        parameters=summary["parameters"],
+        steps=summary["steps"],
+        final_loss=summary["final_loss"],
+        model=stage.model.tag,
+    )
+
+
+def training_job(stage: "TrainModel", ctx: Context, embeddings: EmbeddingShards) -> TrainingJob:
+    """Everything that a worker needs; it is sent to all of them."""
+    start = stage.start_folder(ctx)
+    if start:
+        ctx.emit(Note(stage.name, f"goes on from the shorter training in {start.url}"))
+    return TrainingJob(
+        stage=stage.name,
+        task=task_of(stage, ctx, embeddings),
+        training=stage.training,
+        shuffle_shards=stage.loader.shuffle_shards,
+        shards=training_shards(ctx.load(stage.pairs), embeddings, ctx.load(stage.selection)),
+        folder=ctx.folder,
+        emit=ctx.emit,
+        start=start,
+    )
+
+
+def task_of(stage: "TrainModel", ctx: Context, embeddings: EmbeddingShards) -> ModelTask:
+    """The model before its first step: initial weights, calibration, the CLIP's text tower."""
+    calibration = None
+    if stage.pca is not None:
+        pca, selection = ctx.load(stage.pca), ctx.load(stage.selection)
+        calibration = ctx.call(calibrate, pca, embeddings, selection, stage.model)
+    clip: ClipWeights | None = ctx.load(stage.clip) if stage.clip else None
+    return ModelTask(
+        stage.model,
+        preview_seed=stage.training.seed,
+        initial=stage.initial,
+        calibration=calibration,
+        clip=clip,
+    )
+
+
+def training_shards(
+    pairs: PairShards, embeddings: EmbeddingShards, selection: SelectionShards
+) -> tuple[ShardFiles, ...]:
+    """The shards that hold rows to train on."""
+    found = list_shards(pairs.folder.url, embeddings.folder.url, selection.folder.url)
+    return tuple(files for files in found if files.rows)
+
+
+def check_width(model: Config, embeddings: EmbeddingShards) -> None:
+    """Raise `ConfigError` where the model reads embeddings of another width than the CLIP's."""
+    wanted = getattr(model, "embed_dim", None)
+    if wanted is not None and wanted != embeddings.width:
+        raise ConfigError(
+            f"{type(model).__name__}.embed_dim={wanted}, but the embeddings of "
+            f"{embeddings.clip_name} are {embeddings.width} wide; set it to {embeddings.width}"
+        )

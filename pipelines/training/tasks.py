@@ -1,0 +1,82 @@
+"""A model of the cascade, of any registered kind, as something that the training loop trains."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.utils import save_image
+
+from pipelines.artifacts import MODEL_FILE, ClipWeights
+from pipelines.training.calibration import Calibration
+from pipelines.training.initial_weights import InitialWeights
+from unclip.checkpoint import save_model
+from unclip.clip.frozen import FrozenClip
+from unclip.kinds import build, preview, spec_of, training_loss
+from unclip.training import Batch, Loss
+
+log = logging.getLogger(__name__)
+
+MIN_TILE = 64  # pixels; smaller previews are enlarged
+COLUMNS = 8  # images of a row
+
+
+@dataclass(frozen=True)
+class ModelTask:
+    """A `TrainingTask`: the model that a config describes, and where it starts."""
+
+    config: Any  # of a registered kind
+    preview_seed: int
+    initial: InitialWeights | None = field(default=None, kw_only=True)  # None: random weights
+    calibration: Calibration | None = field(default=None, kw_only=True)
+    clip: ClipWeights | None = field(default=None, kw_only=True)  # whose text tower it reads with
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The columns of a row that the loss needs."""
+        return (*spec_of(self.config).batch_fields, "keys")
+
+    @property
+    def image_size(self) -> int | None:
+        """Side of "pixels"; None where the loss needs none."""
+        return self.config.image_size if "pixels" in self.fields else None
+
+    @property
+    def context_length(self) -> int:
+        """Length of "tokens"; 0 where the loss needs none."""
+        return self.config.text_encoder.context_length if "tokens" in self.fields else 0
+
+    @property
+    def loss(self) -> Loss[Any]:
+        """The objective of the model's kind."""
+        return training_loss
+
+    def build(self) -> nn.Module:
+        """The model before its first step."""
+        if self.initial:
+            return self.initial.load()
+        model: Any = build(self.config)
+        if self.calibration:
+            model.calibrate(self.calibration.basis, self.calibration.dot_edges)
+        if self.clip:
+            clip = FrozenClip.load(self.clip.folder.local(), device=torch.device("cpu"))
+            model.text_encoder.take_from(clip.model)
+        built: nn.Module = model
+        return built
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the weights with their config inside."""
+        save_model(folder / MODEL_FILE, model)
+
+    def preview(self, model: nn.Module, batch: Batch, path: Path) -> bool:
+        """Write real and sampled images, from the same noise every time."""
+        device = next(model.parameters()).device
+        generator = torch.Generator(device).manual_seed(self.preview_seed)
+        images = preview(model, batch, generator=generator)
+        scale = max(1, MIN_TILE // images.shape[-1])
+        tiles = F.interpolate(images, scale_factor=scale, mode="nearest")
+        save_image(tiles, path, nrow=COLUMNS, normalize=True, value_range=(-1, 1))
+        return True

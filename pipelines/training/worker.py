@@ -1,0 +1,204 @@
+"""One worker of any training: the loop of `unclip.training`, fed from shards.
+
+Trainings differ in how a model is built, its loss, the columns that it needs of a row, and how it
+is written. A `TrainingTask` says these.
+"""
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import open_clip
+import ray.train
+import ray.train.torch
+import torch
+from torch import nn
+
+from pipelines.core.events import Emit, Metrics, Note, Output, Progress
+from pipelines.core.store import Folder
+from pipelines.data.loader import LoaderConfig, TrainingLoader
+from pipelines.data.order import OrderConfig
+from pipelines.data.shard_reader import ShardFiles
+from pipelines.training.checkpoints import StoreCheckpoints
+from unclip.training import Batch, Loss, Rollback, TrainingConfig, TrainingResult, train
+
+log = logging.getLogger(__name__)
+
+HISTORY = "history.json"  # the logged values, for the report's curves
+SUMMARY = "training.json"  # the metadata of the stage's artifact
+
+
+class TrainingTask(Protocol):
+    """What is trained; picklable."""
+
+    @property
+    def fields(self) -> tuple[str, ...]: ...
+
+    @property
+    def image_size(self) -> int | None: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+    def build(self) -> nn.Module:
+        """The model before its first step."""
+        ...
+
+    @property
+    def loss(self) -> Loss[Any]: ...
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the trained model's files into a local folder."""
+        ...
+
+    def preview(self, model: nn.Module, batch: Batch, path: Path) -> bool:
+        """Write an image that shows what the model has learned; False where it makes none."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """Everything that a worker needs."""
+
+    stage: str
+    task: TrainingTask
+    training: TrainingConfig
+    shuffle_shards: int
+    shards: tuple[ShardFiles, ...]
+    folder: Folder
+    emit: Emit
+    start: Folder | None = None  # of a shorter training, whose final state comes first
+
+
+def train_worker(config: Mapping[str, Any]) -> None:
+    """The function that Ray Train runs on every worker."""
+    context = ray.train.get_context()
+    worker = TrainingWorker(
+        config["job"],
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+    )
+    worker.run()
+
+
+@dataclass
+class TrainingWorker:
+    """One rank of a training job. Rank 0 emits events and writes the results."""
+
+    job: TrainingJob
+    rank: int
+    world_size: int
+    device: torch.device
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Train to the end and publish the averaged weights."""
+        job = self.job
+        log.info("%s: rank %d of %d on %s", job.stage, self.rank, self.world_size, self.device)
+        torch.manual_seed(job.training.seed)  # the untrained weights
+        model = job.task.build()
+        checkpoints = StoreCheckpoints(job.folder, job.training.keep_checkpoints, job.start)
+        if self.rank == 0:
+            self.history = _read_history(job)
+        result = train(
+            model,
+            job.task.loss,
+            self.batches,
+            job.training,
+            checkpoints=checkpoints,
+            device=self.device,
+            rank=self.rank,
+            world_size=self.world_size,
+            on_log=self.log,
+            on_sample=self.sample,
+            on_checkpoint=self.keep_history,
+            on_rollback=self.note_rollback,
+            on_notice=self.notice,
+        )
+        if self.rank == 0:
+            if job.training.lr_schedule == "constant":  # a longer training can go on from here
+                checkpoints.keep_final(result.step)
+            self.publish(model, result)
+
+    def batches(self, start_step: int, logical_ranks: tuple[int, ...]) -> Iterator[Sequence[Batch]]:
+        """The microbatches of this rank from a step on."""
+        if self.rank == 0 and start_step:
+            self.job.emit(Note(self.job.stage, f"resumes at step {start_step}"))
+        self.history = [entry for entry in self.history if entry["step"] <= start_step]
+        return self.loader(logical_ranks).batches(start_step)
+
+    def loader(self, logical_ranks: Sequence[int]) -> TrainingLoader:
+        """The loader of some logical ranks."""
+        job, task, training = self.job, self.job.task, self.job.training
+        order = OrderConfig(
+            seed=training.seed,
+            logical_ranks=training.logical_ranks,
+            batch_size=training.batch_size,
+            shuffle_shards=job.shuffle_shards,
+        )
+        settings = LoaderConfig(order=order, fields=task.fields, image_size=task.image_size)
+        tokenize = open_clip.SimpleTokenizer(context_length=task.context_length)
+        return TrainingLoader(
+            job.shards, settings, own_logical_ranks=logical_ranks, tokenize=tokenize
+        )
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Emit the metrics and the progress of a step."""
+        self.history.append({"step": step, **values})
+        stage, steps = self.job.stage, self.job.training.steps
+        self.job.emit(Metrics(stage, step, {f"learning/{name}": v for name, v in values.items()}))
+        self.job.emit(Progress(stage, step, steps, "steps", f"loss {values['loss']:.4f}"))
+
+    def sample(self, step: int, model: nn.Module) -> None:
+        """Publish a preview of the model, always from the same rows."""
+        batch = next(self.loader((0,)).read(0))[0]
+        name = f"samples/step-{step:08d}.png"
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "sample.png"
+            moved = {k: v.to(self.device) if hasattr(v, "to") else v for k, v in batch.items()}
+            if self.job.task.preview(model, moved, path):
+                self.job.folder.publish(path, name)
+                self.job.emit(Output(self.job.stage, name))
+
+    def keep_history(self, step: int, values: dict[str, float]) -> None:  # noqa: ARG002
+        """Publish the curves beside the checkpoint."""
+        if self.rank == 0:
+            self.job.folder.write_json(HISTORY, self.history)
+
+    def note_rollback(self, rollback: Rollback) -> None:
+        """Name the samples of a refused step, so that somebody looks at them."""
+        self.job.emit(Note(self.job.stage, str(rollback)))
+
+    def notice(self, message: str) -> None:
+        """Show the user a message of the training loop."""
+        self.job.emit(Note(self.job.stage, message))
+
+    def publish(self, model: nn.Module, result: TrainingResult) -> None:
+        """Write the averaged weights and the summary of the training."""
+        model.load_state_dict(result.ema_weights)
+        with tempfile.TemporaryDirectory() as scratch:
+            self.job.task.save(model, Path(scratch))
+            for path in sorted(Path(scratch).iterdir()):
+                self.job.folder.publish(path, path.name)
+        last = self.history[-1]["loss"] if self.history else result.loss
+        summary = {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "steps": result.step,
+            "final_loss": last if last == last else None,  # JSON has no NaN
+            "skipped_steps": list(result.skipped_steps),
+        }
+        self.job.folder.write_bytes(SUMMARY, json.dumps(summary).encode())
+
+
+def _read_history(job: TrainingJob) -> list[dict[str, float]]:
+    """The curves so far: this training's, or those of the shorter one that it goes on from."""
+    for folder in (job.folder, job.start):
+        if folder is not None and folder.exists(HISTORY):
+            history: list[dict[str, float]] = folder.read_json(HISTORY)
+            return history
+    return []

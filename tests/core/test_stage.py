@@ -1,0 +1,143 @@
+"""What a stage depends on, and what its key says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pytest
+
+from pipelines.core.errors import PipelineError
+from pipelines.core.plan import Scope, make_plan
+from pipelines.core.stage import Artifact, Context, Graph, Shards, Stage
+from pipelines.core.store import Manifest, Store
+from tests.core.toys import Add, Count, Sum
+
+
+@dataclass(frozen=True)
+class Merge(Stage[Shards]):
+    """Reads stages from a field, a tuple and a mapping."""
+
+    kind: ClassVar[str] = "merge"
+    artifact: ClassVar[type[Artifact]] = Shards
+
+    one: Stage[Shards]
+    some: tuple[Stage[Shards], ...] = ()
+    named: Mapping[str, Stage[Shards]] = field(default_factory=dict)
+    other: Any = None
+
+    def run(self, ctx: Context) -> Shards:
+        return ctx.load(self.one)
+
+
+def counted(rows: int, name: str) -> Count:
+    return Count(1, rows, name=name)
+
+
+def test_stages_in_tuples_and_mappings_are_scheduled_and_are_in_the_key() -> None:
+    a, b, c = (counted(n, f"count_{n}") for n in (1, 2, 3))
+    merge = Merge(a, (b,), {"left": c})
+    assert dict(merge.dependencies) == {"one": a, "some.0": b, "named.left": c}
+    assert list(Graph([merge]).stages) == ["count_1", "count_2", "count_3", "merge"]
+    assert Merge(a, (counted(9, "count_2"),), {"left": c}).key != merge.key
+    assert Merge(a, (b,), {"left": counted(9, "count_3")}).key != merge.key
+    assert Merge(a, (b,), {"right": c}).key != merge.key
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        lambda stage: [stage],
+        lambda stage: {stage},
+        lambda stage: (stage, 1),
+        lambda stage: {"a": stage, "b": None},
+        lambda _: Count,
+    ],
+    ids=["list", "set", "mixed tuple", "mixed mapping", "a class"],
+)
+def test_a_stage_that_cannot_be_tracked_is_refused(hidden: Any) -> None:
+    stage = counted(1, "count")
+    with pytest.raises(PipelineError, match=r"merge.*other"):
+        _ = Merge(stage, other=hidden(stage)).key
+
+
+def test_the_name_of_a_stage_is_its_folder_and_not_part_of_any_key() -> None:
+    one, other = counted(2, "one"), counted(2, "other")
+    assert one.key == other.key
+    assert (one.label, other.label) == (f"one/{one.key}", f"other/{one.key}")
+    assert Add(one, 1).key == Add(other, 1).key
+    assert Count(1, 2).name == "count"
+
+
+def test_two_different_stages_of_one_name_are_refused() -> None:
+    with pytest.raises(PipelineError, match="both named 'count'"):
+        Graph([Merge(counted(1, "count"), (counted(2, "count"),))])
+    Graph([Merge(counted(1, "count"), (counted(1, "count"),))])  # the same stage twice is fine
+
+
+@dataclass(frozen=True)
+class Listed(Stage[Shards]):
+    """Reads a list from outside."""
+
+    kind: ClassVar[str] = "listed"
+    artifact: ClassVar[type[Artifact]] = Shards
+
+    def digests(self) -> Mapping[str, str]:
+        raise AssertionError("the list was read")
+
+    def run(self, ctx: Context) -> Shards:
+        raise AssertionError
+
+
+def test_building_a_graph_reads_no_data() -> None:
+    graph = Graph([Sum(Add(Listed(), 1))])
+    assert graph.downstream("listed") == {"listed", "add", "sum"}
+    with pytest.raises(AssertionError, match="the list was read"):
+        _ = graph["sum"].key
+
+
+def test_a_misspelt_stage_gets_the_name_that_was_meant() -> None:
+    with pytest.raises(PipelineError, match="Did you mean count"):
+        Graph([counted(1, "count")])["cuont"]
+
+
+@dataclass(frozen=True)
+class Longer(Stage[Shards]):
+    """Goes on from any shorter result."""
+
+    kind: ClassVar[str] = "longer"
+    artifact: ClassVar[type[Artifact]] = Shards
+
+    steps: int
+
+    def continues(self, earlier: Any) -> Manifest | None:
+        shorter = [m for m in earlier if m.description["steps"] < self.steps]
+        return shorter[0] if shorter else None
+
+    def run(self, ctx: Context) -> Shards:
+        raise AssertionError
+
+
+def test_the_plan_says_which_result_the_work_goes_on_from(tmp_path: Any) -> None:
+    store, short = Store(str(tmp_path)), Longer(600)
+    store.folder(short.name, short.key).write_json("made.json", 600)
+    store.commit(
+        Manifest(
+            stage=short.name,
+            key=short.key,
+            version=1,
+            description=short.description,
+            dependencies={},
+            metadata={"rows": {}, "counts": {}},
+            outputs={},
+            provenance={},
+            links={},
+            created_at="2026-01-01T00:00:00+00:00",
+            duration_s=1.0,
+        )
+    )
+    step = make_plan(Graph([Longer(1000)]), store, Scope())["longer"]
+    assert step.continues is not None
+    assert step.reason == f"longer.steps: 600 → 1000; goes on from the result {short.key}"
+    afresh = make_plan(Graph([Longer(100)]), store, Scope())["longer"]
+    assert afresh.continues is None
+    assert "goes on" not in afresh.reason

@@ -1,0 +1,112 @@
+"""The metrics, on samples whose quality is known."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from pipelines.artifacts.schema import THUMBNAIL_SIDE
+from pipelines.evaluation.images import decode_thumbnails, encode_thumbnail
+from pipelines.evaluation.metrics.colour import (
+    colour_distances,
+    foreground_colours,
+    share_closer_to_own,
+)
+from pipelines.evaluation.metrics.metric import Measurement, Split
+from pipelines.evaluation.metrics.suite import measure_split
+from pipelines.evaluation.samples import COLUMNS, Samples
+
+WIDTH = 16
+
+
+def unit(rows: int, seed: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal((rows, WIDTH)).astype(np.float32)
+    vectors[:, 0] += 4  # as those of a CLIP, which lie in a cone
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def disc(colour: Sequence[int], background: str = "white") -> Image.Image:
+    image = Image.new("RGB", (64, 64), background)
+    ImageDraw.Draw(image).ellipse((12, 12, 52, 52), fill=tuple(colour))
+    return image
+
+
+def measured(rows: int, *, perfect: bool) -> dict[str, Measurement]:
+    """Metrics of a generator that reproduces each caption's own image, or another's."""
+    images, other = unit(rows, 0), np.roll(unit(rows, 0), 3, axis=0)
+    colours = np.random.default_rng(1).integers(0, 200, (rows, 3)).tolist()
+    own = [encode_thumbnail(disc(colour)) for colour in colours]
+    wrong = [*own[3:], *own[:3]]
+    made = images if perfect else other
+    columns: dict[str, Any] = {
+        "key": [f"{n:03d}" for n in range(rows)],
+        "held_out": [True] * rows,
+        "image_embeds": list(images),
+        "text_embeds": list(images),
+        "predicted_image_embeds": list(made),
+        "generated_embeds": list(made),
+        "untrained_embeds": list(-images),
+        "from_true_embedding_embeds": list(made),
+        "from_shuffled_embedding_embeds": list(np.roll(images, 1, axis=0)),
+        "original_thumbnail": own,
+        "generated_thumbnail": own if perfect else wrong,
+        "from_true_embedding_thumbnail": own if perfect else wrong,
+        "from_shuffled_embedding_thumbnail": [*own[1:], own[0]],
+    }
+    samples = Samples(pa.table({name: columns[name] for name in COLUMNS}))
+    split = Split("held_out", samples, torch.tensor(unit(rows, 5)))
+    return {m.name: m for m in measure_split(split, ["prior"])}
+
+
+def test_a_perfect_generator_beats_every_baseline():
+    metrics = measured(32, perfect=True)
+    assert len(metrics) == 18
+    equal = {m.name for m in metrics.values() if not m.beats_baseline}
+    assert equal == {"decoder/clip_cosine_over_text", "decoder/squared_error_over_text"}
+    assert metrics["fidelity/frechet_distance"].value == pytest.approx(0, abs=1e-4)
+    assert metrics["colour/closer_to_own"].value == 1
+    assert metrics["decoder/squared_error"].value == 0
+
+
+def test_a_generator_of_other_captions_images_is_faithful_to_none():
+    metrics = measured(32, perfect=False)
+    assert metrics["prior/retrieval_at_1"].value == 0
+    assert metrics["generated/clip_score"].value < 70
+    assert 0.3 < metrics["colour/closer_to_own"].value < 0.7
+    assert metrics["fidelity/frechet_distance"].beats_baseline  # the images themselves are real
+
+
+def test_metrics_that_need_more_rows_are_left_out():
+    assert set(measured(32, perfect=True)) - set(measured(5, perfect=True)) == {
+        *("clip/retrieval_at_10", "prior/retrieval_at_10"),
+        *(f"fidelity/{n}" for n in ("frechet_distance", "cmmd", "precision", "recall")),
+    }
+
+
+def test_texts_name_the_number_of_rows():
+    metrics = measured(32, perfect=True)
+    assert metrics["clip/retrieval_at_1"].meaning.endswith("nearest of 32 by CLIP")
+    assert metrics["fidelity/cmmd"].reference_name == "32 real training images"
+
+
+def test_a_foreground_colour_does_not_depend_on_the_background():
+    images = [disc((200, 30, 10), "white"), disc((200, 30, 10), "black")]
+    colours = foreground_colours(decode_thumbnails([encode_thumbnail(p) for p in images]))
+    assert colour_distances(colours, colours).max() < 0.2
+    assert np.abs(colours - np.array([200, 30, 10]) / 255).max() < 0.15
+
+
+def test_a_image_without_foreground_has_the_colour_of_all_of_it():
+    plain = encode_thumbnail(Image.new("RGB", (40, 40), (10, 20, 30)))
+    assert len(plain) == 3 * THUMBNAIL_SIDE**2
+    assert np.allclose(foreground_colours(decode_thumbnails([plain])) * 255, [[10, 20, 30]])
+
+
+def test_indistinguishable_colours_are_closer_to_their_own_half_the_time():
+    assert share_closer_to_own(np.zeros((5, 5))) == 0.5
+    assert share_closer_to_own(1 - np.eye(5)) == 1
+    assert share_closer_to_own(np.eye(5)) == 0

@@ -1,0 +1,76 @@
+"""Karlo's upsampler: few steps, the last of them by a network of its own."""
+
+# B batch, S image size, s low-resolution size
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unclip.denoising.denoisers import upsampler_denoiser
+from unclip.diffusion import schedule_of
+from unclip.kinds.previews import preview_upsampler
+from unclip.kinds.spec import ModelSpec
+from unclip.models import KarloUpsampler, KarloUpsamplerConfig
+from unclip.objectives.batch import Batch, expect
+from unclip.objectives.denoising import denoising_loss
+from unclip.objectives.draws import draw_timesteps, dropout_from
+from unclip.presets import karlo
+from unclip.samplers import Denoise
+
+
+def karlo_upsampler_loss(model: KarloUpsampler, batch: Batch, generator: torch.Generator) -> Tensor:
+    """The sum of both networks' errors in ε: at any timestep, and at 0 for the last network.
+
+    The published last network was also trained against a discriminator. That is not done here, so
+    further training makes its images smoother.
+    """
+    config = model.config
+    pixels = expect(batch, "pixels", (3, config.image_size, config.image_size)).float()
+    count, device = len(pixels), pixels.device
+    enlarged = model.condition(F.interpolate(pixels, size=config.low_res_size, mode="area"))
+    timesteps = draw_timesteps(count, config.train_timesteps, generator, device)
+    with dropout_from(generator, rate=config.unet.dropout, device=device):
+        first, last = (
+            denoising_loss(
+                lambda x, t, network=network: network(x, t, enlarged),  # type: ignore[misc]
+                pixels,
+                at,
+                schedule=schedule_of(config, device),
+                prediction=config.prediction,
+                generator=generator,
+            )
+            for network, at in (
+                (model.forward, timesteps),
+                (model.forward_last, torch.zeros_like(timesteps)),
+            )
+        )
+    return first + last
+
+
+def karlo_upsampler_denoiser(model: KarloUpsampler, enlarged: Tensor) -> Denoise:
+    """As `upsampler_denoiser`, with the last network at timestep 0."""
+
+    def predict(x: Tensor, timesteps: Tensor, given: Tensor) -> Tensor:
+        network = model.forward_last if int(timesteps[0]) == 0 else model
+        predicted: Tensor = network(x, timesteps, given)
+        return predicted
+
+    return upsampler_denoiser(model, enlarged, network=predict)
+
+
+def preview(model: KarloUpsampler, batch: Batch, generator: torch.Generator) -> Tensor:
+    """True images, the small ones that the model is given, and its output; (3N, 3, S, S)."""
+    return preview_upsampler(model, karlo_upsampler_denoiser, batch, generator)
+
+
+SPEC = ModelSpec(
+    role="upsampler",
+    kind="karlo",
+    config=KarloUpsamplerConfig,
+    network=KarloUpsampler,
+    loss=karlo_upsampler_loss,
+    batch_fields=("pixels",),
+    denoiser=karlo_upsampler_denoiser,
+    preview=preview,
+    presets={"karlo": lambda: karlo().upsamplers["upsampler_1"]},
+)
