@@ -57,7 +57,7 @@ def main(root: str, toy: str, *options: str) -> int:
         run_plan(make_plan(Graph(TOYS[toy]()), store, Scope()), store, settings, [Printer()])
     except PipelineError as error:
         print(f"unclip: {error}", file=sys.stderr, flush=True)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         return 130
     return 0

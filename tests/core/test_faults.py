@@ -13,6 +13,7 @@ import pytest
 from ray._private.state import state
 from ray.cluster_utils import Cluster
 
+from pipelines.core.errors import EXIT_WORK_LOST
 from pipelines.core.events import Note
 from pipelines.core.placement import CONTROLLER_FILE
 from pipelines.core.stage import Graph, load_artifact
@@ -64,7 +65,7 @@ def test_a_dead_ray_ends_the_driver_within_seconds_and_in_one_sentence(
     killed_at = time.monotonic()
     _, err = driver.communicate(timeout=60)
     assert time.monotonic() - killed_at < 10
-    assert driver.returncode == 2
+    assert driver.returncode == EXIT_WORK_LOST
     assert is_one_paragraph(err), err
     assert "has ended, and the run with it" in err
 
