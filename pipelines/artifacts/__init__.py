@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import pyarrow as pa
+
+from pipelines.artifacts.schema import PAIRS, SELECTION, embeddings
 from pipelines.core.stage import Artifact, Shards
 
 MODEL_FILE = "model.safetensors"  # of every trained model of the cascade
@@ -10,6 +13,10 @@ MODEL_FILE = "model.safetensors"  # of every trained model of the cascade
 @dataclass(frozen=True)
 class PairShards(Shards):
     """Image-text pairs (`schema.PAIRS`); `counts` holds what was rejected, by reason."""
+
+    def schema(self) -> pa.Schema:
+        """The schema that every shard has."""
+        return PAIRS
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,10 @@ class EmbeddingShards(Shards):
     clip_name: str
     clip_digest: str
 
+    def schema(self) -> pa.Schema:
+        """The schema that every shard has."""
+        return embeddings(self.width)
+
 
 @dataclass(frozen=True)
 class SelectionShards(Shards):
@@ -38,6 +49,10 @@ class SelectionShards(Shards):
 
     training_rows: int
     held_out_rows: int
+
+    def schema(self) -> pa.Schema:
+        """The schema that every shard has."""
+        return SELECTION
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 import click
 
 from pipelines.cli import checkpoints, cluster, images, pipeline
 from pipelines.cli.command import Output, Sections
-from pipelines.core.errors import EXIT_ERROR, EXIT_WORK_LOST, AbortedError, PipelineError
+from pipelines.core.errors import EXIT_ERROR, AbortedError, PipelineError
 from unclip.config import UnclipError
 
 EXIT_INTERRUPTED = 130
@@ -80,9 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if output.debug:
             traceback.print_exc()
         _print_error(str(error))
+        code = error.exit_code if isinstance(error, PipelineError) else EXIT_ERROR
         if isinstance(error, AbortedError):
-            _leave(_exit_code(error))
-        return _exit_code(error)
+            _leave(code)
+        return code
     return 0
 
 
@@ -104,18 +105,6 @@ def _print_error(message: str) -> None:
     first, *rest = message.splitlines() or [""]
     lines = [f"unclip: {first}", *(f"  {line.strip()}" if line.strip() else "" for line in rest)]
     print("\n".join(lines), file=sys.stderr)
-
-
-def _exit_code(error: BaseException) -> int:
-    """`EXIT_WORK_LOST` where lost workers or a lost cluster caused the error."""
-    codes = {cause.exit_code for cause in _causes(error) if isinstance(cause, PipelineError)}
-    return EXIT_WORK_LOST if EXIT_WORK_LOST in codes else EXIT_ERROR
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
 
 
 def _terminate(*_: object) -> NoReturn:

@@ -41,6 +41,7 @@ def _carry_out(project: Project, plan: Plan, output: Output) -> None:
         resources=section.resources,
         retries=section.retries,
         wait_s=section.wait_s,
+        on_busy=section.on_busy,
         cluster=section.cluster,
         debug=output.debug,
     )

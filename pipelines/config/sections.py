@@ -6,14 +6,13 @@ runs and on what, and changes nothing that is made.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from pipelines.config.checks import check_models, check_towers, check_widths
 from pipelines.config.models import DecoderSection, ModelSection, PriorSection, UpsamplerSection
-from pipelines.core.cluster import ClusterSettings
-from pipelines.core.resources import Resources
+from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.data.download import DownloadConfig
 from pipelines.data.filter_config import FilterConfig
 from pipelines.data.sources import SourceConfig
@@ -42,6 +41,7 @@ class RunSection(Config):
     resources: Mapping[str, Resources] = field(default_factory=dict)  # by stage
     retries: int = 3  # of a shard or a training whose worker died
     wait_s: float = 600.0  # the longest wait for resources
+    on_busy: Literal["wait", "leave"] = "wait"  # for a stage that another run is making
 
     def __post_init__(self) -> None:
         if self.retries < 0 or self.wait_s <= 0:

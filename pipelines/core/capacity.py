@@ -1,27 +1,27 @@
-"""What a cluster has room for, now and with every node that its autoscaler may add."""
+"""The resources of a cluster: now, and with every node that its autoscaler may add."""
 
+import logging
 from collections.abc import Mapping, Sequence
+
+import ray
+from ray._private.state import state
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.plan import Plan
 from pipelines.core.resources import GIB, Resources
 
+log = logging.getLogger(__name__)
+
 
 def capacity() -> Mapping[str, float]:
-    """What the cluster has, or what its autoscaler may add up to."""
-    import ray
-    from ray._private.state import state
-
+    """The cluster's resources in total, or those that its autoscaler may add up to."""
     most = state.get_max_resources_from_cluster_config() or {}
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return {name: max(there.get(name, 0), most.get(name, 0)) for name in {*there, *most}}
 
 
 def nodes() -> list[Mapping[str, float]]:
-    """The resources of each node: those that the autoscaler may have, or those that are there."""
-    import ray
-    from ray._private.state import state
-
+    """The resources of every node that the autoscaler may start, else of those present."""
     config = state.get_cluster_config()
     groups = config.node_group_configs if config else []
     if groups:
@@ -30,9 +30,7 @@ def nodes() -> list[Mapping[str, float]]:
 
 
 def describe_capacity() -> str:
-    """What there is and what of it is free, as a sentence of an error."""
-    import ray
-
+    """The free and total resources, as a sentence of an error."""
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     listed = ", ".join(
         f"{name} {free.get(name, 0):g} of {amount:g}"
@@ -49,6 +47,7 @@ def check_capacity(plan: Plan, requests: Mapping[str, Resources]) -> None:
     `PipelineError`.
     """
     there = nodes()
+    log.debug("the cluster has %d nodes", len(there))
     short = []
     for step in plan.to_run:
         request = requests[step.stage.name]

@@ -1,56 +1,151 @@
-"""The connection to Ray: a cluster's address, or a Ray of our own on this machine."""
+"""The connection to Ray: a cluster's address, or a Ray of our own on this machine.
+
+When the raylet or the control service (GCS) dies, Ray's own code ends this process without a word,
+after 12 to 60 seconds in which calls block and ignore Ctrl-C. So the driver probes both and leaves
+first, and its main thread waits for no answer of Ray without probing.
+"""
 
 import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from typing import Any, TypeVar
 
-from pipelines.core.errors import PipelineError
-from pipelines.core.resources import GIB
-from unclip.config import Config
+import ray
+from ray._private import auto_init_hook
+
+from pipelines.core.errors import AbortedError, PipelineError, WorkLostError, first_line
+from pipelines.core.resources import GIB, ClusterSettings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+PROBE_EVERY_S = 1.0
+PROBE_TIMEOUT_S = 2.0
+GCS_GRACE_S = 45.0  # a cluster may start its GCS again; Ray ends this process after 60 s
+SHUTDOWN_S = 10.0
+
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClusterSettings(Config):
-    """Where the work runs. Without an address, Ray is started on this machine and ended again."""
+class ClusterLostError(AbortedError, WorkLostError):
+    """Ray's processes that this driver is connected to are gone."""
 
-    address: str | None = None  # "auto", "host:port", or RAY_ADDRESS
-    object_store_gib: float = 1.0  # of a Ray started here
-    cpus: int | None = None  # of a Ray started here; None takes all there are
+
+class Cluster:
+    """A Ray to which this process is connected."""
+
+    def __init__(self, *, own: bool) -> None:
+        self.own = own  # started here, so nobody will start its GCS again
+        self.node: Any = ray._private.worker._global_node
+        self._probed_at = self._answered_at = time.monotonic()
+
+    def check(self) -> None:
+        """Raise `ClusterLostError` once Ray no longer answers; probes at most once a second."""
+        now = time.monotonic()
+        if now - self._probed_at < PROBE_EVERY_S:
+            return
+        self._probed_at = now
+        if not self._raylet_answers():
+            raise self._lost("node process (raylet)")
+        if self._gcs_answers():
+            self._answered_at = now
+            return
+        silent_s = now - self._answered_at
+        if self.own or silent_s > GCS_GRACE_S:
+            raise self._lost("control service (GCS)")
+        log.warning("Ray's control service (GCS) has not answered for %.0f s", silent_s)
+
+    def answers(self) -> bool:
+        """Whether both processes accept connections now."""
+        return self._raylet_answers() and self._gcs_answers()
+
+    def ask(self, function: Callable[[], T]) -> T:
+        """Call a function that waits for Ray; raises `ClusterLostError` if Ray goes meanwhile."""
+        answer = in_thread(function)
+        while not wait([answer], timeout=PROBE_EVERY_S).done:
+            self.check()
+        return answer.result()
+
+    def leave(self) -> None:
+        """Disconnect; end what was started here. Takes a few seconds at most."""
+        if self.answers():
+            wait([in_thread(ray.shutdown)], timeout=SHUTDOWN_S)
+        elif self.own:  # ray.shutdown would wait for processes that are gone
+            self.node.kill_all_processes(check_alive=False, allow_graceful=False, wait=False)
+
+    def _raylet_answers(self) -> bool:
+        return _accepts(socket.AF_UNIX, self.node.raylet_socket_name)
+
+    def _gcs_answers(self) -> bool:
+        host, _, port = self.node.gcs_address.rpartition(":")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return _accepts(family, (host.strip("[]"), int(port)))
+
+    def _lost(self, process: str) -> ClusterLostError:
+        place = "on this machine" if self.own else f"of the cluster at {self.node.gcs_address}"
+        return ClusterLostError(
+            f"Ray's {process} {place} has ended, and the run with it. If the machine ran out of "
+            "memory, ask for fewer workers or more memory with run.resources. Finished work is "
+            "kept: the same command goes on from there."
+        )
 
 
 @contextlib.contextmanager
-def connected(settings: ClusterSettings) -> Iterator[None]:
-    """Connect, or start a Ray; leave or end it afterwards."""
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-    from ray._private import auto_init_hook
-
-    # Else a stage's thread that is cut off, and still polls, would start another Ray.
+def connected(settings: ClusterSettings) -> Iterator[Cluster]:
+    """Connect, or start a Ray; leave or end it afterwards. Raises `PipelineError`."""
+    # Else a thread of a stage that was cut off, and still polls, would start another Ray.
     auto_init_hook.enable_auto_connect = False
     on_terminate = signal.getsignal(signal.SIGTERM)
     address = settings.address or os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {} if address else _local_options(settings)
+    log.info("connects to Ray at %s", address or "this machine")
     try:
         ray.init(
             address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local
         )
     except Exception as error:  # a node that is too slow to start raises a bare one
         raise PipelineError(
-            f"Ray cannot be reached at {address or 'this machine'}: {str(error).splitlines()[0]} "
+            f"Ray cannot be reached at {address or 'this machine'}: {first_line(error)}. "
             "Check run.cluster.address and that the cluster is up."
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own in place
+    cluster = Cluster(own=not address)
     try:
-        yield
+        yield cluster
     finally:
-        ray.shutdown()
+        cluster.leave()
+
+
+def in_thread(function: Callable[..., T], *args: Any) -> Future[T]:
+    """Call the function in a daemon thread: one that hangs cannot keep the process alive."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function(*args))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
+def _accepts(family: socket.AddressFamily, address: Any) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.settimeout(PROBE_TIMEOUT_S)
+            probe.connect(address)
+    except OSError:
+        return False
+    return True
 
 
 def _local_options(settings: ClusterSettings) -> dict[str, Any]:

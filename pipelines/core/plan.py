@@ -6,6 +6,7 @@ from typing import Literal
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.fingerprint import differences
+from pipelines.core.lease import holder_of
 from pipelines.core.stage import Artifact, Graph, Stage
 from pipelines.core.store import Manifest, Store
 
@@ -73,7 +74,10 @@ def _step(stage: Stage[Artifact], store: Store, forced: bool) -> Step:
         return _unfinished(stage, store, forced)
     missing = store.missing_outputs(manifest)
     if missing:
-        reason = f"its outputs are gone or changed in size: {', '.join(missing[:3])}"
+        reason = (
+            f"{len(missing)} of its {len(manifest.outputs)} outputs are gone or changed in size: "
+            f"{', '.join(missing[:3])}"
+        )
         return Step(stage, "run", reason, None, forced)
     if forced:
         return Step(stage, "run", "asked to run again", manifest, forced)
@@ -82,7 +86,12 @@ def _step(stage: Stage[Artifact], store: Store, forced: bool) -> Step:
 
 def _unfinished(stage: Stage[Artifact], store: Store, forced: bool) -> Step:
     if store.folder(stage.name, stage.key).is_begun():
-        reason = "was interrupted; goes on from what is there"
+        holder = holder_of(store.root, stage.label)
+        reason = store.damage(stage.name, stage.key) or (
+            f"is being made by {holder}"
+            if holder
+            else "was interrupted; goes on from what is there"
+        )
         return Step(stage, "run", reason, None, forced)
     earlier = store.manifests(stage.name)
     if not earlier:

@@ -1,11 +1,14 @@
 """Where a result was made: recorded in its manifest, never part of its key."""
 
+import logging
 import os
 import platform
 import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("unclip", "torch", "open_clip_torch", "ray", "img2dataset", "pyarrow", "mlflow")
 
@@ -40,7 +43,8 @@ def git_commit() -> str | None:
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         return commit + ("+changes" if _git(folder, "status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.CalledProcessError) as error:
+        log.debug("no commit is recorded: %s", error)
         return None
 
 

@@ -1,4 +1,4 @@
-"""What a stage asks of the machine: part of how it runs, never of what it is."""
+"""Where stages run and what they ask of a machine: never part of what they make."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,9 +20,7 @@ class Resources(Config):
 
     def __post_init__(self) -> None:
         if self.workers < 1:
-            raise ConfigError(
-                f"workers={self.workers} leaves nobody to do the work; give 1 or more"
-            )
+            raise ConfigError(f"workers={self.workers} leaves no worker; give 1 or more")
         for name, amount in self.per_worker().items():
             if amount < 0:
                 raise ConfigError(f"{name}={amount} is negative; give 0 or more")
@@ -46,6 +44,15 @@ class Resources(Config):
         return options
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClusterSettings(Config):
+    """Where the work runs. Without an address, Ray is started on this machine and ended again."""
+
+    address: str | None = None  # "auto", "host:port", or RAY_ADDRESS
+    object_store_gib: float = 1.0  # of a Ray started here
+    cpus: int | None = None  # of a Ray started here; None takes all CPUs
+
+
 def fits(request: Mapping[str, float], there: Mapping[str, float]) -> bool:
-    """Whether there is as much of each resource as the request asks for."""
+    """Whether `there` has at least the requested amount of each resource."""
     return all(amount <= there.get(name, 0) + 1e-6 for name, amount in request.items())

@@ -1,13 +1,14 @@
 """Shards, the unit of work and of resume, made by a pool of Ray actors.
 
-A shard is published under the name of its item and then marked done beside it; a rerun makes only
-those without the mark. Work goes to an actor only once it is up, so actors that still wait for room
-hold nothing back; an actor that dies is replaced, and its shard is done again by another.
+A shard is published under the name of its item and then recorded; a rerun makes only shards without
+an intact record. Work goes to an actor only once it is up, so actors that wait for room delay
+nothing; an actor that dies is replaced, and another one makes its shard again.
 """
 
+import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +16,18 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from pipelines.core import shard_records
 from pipelines.core.capacity import describe_capacity
-from pipelines.core.errors import PipelineError, WorkLostError
+from pipelines.core.errors import PipelineError, WorkLostError, first_line
 from pipelines.core.events import Emit, Note, Progress
 from pipelines.core.resources import Resources
+from pipelines.core.shard_records import ShardRecord
 from pipelines.core.stage import Metadata, ShardWorker
 from pipelines.core.store import Folder
 from pipelines.core.tables import check_schema
 
-DONE = ".done"  # marks with each shard's facts; the manifest takes them over
+log = logging.getLogger(__name__)
+
 POLL_S = 0.5
 
 
@@ -43,15 +47,16 @@ class _ShardActor:
         self.worker, self.folder, self.schema = worker, folder, schema
 
     def start(self) -> None:
-        """Answers once the process is up."""
+        """Do nothing: an answer shows that the process is up."""
 
-    def make(self, name: str, item: Any) -> Metadata:
+    def make(self, name: str, item: Any) -> ShardRecord:
+        log.debug("makes shard %s of %s", name, self.folder.url)
         table, metadata = self.worker(item)
         check_schema(table, self.schema, where=self.folder.file(f"{name}.parquet"))
-        self.folder.write_table(f"{name}.parquet", table)
-        metadata = {**metadata, "rows": table.num_rows}
-        self.folder.write_json(f"{DONE}/{name}.json", metadata)
-        return metadata
+        size = self.folder.write_table(f"{name}.parquet", table)
+        record = ShardRecord(size, {**metadata, "rows": table.num_rows})
+        shard_records.mark(self.folder, name, record)
+        return record
 
 
 class ShardPool:
@@ -64,12 +69,12 @@ class ShardPool:
         self.calls: dict[Any, tuple[Any, str | None]] = {}  # call → its actor and shard
         self.idle: list[Any] = []
         self.deaths: Counter[str] = Counter()
-        self.done: dict[str, Metadata] = {}
+        self.done: dict[str, ShardRecord] = {}
         self.failure: Exception | None = None  # the first; shards under way still finish
 
     def run(
         self, items: Mapping[str, Any], names: Sequence[str], *, unit: str
-    ) -> dict[str, Metadata]:
+    ) -> dict[str, ShardRecord]:
         """Make the shards of these names; the other items were made earlier."""
         queue = deque(names)
         earlier, total = len(items) - len(queue), len(items)
@@ -103,7 +108,7 @@ class ShardPool:
     def _finish(self, call: Any, queue: "deque[str]") -> None:
         actor, name = self.calls.pop(call)
         try:
-            metadata = ray.get(call)
+            record = ray.get(call)
         except RayTaskError as error:
             self._fail(_cause(error, self.stage, name), queue)
         except RayError as error:  # the process, its node or its memory is gone
@@ -111,7 +116,7 @@ class ShardPool:
             return
         else:
             if name is not None:
-                self.done[name] = metadata
+                self.done[name] = record
         self.idle.append(actor)
 
     def _fail(self, error: Exception, queue: "deque[str]") -> None:
@@ -129,7 +134,7 @@ class ShardPool:
         if self.deaths[label] > self.settings.retries:
             lost = WorkLostError(
                 f"Stage {self.stage}: the worker of shard {label} died {self.deaths[label]} times, "
-                f"last with: {_first_line(error)}. If it ran out of memory, give the stage more "
+                f"last with: {first_line(error)}. If it ran out of memory, give the stage more "
                 f"with run.resources.{self.stage}.memory_gib; run again to go on from here."
             )
             self._fail(lost, queue)
@@ -155,25 +160,25 @@ def map_shards(
     emit: Emit,
     settings: PoolSettings,
 ) -> dict[str, Metadata]:
-    """Make `<name>.parquet` for every item that has none; the facts of all, in the items' order."""
-    marks = {n.removeprefix(f"{DONE}/").removesuffix(".json") for n in folder.marks(DONE)}
-    there = {name: folder.read_json(f"{DONE}/{name}.json") for name in items if name in marks}
+    """Make `<name>.parquet` for every item without an intact one.
+
+    Returns the metadata of all shards, in the items' order.
+    """
+    there = shard_records.intact(folder, items)
     missing = [name for name in items if name not in there]  # no items, which may be made on demand
     if there:
         emit(Note(stage, f"resumes: {len(there)} of {len(items)} shards are there already"))
+    log.info("%s: %d of %d shards have to be made", stage, len(missing), len(items))
     emit(Progress(stage, len(there), len(items), unit))
-    actor = ray.remote(_ShardActor).options(**settings.resources.actor_options())
-    shared = ray.put(worker)
-    pool = ShardPool(stage, emit, settings, lambda: actor.remote(shared, folder, schema))
-    made = pool.run(items, missing, unit=unit) if missing else {}
-    return {name: made[name] if name in made else there[name] for name in items}
-
-
-def forget(folder: Folder, names: Iterable[str]) -> None:
-    """Have these shards made again by the next run."""
-    for mark in (f"{DONE}/{name}.json" for name in names):
-        if folder.exists(mark):
-            folder.remove_file(mark)
+    made: dict[str, ShardRecord] = {}
+    if missing:
+        actor = ray.remote(_ShardActor).options(**settings.resources.actor_options())
+        shared = ray.put(worker)
+        pool = ShardPool(stage, emit, settings, lambda: actor.remote(shared, folder, schema))
+        made = pool.run(items, missing, unit=unit)
+    records = {name: made[name] if name in made else there[name] for name in items}
+    shard_records.publish(folder, records)
+    return {name: dict(record.metadata) for name, record in records.items()}
 
 
 def call(function: Callable[..., Any], *args: Any, stage: str, settings: PoolSettings) -> Any:
@@ -189,20 +194,20 @@ def call(function: Callable[..., Any], *args: Any, stage: str, settings: PoolSet
     except RayTaskError as error:
         raise _cause(error, stage, None) from error
     except RayError as error:  # the process, its node or its memory is gone
-        raise WorkLostError(f"Stage {stage}: its worker died: {_first_line(error)}.") from error
+        raise WorkLostError(f"Stage {stage}: its worker died: {first_line(error)}.") from error
 
 
 def _answer() -> None:
-    """Answers once there is a worker: nothing else tells a task that waits from one that works."""
+    """No-op that shows whether a worker was scheduled."""
 
 
 def _cause(error: RayTaskError, stage: str, shard: str | None) -> Exception:
-    """The error that the worker raised, as it is where a user can act on it."""
+    """The error that the worker raised: as it is where a user can act on it, else described."""
     if isinstance(error.cause, PipelineError):
         return error.cause
     where = f"Stage {stage}" + (f", shard {shard}" if shard else "")
     cause = error.cause or error
-    return WorkLostError(f"{where}: {type(cause).__name__}: {_first_line(cause)}")
+    return PipelineError(f"{where}: {type(cause).__name__}: {first_line(cause)}")
 
 
 def _waited(stage: str, settings: PoolSettings) -> str:
@@ -212,7 +217,3 @@ def _waited(stage: str, settings: PoolSettings) -> str:
         f"{describe_capacity()} "
         f"Ask for less with run.resources.{stage}, add nodes, or raise run.wait_s."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipelines.core import fingerprint
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Emit
-from pipelines.core.store import Folder, Manifest
+from pipelines.core.store import Folder, Manifest, Store
 
 Metadata = dict[str, Any]  # JSON-able
 T = TypeVar("T")
@@ -47,9 +47,13 @@ class Shards(Artifact):
     rows: Mapping[str, int]
     counts: Mapping[str, Any]
 
+    def schema(self) -> pa.Schema | None:
+        """The schema that every shard has; None where readers expect none in particular."""
+        return None
+
     def read(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """One shard's columns, in memory."""
-        return self.folder.read_table(f"{name}.parquet", columns)
+        """One shard's columns, in memory. Raises `SchemaError` unless it has the schema."""
+        return self.folder.read_table(f"{name}.parquet", columns, self.schema())
 
     @property
     def total_rows(self) -> int:
@@ -198,6 +202,14 @@ def _stages_in(value: object, path: str, owner: str) -> dict[str, Stage[Artifact
             "stages in a field, tuple or mapping of their own, so that they can be tracked."
         )
     return {at: stage for stages in found.values() for at, stage in stages.items()}
+
+
+def load_artifact(store: Store, stage: Stage[A]) -> A:
+    """The artifact of a finished stage; raises `PipelineError` where it has not run."""
+    manifest = store.manifest(stage.name, stage.key)
+    if manifest is None:
+        raise PipelineError(f"{stage.label} is not in {store.root}. Run the pipeline first.")
+    return stage.artifact(folder=store.folder(stage.name, stage.key), **manifest.metadata)  # type: ignore[return-value]
 
 
 class Graph:

@@ -1,38 +1,49 @@
 """Where results live: any fsspec root.
 
 `<root>/<stage>/<key>/` holds a stage's outputs and `manifest.json`, which is written last: its
-presence is the commit. Files are written under a temporary name and published whole, so a process
+presence is the commit. Files are written under a temporary name and then renamed, so a process
 that is killed at any point leaves no half-written file under a name that somebody reads.
 """
 
 import atexit
 import contextlib
 import json
+import logging
 import shutil
 import tempfile
-import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.core.errors import PipelineError
+from pipelines.core.errors import PipelineError, first_line
+from pipelines.core.filesystem import (
+    StoreError,
+    StoreWriteError,
+    filesystem,
+    is_local,
+    reading,
+    remove_stale,
+    temporary_name,
+    writing,
+)
+from pipelines.core.tables import read_table
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-HIDDEN = "."  # files and folders that begin so are working state, not outputs
-
-
-class StoreError(PipelineError):
-    """The store cannot be used, or does not hold what it should."""
+HIDDEN = "."  # files and folders whose names begin so are working state, not outputs
 
 
 @dataclass(frozen=True)
 class Folder:
-    """One folder of the store, by its URL; picklable, so that any worker can write to it."""
+    """One folder of the store, by its URL; picklable, so that any worker can write to it.
+
+    Methods that read raise `StoreError`, those that write `StoreWriteError`.
+    """
 
     url: str
 
@@ -42,122 +53,149 @@ class Folder:
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file for reading."""
-        return _fs(self.url).open(self._path(name), "rb")  # type: ignore[no-any-return]
+        with reading(self.file(name)):
+            return filesystem(self.url).open(self._path(name), "rb")  # type: ignore[no-any-return]
 
     def exists(self, name: str) -> bool:
         """Whether the file has been published."""
-        return bool(_fs(self.url).exists(self._path(name)))
+        with reading(self.file(name)):
+            return bool(filesystem(self.url).exists(self._path(name)))
 
     def publish(self, local: Path, name: str) -> None:
         """Upload a local file, then give it its name: readers see all of it or nothing."""
-        fs = _fs(self.url)
-        final = self._path(name)
-        parent = str(PurePosixPath(final).parent)
-        temporary = f"{parent}/.tmp-{uuid.uuid4().hex}"
-        fs.makedirs(parent, exist_ok=True)
-        fs.put_file(str(local), temporary)
-        fs.mv(temporary, final)
+        with self._published(name) as (fs, temporary):
+            fs.put_file(str(local), temporary)
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Publish a small file from memory."""
-        fs = _fs(self.url)
-        final = self._path(name)
-        parent = str(PurePosixPath(final).parent)
-        temporary = f"{parent}/.tmp-{uuid.uuid4().hex}"
-        fs.makedirs(parent, exist_ok=True)
-        fs.pipe_file(temporary, content)
-        fs.mv(temporary, final)
+        with self._published(name) as (fs, temporary):
+            fs.pipe_file(temporary, content)
 
     def write_json(self, name: str, value: Any) -> None:
         """Publish a value as JSON."""
         self.write_bytes(name, json.dumps(value, indent=1, ensure_ascii=False).encode())
 
     def read_json(self, name: str) -> Any:
-        """The value of a JSON file."""
-        return json.loads(_fs(self.url).cat_file(self._path(name)))
+        """The value of a JSON file; raises `ValueError` where it is no JSON."""
+        with reading(self.file(name)):
+            content = filesystem(self.url).cat_file(self._path(name))
+        return json.loads(content)
 
-    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet file's columns, in memory."""
-        with self.open(name) as source:
-            return pq.read_table(source, columns=columns)
+    def read_table(
+        self, name: str, columns: Sequence[str] | None = None, schema: pa.Schema | None = None
+    ) -> pa.Table:
+        """A Parquet file's columns, in memory.
 
-    def write_table(self, name: str, table: pa.Table) -> None:
-        """Publish a table as Parquet."""
+        With `schema`, raises `SchemaError` unless the whole file has exactly that schema,
+        whichever columns are read.
+        """
+        return read_table(self.file(name), columns, schema)
+
+    def write_table(self, name: str, table: pa.Table) -> int:
+        """Publish a table as Parquet; returns its size in bytes."""
         with tempfile.TemporaryDirectory() as scratch:
             local = Path(scratch) / "table.parquet"
-            pq.write_table(table, local)
+            with writing(str(local)):
+                pq.write_table(table, local)
             self.publish(local, name)
+            return local.stat().st_size
 
     def local(self, name: str = "") -> Path:
         """A path on this machine with the file's, or the folder's, content.
 
-        A local store's own path; else a copy that lasts as long as the process.
+        In a local store its own path; else a copy that lasts as long as the process.
         """
-        fs = _fs(self.url)
-        if "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
+        fs = filesystem(self.url)
+        if is_local(fs):
             return Path(self._path(name))
         scratch = Path(tempfile.mkdtemp(prefix="unclip-"))
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
         target = scratch / (name or "folder")
-        fs.get(self._path(name).rstrip("/"), str(target), recursive=not name)
+        with reading(self.file(name)):
+            fs.get(self._path(name).rstrip("/"), str(target), recursive=not name)
         return target
 
     def files(self) -> dict[str, int]:
         """Every published file below this folder with its size in bytes, hidden ones left out."""
-        return {n: s for n, s in sorted(self._all_files().items()) if not _is_hidden(n)}
+        found = sorted(self._all_files().items())
+        return {name: int(info["size"]) for name, info in found if not _is_hidden(name)}
 
     def is_begun(self) -> bool:
-        """Whether anything is here, finished or not."""
+        """Whether the folder holds any file, published or hidden."""
         return bool(self._all_files())
-
-    def _all_files(self) -> dict[str, int]:
-        fs = _fs(self.url)
-        root = self._path("").rstrip("/")
-        if not fs.exists(root):
-            return {}
-        found = fs.find(root, detail=True)
-        return {str(PurePosixPath(p).relative_to(root)): i["size"] for p, i in found.items()}
 
     def marks(self, name: str) -> list[str]:
         """Names of the files below one hidden folder, which `files` leaves out."""
         root = self._path(name)
-        return [f"{name}/{PurePosixPath(p).relative_to(root)}" for p in _fs(self.url).find(root)]
+        with reading(self.file(name)):
+            found = filesystem(self.url).find(root)
+        names = [str(PurePosixPath(path).relative_to(root)) for path in found]
+        return [f"{name}/{n}" for n in names if not _is_hidden(n)]  # no writer's temporary files
 
     def remove_file(self, name: str) -> None:
         """Delete one file."""
-        _fs(self.url).rm_file(self._path(name))
+        with writing(self.file(name)):
+            filesystem(self.url).rm_file(self._path(name))
 
     def remove_hidden(self) -> None:
         """Delete working state: temporary files of killed workers, checkpoints of a past run."""
-        fs = _fs(self.url)
+        fs = filesystem(self.url)
         root = self._path("").rstrip("/")
-        for name in sorted(self._all_files()):
-            if _is_hidden(name):
-                fs.rm_file(f"{root}/{name}")
-        for path in fs.ls(root, detail=False):  # folders, where the file system has them
-            if _is_hidden(PurePosixPath(path).name):
-                fs.rm(path, recursive=True)
+        with writing(self.url):
+            for name in sorted(self._all_files()):
+                if _is_hidden(name):
+                    fs.rm_file(f"{root}/{name}")
+            for path in fs.ls(root, detail=False):  # folders, where the file system has them
+                if _is_hidden(PurePosixPath(path).name):
+                    fs.rm(path, recursive=True)
+
+    def remove_stale(self) -> None:
+        """Delete temporary files of dead writers. Never raises."""
+        with contextlib.suppress(StoreError):
+            root = self._path("").rstrip("/")
+            found = {f"{root}/{name}": info for name, info in self._all_files().items()}
+            remove_stale(filesystem(self.url), found)
 
     def move_to(self, other: "Folder") -> None:
         """Move all files, the manifest first: killed in between, neither counts as finished."""
-        fs = _fs(self.url)
-        for name in sorted(self.files(), key=lambda name: name != MANIFEST):
-            fs.makedirs(str(PurePosixPath(other._path(name)).parent), exist_ok=True)
-            fs.mv(self._path(name), other._path(name))
+        fs = filesystem(self.url)
+        with writing(other.url):
+            for name in sorted(self.files(), key=lambda name: name != MANIFEST):
+                fs.makedirs(str(PurePosixPath(other._path(name)).parent), exist_ok=True)
+                fs.mv(self._path(name), other._path(name))
 
     def remove(self) -> None:
-        """Delete the folder with all it holds."""
+        """Delete the folder and its files."""
         root = self._path("").rstrip("/")
-        if _fs(self.url).exists(root):
-            _fs(self.url).rm(root, recursive=True)
+        with writing(self.url):
+            if filesystem(self.url).exists(root):
+                filesystem(self.url).rm(root, recursive=True)
+
+    @contextlib.contextmanager
+    def _published(self, name: str) -> Iterator[tuple[Any, str]]:
+        """Give a temporary path to write to; rename it when done, delete it after an error."""
+        fs, final = filesystem(self.url), self._path(name)
+        parent = str(PurePosixPath(final).parent)
+        temporary = f"{parent}/{temporary_name()}"
+        with writing(self.file(name)):
+            try:
+                fs.makedirs(parent, exist_ok=True)
+                yield fs, temporary
+                fs.mv(temporary, final)
+            except BaseException:
+                with contextlib.suppress(Exception):  # half a file would fill a full disk
+                    fs.rm_file(temporary)
+                raise
+
+    def _all_files(self) -> dict[str, Mapping[str, Any]]:
+        fs = filesystem(self.url)
+        root = self._path("").rstrip("/")
+        with reading(self.url):
+            found = fs.find(root, detail=True) if fs.exists(root) else {}
+        return {str(PurePosixPath(p).relative_to(root)): info for p, info in found.items()}
 
     def _path(self, name: str) -> str:
-        return str(_fs(self.url)._strip_protocol(self.file(name)))
-
-
-def _fs(url: str) -> Any:
-    # Other processes write here too: a listing that was remembered would hide what they made.
-    return fsspec.core.url_to_fs(url, use_listings_cache=False)[0]
+        return str(filesystem(self.url)._strip_protocol(self.file(name)))
 
 
 def _is_hidden(name: str) -> bool:
@@ -186,41 +224,42 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.root = root if "://" in root else str(Path(root).absolute())
+        self._damaged: dict[str, str] = {}  # "stage/key" → why its manifest cannot be read
 
     def folder(self, stage: str, key: str) -> Folder:
         """Where the stage of this key writes."""
         return Folder(f"{self.root.rstrip('/')}/{stage}/{key}")
 
     def check_writable(self) -> None:
-        """Write, read and delete a small file; raises `StoreError` where that cannot be done."""
-        probe = Folder(self.root)
-        name = f".probe-{uuid.uuid4().hex}"
+        """Write, read and delete a small file; raises `StoreWriteError` where that fails."""
+        probe, name = Folder(self.root), temporary_name()
         try:
             probe.write_bytes(name, b"unclip")
-            read = _fs(self.root).cat_file(probe._path(name))
-            _fs(self.root).rm_file(probe._path(name))
+            read = filesystem(self.root).cat_file(probe._path(name))
+            probe.remove_file(name)
         except Exception as error:
-            raise StoreError(
-                f"The store {self.root} cannot be written: {_first_line(error)}. "
+            reason = first_line(error.__cause__ or error)
+            raise StoreWriteError(
+                f"The store {self.root} cannot be written: {reason}. "
                 "Give a folder or bucket that you may write to with --store or run.store."
             ) from error
         if read != b"unclip":
             raise StoreError(f"The store {self.root} returned other bytes than were written to it.")
 
     def check_root(self) -> None:
-        """Raise `StoreError` where the root is a file; nothing need be there yet."""
+        """Raise `StoreError` where the root is a file; a folder may be missing as yet."""
         with self._readable():
-            is_file = _fs(self.root).isfile(Folder(self.root)._path("").rstrip("/"))
+            is_file = filesystem(self.root).isfile(Folder(self.root)._path("").rstrip("/"))
         if is_file:
             raise StoreError(
-                f"The store {self.root} is a file. Give a folder, which need not be there yet, or "
-                "a bucket with --store or run.store."
+                f"The store {self.root} is a file. Give a folder, which is created when needed, "
+                "or a bucket with --store or run.store."
             )
 
     def check_exists(self) -> None:
         """Raise `StoreError` where nothing has been written to the root yet."""
         with self._readable():
-            exists = _fs(self.root).exists(Folder(self.root)._path("").rstrip("/"))
+            exists = filesystem(self.root).exists(Folder(self.root)._path("").rstrip("/"))
         if not exists:
             raise StoreError(
                 f"There is no store at {self.root}. Give the store of an earlier run with --store "
@@ -228,57 +267,75 @@ class Store:
             )
 
     def manifest(self, stage: str, key: str) -> Manifest | None:
-        """The manifest, or None where the stage has not finished."""
+        """The manifest; None where the stage has not finished or its manifest is damaged.
+
+        A damaged one is logged once, and `damage` says what is wrong with it.
+        """
         with self._readable():
             folder = self.folder(stage, key)
-            return _read_manifest(folder) if folder.exists(MANIFEST) else None
+            if not folder.exists(MANIFEST):
+                return None
+            try:
+                manifest = Manifest(**folder.read_json(MANIFEST))
+            except (TypeError, ValueError) as error:
+                self._note_damage(f"{stage}/{key}", folder.file(MANIFEST), first_line(error))
+                return None
+        self._damaged.pop(f"{stage}/{key}", None)
+        return manifest
+
+    def damage(self, stage: str, key: str) -> str | None:
+        """Why the manifest cannot be read; None where it can, or where there is none."""
+        return self._damaged.get(f"{stage}/{key}")
 
     def missing_outputs(self, manifest: Manifest) -> list[str]:
         """Outputs that the manifest lists and the store has lost or changed in size."""
-        there = self.folder(manifest.stage, manifest.key).files()
-        return [name for name, size in manifest.outputs.items() if there.get(name) != size]
+        found = self.folder(manifest.stage, manifest.key).files()
+        return [name for name, size in manifest.outputs.items() if found.get(name) != size]
 
     def manifests(self, stage: str) -> list[Manifest]:
         """All finished results of a stage, the newest first."""
         with self._readable():
-            fs, root = _fs(self.root), self.folder(stage, "")._path("").rstrip("/")
+            fs, root = filesystem(self.root), self.folder(stage, "")._path("").rstrip("/")
             paths = fs.ls(root, detail=False) if fs.exists(root) else []
         names = [str(p).rsplit("/", 1)[-1] for p in paths]
         found = [self.manifest(stage, name) for name in names if "." not in name]
         return sorted((m for m in found if m), key=lambda m: m.created_at, reverse=True)
 
-    @contextlib.contextmanager
-    def _readable(self) -> Iterator[None]:
-        """Tell what a file system raises, which may be anything, as one error of the store."""
-        try:
-            yield
-        except PipelineError:
-            raise
-        except Exception as error:
-            raise StoreError(
-                f"The store {self.root} cannot be read: {_first_line(error)}. Check its address "
-                "(--store or run.store) and, for a bucket, the credentials in the environment."
-            ) from error
-
     def commit(self, manifest: Manifest) -> Manifest:
-        """Clear working state, list what was made, and write the manifest: the stage is done."""
+        """Clear working state, list the outputs, and write the manifest: the stage is done."""
         folder = self.folder(manifest.stage, manifest.key)
         folder.remove_hidden()
         outputs = {n: s for n, s in folder.files().items() if n != MANIFEST}
-        complete = Manifest(**{**asdict(manifest), "outputs": outputs})
+        complete = replace(manifest, outputs=outputs)
         folder.write_json(MANIFEST, asdict(complete))
+        log.info("%s is finished with %d files", folder.url, len(outputs))
         return complete
 
+    def remove_stale(self) -> None:
+        """Delete temporary files of dead writers in the root and its hidden folders."""
+        with contextlib.suppress(Exception):  # cleaning is no reason to stop a run
+            fs, root = filesystem(self.root), Folder(self.root)._path("").rstrip("/")
+            found = {str(info["name"]): info for info in fs.ls(root, detail=True)}
+            remove_stale(fs, found)
+            for path, info in found.items():
+                if _is_hidden(PurePosixPath(path).name) and info["type"] == "directory":
+                    Folder(Folder(self.root).file(PurePosixPath(path).name)).remove_stale()
 
-def _read_manifest(folder: Folder) -> Manifest:
-    try:
-        return Manifest(**folder.read_json(MANIFEST))
-    except (TypeError, ValueError) as error:
-        raise StoreError(
-            f"{folder.file(MANIFEST)} cannot be read: {_first_line(error)}. "
-            "Remove that folder, and the stage will run again."
-        ) from error
+    def _note_damage(self, label: str, url: str, reason: str) -> None:
+        if label not in self._damaged:
+            log.warning("%s cannot be read (%s): the stage counts as not finished", url, reason)
+        self._damaged[label] = f"its manifest cannot be read ({reason})"
 
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Wrap file-system exceptions in one `StoreError` that names the store."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, PipelineError) and not isinstance(error, StoreError):
+                raise
+            reason = first_line(error.__cause__ or error)
+            raise StoreError(
+                f"The store {self.root} cannot be read: {reason}. Check its address "
+                "(--store or run.store) and, for a bucket, the credentials in the environment."
+            ) from error

@@ -1,20 +1,41 @@
-"""Tables that keep their promise: a schema is checked on write and on read."""
+"""Parquet tables whose schema is checked, on write and on read."""
+
+from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.core.errors import PipelineError
+from pipelines.core.filesystem import filesystem, reading
 
 
 class SchemaError(PipelineError):
-    """A table does not have the columns that its readers were promised."""
+    """A table or file does not have the expected columns."""
 
 
-def check_schema(table: pa.Table, expected: pa.Schema, *, where: str) -> None:
+def read_table(
+    url: str, columns: Sequence[str] | None = None, schema: pa.Schema | None = None
+) -> pa.Table:
+    """The columns of the Parquet file at a URL, in memory; all without `columns`.
+
+    With `schema`, raises `SchemaError` unless the whole file has exactly that schema, whichever
+    columns are read. Raises `StoreError` where the file cannot be read.
+    """
+    fs = filesystem(url)
+    with reading(url), fs.open(fs._strip_protocol(url), "rb") as source:
+        file = pq.ParquetFile(source)
+        if schema is not None:
+            check_schema(file.schema_arrow, schema, where=url)
+        return file.read(columns=None if columns is None else list(columns))
+
+
+def check_schema(table: pa.Table | pa.Schema, expected: pa.Schema, *, where: str) -> None:
     """Raise `SchemaError` naming the columns that differ; Parquet metadata is not compared."""
-    if table.schema.equals(expected, check_metadata=False):
+    schema = table if isinstance(table, pa.Schema) else table.schema
+    if schema.equals(expected, check_metadata=False):
         return
-    given = {f.name: str(f.type) for f in table.schema}
-    wanted = {f.name: str(f.type) for f in expected}
+    given = {f.name: _readable(f) for f in schema}
+    wanted = {f.name: _readable(f) for f in expected}
     missing = [f"{n}: {t}" for n, t in wanted.items() if n not in given]
     extra = [f"{n}: {t}" for n, t in given.items() if n not in wanted]
     other = [f"{n}: {given[n]} instead of {t}" for n, t in wanted.items() if given.get(n, t) != t]
@@ -23,3 +44,7 @@ def check_schema(table: pa.Table, expected: pa.Schema, *, where: str) -> None:
         f"unexpected: {', '.join(extra) or 'none'}; other type: {', '.join(other) or 'none'}). "
         "It was written by other code: run the stage that makes it again with --force."
     )
+
+
+def _readable(field: pa.Field) -> str:
+    return f"{field.type}{'' if field.nullable else ' not null'}"

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.artifacts.schema import PAIRS
+from pipelines.core.tables import read_table
 from pipelines.data.filter_config import FilterConfig
 from pipelines.data.rules import Row
 
@@ -41,8 +40,8 @@ class FilterWorker:
 
     def __call__(self, item: FilterItem) -> tuple[pa.Table, dict[str, Any]]:
         """Returns the kept rows, in their order, and the rejections by reason."""
-        with fsspec.open(item.url, "rb") as source:
-            table, metadata = self.filter(pq.read_table(source), item.duplicates)
+        pairs = read_table(item.url, schema=PAIRS)
+        table, metadata = self.filter(pairs, item.duplicates)
         log.info("%s: kept %d of %d pairs", item.url, metadata["kept"], metadata["read"])
         return table, metadata
 

@@ -14,12 +14,14 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from einops import rearrange
 from PIL import Image, ImageOps
 
-from pipelines.core.errors import PipelineError
+from pipelines.artifacts.schema import PAIRS, SELECTION
+from pipelines.core.errors import PipelineError, first_line
+from pipelines.core.filesystem import StoreError
+from pipelines.core.tables import read_table
 from pipelines.data.arrow import to_numpy
 
 log = logging.getLogger(__name__)
@@ -48,15 +50,14 @@ class ShardFiles:
     rows: int
 
 
-def read_columns(url: str, columns: Sequence[str]) -> pa.Table:
-    """These columns of a Parquet file. Raises TrainingDataError."""
+def read_columns(url: str, columns: Sequence[str], schema: pa.Schema | None = None) -> pa.Table:
+    """These columns of a Parquet file. Raises TrainingDataError, SchemaError."""
     try:
-        with fsspec.open(url, "rb") as source:
-            return pq.read_table(source, columns=list(columns))
-    except (OSError, pa.ArrowException) as error:
+        return read_table(url, columns, schema)
+    except StoreError as error:
         raise TrainingDataError(
-            f"The shard {url} cannot be read: {error}. If the file is gone, run again: the stage "
-            "that makes it is repeated."
+            f"The shard {url} cannot be read: {first_line(error)}. If the file is gone, run again: "
+            "its stage makes the missing shards."
         ) from error
 
 
@@ -70,7 +71,7 @@ def list_shards(pairs: str, embeddings: str, selection: str) -> tuple[ShardFiles
 
     def count(name: str) -> ShardFiles:
         url = f"{selection.rstrip('/')}/{name}"
-        held_out = read_columns(url, ["held_out"])["held_out"]
+        held_out = read_columns(url, ["held_out"], SELECTION)["held_out"]
         return ShardFiles(
             name=name.removesuffix(".parquet"),
             pairs=f"{pairs.rstrip('/')}/{name}",
@@ -119,10 +120,10 @@ class Shard:
     """
 
     def __init__(self, files: ShardFiles, fields: Sequence[str], *, held_out: bool = False) -> None:
-        selection = read_columns(files.selection, ["key", "row", "held_out"])
+        selection = read_columns(files.selection, ["key", "row", "held_out"], SELECTION)
         selection = selection.filter(pc.equal(selection["held_out"], held_out))
         wanted = ["key", *(PAIR_COLUMNS[f] for f in fields if f in PAIR_COLUMNS)]
-        pairs = read_columns(files.pairs, wanted)
+        pairs = read_columns(files.pairs, wanted, PAIRS)
         self.pairs = take_rows(pairs, selection, files.pairs, files.selection)
         self.embeds: dict[str, np.ndarray] = {}
         columns = [f for f in fields if f in EMBEDDING_COLUMNS]

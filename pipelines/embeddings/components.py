@@ -70,7 +70,7 @@ def fit_basis(
 
 def load_basis(stored: PcaBasisFile) -> PcaBasis:
     """The basis that `fit_basis` wrote."""
-    table = stored.folder.read_table(BASIS_FILE)
+    table = stored.folder.read_table(BASIS_FILE, schema=pca_basis(stored.width))
     components, mean = (torch.tensor(to_numpy(table[n])) for n in ("component", "mean"))
     eigenvalues = torch.tensor(table["eigenvalue"].to_pylist())
     return PcaBasis(mean=mean[0], components=components, eigenvalues=eigenvalues)

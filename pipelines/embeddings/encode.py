@@ -8,16 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
 from pipelines.artifacts import ClipWeights
-from pipelines.artifacts.schema import embeddings
+from pipelines.artifacts.schema import PAIRS, embeddings
 from pipelines.core.stage import Metadata
+from pipelines.core.tables import read_table
 from pipelines.data.arrow import to_column
 from unclip.clip.frozen import FrozenClip
 
@@ -33,8 +32,7 @@ class EmbedWorker:
 
     def __call__(self, url: str) -> tuple[pa.Table, Metadata]:
         """Returns one row of embeddings for each pair, in the pairs' order."""
-        with fsspec.open(url, "rb") as source:
-            pairs = pq.read_table(source, columns=["key", "caption", "image"])
+        pairs = read_table(url, ["key", "caption", "image"], PAIRS)
         log.info("encoding %d pairs of %s with %s", pairs.num_rows, url, self.clip.name)
         image_embeds, image_norm, text_embeds = self.encode(pairs)
         similarity = (image_embeds * text_embeds).sum(axis=1)  # (N,)

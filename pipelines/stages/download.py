@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipelines.artifacts import PairShards
 from pipelines.artifacts.schema import PAIRS
 from pipelines.core.errors import PipelineError
+from pipelines.core.shard_records import forget
 from pipelines.core.stage import Artifact, Context, Metadata, Stage
 from pipelines.data.download import EXAMPLES_PER_REASON, DownloadConfig, DownloadWorker
 from pipelines.data.sources import SourceConfig, find_source
@@ -85,8 +86,6 @@ class Download(Stage[PairShards]):
         try:
             check_success_rate(counts, floor)
         except PipelineError:
-            from pipelines.core.shards import forget  # which imports Ray
-
             # The network may have failed: without its mark, a shard is tried again.
             forget(ctx.folder, [n for n, f in metadata.items() if not is_enough(f, floor)])
             raise

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
 from pipelines.artifacts import ClipWeights
-from pipelines.artifacts.schema import SELECTION, is_held_out
+from pipelines.artifacts.schema import PAIRS, SELECTION, is_held_out
 from pipelines.core.stage import Context, Metadata
 from pipelines.core.store import Folder
+from pipelines.core.tables import read_table
 from pipelines.data.shard_reader import list_shards
 from pipelines.training.worker import TrainingJob, train_worker
 from unclip.clip.config import ClipArchitecture, ClipConfig
@@ -81,8 +80,7 @@ class SplitWorker:
 
     def __call__(self, url: str) -> tuple[pa.Table, Metadata]:
         """Returns `SELECTION` rows."""
-        with fsspec.open(url, "rb") as source:
-            keys = pq.read_table(source, columns=["key"])["key"].to_pylist()
+        keys = read_table(url, ["key"], PAIRS)["key"].to_pylist()
         held_out = [is_held_out(key, self.fraction) for key in keys]
         columns = {"key": keys, "row": range(len(keys)), "held_out": held_out}
         return pa.table(columns, schema=SELECTION), {"held_out": sum(held_out)}

@@ -11,17 +11,16 @@ from pathlib import Path
 import pytest
 
 from pipelines.core import capacity
-from pipelines.core.cluster import ClusterSettings
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Event, Metrics, Note, Progress
 from pipelines.core.plan import Scope, Step, make_plan
-from pipelines.core.resources import Resources
-from pipelines.core.runner import RunSettings, StageFailedError, load_artifact, run_plan
-from pipelines.core.stage import Graph
+from pipelines.core.resources import ClusterSettings, Resources
+from pipelines.core.runner import RunSettings, StageFailedError, run_plan
+from pipelines.core.stage import Graph, load_artifact
 from pipelines.core.store import Manifest, Store
-from tests.core.toys import BEHAVIOURS_FILE, Add, Count, Sum, Walk, traces
+from tests.core.toys import Add, Count, Sum, Walk, traces
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 TWO_WORKERS = {name: Resources(workers=2, cpus=1) for name in ("count", "add", "walk")}
 EVERYTHING = Scope()
@@ -47,13 +46,6 @@ class Recorder:
 
     def failed(self, step: Step, error: BaseException) -> None:
         self.log.append(f"fail {step.stage.name}")
-
-
-@pytest.fixture
-def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "trace"
-    monkeypatch.setenv(BEHAVIOURS_FILE, str(folder))
-    return folder
 
 
 def graph(amount: int = 1) -> Graph:

@@ -1,47 +1,21 @@
 """The store, on a local disk, in memory and on a real S3 server."""
 
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import fsspec
 import pyarrow as pa
 import pytest
-from moto.server import ThreadedMotoServer
 
-from pipelines.core.store import Folder, Manifest, Store, StoreError
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("bucket")
-    yield "s3://bucket/store"
-    server.stop()
-    for name, value in before.items():
-        os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
-
-
-@pytest.fixture(params=["local", "memory", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    if request.param == "local":
-        return Store(str(tmp_path / "store"))
-    if request.param == "memory":
-        return Store(f"memory://{tmp_path.name}")
-    return Store(request.getfixturevalue("s3") + f"/{tmp_path.name}")
+from pipelines.artifacts import SelectionShards
+from pipelines.core import shard_records
+from pipelines.core.filesystem import StoreError, StoreWriteError, temporary_name
+from pipelines.core.shard_records import ShardRecord
+from pipelines.core.store import Folder, Manifest, Store
+from pipelines.core.tables import SchemaError
 
 
 def manifest(key: str = "k1", created_at: str = "2026-01-01T00:00:00+00:00") -> Manifest:
@@ -118,11 +92,22 @@ def test_a_store_that_cannot_be_written_is_refused_with_its_place(tmp_path: Path
         Store(str(blocker / "store")).check_writable()
 
 
-def test_a_damaged_manifest_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_damaged_manifest_counts_as_not_finished_and_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = Store(str(tmp_path))
-    store.folder("embed", "k1").write_bytes("manifest.json", b"{")
-    with pytest.raises(StoreError, match=r"manifest\.json cannot be read.*Remove that folder"):
-        store.manifest("embed", "k1")
+    for key, content in (("k1", b"{"), ("k2", b"[]"), ("k3", b'{"stage": "embed"}')):
+        store.folder("embed", key).write_bytes("manifest.json", content)
+    store.folder("embed", "k4").write_bytes("a.bin", b"1")
+    whole = store.commit(manifest("k4"))
+    assert store.manifest("embed", "k1") is store.manifest("embed", "k1") is None
+    assert store.manifests("embed") == [whole]
+    assert len([r for r in caplog.records if "embed/k1" in r.message]) == 1
+    assert "manifest cannot be read" in str(store.damage("embed", "k1"))
+    assert store.damage("embed", "k4") is None
+    repaired = store.commit(manifest("k1"))
+    assert store.manifest("embed", "k1") == repaired
+    assert store.damage("embed", "k1") is None
 
 
 def test_publishing_leaves_no_temporary_name_behind(store: Store, tmp_path: Path) -> None:
@@ -157,3 +142,103 @@ def test_a_store_that_cannot_be_read_is_refused_with_its_address() -> None:
         store.manifest("embed", "k1")
     with pytest.raises(StoreError, match=r"nosuch://bucket/store cannot be read: .*--store"):
         store.manifests("embed")
+
+
+KILLED_WRITER = """
+import os, sys
+from pathlib import Path
+from pipelines.core.store import Folder
+import pipelines.core.store as store
+def die(*_): os.kill(os.getpid(), 9)
+class Dying:
+    def __init__(self, fs): self.fs = fs
+    def __getattr__(self, name): return die if name == "mv" else getattr(self.fs, name)
+original = store.filesystem
+store.filesystem = lambda url: Dying(original(url))
+Folder(sys.argv[1]).write_bytes("a.bin", b"1234")
+"""
+
+
+def test_temporary_files_of_a_killed_writer_are_removed_and_those_of_a_living_one_stay(
+    tmp_path: Path,
+) -> None:
+    store = Store(str(tmp_path / "store"))
+    shared, nested = tmp_path / "store/.tracking", tmp_path / "store/embed/k1"
+    for place in (shared, nested):
+        subprocess.run([sys.executable, "-c", KILLED_WRITER, str(place)], check=False)
+        assert len(list(place.glob(".tmp-*"))) == 1
+        (place / temporary_name()).write_bytes(b"mine, under way")
+        (place / ".tmp-0123456789ab-1-young").write_bytes(b"another machine's")
+        (place / ".tmp-0123456789ab-1-old").write_bytes(b"another machine's")
+        os.utime(place / ".tmp-0123456789ab-1-old", (0, time.time() - 25 * 3600))
+    store.remove_stale()
+    Folder(str(nested)).remove_stale()
+    for place in (shared, nested):
+        left = sorted(p.read_bytes() for p in place.glob(".tmp-*"))
+        assert left == [b"another machine's", b"mine, under way"]
+
+
+def test_a_write_that_fails_says_where_and_why_and_leaves_no_half_file(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "stage"))
+    (tmp_path / "stage/a.bin").mkdir(parents=True)
+    (tmp_path / "stage/a.bin/b").write_bytes(b"")
+    (tmp_path / "local").write_bytes(b"12")
+    (tmp_path / "stage/file").write_bytes(b"")
+    with pytest.raises(StoreWriteError, match=r"stage/file/a\.bin cannot be written: .*--store"):
+        folder.publish(tmp_path / "local", "file/a.bin")
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_a_file_that_is_gone_is_both_a_store_error_and_a_missing_file(store: Store) -> None:
+    folder = store.folder("embed", "k1")
+    for read in (folder.read_json, folder.read_table):
+        with pytest.raises(StoreError, match=r"k1/gone is not in the store") as error:
+            read("gone")
+        assert isinstance(error.value, FileNotFoundError)
+
+
+def test_a_schema_is_checked_on_read_whichever_columns_are_read(store: Store) -> None:
+    folder = store.folder("embed", "k1")
+    vector = pa.list_(pa.float32(), 2)
+    schema = pa.schema([pa.field("a", pa.int64(), nullable=False), pa.field("v", vector)])
+    table = pa.table({"a": [1, 2], "v": [[1.0, 2.0], [3.0, 4.0]]}, schema=schema)
+    folder.write_table("00000.parquet", table)
+    assert folder.read_table("00000.parquet", schema=schema).equals(table)
+    assert folder.read_table("00000.parquet", ["a"], schema).column_names == ["a"]
+    other = schema.set(1, pa.field("v", pa.list_(pa.float32(), 3)))
+    with pytest.raises(SchemaError, match=r"00000\.parquet .*other type: v: .*\[2\] instead of"):
+        folder.read_table("00000.parquet", ["a"], other)
+    with pytest.raises(SchemaError, match="missing: b: string"):
+        folder.read_table("00000.parquet", ["a"], schema.append(pa.field("b", pa.string())))
+
+
+def test_artifacts_check_the_schema_of_the_shards_they_read(store: Store) -> None:
+    folder = store.folder("select", "k1")
+    folder.write_table("00000.parquet", pa.table({"key": ["a"]}))
+    with pytest.raises(SchemaError, match="missing: row: int32"):
+        SelectionShards(folder, {"00000": 1}, {}, 1, 0).read("00000", ["key"])
+
+
+def test_only_shards_that_differ_from_their_record_are_made_again(store: Store) -> None:
+    folder = store.folder("embed", "k1")
+    names = [f"{i:05d}" for i in range(6)]
+    records = {}
+    for name in names:
+        size = folder.write_table(f"{name}.parquet", pa.table({"a": [1, 2, 3]}))
+        records[name] = ShardRecord(size, {"rows": 3})
+    shard_records.mark(folder, "00005", records["00005"])
+    shard_records.publish(folder, {n: records[n] for n in names[:4]})
+    folder.remove_file("00000.parquet")
+    folder.write_bytes("00001.parquet", b"short")
+    folder.write_bytes("00002.parquet", b"x" * records["00002"].size)
+    assert shard_records.intact(folder, names) == {n: records[n] for n in ("00003", "00005")}
+    shard_records.forget(folder, ["00003", "00005"])
+    assert shard_records.intact(folder, names) == {}
+
+
+def test_unreadable_records_mean_that_shards_are_made_again(store: Store) -> None:
+    folder = store.folder("embed", "k1")
+    folder.write_table("00000.parquet", pa.table({"a": [1]}))
+    folder.write_bytes("shards.json", b'{"00000": {"si')
+    folder.write_json(".done/00000.json", {"rows": 1})
+    assert shard_records.intact(folder, ["00000"]) == {}

@@ -1,0 +1,183 @@
+"""Makes one stage in a thread of the driver: its lease, its context, its manifest."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+
+import pyarrow as pa
+
+from pipelines.core import shards
+from pipelines.core.errors import PipelineError
+from pipelines.core.events import Emit, Note
+from pipelines.core.filesystem import StoreError
+from pipelines.core.lease import Holder, Leases
+from pipelines.core.plan import Step
+from pipelines.core.provenance import provenance
+from pipelines.core.shards import PoolSettings
+from pipelines.core.stage import Artifact, Metadata, ShardWorker, Stage, load_artifact
+from pipelines.core.store import Folder, Manifest, Store
+
+log = logging.getLogger(__name__)
+
+ASK_AGAIN_S = 2.0  # for a lease that another driver holds
+OnBusy = Literal["wait", "leave"]  # what to do about a stage that another driver is making
+A = TypeVar("A", bound=Artifact)
+
+
+class StageBusyError(PipelineError):
+    """Another driver is making a stage, and this run is not to wait for it."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """The engine's `Context` of one running stage."""
+
+    stage: Stage[Artifact]
+    folder: Folder
+    emit: Emit
+    settings: PoolSettings
+    store: Store
+
+    def load(self, stage: Stage[A]) -> A:
+        """The artifact of a dependency."""
+        return load_artifact(self.store, stage)
+
+    def earlier(self) -> Sequence[Manifest]:
+        """The finished results of stages of this name, the newest first."""
+        return self.store.manifests(self.stage.name)
+
+    def folder_of(self, manifest: Manifest) -> Folder:
+        """Where a result is stored."""
+        return self.store.folder(manifest.stage, manifest.key)
+
+    def map_shards(
+        self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
+    ) -> dict[str, Metadata]:
+        """Make every shard that is not there yet."""
+        return shards.map_shards(
+            worker,
+            items,
+            stage=self.stage.name,
+            folder=self.folder,
+            schema=schema,
+            unit=unit,
+            emit=self.emit,
+            settings=self.settings,
+        )
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run one function in a worker."""
+        return shards.call(function, *args, stage=self.stage.name, settings=self.settings)
+
+    def train(
+        self, function: Callable[[Mapping[str, Any]], None], config: Mapping[str, Any]
+    ) -> None:
+        """Run the function on all workers together."""
+        from pipelines.core import worker_group  # ray.train.torch takes 4 s to import
+
+        worker_group.run_worker_group(
+            function,
+            config,
+            stage=self.stage.name,
+            folder=self.folder,
+            emit=self.emit,
+            settings=self.settings,
+        )
+
+
+@dataclass(frozen=True)
+class StageMaker:
+    """What the stages of one run share."""
+
+    store: Store
+    leases: Leases
+    emit: Emit
+    stopped: threading.Event  # set once the run has ended
+    on_busy: OnBusy
+
+    def make(self, step: Step, links: Mapping[str, str], settings: PoolSettings) -> Manifest:
+        """Make the stage while holding its lease, unless another driver has made it meanwhile.
+
+        Raises `StageBusyError`, `LeaseLostError` and what the stage raises.
+        """
+        stage = step.stage
+        self._acquire(stage)
+        try:
+            other = None if step.forced else self.store.manifest(stage.name, stage.key)
+            if other is not None and not self.store.missing_outputs(other):
+                self.emit(Note(stage.name, "was finished by another run"))
+                return other
+            return self._run(step, links, settings)
+        finally:
+            self.leases.release(stage.label)
+
+    def _acquire(self, stage: Stage[Artifact]) -> None:
+        """Wait for the stage's lease. Raises `StageBusyError` where the run is not to wait."""
+        said = None
+        while (holder := self.leases.acquire(stage.label)) is not None:
+            if self.on_busy == "leave":
+                raise StageBusyError(busy_message(stage, holder))
+            if holder.token != said:
+                said = holder.token
+                self.emit(Note(stage.name, f"waits: {holder} is making it"))
+            if self.stopped.wait(ASK_AGAIN_S):
+                raise PipelineError(f"Stage {stage.name} was not started: the run has stopped.")
+
+    def _run(self, step: Step, links: Mapping[str, str], settings: PoolSettings) -> Manifest:
+        stage, folder = step.stage, self.store.folder(step.stage.name, step.stage.key)
+        aside = self.store.folder(stage.name, f"{stage.key}.replaced")
+        began = time.monotonic()
+        replaced = step.forced and step.manifest is not None
+        folder.remove_stale()
+        if replaced:
+            aside.remove()
+            folder.move_to(aside)
+        try:
+            artifact = stage.run(StageContext(stage, folder, self.emit, settings, self.store))
+            self.leases.verify(stage.label)
+        except BaseException:
+            if replaced and stage.label in self.leases.held:
+                _bring_back(folder, aside)
+            raise
+        committed = self.store.commit(_manifest(stage, artifact, links, time.monotonic() - began))
+        aside.remove()
+        return committed
+
+
+def busy_message(stage: Stage[Artifact], holder: Holder) -> str:
+    """Who is making the stage, and how to wait for it."""
+    return (
+        f"Stage {stage.name} is being made by {holder}. Run again when it is done, or wait for it "
+        "with run.on_busy=wait."
+    )
+
+
+def _bring_back(folder: Folder, aside: Folder) -> None:
+    """Put the earlier result of a forced stage back in its place."""
+    try:
+        folder.remove()
+        aside.move_to(folder)
+    except StoreError as error:  # the stage's own error matters more
+        log.warning("the earlier result stays in %s: %s", aside.url, error)
+
+
+def _manifest(
+    stage: Stage[Artifact], artifact: Artifact, links: Mapping[str, str], duration_s: float
+) -> Manifest:
+    return Manifest(
+        stage=stage.name,
+        key=stage.key,
+        version=stage.version,
+        description=stage.description,
+        dependencies={path: d.label for path, d in stage.dependencies.items()},
+        metadata=artifact.metadata(),
+        outputs={},
+        provenance=provenance(),
+        links=links,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        duration_s=round(duration_s, 1),
+    )

@@ -1,0 +1,67 @@
+"""A driver in a process of its own: `python -m tests.core.driver STORE TOY [NAME=VALUE …]`.
+
+Prints what its listener hears, and ends as the command line does.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+
+from pipelines.core import lease
+from pipelines.core.errors import PipelineError
+from pipelines.core.events import Event, Note
+from pipelines.core.plan import Scope, Step, make_plan
+from pipelines.core.resources import ClusterSettings, Resources
+from pipelines.core.runner import RunSettings, run_plan
+from pipelines.core.stage import Graph
+from pipelines.core.store import Manifest, Store
+from tests.core.toys import Add, Count, Sum, Walk
+
+TOYS = {
+    "sum": lambda: [Sum(Add(Count(4, 3), 1))],
+    "large": lambda: [Count(12, 400_000), Walk(steps=2)],
+    "walk": lambda: [Walk(steps=100)],
+}
+
+
+class Printer:
+    """A listener that prints."""
+
+    def started(self, step: Step) -> Mapping[str, str]:
+        print("start", step.stage.name, flush=True)
+        return {}
+
+    def event(self, event: Event) -> None:
+        if isinstance(event, Note):
+            print("note", event.stage, event.text, flush=True)
+
+    def finished(self, manifest: Manifest) -> None:
+        print("finish", manifest.stage, flush=True)
+
+    def failed(self, step: Step, error: BaseException) -> None:
+        print("fail", step.stage.name, flush=True)
+
+
+def main(root: str, toy: str, *options: str) -> int:
+    given = dict(option.split("=") for option in options)
+    lease.EXPIRY_S = float(given.get("expiry_s", lease.EXPIRY_S))
+    lease.RENEW_EVERY_S = lease.EXPIRY_S / 6
+    settings = RunSettings(
+        resources={name: Resources(workers=2) for name in ("count", "add", "walk")},
+        wait_s=60,
+        on_busy="leave" if given.get("on_busy") == "leave" else "wait",
+        cluster=ClusterSettings(cpus=2, object_store_gib=0.25),
+    )
+    store = Store(root)
+    try:
+        run_plan(make_plan(Graph(TOYS[toy]()), store, Scope()), store, settings, [Printer()])
+    except PipelineError as error:
+        print(f"unclip: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    os._exit(main(*sys.argv[1:]))
