@@ -3,12 +3,13 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from pipelines.config.files import Keys, RawConfig
+from pipelines.config.models import ModelError
 from pipelines.config.sections import PipelineConfig
 from unclip.config import ConfigError
 from unclip.extension import did_you_mean
@@ -26,22 +27,22 @@ Error = dict[str, Any]
 
 def explain(error: ValidationError, raw: RawConfig) -> str:
     """The message of a `ConfigFileError`."""
-    errors = _of_the_meant_encoder(list(_flat(error, ())))
+    errors = _of_the_meant_encoder(list(_flat(error, PipelineConfig, ())))
     lines = list(dict.fromkeys(_explain_one(e, raw) for e in errors))
     hidden = len(lines) - MAX_SHOWN
     more = [f"There are {hidden} more such errors."] if hidden > 0 else []
     return "\n".join([*lines[:MAX_SHOWN], *more])
 
 
-def _flat(error: ValidationError, at: tuple[Any, ...]) -> typing.Iterator[Error]:
-    """All errors with their place; a validator of a section may raise a `ValidationError` too."""
+def _flat(error: ValidationError, config: type, at: tuple[Any, ...]) -> typing.Iterator[Error]:
+    """All errors with their place, and the class and place of the model that they are in."""
     for each in error.errors():
         place = (*at, *each["loc"])
         cause = (each.get("ctx") or {}).get("error")
-        if isinstance(cause, ValidationError):
-            yield from _flat(cause, place)
+        if isinstance(cause, ModelError):
+            yield from _flat(cause.refused, cause.config, place)
         else:
-            yield {**each, "loc": place}
+            yield {**each, "loc": place, "config": config, "at": at}
 
 
 def _of_the_meant_encoder(errors: list[Error]) -> list[Error]:
@@ -60,7 +61,7 @@ def _of_the_meant_encoder(errors: list[Error]) -> list[Error]:
 
 
 def _explain_one(error: Error, raw: RawConfig) -> str:
-    keys = tuple(str(part) for part in error["loc"] if str(part) not in UNION_TAGS)
+    keys = _keys(error["loc"])
     where = f"{raw.where(keys)}: {'.'.join(keys) or 'the file'}"
     cause = (error.get("ctx") or {}).get("error")
     if isinstance(cause, ConfigError):
@@ -70,16 +71,20 @@ def _explain_one(error: Error, raw: RawConfig) -> str:
         known = error["ctx"].get("expected_tags") or "docs/reference/config.md lists them"
         return f"{where}.kind {given}; choose one of {known}."
     if error["type"] in UNKNOWN:
-        return f"{where} is not a setting{_suggest(keys)}"
+        known = _field_names(error["config"], _keys(error["loc"][len(error["at"]) : -1]))
+        return f"{where} is not a setting{_suggest(keys[-1], known)}"
     if error["type"] in MISSING:
         return f"{where} is missing and has no default; docs/reference/config.md describes it."
     return f"{where} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}."
 
 
-def _suggest(keys: Keys) -> str:
-    names = tuple(_field_names(PipelineConfig, keys[:-1]))
-    close = did_you_mean(keys[-1], names)
-    return f"{close}" if close else f"; there are {', '.join(names)}." if names else "."
+def _keys(place: tuple[Any, ...]) -> Keys:
+    return tuple(str(part) for part in place if str(part) not in UNION_TAGS)
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+    close = did_you_mean(name, tuple(known))
+    return close or (f"; there are {', '.join(known)}." if known else ".")
 
 
 def _field_names(kind: Any, keys: Keys) -> list[str]:

@@ -5,12 +5,26 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, PlainValidator, TypeAdapter, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+)
 
 from pipelines.stages.train import TrainingSection
 from unclip.config import Config
 from unclip.kinds import find_spec
 from unclip.kinds.spec import Role
+
+
+class ModelError(ValueError):
+    """What pydantic refused in a `model`, and the class that its kind asks for."""
+
+    def __init__(self, config: type[Config], refused: ValidationError) -> None:
+        super().__init__(str(refused))
+        self.config, self.refused = config, refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +51,10 @@ def _read_model(role: Role, value: Any, info: ValidationInfo) -> Any:
     if "kind" not in info.data:
         return value
     config: Any = find_spec(role, info.data["kind"]).config
-    return TypeAdapter(config).validate_json(json.dumps(value))
+    try:
+        return TypeAdapter(config).validate_json(json.dumps(value))
+    except ValidationError as error:
+        raise ModelError(config, error) from error
 
 
 PriorKind = Annotated[str, AfterValidator(partial(_check_kind, "prior"))]

@@ -39,6 +39,7 @@ def with_preset(raw: RawConfig) -> dict[str, Any]:
     values["priors"] = _priors(raw, name, preset)
     values["decoder"] = _filled("decoder", name, preset.decoder, values.get("decoder"))
     values["upsamplers"] = _upsamplers(raw, name, preset)
+    values["evaluate"] = _without_sampling_of(_removed(raw), raw.values.get("evaluate"))
     return values
 
 
@@ -61,11 +62,27 @@ def _upsamplers(raw: RawConfig, name: str, preset: presets.Preset) -> Any:
     if not isinstance(given, dict):
         return given
     last = list(preset.upsamplers.values())[-1]
+    removed = _removed(raw)
     return {
         upsampler: _filled("upsampler", name, preset.upsamplers.get(upsampler, last), section)
         for upsampler, section in given.items()
-        if section is not None  # null takes one out, as `--set upsamplers.upsampler_2=null` does
+        if upsampler not in removed
     }
+
+
+def _removed(raw: RawConfig) -> set[str]:
+    """The upsamplers that are null, as `--set upsamplers.upsampler_2=null` makes them."""
+    given = raw.values.get("upsamplers")
+    return {n for n, s in given.items() if s is None} if isinstance(given, dict) else set()
+
+
+def _without_sampling_of(upsamplers: set[str], evaluate: Any) -> Any:
+    """The section `evaluate` without the sampling settings of these upsamplers."""
+    sampling = evaluate.get("sampling") if isinstance(evaluate, dict) else None
+    if not isinstance(sampling, dict) or not isinstance(sampling.get("upsamplers"), dict):
+        return evaluate
+    kept = {n: s for n, s in sampling["upsamplers"].items() if n not in upsamplers}
+    return {**evaluate, "sampling": {**sampling, "upsamplers": kept}}
 
 
 def _filled(role: Role, preset: str, default: Any, section: Any) -> Any:

@@ -17,6 +17,7 @@ from unclip.config import Config
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig(Config):
+    tag: ClassVar[str] = "fit_config"
     width: int
     learning_rate: float
 

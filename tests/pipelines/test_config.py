@@ -101,13 +101,8 @@ def test_upsamplers_can_be_taken_out() -> None:
     none = ["upsamplers={}", "evaluate.sampling.upsamplers={}"]
     graph = unclip_graph(load_config("demo", none))
     assert not [name for name in graph["evaluate"].dependencies if "upsampler" in name]
-    one = load_config(
-        "demo",
-        [
-            "upsamplers.upsampler_2=null",
-            "evaluate.sampling.upsamplers={upsampler_1: {sampler: ddim, num_inference_steps: 4}}",
-        ],
-    )
+    one = load_config("demo", ["upsamplers.upsampler_2=null"])
+    assert list(one.evaluate.sampling.upsamplers) == ["upsampler_1"]
     assert list(one.upsamplers) == ["upsampler_1"]
 
 

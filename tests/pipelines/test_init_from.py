@@ -222,7 +222,7 @@ def test_half_a_file_is_refused_with_both_sizes(tmp_path: Path) -> None:
     path = weights_file(tmp_path / "weights.safetensors")
     content = path.read_bytes()
     path.write_bytes(content[:-100])
-    sizes = f"has {len(content) - 100} bytes, but by its header {len(content)}"
+    sizes = f"has {len(content) - 100} bytes, but its header says {len(content)}"
     with pytest.raises(InitialWeightsError, match=sizes):
         found(path)
 

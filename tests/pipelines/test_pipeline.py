@@ -29,13 +29,18 @@ QUICK = {
     "evaluate.variations": "1",
     "evaluate.batch_size": "4",
     "evaluate.reference_rows": "64",
-    "evaluate.sampling.prior_steps": "2",
-    "evaluate.sampling.decoder_steps": "2",
-    "evaluate.sampling.upsampler_1_steps": "1",
-    "evaluate.sampling.upsampler_2_steps": "1",
+    "evaluate.sampling.prior.num_inference_steps": "2",
+    "evaluate.sampling.decoder.num_inference_steps": "2",
+    "evaluate.sampling.upsamplers.upsampler_1.num_inference_steps": "1",
+    "evaluate.sampling.upsamplers.upsampler_2.num_inference_steps": "1",
     **{
         f"{model}.{key}": value
-        for model in ("prior", "decoder", "upsampler_1", "upsampler_2")
+        for model in (
+            "priors.prior",
+            "decoder",
+            "upsamplers.upsampler_1",
+            "upsamplers.upsampler_2",
+        )
         for key, value in (
             ("steps", "6"),
             ("warmup_steps", "1"),
