@@ -46,7 +46,7 @@ RUN = (  # one of each kind, and fast
     "cascade",
     "checkpoint",
     "ar_prior",
-    "training_parts",
+    "training_components",
     "clip",
 )
 

@@ -139,7 +139,7 @@ class _Run:
         finally:
             self.stopped.set()
         if self.failures:
-            raise self._failure()
+            raise failure_of(self.failures, [s.stage.name for s in self.pending], self.store.root)
 
     def _start_stages(self) -> bool:
         """Start stages whose inputs are there and that fit beside those that run, in order."""
@@ -214,20 +214,6 @@ class _Run:
                 with self._harmless(listener):
                     listener.event(event)
 
-    def _failure(self) -> PipelineError:
-        stopped = [s.stage.name for s in self.pending]
-        message = "; ".join(
-            str(e) if isinstance(e, PipelineError) else f"stage {n}: {type(e).__name__}: {e}"
-            for n, e in self.failures.items()
-        )
-        waiting = f" Not started because of it: {', '.join(stopped)}." if stopped else ""
-        error = StageFailedError(
-            f"{message}{waiting} What was finished stays in {self.store.root}."
-        )
-        lost = [isinstance(e, WorkLostError) for e in self.failures.values()]
-        error.exit_code = EXIT_WORK_LOST if all(lost) else EXIT_ERROR
-        return error
-
     @contextlib.contextmanager
     def _harmless(self, listener: Listener) -> Iterator[None]:
         """Log a listener's error, the first time as a warning: listeners cannot stop the work."""
@@ -239,6 +225,21 @@ class _Run:
             log.log(level, "%s failed; the work goes on: %s", name, error)
             log.debug("its traceback", exc_info=True)
             self.quiet.add(name)
+
+
+def failure_of(
+    failures: Mapping[str, BaseException], not_started: Sequence[str], root: str
+) -> StageFailedError:
+    """The error of a run whose stages failed; another attempt helps only if all lost their work."""
+    message = "; ".join(
+        str(e) if isinstance(e, PipelineError) else f"stage {n}: {type(e).__name__}: {e}"
+        for n, e in failures.items()
+    )
+    waiting = f" Not started because of it: {', '.join(not_started)}." if not_started else ""
+    error = StageFailedError(f"{message}{waiting} What was finished stays in {root}.")
+    lost = [isinstance(e, WorkLostError) for e in failures.values()]
+    error.exit_code = EXIT_WORK_LOST if all(lost) else EXIT_ERROR
+    return error
 
 
 def _refuse_busy(plan: Plan, store: Store) -> None:

@@ -1,10 +1,13 @@
 """Parameters, metrics and data sets of a run, made from configurations and manifests."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from pipelines.core.stage import Artifact, Stage
 from pipelines.core.store import Manifest, Store
@@ -40,9 +43,15 @@ def safe_name(name: str) -> str:
 
 
 def stage_params(stage: Stage[Artifact]) -> dict[str, str]:
-    """The settings and inputs that determine the stage's result; empty ones are left out."""
-    described = {n: v for n, v in stage.description.items() if n != "stage" and v not in ({}, "")}
-    return flatten(described)
+    """All settings of the stage, its inputs by label, and the digests of inputs from outside."""
+    holders = {path.partition(".")[0] for path in stage.dependencies}
+    settings = {
+        field.name: TypeAdapter(Any).dump_python(getattr(stage, field.name), mode="json")
+        for field in dataclasses.fields(stage)
+        if field.name not in holders
+    }
+    inputs = {path: dependency.label for path, dependency in stage.dependencies.items()}
+    return flatten({**settings, "inputs": inputs, "digests": stage.digests()})
 
 
 def metadata_numbers(metadata: Mapping[str, Any]) -> dict[str, float]:

@@ -53,6 +53,7 @@ def s3() -> Iterator[str]:
     s3fs.S3FileSystem().mkdir("bucket")
     yield "s3://bucket/store"
     server.stop()
+    s3fs.S3FileSystem.clear_instance_cache()
     for name, value in before.items():
         os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import yaml
 
 import pipelines
-from pipelines.core.errors import EXIT_ERROR, EXIT_WORK_LOST, PipelineError, WorkLostError
+from pipelines.core.errors import PipelineError
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.resources import Resources
 from pipelines.core.runner import RunSettings, run_plan
@@ -96,13 +96,6 @@ def drivers(trace: str) -> list[str]:
     return (Path(trace) / "drivers").read_text().splitlines()
 
 
-def lost_work(error: BaseException | None) -> bool:
-    """Whether lost workers caused the error, as the command line decides it."""
-    while error is not None and not isinstance(error, WorkLostError):
-        error = error.__cause__
-    return error is not None
-
-
 def main(config: Mapping[str, Any]) -> None:
     trace = os.environ["TOY_TRACE"]
     note(trace, "drivers", f"{os.getpid()} {Path(pipelines.__file__).parent}")
@@ -120,4 +113,4 @@ if __name__ == "__main__":
         main(yaml.safe_load(Path(sys.argv[1]).read_text()))
     except PipelineError as error:
         print(error)
-        sys.exit(EXIT_WORK_LOST if lost_work(error) else EXIT_ERROR)
+        sys.exit(error.exit_code)

@@ -20,7 +20,7 @@ from pipelines.cli.project import open_project
 from pipelines.cli.run import next_commands
 from pipelines.core.errors import PipelineError, WorkLostError
 from pipelines.core.logs import PACKAGES
-from pipelines.core.runner import StageFailedError
+from pipelines.core.runner import failure_of
 
 COMMANDS = (
     "init",
@@ -197,12 +197,18 @@ def test_debug_shows_the_traceback(unclip: Unclip, words: list[str]) -> None:
     assert result.err.splitlines()[-1].startswith("unclip: There is no store at")
 
 
-@pytest.mark.parametrize(("cause", "code"), [(WorkLostError("gone"), 75), (KeyError("bug"), 2)])
-def test_lost_work_has_an_exit_code_of_its_own(
-    unclip: Unclip, monkeypatch: pytest.MonkeyPatch, cause: Exception, code: int
+LOST, BROKEN = WorkLostError("gone"), PipelineError("broken")
+
+
+@pytest.mark.parametrize(
+    ("failures", "code"),
+    [([LOST], 75), ([BROKEN], 2), ([LOST, BROKEN], 2), ([BROKEN, LOST], 2), ([KeyError("bug")], 2)],
+)
+def test_a_run_exits_with_75_where_another_attempt_would_help(
+    unclip: Unclip, monkeypatch: pytest.MonkeyPatch, failures: list[Exception], code: int
 ) -> None:
     def fail(choice: ProjectChoice) -> None:
-        raise StageFailedError("Stage prior: gone.") from cause
+        raise failure_of(dict(zip("ab", failures, strict=False)), ["c"], "store")
 
     monkeypatch.setattr(pipeline, "_open", fail)
     assert unclip("run").code == code

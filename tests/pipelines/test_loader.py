@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipelines.artifacts.schema import PAIRS, SELECTION, embeddings
 from pipelines.data.loader import LoaderConfig, ShardCache, TrainingLoader
@@ -17,7 +17,6 @@ from pipelines.data.order import OrderConfig
 from pipelines.data.shard_reader import (
     Shard,
     ShardFiles,
-    TrainingDataError,
     decode_pixels,
     list_shards,
 )
@@ -158,10 +157,15 @@ def test_a_small_cache_changes_nothing_but_the_work(store):
 
 def test_only_the_configured_fields_are_read(store):
     for file in (store / "pairs").iterdir():
-        pq.write_table(pq.read_table(file, columns=["key"]), file)
+        pairs = pq.read_table(file)
+        broken = pa.array([b"no image"] * len(pairs), pairs.schema.field("image").type)
+        place = pairs.schema.get_field_index("image")
+        pq.write_table(pairs.set_column(place, pairs.schema.field("image"), broken), file)
     config = LoaderConfig(order=CONFIG.order, fields=("image_embeds",))
     loader = TrainingLoader(shards_of(store), config, own_logical_ranks=(0,))
     assert list(steps(loader, 0, 1)[0][0]) == ["image_embeds"]
+    with pytest.raises(UnidentifiedImageError):
+        steps(make(store, (0,)), 0, 1)
 
 
 def test_held_out_rows_can_be_read_too(store):

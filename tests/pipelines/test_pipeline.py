@@ -138,7 +138,7 @@ class TestWholePipeline:
         assert ran(unclip(finished, "run", "--only", "evaluate")) == {"evaluate"}
 
     def test_a_changed_field_plans_just_what_depends_on_it(self, finished: Path) -> None:
-        planned = unclip(finished, "plan", **{"prior.steps": "8"})
+        planned = unclip(finished, "plan", **{"priors.prior.steps": "8"})
         lines = [line.split() for line in planned.splitlines() if line]
         assert {w[0] for w in lines if w[1] == "run"} == {"prior", "evaluate", "report"}
         assert "prior.training.steps: 6 → 8" in planned
@@ -192,7 +192,7 @@ def test_a_driver_killed_in_every_kind_of_stage_ends_with_the_same_keys_and_weig
 @pytest.mark.timeout(1800)
 def test_both_kinds_of_prior_are_trained_and_compared(tmp_path: Path) -> None:
     store = tmp_path / "store"
-    kinds = {"prior.kind": "autoregressive", "second_prior.kind": "diffusion"}
+    kinds = {"priors.prior.kind": "autoregressive", "priors.second_prior.kind": "diffusion"}
     assert ran(unclip(store, "run", **kinds)) == set(STAGES)
     models = [
         Store(str(store)).manifests(n)[0].metadata["model"] for n in ("prior", "second_prior")
