@@ -17,6 +17,7 @@ from pipelines.data.order import OrderConfig
 from pipelines.data.shard_reader import (
     Shard,
     ShardFiles,
+    TrainingDataError,
     decode_pixels,
     list_shards,
 )
