@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pipelines.artifacts import ClipWeights, PairShards
+from pipelines.core.digests import file_digest
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.stages.train import LoaderSettings, TrainingSection
 from unclip.clip.config import ClipArchitecture, ClipConfig
-from unclip.config import Config
+from unclip.config import Config, not_in_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,15 @@ class LoadClip(Stage[ClipWeights]):
     kind: ClassVar[str] = "pretrained_clip"
     artifact: ClassVar[type[Artifact]] = ClipWeights
 
-    config: PretrainedClip
+    config: PretrainedClip = not_in_key()  # the digests say what it names
 
     def digests(self) -> Mapping[str, str]:
-        """The content of local weights, so that an exchanged file is noticed."""
-        digest = self.config.source.local_digest()
-        return {"weights": digest} if digest else {}
+        """Names of public models and weights, and the content of local files wherever they are."""
+        source = self.config.source
+        files = source.local_files()
+        digests = {name: file_digest(str(path)) for name, path in files.items()}
+        named = {"model": source.model, "weights": source.pretrained or source.model}
+        return digests if "config" in files else {**named, **digests}
 
     def check(self) -> None:
         """Raise `ConfigError` where the weights or the model's name cannot be used."""

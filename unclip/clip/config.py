@@ -1,6 +1,5 @@
 """Where a CLIP comes from, and the architecture of one that is trained here."""
 
-import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,14 +63,14 @@ class ClipConfig(Config):
 
         return int(read_model_config(self)["embed_dim"])
 
-    def local_digest(self) -> str | None:
-        """sha256 of the weights' file; None for weights that open_clip downloads."""
-        folder = Path(self.model.removeprefix(LOCAL_DIR))
-        path = folder / WEIGHTS_FILE if self.pretrained is None else Path(self.pretrained)
-        if not path.is_file():
-            return None
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    def local_files(self) -> dict[str, Path]:
+        """The files "weights" and, of a folder, "config"; empty if open_clip downloads them."""
+        if self.model.startswith(LOCAL_DIR):
+            folder = Path(self.model.removeprefix(LOCAL_DIR))
+            return {"weights": folder / WEIGHTS_FILE, "config": folder / CONFIG_FILE}
+        if self.pretrained is not None and Path(self.pretrained).is_file():
+            return {"weights": Path(self.pretrained)}
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
