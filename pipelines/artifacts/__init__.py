@@ -71,7 +71,7 @@ class TrainedModel(Artifact):
     parameters: int
     steps: int
     final_loss: float | None  # None where no step was taken
-    model: str = ""  # the class of its config
+    model: str = ""  # the tag of its config
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,6 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.nn import functional as F
-from torchvision.utils import save_image
 
 from pipelines.artifacts import PcaBasisFile
 from pipelines.cli.models import ModelSource
@@ -35,7 +33,6 @@ Rows = Sequence[Sequence[Tile]]
 
 LABEL_CLASSES = 3  # classes below an image
 GRID_COLUMNS = 4
-MIN_TILE_SIZE = 128  # pixels; smaller images are enlarged for viewing
 CONDITIONS = {  # condition -> the label below its images
     "caption": "caption alone",
     "text embedding": "caption, z_t for z_i",
@@ -203,9 +200,8 @@ class Session:
 
     def write_grid(self, pixels: Tensor) -> None:
         """Write images (B, 3, S, S) without labels."""
-        scale = max(1, MIN_TILE_SIZE // pixels.shape[-1])
-        tiles = F.interpolate(pixels, scale_factor=scale, mode="bicubic").clamp(-1, 1)
-        save_image(tiles, self.request.out, nrow=GRID_COLUMNS, normalize=True, value_range=(-1, 1))
+        tiles = [Tile(image) for image in to_images(pixels)]
+        draw_grid(in_rows(tiles, GRID_COLUMNS)).save(self.request.out)
 
     def write(self, rows: Rows) -> None:
         """Write labelled images, and log them to the project's tracking server."""

@@ -134,7 +134,7 @@ def _only(plan: Plan, name: str) -> Plan:
         tuple(
             s
             if s.stage.name == name or s.action == "cached"
-            else Step(s.stage, "skip", f"left alone: {s.reason}", s.manifest)
+            else Step(s.stage, "skip", f"not selected: {s.reason}", s.manifest)
             for s in plan.steps
         )
     )

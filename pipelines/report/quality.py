@@ -26,7 +26,7 @@ def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
         "headline": headline(records, config.headline, prior=next(iter(inputs.priors))),
         "metrics": metric_rows(records),
         "priors": {
-            name: prior.model.removesuffix("Config") for name, prior in inputs.priors.items()
+            name: prior.model.removesuffix("_prior") for name, prior in inputs.priors.items()
         },
         "prior_metrics": prior_rows(records, list(inputs.priors)),
         "beaten": sum(record["beats_baseline"] for record in held_out),

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
-from torch.nn import functional as F
-from torchvision.utils import save_image
 
 from pipelines.artifacts import MODEL_FILE, ClipWeights
+from pipelines.evaluation.grids import Tile, draw_grid, in_rows
+from pipelines.evaluation.images import to_images
 from pipelines.training.calibration import Calibration
 from pipelines.training.initial_weights import InitialWeights
 from unclip.checkpoint import save_model
@@ -20,7 +21,6 @@ from unclip.training import Batch, Loss
 
 log = logging.getLogger(__name__)
 
-MIN_TILE = 64  # pixels; smaller previews are enlarged
 COLUMNS = 8  # images of a row
 
 
@@ -76,7 +76,6 @@ class ModelTask:
         device = next(model.parameters()).device
         generator = torch.Generator(device).manual_seed(self.preview_seed)
         images = preview(model, batch, generator=generator)
-        scale = max(1, MIN_TILE // images.shape[-1])
-        tiles = F.interpolate(images, scale_factor=scale, mode="nearest")
-        save_image(tiles, path, nrow=COLUMNS, normalize=True, value_range=(-1, 1))
+        tiles = [Tile(image) for image in to_images(images)]
+        draw_grid(in_rows(tiles, COLUMNS), enlarge=Image.Resampling.NEAREST).save(path)
         return True

@@ -123,8 +123,8 @@ def test_the_command_draws_what_the_library_draws_with_the_same_seed(
     tiles = F.interpolate(made, scale_factor=8, mode="bicubic").clamp(-1, 1)
     grid = torch.from_numpy(np.asarray(Image.open("cats.png"), np.float32)) / 127.5 - 1
     for place, tile in enumerate(tiles):
-        left = 2 + place * (TILE + 2)
-        shown = grid[2 : 2 + TILE, left : left + TILE].permute(2, 0, 1)
+        left = GAP + place * (TILE + GAP)
+        shown = grid[GAP : GAP + TILE, left : left + TILE].permute(2, 0, 1)
         assert toys.distance(shown, tile) < 1 / 127
 
 
@@ -136,7 +136,7 @@ def test_captions_alone_need_no_image_tower(
     assert not Path("half/clip").exists()
     use_few_steps(Path("half"))
     assert main(["generate", "a cat", "--count", "1", "--models", "half", "--out", "cat.png"]) == 0
-    assert Image.open("cat.png").size == (TILE, TILE)
+    assert Image.open("cat.png").size == (TILE + 2 * GAP, TILE + 2 * GAP)
     refused(["variations", "a.png", "--models", "half"], "without CLIP's image tower", capsys)
 
 

@@ -197,7 +197,7 @@ def test_both_kinds_of_prior_are_trained_and_compared(tmp_path: Path) -> None:
     models = [
         Store(str(store)).manifests(n)[0].metadata["model"] for n in ("prior", "second_prior")
     ]
-    assert models == ["ARPriorConfig", "DiffusionPriorConfig"]
+    assert models == ["autoregressive_prior", "diffusion_prior"]
     metrics = json.loads(next(store.glob("evaluate/*/metrics.json")).read_text())
     assert {"held_out/prior/cosine", "held_out/second_prior/cosine"} <= set(metrics)
     page = next(store.glob("report/*/report.html")).read_text()

@@ -8,8 +8,8 @@ the image is reduced already, so these differ: the blur is drawn in pixels of th
 resize to 0.5 to 2 times the size and back replaces the reduction in two parts, nearest-neighbour
 resizing replaces its shifted sampling, and JPEG is applied once, not twice. Strengths are its own
 for noise and JPEG, and fitted for the blur. The PSNR to the clean small image, at 64 pixels and in
-the 5th, 50th and 95th percentile, is 20.4, 25.4 and 29.7 dB on crops of two photographs, against
-21.5, 25.5 and 29.6 dB of the light variant; on emoji it is 20.1, 26.3 and 32.4 dB, against 19.8,
+the 5th, 50th and 95th percentile, is 20.2, 25.5 and 30.1 dB on crops of two photographs, against
+21.5, 25.5 and 29.6 dB of the light variant; on emoji it is 20.0, 26.5 and 32.6 dB, against 19.8,
 26.2 and 32.1 dB.
 """
 
