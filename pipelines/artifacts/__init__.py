@@ -83,6 +83,6 @@ class Evaluation(Artifact):
 
 @dataclass(frozen=True)
 class Report(Artifact):
-    """`report.html`: one file with its pictures inside."""
+    """`report.html`: one file with its images inside."""
 
     title: str

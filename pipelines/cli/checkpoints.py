@@ -34,7 +34,11 @@ target_option = click.option(
 
 @command("import")
 @click.argument(
-    "paths", nargs=-1, required=True, metavar="PATH...", help="Folders of one checkpoint."
+    "paths",
+    nargs=-1,
+    required=True,
+    metavar="PATH...",
+    help="Folders or .ckpt files of one checkpoint.",
 )
 @target_option
 def import_(paths: tuple[str, ...], target: Path) -> None:

@@ -71,7 +71,7 @@ def _explain_one(error: Error, raw: RawConfig) -> str:
         known = error["ctx"].get("expected_tags") or "docs/reference/config.md lists them"
         return f"{where}.kind {given}; choose one of {known}."
     if error["type"] in UNKNOWN:
-        known = _field_names(error["config"], _keys(error["loc"][len(error["at"]) : -1]))
+        known = _field_names(error["config"], error["loc"][len(error["at"]) : -1])
         return f"{where} is not a setting{_suggest(keys[-1], known)}"
     if error["type"] in MISSING:
         return f"{where} is missing and has no default; docs/reference/config.md describes it."
@@ -87,22 +87,36 @@ def _suggest(name: str, known: Sequence[str]) -> str:
     return close or (f"; there are {', '.join(known)}." if known else ".")
 
 
-def _field_names(kind: Any, keys: Keys) -> list[str]:
-    """The settings that the section at a place has."""
-    for name in keys:
-        kind = _kind_of(kind, name)
-    return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+def _field_names(config: type, place: tuple[Any, ...]) -> list[str]:
+    """The settings at a place below a class; union tags choose among the classes there."""
+    found: list[Any] = [config]
+    for part in place:
+        if part in UNION_TAGS:
+            found = [each for each in found if part in _tags(each)] or found
+        else:
+            found = [member for each in found for member in _members(each, str(part))]
+    names = [f.name for each in found if dataclasses.is_dataclass(each) for f in _fields(each)]
+    return list(dict.fromkeys(names))
 
 
-def _kind_of(kind: Any, name: str) -> Any:
-    """The class of a section's field, or of a mapping's value."""
-    if typing.get_origin(kind) is Mapping or typing.get_origin(kind) is typing.get_origin(
-        Mapping[str, int]
-    ):
-        return typing.get_args(kind)[1]
-    options = [kind, *typing.get_args(kind)] if not dataclasses.is_dataclass(kind) else [kind]
-    hints = [typing.get_type_hints(o) for o in options if dataclasses.is_dataclass(o)]
-    found = next((h[name] for h in hints if name in h), None)
+def _fields(config: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(config)
+
+
+def _tags(config: Any) -> tuple[str, ...]:
+    """What pydantic calls a class of a union: by its `kind`, or by its name."""
+    hints = typing.get_type_hints(config) if dataclasses.is_dataclass(config) else {}
+    return (getattr(config, "__name__", ""), *typing.get_args(hints.get("kind")))
+
+
+def _members(config: Any, name: str) -> list[Any]:
+    """The types that a field of a class, or a value of a mapping, may have."""
+    if typing.get_origin(config) is Mapping:
+        found = typing.get_args(config)[1]
+    elif dataclasses.is_dataclass(config):
+        found = typing.get_type_hints(config).get(name)
+    else:
+        return []
     if isinstance(found, types.UnionType) or typing.get_origin(found) is typing.Union:
-        return next((a for a in typing.get_args(found) if dataclasses.is_dataclass(a)), found)
-    return found
+        return list(typing.get_args(found))
+    return [found]

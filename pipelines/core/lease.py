@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.core.errors import AbortedError, first_line
+from pipelines.core.errors import AbortedError, WorkLostError, first_line
 from pipelines.core.filesystem import StoreError, filesystem, is_local, writing
 from pipelines.core.process import is_running, machine_id, start_time
 from pipelines.core.store import Folder
@@ -42,7 +42,7 @@ SETTLE_S = 1.0
 _IN_PROCESS = threading.Lock()  # for file systems in memory, and beside the file lock
 
 
-class LeaseLostError(AbortedError):
+class LeaseLostError(AbortedError, WorkLostError):
     """Another driver has taken over a stage that this one was making."""
 
 

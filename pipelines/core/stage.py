@@ -84,7 +84,7 @@ class Context(Protocol):
         ...
 
     def earlier(self) -> Sequence[Manifest]:
-        """The finished results of stages of this name, the newest first."""
+        """The finished results of stages of this name, the newest first; none with `--force`."""
         ...
 
     def folder_of(self, manifest: Manifest) -> Folder:

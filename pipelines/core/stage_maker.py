@@ -41,14 +41,15 @@ class StageContext:
     emit: Emit
     settings: PoolSettings
     store: Store
+    forced: bool  # to be made afresh
 
     def load(self, stage: Stage[A]) -> A:
         """The artifact of a dependency."""
         return load_artifact(self.store, stage)
 
     def earlier(self) -> Sequence[Manifest]:
-        """The finished results of stages of this name, the newest first."""
-        return self.store.manifests(self.stage.name)
+        """The finished results that the work may go on from, the newest first."""
+        return () if self.forced else self.store.manifests(self.stage.name)
 
     def folder_of(self, manifest: Manifest) -> Folder:
         """Where a result is stored."""
@@ -137,7 +138,9 @@ class StageMaker:
             aside.remove()
             folder.move_to(aside)
         try:
-            artifact = stage.run(StageContext(stage, folder, self.emit, settings, self.store))
+            artifact = stage.run(
+                StageContext(stage, folder, self.emit, settings, self.store, step.forced)
+            )
             self.leases.verify(stage.label)
         except BaseException:
             if replaced and stage.label in self.leases.held:

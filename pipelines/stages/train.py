@@ -99,7 +99,7 @@ class TrainModel(Stage[TrainedModel]):
             manifest.metadata["steps"]: manifest
             for manifest in reversed(earlier)
             if without_steps(manifest.description) == mine
-            and manifest.metadata.get("steps", 0) < self.training.steps
+            and 0 < manifest.metadata.get("steps", 0) < self.training.steps
         }
         return shorter[max(shorter)] if shorter else None
 

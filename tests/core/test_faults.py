@@ -223,7 +223,7 @@ def test_a_driver_that_was_stopped_too_long_loses_its_lease_and_ends(
     until(lambda: f'"pid": {second.pid}' in next(iter(root.glob(".leases/*/*.json"))).read_text())
     first.send_signal(signal.SIGCONT)
     _, err = first.communicate(timeout=60)
-    assert first.returncode == 2
+    assert first.returncode == EXIT_WORK_LOST
     assert is_one_paragraph(err), err
     assert "lost the lease of count/" in err
     assert f"(process {second.pid})" in err

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.config.files import find_config
 from pipelines.core.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +56,7 @@ QUICK = {
 }
 
 
-def command(store: Path, *arguments: str, **settings: str) -> list[str]:
+def command(store: Path, *arguments: str, config: str = "demo", **settings: str) -> list[str]:
     flags = [f"{k}={v}" for k, v in {**QUICK, **settings}.items()]
     verb, *rest = arguments
     sets = [word for flag in flags for word in ("--set", flag)]
@@ -63,7 +65,7 @@ def command(store: Path, *arguments: str, **settings: str) -> list[str]:
         "-m",
         "pipelines.cli.main",
         verb,
-        "demo",
+        config,
         "--store",
         str(store),
         *rest,
@@ -71,9 +73,9 @@ def command(store: Path, *arguments: str, **settings: str) -> list[str]:
     ]
 
 
-def unclip(store: Path, *arguments: str, **settings: str) -> str:
+def unclip(store: Path, *arguments: str, config: str = "demo", **settings: str) -> str:
     result = subprocess.run(
-        command(store, *arguments, **settings),
+        command(store, *arguments, config=config, **settings),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -151,6 +153,18 @@ class TestWholePipeline:
         message = subprocess.run(shown, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         assert "The key is the digest of" in message
         assert "embeddings: embed/" in message
+
+    def test_the_stage_of_the_extension_guide_runs_from_beside_the_configuration(
+        self, finished: Path, tmp_path: Path
+    ) -> None:
+        guide = (ROOT / "docs/how-to/extend.md").read_text()
+        module, section = re.findall(r"```(?:python|yaml)\n(.*?)```", guide, re.DOTALL)[-2:]
+        (tmp_path / "my_stages.py").write_text(module)
+        path = tmp_path / "own.yaml"
+        path.write_text(find_config("demo").read_text() + section)
+        unclip(finished, "run", "--only", "caption_lengths", config=str(path))
+        manifest = Store(str(finished)).manifests("caption_lengths")[0]
+        assert manifest.metadata["longest"] > 10
 
 
 def wait_for(pattern: str, store: Path, driver: "subprocess.Popen[bytes]") -> None:

@@ -1,0 +1,122 @@
+"""A longer training goes on from where a shorter one ended, where its schedule allows that."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipelines.artifacts import MODEL_FILE, TrainedModel
+from pipelines.config.load import load_config
+from pipelines.core.events import Event, Note
+from pipelines.core.plan import Scope, make_plan
+from pipelines.core.stage import Graph
+from pipelines.core.stage_maker import _manifest
+from pipelines.core.store import Manifest, Store
+from pipelines.stages.train import LoaderSettings, TrainModel
+from pipelines.training.worker import TrainingWorker
+from tests.pipelines import given
+from tests.pipelines.given_pairs import GivenPairs
+from tests.pipelines.local import LocalContext, make
+from unclip.checkpoint import save_model
+from unclip.kinds import build
+
+MODEL = given.small_models().prior
+QUICK = replace(
+    load_config("demo").priors["prior"].training,
+    lr_schedule="constant",
+    warmup_steps=0,
+    batch_size=16,
+    log_every_steps=1,
+    checkpoint_every_steps=100,
+)
+
+
+class TrainingContext(LocalContext):
+    def train(self, function: Any, config: Mapping[str, Any]) -> None:
+        TrainingWorker(config["job"], rank=0, world_size=1, device=torch.device("cpu")).run()
+
+
+class ForcedContext(TrainingContext):
+    def earlier(self) -> Sequence[Manifest]:
+        return ()
+
+
+def stage_of(init_from: Path | None = None, **changes: Any) -> TrainModel:
+    pairs, clip = GivenPairs(48), given.GivenClip()
+    embeddings = given.GivenEmbeddings(pairs, clip)
+    selection = given.GivenSelection(embeddings)
+    training = replace(QUICK, **changes)
+    return TrainModel(
+        pairs,
+        embeddings,
+        selection,
+        MODEL,
+        training,
+        LoaderSettings(shuffle_shards=2),
+        init_from=str(init_from) if init_from else None,
+        name="prior",
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = Store(str(tmp_path / "store"))
+    for dependency in stage_of(steps=1).dependencies.values():
+        make(store, dependency)
+    return store
+
+
+def train(
+    store: Store, stage: TrainModel, context: type[LocalContext] = TrainingContext
+) -> tuple[TrainedModel, list[str]]:
+    torch.set_num_threads(1)
+    events: list[Event] = []
+    made = stage.run(context(store, store.folder(stage.name, stage.key), events))
+    store.commit(_manifest(stage, made, {}, 1.0))
+    return made, [event.text for event in events if isinstance(event, Note)]
+
+
+def assert_equal(one: TrainedModel, other: TrainedModel) -> None:
+    first, second = (load_file(made.folder.local(MODEL_FILE)) for made in (one, other))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    losses = [
+        [entry["loss"] for entry in made.folder.read_json("history.json")] for made in (one, other)
+    ]
+    assert losses[0] == losses[1]
+    assert one.final_loss == other.final_loss
+
+
+def test_a_longer_training_takes_only_the_steps_that_are_missing(store: Store) -> None:
+    short, long = stage_of(steps=6), stage_of(steps=10)
+    straight, notes = train(store, long, ForcedContext)
+    assert notes == []
+    store.folder(long.name, long.key).remove()
+    train(store, short)
+    step = make_plan(Graph([long]), store, Scope())["prior"]
+    assert step.reason == (f"prior.training.steps: 6 → 10; goes on from the result {short.key}")
+    continued, notes = train(store, long)
+    assert any(f"goes on from the shorter training in {store.root}" in note for note in notes)
+    assert any("resumes at step 6" in note for note in notes)
+    assert_equal(continued, straight)
+
+
+def test_a_training_whose_schedule_depends_on_its_length_starts_afresh(store: Store) -> None:
+    train(store, stage_of(steps=3, lr_schedule="cosine"))
+    long = stage_of(steps=5, lr_schedule="cosine")
+    assert "goes on" not in make_plan(Graph([long]), store, Scope())["prior"].reason
+    assert train(store, long)[1] == []
+
+
+def test_weights_that_took_no_step_have_no_state_to_go_on_from(
+    store: Store, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "weights.safetensors", build(MODEL))
+    train(store, stage_of(tmp_path / "weights.safetensors", steps=0))
+    long = stage_of(tmp_path / "weights.safetensors", steps=2)
+    assert "goes on" not in make_plan(Graph([long]), store, Scope())["prior"].reason
+    assert train(store, long)[1] == []
