@@ -12,7 +12,7 @@ from pipelines.core.store import Store
 from tests.core.toys import BEHAVIOURS_FILE
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray_address() -> Iterator[str]:
     head = {"num_cpus": 2, "object_store_memory": 2**28, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -34,7 +34,7 @@ def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def s3() -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

@@ -20,7 +20,6 @@ from tests.core.toys import Add, Count, Sum, Walk
 TOYS = {
     "sum": lambda: [Sum(Add(Count(4, 3), 1))],
     "large": lambda: [Count(12, 400_000), Walk(steps=2)],
-    "walk": lambda: [Walk(steps=100)],
 }
 
 

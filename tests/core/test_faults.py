@@ -1,5 +1,6 @@
 """Faults of the machine below a run: Ray, the disk, another driver. Real processes really die."""
 
+import getpass
 import os
 import signal
 import subprocess
@@ -24,10 +25,6 @@ from tests.core.test_runner import Recorder, graph, run
 from tests.core.toys import Walk, traces
 
 pytestmark = pytest.mark.ray
-
-
-def begun(root: Path) -> bool:
-    return bool(list(root.glob("*/*/.walk/step.json")))
 
 
 def shards_done(root: Path) -> int:
@@ -57,10 +54,11 @@ def test_a_killed_controller_costs_a_retry_and_leaves_no_cpu_reserved(
 
 @pytest.mark.parametrize("process", ["raylet", "gcs_server"])
 def test_a_dead_ray_ends_the_driver_within_seconds_and_in_one_sentence(
-    tmp_path: Path, trace: Path, process: str
+    tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch, process: str
 ) -> None:
-    driver = start(tmp_path / "store", "walk")
-    until(lambda: begun(tmp_path / "store"))
+    monkeypatch.setenv("TOY_COUNT", "pause_s=90")
+    driver = start(tmp_path / "store", "sum")
+    until(lambda: traces(trace, "count"))
     child(driver.pid, process).kill()
     killed_at = time.monotonic()
     _, err = driver.communicate(timeout=60)
@@ -77,8 +75,9 @@ def test_ctrl_c_works_while_a_cluster_has_no_control_service(
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-        driver = start(tmp_path / "store", "walk")
-        until(lambda: begun(tmp_path / "store"))
+        monkeypatch.setenv("TOY_COUNT", "pause_s=90")
+        driver = start(tmp_path / "store", "sum")
+        until(lambda: traces(trace, "count"))
         cluster.head_node.kill_gcs_server()
         time.sleep(4)
         assert driver.poll() is None  # a cluster may start its control service again
@@ -86,7 +85,7 @@ def test_ctrl_c_works_while_a_cluster_has_no_control_service(
         asked_at = time.monotonic()
         _, err = driver.communicate(timeout=60)
         assert driver.returncode == 130, err
-        assert time.monotonic() - asked_at < 4
+        assert time.monotonic() - asked_at < 10
     finally:
         cluster.shutdown()
 
@@ -178,7 +177,7 @@ def test_a_second_driver_waits_for_the_first_or_leaves_by_choice(
     leaving, waiting = start(root, "sum", "on_busy=leave"), start(root, "sum")
     _, err = leaving.communicate(timeout=60)
     assert leaving.returncode == 2
-    assert f"Stage count is being made by {os.environ.get('USER', 'root')}@" in err
+    assert f"Stage count is being made by {getpass.getuser()}@" in err
     assert f"(process {first.pid}) since 20" in err
     out, err = waiting.communicate(timeout=120)
     assert waiting.returncode == 0, err
