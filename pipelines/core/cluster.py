@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import ray
 from ray._private import auto_init_hook
 
+from pipelines.core import logs
 from pipelines.core.errors import AbortedError, PipelineError, WorkLostError, first_line
 from pipelines.core.resources import GIB, ClusterSettings
 
@@ -108,7 +109,7 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster]:
     log.info("connects to Ray at %s", address or "this machine")
     try:
         ray.init(
-            address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local
+            address=address or "local", logging_level=logging.ERROR, **logs.ray_options(), **local
         )
     except Exception as error:  # a node that is too slow to start raises a bare one
         raise PipelineError(

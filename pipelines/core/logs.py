@@ -1,6 +1,7 @@
-"""Shows the log messages of our own packages."""
+"""Shows the log messages of our own packages, in the driver and in its workers."""
 
 import logging
+from typing import Any
 
 PACKAGES = ("unclip", "pipelines")
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -18,3 +19,16 @@ def show_logs(level: int = logging.DEBUG) -> None:
         logger.setLevel(level)
         logger.handlers = [handler]
         logger.propagate = False
+
+
+def are_shown() -> bool:
+    """Whether `show_logs` was called in this process."""
+    return not logging.getLogger(PACKAGES[0]).propagate
+
+
+def ray_options() -> dict[str, Any]:
+    """Arguments of `ray.init` with which workers log as this process does."""
+    if not are_shown():
+        return {"log_to_driver": False}
+    hook = f"{show_logs.__module__}.{show_logs.__name__}"
+    return {"log_to_driver": True, "runtime_env": {"worker_process_setup_hook": hook}}

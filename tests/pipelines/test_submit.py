@@ -145,6 +145,23 @@ def test_the_code_and_the_config_travel_and_nothing_else(tmp_path: Path) -> None
         pass
 
 
+def test_modules_that_the_config_names_travel_too(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        "filter: {rules: {my_rules:NoMemes: {}}}\nsource: {urls: lists.web:Pages}\n"
+        "prior: {sampler: installed:sampler}\n"
+    )
+    (tmp_path / "my_rules.py").write_text("RULES = 1")
+    (tmp_path / "lists" / "__pycache__").mkdir(parents=True)
+    for name in ("__init__.py", "web.py", "__pycache__/web.pyc"):
+        (tmp_path / "lists" / name).touch()
+    (tmp_path / "unnamed.py").touch()
+    with packed(config) as folder:
+        names = {p.name for p in folder.iterdir()} - {"pipelines", "unclip", "pyproject.toml"}
+        assert names == {"job.yaml", "my_rules.py", "lists"}
+        assert {p.name for p in (folder / "lists").iterdir()} == {"__init__.py", "web.py"}
+
+
 @pytest.mark.parametrize(
     ("exit_code", "error_type", "again"),
     [
