@@ -145,7 +145,8 @@ class Folder:
             for name in sorted(self._all_files()):
                 if _is_hidden(name):
                     fs.rm_file(f"{root}/{name}")
-            for path in fs.ls(root, detail=False):  # folders, where the file system has them
+            listed = fs.ls(root, detail=False) if fs.exists(root) else []
+            for path in listed:  # folders, where the file system has them
                 if _is_hidden(PurePosixPath(path).name):
                     fs.rm(path, recursive=True)
 

@@ -4,6 +4,7 @@ Prints what its listener hears, and ends as the command line does.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Mapping
 
@@ -63,4 +64,5 @@ def main(root: str, toy: str, *options: str) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     os._exit(main(*sys.argv[1:]))

@@ -45,6 +45,12 @@ def test_a_stage_is_there_only_once_its_manifest_is(store: Store) -> None:
     assert store.missing_outputs(committed) == []
 
 
+def test_a_stage_that_writes_no_file_is_committed_too(store: Store) -> None:
+    committed = store.commit(manifest())
+    assert committed.outputs == {}
+    assert store.manifest("embed", "k1") == committed
+
+
 def test_an_output_that_is_lost_or_cut_short_is_noticed(store: Store) -> None:
     folder = store.folder("embed", "k1")
     folder.write_bytes("a.bin", b"12345")

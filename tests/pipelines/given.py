@@ -179,7 +179,7 @@ class GivenModel(Stage[TrainedModel]):
         if self.name != "upsampler_2":  # the report mentions a missing history
             ctx.folder.write_json("history.json", history)
         parameters = sum(p.numel() for p in model.parameters())
-        kind = type(self.model).__name__
+        kind = self.model.tag
         return TrainedModel(ctx.folder, parameters, steps=200, final_loss=0.105, model=kind)
 
 

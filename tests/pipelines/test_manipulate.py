@@ -171,7 +171,7 @@ def test_trained_models_draw_after_the_url_list_is_gone_or_changed(
     now = project_of(url_list, project.store)
     monkeypatch.setattr(models, "open_project", lambda choice: now)
     assert main(["--debug", "generate", "a heart", "--count", "1", "--out", "a.png"]) == 0
-    assert Image.open("a.png").size == (128, 128)
+    assert Image.open("a.png").size == (144, 144)
     if list_now:
         assert now.graph["filter"].key != project.graph["filter"].key
 

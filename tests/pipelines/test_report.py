@@ -153,7 +153,7 @@ def test_any_number_of_priors_is_compared_side_by_side(tmp_path: Path, page: Pag
     html = read_html(make(Store(str(tmp_path)), report_stage(**others)))
     section = html[html.index('<h2 id="priors">') : html.index('<h2 id="samples">')]
     headers = re.findall(r'<th class="n">(.*?)<small>(.*?)</small></th>', section)
-    kinds = [("prior", "DiffusionPrior"), ("ar", "ARPrior"), ("deep", "DiffusionPrior")]
+    kinds = [("prior", "diffusion"), ("ar", "autoregressive"), ("deep", "diffusion")]
     assert headers == kinds * 2  # for both splits
     assert section.count("<td>cosine over mean</td>") == 1
     assert section.count("<b>") >= section.count("<tr>") - 2  # the best of each metric
