@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pipelines.core import lease
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Event, Note
+from pipelines.core.logs import show_logs
 from pipelines.core.plan import Scope, Step, make_plan
 from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.runner import RunSettings, run_plan
@@ -46,6 +47,8 @@ def main(root: str, toy: str, *options: str) -> int:
     given = dict(option.split("=") for option in options)
     lease.EXPIRY_S = float(given.get("expiry_s", lease.EXPIRY_S))
     lease.RENEW_EVERY_S = lease.EXPIRY_S / 6
+    if "verbose" in given:
+        show_logs()
     settings = RunSettings(
         resources={name: Resources(workers=2) for name in ("count", "add", "walk")},
         wait_s=60,

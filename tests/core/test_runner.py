@@ -18,6 +18,7 @@ from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.runner import RunSettings, StageFailedError, run_plan
 from pipelines.core.stage import Graph, load_artifact
 from pipelines.core.store import Manifest, Store
+from tests.core.processes import start
 from tests.core.toys import Add, Count, Sum, Walk, traces
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
@@ -196,3 +197,11 @@ def test_a_resource_that_is_lost_during_the_run_is_an_error_and_no_silent_end(
     )
     with pytest.raises(StageFailedError, match=rf"{name} waited 2 s for a worker with .*rare"):
         run_plan(make_plan(graph(), store, Scope()), store, settings)
+
+
+def test_workers_log_where_the_driver_does(tmp_path: Path, trace: Path) -> None:
+    driver = start(tmp_path / "store", "sum", "verbose=yes")
+    out, err = driver.communicate(timeout=120)
+    assert driver.returncode == 0, err
+    assert "pipelines.core.runner: starts count/" in err
+    assert "DEBUG   pipelines.core.shards: makes shard 00000" in out + err
