@@ -1,6 +1,7 @@
 """A project: a configuration with its stages and its store."""
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +88,9 @@ def open_project(choice: ProjectChoice) -> Project:
 
 
 def copy_config(name: str, path: str) -> None:
-    """Copy a packaged configuration to a path where no file is yet."""
+    """Copy a packaged configuration to a path where no file is yet, with a store of its own."""
     text = find_config(name).read_text()
+    text = re.sub(r"(?m)^  store: .*$", f"  store: runs/{Path(path).stem}", text)
     try:
         with Path(path).open("x") as file:
             file.write(text)
