@@ -45,7 +45,7 @@ class _TrainingInputs:
 
 
 def unclip_graph(config: PipelineConfig) -> Graph:
-    """From a list of URLs to evaluated models, their report, and the user's own stages."""
+    """All stages: from a list of URLs to evaluated models and their report, and the user's own."""
     downloaded = Download(config.source, config.download)
     pairs = Filter(downloaded, config.filter)
     clip = clip_stage(config, pairs)
@@ -92,8 +92,8 @@ def training_stage(
 ) -> TrainModel:
     """The training of one section's model.
 
-    From random weights, a network with `calibrate` depends on the PCA, and a model that reads
-    captions with the CLIP's own text tower depends on the CLIP.
+    When training starts from random weights, a network with `calibrate` depends on the PCA, and a
+    model that reads captions with the CLIP's own text tower depends on the CLIP.
     """
     is_random = section.init_from is None
     is_calibrated = hasattr(spec_of(section.model).network, "calibrate")
@@ -113,7 +113,7 @@ def training_stage(
 
 
 def own_stages(sections: Mapping[str, OwnStageSection], graph: Graph) -> dict[str, Stage[Artifact]]:
-    """The stages of section `stages`, in its order; each may read those before it."""
+    """The stages of the section `stages`, in its order; each may read those before it."""
     known = dict(graph.stages)
     own: dict[str, Stage[Artifact]] = {}
     for name, section in sections.items():
@@ -127,11 +127,11 @@ def own_stage(
     """One stage of the user's own. Raises `ConfigError` naming the setting that is wrong."""
     kind: Any = resolve(section.use, {}, what=f"stages.{name}.use")
     if not (isinstance(kind, type) and issubclass(kind, Stage)):
-        raise ConfigError(f"stages.{name}.use={section.use} is no subclass of Stage")
+        raise ConfigError(f"stages.{name}.use={section.use} is not a subclass of Stage")
     unknown = [input_ for input_ in section.inputs.values() if input_ not in known]
     if unknown:
         raise ConfigError(
-            f"stages.{name}.inputs names {unknown[0]!r}, which is no stage before it"
+            f"stages.{name}.inputs names {unknown[0]!r}, which is not an earlier stage"
             f"{did_you_mean(unknown[0], tuple(known))}"
         )
     values = {field: known[input_] for field, input_ in section.inputs.items()}

@@ -1,4 +1,4 @@
-"""What the stages hand to each other: typed, and small enough for a manifest."""
+"""The artifacts that stages pass to each other: typed, and small enough for a manifest."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class PairShards(Shards):
 class ClipWeights(Artifact):
     """A frozen CLIP: the files in this folder that `unclip.clip.frozen.FrozenClip.load` reads."""
 
-    name: str  # architecture and where the weights come from
+    name: str  # architecture and source of the weights
     digest: str  # of architecture and weights
     width: int  # of the embeddings
     image_size: int
@@ -70,7 +70,7 @@ class TrainedModel(Artifact):
 
     parameters: int
     steps: int
-    final_loss: float | None  # None where no step was taken
+    final_loss: float | None  # None if no step was taken
     model: str = ""  # the tag of its config
 
 

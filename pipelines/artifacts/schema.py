@@ -1,4 +1,4 @@
-"""The Parquet schema of every artifact. One row is one pair; `key` never changes on its way.
+"""The Parquet schema of every artifact. One row is one pair, which keeps its `key` in all stages.
 
 A schema is checked when a shard is written and when it is read (`core.tables.check_schema`).
 Embedding columns are fixed-size float32 lists of the CLIP's width, unit-norm; images stay encoded
@@ -35,7 +35,7 @@ SELECTION = pa.schema(
 )
 
 
-# What `pca` sums up over each group of shards, W being the width of the embeddings.
+# The sums that `pca` computes over each group of shards. W: width of the embeddings.
 MOMENTS = pa.schema(
     [
         pa.field("count", pa.int64(), nullable=False),
@@ -53,14 +53,14 @@ def embeddings(width: int) -> pa.Schema:
             pa.field("key", pa.string(), nullable=False),
             pa.field("image_embeds", vector, nullable=False),
             pa.field("text_embeds", vector, nullable=False),
-            pa.field("image_norm", pa.float32(), nullable=False),  # z_i had it before
+            pa.field("image_norm", pa.float32(), nullable=False),  # of z_i before normalization
             pa.field("similarity", pa.float32(), nullable=False),  # cosine of the two
         ]
     )
 
 
 def pca_basis(width: int) -> pa.Schema:
-    """What `pca` writes: one row a component, by falling eigenvalue; `mean` repeats."""
+    """What `pca` writes: one row per component, largest eigenvalue first, all with one `mean`."""
     vector = pa.list_(pa.float32(), width)
     return pa.schema(
         [
@@ -72,28 +72,29 @@ def pca_basis(width: int) -> pa.Schema:
 
 
 def pair_key(url: str, caption: str) -> str:
-    """The key of a pair: 20 hex digits that follow from its address and caption alone."""
+    """The key of a pair: 20 hex digits that depend only on its URL and caption."""
     return hashlib.sha256(f"{url}\0{caption}".encode()).hexdigest()[:20]
 
 
 def is_held_out(key: str, fraction: float) -> bool:
-    """Whether the pair belongs to the held-out split: follows from the key alone."""
+    """Whether the pair belongs to the held-out split; depends only on the key."""
     return int(key[-8:], 16) < fraction * 2**32
 
 
-THUMBNAIL_SIDE = 16  # pixels; what colours and coarse shapes are compared on
+THUMBNAIL_SIDE = 16  # pixels; enough to compare colours and coarse shapes
 
 
 def predicted_by(prior: str) -> str:
-    """The column of samples with what a prior predicts that did not draw the images."""
+    """The column of samples with the predictions of a prior that did not draw the images."""
     return f"{prior}_predicted_image_embeds"
 
 
 def samples(width: int, other_priors: Sequence[str] = ()) -> pa.Schema:
     """What `evaluate` writes: one row for each caption, with its images (PNG) and embeddings.
 
-    other_priors: the names of all priors but the first, which drew the images. Columns of probes
-    are null in all other rows. Thumbnails are raw RGB bytes of `THUMBNAIL_SIDE` squared pixels.
+    other_priors: the names of all priors but the first, which drew the images. The columns of
+    probes are null in rows that are not probes. Thumbnails are raw RGB bytes of `THUMBNAIL_SIDE`
+    squared pixels.
     """
     vector = pa.list_(pa.float32(), width)
     probe_vector = pa.list_(pa.float32())  # Parquet cannot store a null of a fixed size

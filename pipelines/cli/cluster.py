@@ -25,7 +25,7 @@ job_argument = click.argument("job", help="Id, as `unclip submit` printed it.")
     metavar="N",
     default=3,
     show_default=True,
-    help="Submissions in all, where the driver or its cluster is lost.",
+    help="Submissions in total, if the driver or its cluster is lost.",
 )
 def submit(
     project: ProjectChoice, scope: ScopeChoice, address: str, no_wait: bool, attempts: int

@@ -12,7 +12,7 @@ from pipelines.core.logs import show_logs
 
 @dataclass
 class Output:
-    """What the user wants to see beside the results."""
+    """What to print besides the results."""
 
     verbose: bool = False  # log messages of our packages
     debug: bool = False  # tracebacks of errors
@@ -24,7 +24,7 @@ def output() -> Output:
 
 
 class Command(click.Command):
-    """A command that takes --verbose and --debug, as the group before it does."""
+    """A command that takes --verbose and --debug, as its group does."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)

@@ -47,7 +47,7 @@ def generate(request: ImageRequest, caption: str, count: int) -> None:
 @eta_option
 @image_options("variations.png")
 def variations(request: ImageRequest, image: str, count: int, eta: float) -> None:
-    """Draw images like an image.
+    """Draw variations of an image.
 
     The output shows the original, its reconstruction and the variations, as in figure 3 of the
     paper.
@@ -60,11 +60,11 @@ def variations(request: ImageRequest, image: str, count: int, eta: float) -> Non
 
 @command("interpolate")
 @image_argument
-@click.argument("other", help="A second one.")
+@click.argument("other", help="Second image: file or key.")
 @count_option(7, minimum=2)
 @image_options("interpolate.png")
 def interpolate(request: ImageRequest, image: str, other: str, count: int) -> None:
-    """Draw the way from one image to another.
+    """Draw a transition between two images.
 
     In the first row, the noise x_T is interpolated together with the image embedding z_i, as in
     figure 4 of the paper. In the second row, x_T is random.
@@ -77,8 +77,8 @@ def interpolate(request: ImageRequest, image: str, other: str, count: int) -> No
 
 @command("edit")
 @image_argument
-@caption_option("--to", required=True, help='What to change it to, such as "a green apple".')
-@caption_option("--from-text", help="What it shows now.")
+@caption_option("--to", required=True, help='Caption of the result, such as "a green apple".')
+@caption_option("--from-text", help="Caption of the image as it is.")
 @count_option(8, minimum=2)
 @click.option(
     "--strength",
@@ -139,11 +139,11 @@ def reconstruct(request: ImageRequest, image: str, components: tuple[int, ...]) 
 @command("inpaint")
 @image_argument
 @click.argument("mask", help="Image of the same size: white where to paint, black elsewhere.")
-@caption_option("--caption", help="What the whole image shows; default: as the rest suggests.")
+@caption_option("--caption", help="Caption of the whole image; default: inferred from the rest.")
 @count_option(6)
 @image_options("inpaint.png")
 def inpaint(request: ImageRequest, image: str, mask: str, caption: str | None, count: int) -> None:
-    """Paint a part of an image anew."""
+    """Repaint a part of an image."""
     inputs = _inputs(request)
     original = inputs.read_image(image)
     covered = inputs.read_mask(mask, original)

@@ -1,4 +1,4 @@
-"""What an image command reads: images, masks and models, checked before any model is loaded."""
+"""The inputs of an image command: images, masks and models, checked before a model is loaded."""
 
 import logging
 import re
@@ -39,9 +39,10 @@ class Inputs:
         return open_models(self.request.models)
 
     def open_session(self, *required_stages: str) -> "Session":
-        """Load nothing yet, but raise `PipelineError` or `ConfigError` where models are missing.
+        """A session, which loads models on first use.
 
-        required_stages: stages of the project whose results are needed beside the models.
+        required_stages: stages of the project whose results are needed besides the models.
+        Raises `PipelineError` or `ConfigError` if models or those results are missing.
         """
         self.models.check(*required_stages)
         from pipelines.cli.session import Session
@@ -51,7 +52,7 @@ class Inputs:
     def read_image(self, name: str) -> Image.Image:
         """An image file, or a pair of the store by its key, as RGB.
 
-        Grey images get three equal channels; transparency is put on white.
+        Grey images get three equal channels; transparent parts become white.
         """
         path = Path(name)
         if self.models.project is not None and not path.exists() and KEY.fullmatch(name):
@@ -66,7 +67,7 @@ class Inputs:
         return _decode(content, name)
 
     def read_mask(self, name: str, image: Image.Image) -> Image.Image:
-        """A black and white image of the same size, mode L: white is where to paint."""
+        """A black and white image of the same size, mode L; white marks where to paint."""
         mask = self.read_image(name)
         if mask.size != image.size:
             raise PipelineError(
@@ -83,8 +84,8 @@ class Inputs:
             )
         if not is_white.any():
             raise PipelineError(
-                f"The mask {name} is all black, so there is nothing to paint. Make the part white "
-                "that is to be painted."
+                f"The mask {name} is all black, so there is nothing to paint. Make the part to "
+                "paint white."
             )
         return mask.convert("L")
 

@@ -12,9 +12,9 @@ from pipelines.core.store import Manifest
 
 
 def print_results(project: Project) -> None:
-    """Print one line for each result; those of the present configuration are marked."""
+    """Print one line for each result; those of the current configuration are marked."""
     project.store.check_exists()
-    present = {
+    current = {
         (name, key)
         for lookup in recorded(project.graph, project.store)
         for name, key in lookup.keys.items()
@@ -22,17 +22,17 @@ def print_results(project: Project) -> None:
     rows = [["", "stage", "key", "made", "took", "size"]]
     for name in project.graph.stages:
         for manifest in project.store.manifests(name):
-            mark = "*" if (name, manifest.key) in present else ""
+            mark = "*" if (name, manifest.key) in current else ""
             rows.append([mark, name, *_cells(manifest)])
     if len(rows) == 1:
         print(f"{project.store.root} holds no results yet. `unclip run` makes them.")
         return
     print(format_table(rows))
-    print(f"\n* of the present configuration, in {project.store.root}")
+    print(f"\n* of the current configuration, in {project.store.root}")
 
 
 def print_stage(project: Project, name: str) -> None:
-    """Print a stage of the present configuration, whether or not it has finished."""
+    """Print a stage of the current configuration, whether or not it has finished."""
     stage = project.graph[name]
     step = make_plan(project.graph, project.store, Scope())[name]
     print(f"{stage.label}   {step.action}: {step.reason}")
@@ -46,7 +46,7 @@ def print_stage(project: Project, name: str) -> None:
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of words in aligned columns."""
+    """Rows of cells in aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(f"{word:<{w}}" for word, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)

@@ -24,7 +24,7 @@ unCLIP (DALL-E 2), from a list of image URLs to evaluated text-to-image models.
 \b
   unclip run demo                    run the whole pipeline on the packaged data
   unclip plan my.yaml                show what a run would do, and why
-  unclip run my.yaml --from prior    train the prior again, and redo all that follows it
+  unclip run my.yaml --from prior    train the prior again, and all that depends on it
   unclip generate "a red heart"      draw images with the trained models
   unclip edit a.png --to "a heart"   change an image
   unclip import PATH --to DIR        read a public checkpoint; then: generate --models DIR
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_usage_error(error: click.ClickException) -> int:
-    """One paragraph, or the help where no command was given."""
+    """Print the error as one paragraph, or the help if no command was given."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         print(error.format_message())
@@ -101,7 +101,7 @@ def _print_usage_error(error: click.ClickException) -> int:
 
 
 def _print_error(message: str) -> None:
-    """One paragraph; the lines of a message of several follow indented."""
+    """Print the message; its lines after the first are indented."""
     first, *rest = message.splitlines() or [""]
     lines = [f"unclip: {first}", *(f"  {line.strip()}" if line.strip() else "" for line in rest)]
     print("\n".join(lines), file=sys.stderr)
@@ -112,7 +112,7 @@ def _terminate(*_: object) -> NoReturn:
 
 
 def _leave(code: int) -> NoReturn:
-    """End now: threads of interrupted stages may wait for workers that are gone."""
+    """Exit at once: threads of interrupted stages may wait for workers that are gone."""
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -22,9 +22,9 @@ class ModelSource:
     folder: Path | None
 
     def check(self, *required_stages: str) -> None:
-        """Raise `PipelineError` or `ConfigError` where a model is missing; loads nothing.
+        """Raise `PipelineError` or `ConfigError` if a model is missing; loads nothing.
 
-        required_stages: stages of the project whose results are needed beside the models.
+        required_stages: stages of the project whose results are needed besides the models.
         """
         if self.project is not None:
             self.project.find([*self.project.model_stages, *required_stages])
@@ -35,7 +35,7 @@ class ModelSource:
         check_folder(self.folder)
 
     def load(self) -> "UnclipPipeline":
-        """The models in this process, without Ray; on the GPU where there is one."""
+        """Load the models in this process, without Ray; on the GPU if there is one."""
         import torch
 
         from unclip.pipeline import UnclipPipeline

@@ -28,12 +28,12 @@ class ProjectChoice:
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """`--set`, and `--store` as one more of them."""
+        """The values of `--set`, and that of `--store` as a setting."""
         return (*self.settings, *([f"run.store={self.store}"] if self.store else []))
 
     @property
     def flags(self) -> list[str]:
-        """The words of a command line that make the same choice, without CONFIG."""
+        """The command-line flags for the same choice, without CONFIG."""
         words = [word for setting in self.settings for word in ("--set", setting)]
         return [*words, *(["--store", self.store] if self.store else [])]
 
@@ -48,7 +48,7 @@ class ScopeChoice:
 
     @property
     def flags(self) -> list[str]:
-        """The words of a command line that make the same choice."""
+        """The command-line flags for the same choice."""
         words = [word for stage in self.force for word in ("--force", stage)]
         singles = {"--only": self.only, "--from": self.start}
         return [*words, *(w for flag, s in singles.items() if s for w in (flag, s))]
@@ -59,12 +59,12 @@ class ModelChoice:
     """Where the models come from: a project's store, or a folder of models."""
 
     project: ProjectChoice
-    folder: str | None  # of --models; stands in for the project
+    folder: str | None  # of --models; replaces the project
 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """What all commands have in common that draw images."""
+    """The options that all image commands share."""
 
     command: str
     models: ModelChoice
@@ -189,7 +189,7 @@ def address_option(function: Function) -> Function:
 def check_caption(
     _context: click.Context, _parameter: click.Parameter, caption: str | None
 ) -> str | None:
-    """Refuse a caption without a word; None is a caption that was not given."""
+    """Raise `BadParameter` for an empty caption; None means that no caption was given."""
     if caption is not None and not caption.strip():
         raise click.BadParameter('the caption is empty; give one, such as "a red heart".')
     return caption

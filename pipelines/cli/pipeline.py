@@ -56,7 +56,7 @@ def run(project: ProjectChoice, scope: ScopeChoice) -> None:
 def ls(project: ProjectChoice) -> None:
     """List the results in the store.
 
-    Results of the present configuration are marked with a star.
+    Results of the current configuration are marked with a star.
     """
     from pipelines.cli.listing import print_results
 
@@ -69,7 +69,7 @@ def ls(project: ProjectChoice) -> None:
 def show(stage: str, project: ProjectChoice) -> None:
     """Describe one stage of the configuration.
 
-    Shows its state, its lineage, what its key follows from, and its result.
+    Shows its state, its lineage, what its key depends on, and its result.
     """
     from pipelines.cli.listing import print_stage
 

@@ -32,7 +32,7 @@ class Project:
     store: Store
 
     def plan(self, scope: ScopeChoice) -> Plan:
-        """What a run would do. Raises `PipelineError` where it could not begin."""
+        """What a run would do. Raises `PipelineError` if the run could not start."""
         self.store.check_root()
         wanted = Scope(only=scope.only, start=scope.start, force=scope.force)
         plan = make_plan(self.graph, self.store, wanted)
@@ -64,9 +64,9 @@ class Project:
         )
 
     def find(self, stages: Sequence[str]) -> Lookup:
-        """The finished results of these stages; reads no outside input that the store records.
+        """The finished results of these stages. Uses recorded digests of outside inputs if it can.
 
-        Raises `PipelineError` where one of them is missing.
+        Raises `PipelineError` if one of the results is missing.
         """
         found = find_results(self.graph, self.store, stages)
         missing = list(stages) if found is None else found.missing(stages)
@@ -88,7 +88,7 @@ def open_project(choice: ProjectChoice) -> Project:
 
 
 def copy_config(name: str, path: str) -> None:
-    """Copy a packaged configuration to a path where no file is yet, with a store of its own."""
+    """Copy a packaged configuration to a new file, with a store of its own."""
     text = find_config(name).read_text()
     text = re.sub(r"(?m)^  store: .*$", f"  store: runs/{Path(path).stem}", text)
     try:

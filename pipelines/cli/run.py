@@ -1,4 +1,4 @@
-"""Carries out a plan: shows it, tracks it, and says how to go on."""
+"""Runs a plan: shows and tracks its progress, and prints commands to continue with."""
 
 import dataclasses
 import json
@@ -90,6 +90,6 @@ def _report(project: Project) -> str | None:
 
 
 def _relative(url: str) -> str:
-    """A path relative to the working directory where it is below it."""
+    """A path below the working directory as a relative path; any other URL unchanged."""
     path = Path(url)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else url

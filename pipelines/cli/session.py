@@ -43,7 +43,7 @@ CONDITIONS = {  # condition -> the label below its images
 
 @dataclass(frozen=True)
 class Session:
-    """Models at work on one command; they are loaded on first use."""
+    """The models of one command, loaded on first use."""
 
     request: ImageRequest
     models: ModelSource
@@ -115,7 +115,7 @@ class Session:
         return in_rows([self._original(image), *self._tiles(edited, labels)], 9)
 
     def reconstructions(self, image: Image.Image, components: Sequence[int]) -> Rows:
-        """The image from fewer components of z_i, with its own x_T and with a random one."""
+        """The image from some components of z_i, with its own x_T and with a random one."""
         project = self.models.project
         assert project is not None
         stored = project.find([*project.model_stages, "pca"]).load(project.graph["pca"])
@@ -133,7 +133,7 @@ class Session:
     def inpaintings(
         self, image: Image.Image, mask: Image.Image, caption: str | None, *, count: int
     ) -> Rows:
-        """The original, what is kept of it, and the painted images."""
+        """The original, the part that is kept, and the painted images."""
         kept = without(image, mask)
         generator = self.generator()
         tokens: Tensor | None = None
@@ -146,7 +146,7 @@ class Session:
             )
         pixels = _to_tensor(self._original(image).image) / 127.5 - 1
         fitted = ImageOps.fit(mask, (self.size, self.size), method=Image.Resampling.BOX)
-        covered = _to_tensor(fitted) > 0  # pixels that are covered in part are painted
+        covered = _to_tensor(fitted) > 0  # partly covered pixels are painted, too
         painted = manipulate.inpaint(
             self.cascade,
             pixels.expand(count, -1, -1, -1).to(self.cascade.device),
@@ -178,7 +178,10 @@ class Session:
     def attack(
         self, image: Image.Image, classes: Sequence[str], *, count: int, eta: float
     ) -> tuple[Rows, list[float]]:
-        """The original and variations with their likely classes; the original's probabilities."""
+        """The original and its variations, labelled with their likely classes.
+
+        Also returns the probability of each class for the original.
+        """
         clip, class_embeds = self.pipeline.image_tower, self.pipeline.text_embeds(classes)
         probabilities, pixels = manipulate.typographic_attack(
             self.cascade,
@@ -190,11 +193,11 @@ class Session:
             generator=self.generator(),
         )
         varied = self._enlarge(pixels)
-        judged = manipulate.class_probabilities(
+        classified = manipulate.class_probabilities(
             clip.encode_images(varied), class_embeds, logit_scale=clip.logit_scale
         )
         tiles = [self._original(image, f"original\n{_likely(classes, probabilities)}")]
-        for n, (each, own) in enumerate(zip(varied, judged, strict=True)):
+        for n, (each, own) in enumerate(zip(varied, classified, strict=True)):
             tiles.append(Tile(each, f"no. {n + 1}\n{_likely(classes, own)}"))
         return in_rows(tiles), probabilities.tolist()
 
@@ -240,12 +243,12 @@ class Session:
         return to_images(manipulate.enlarge(self.cascade, pixels, seed=self.request.seed))
 
     def _tiles(self, pixels: Tensor, labels: Sequence[str]) -> list[Tile]:
-        """The same, each with a label."""
+        """Images of the decoder's size (B, 3, S, S), enlarged and each with a label."""
         return [Tile(*pair) for pair in zip(self._enlarge(pixels), labels, strict=True)]
 
 
 def without(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """The image with the masked part in the mean colour of the rest, or in grey."""
+    """The image with the masked part in the mean colour of the rest; in grey if all is masked."""
     pixels, covered = np.array(image), np.asarray(mask) > 0
     kept = pixels[~covered]
     pixels[covered] = kept.mean(0) if len(kept) else 128
@@ -253,13 +256,13 @@ def without(image: Image.Image, mask: Image.Image) -> Image.Image:
 
 
 def _likely(classes: Sequence[str], probabilities: Tensor) -> str:
-    """The most probable classes, one a line."""
+    """The most probable classes, one per line."""
     most = probabilities.topk(min(LABEL_CLASSES, len(classes)))
     pairs = zip(most.indices.tolist(), most.values.tolist(), strict=True)
     return "\n".join(f"{share:.0%} {classes[index]}" for index, share in pairs)
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
-    """(1, C, S, S) in [0, 255]."""
+    """The image as (1, C, S, S) float32 in [0, 255]."""
     array = np.asarray(image, np.float32)
     return rearrange(torch.from_numpy(array.reshape(*array.shape[:2], -1)), "h w c -> 1 c h w")

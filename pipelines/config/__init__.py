@@ -1,1 +1,1 @@
-"""The configuration: its sections, how a file is read, the packaged files and the reference."""
+"""The configuration: its sections, its loading, the packaged files and the reference."""

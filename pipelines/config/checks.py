@@ -1,4 +1,4 @@
-"""Whether the sections of a configuration fit each other."""
+"""Checks that the sections of a configuration fit each other."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def check_widths(config: "PipelineConfig") -> None:
-    """Raise `ConfigError` where the models or the PCA do not fit the CLIP's embeddings."""
+    """Raise `ConfigError` if the models or the PCA do not fit the CLIP's embeddings."""
     width = config.clip.width
     if width is None:
         return
@@ -43,7 +43,7 @@ def check_widths(config: "PipelineConfig") -> None:
 
 
 def check_models(config: "PipelineConfig") -> None:
-    """Raise `ConfigError` where the models do not fit each other or their sampling settings."""
+    """Raise `ConfigError` if the models do not fit each other or their sampling settings."""
     sampling, decoder = config.evaluate.sampling, config.decoder.model
     upsamplers = {name: section.model for name, section in config.upsamplers.items()}
     check_upsampler_names(sampling, upsamplers)
@@ -63,7 +63,7 @@ def check_models(config: "PipelineConfig") -> None:
 
 
 def check_towers(config: "PipelineConfig") -> None:
-    """Raise `ConfigError` where a frozen text tower has no weights to begin with."""
+    """Raise `ConfigError` if a frozen text tower would start from random weights."""
     for name, section in {**_readers(config), "decoder": config.decoder}.items():
         if section.kind == "karlo" and section.init_from is None:
             raise ConfigError(
@@ -83,5 +83,5 @@ def _check_context_length(name: str, prior: Any, decoder: Any) -> None:
 
 
 def _readers(config: "PipelineConfig") -> Mapping[str, Any]:
-    """The priors by their place in the file."""
+    """The priors by their path in the file."""
     return {f"priors.{name}": section for name, section in config.priors.items()}

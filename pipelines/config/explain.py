@@ -1,4 +1,4 @@
-"""What pydantic refuses, in words: where, what was given, and a fix; one line for each mistake."""
+"""Explains pydantic's errors: where, what was given, and a fix, in one line for each mistake."""
 
 import dataclasses
 import types
@@ -27,7 +27,7 @@ Error = dict[str, Any]
 
 def explain(error: ValidationError, raw: RawConfig) -> str:
     """The message of a `ConfigFileError`."""
-    errors = _of_the_meant_encoder(list(_flat(error, PipelineConfig, ())))
+    errors = _of_the_given_encoder(list(_flat(error, PipelineConfig, ())))
     lines = list(dict.fromkeys(_explain_one(e, raw) for e in errors))
     hidden = len(lines) - MAX_SHOWN
     more = [f"There are {hidden} more such errors."] if hidden > 0 else []
@@ -35,7 +35,7 @@ def explain(error: ValidationError, raw: RawConfig) -> str:
 
 
 def _flat(error: ValidationError, config: type, at: tuple[Any, ...]) -> typing.Iterator[Error]:
-    """All errors with their place, and the class and place of the model that they are in."""
+    """All errors with their location, and the class and location of the config around them."""
     for each in error.errors():
         place = (*at, *each["loc"])
         cause = (each.get("ctx") or {}).get("error")
@@ -45,19 +45,23 @@ def _flat(error: ValidationError, config: type, at: tuple[Any, ...]) -> typing.I
             yield {**each, "loc": place, "config": config, "at": at}
 
 
-def _of_the_meant_encoder(errors: list[Error]) -> list[Error]:
-    """Without the errors of the other kind of text encoder; only the frozen one has quick_gelu."""
+def _of_the_given_encoder(errors: list[Error]) -> list[Error]:
+    """The errors without those of the other kind of text encoder.
+
+    Pydantic tries both kinds and reports the errors of both. Only the frozen kind has quick_gelu,
+    so where that is missing, the file gives the trained kind.
+    """
     trained = {
         e["loc"][:-2]
         for e in errors
         if e["loc"][-2:] == (FROZEN_TEXT, "quick_gelu") and e["type"] in MISSING
     }
 
-    def is_meant(place: tuple[Any, ...]) -> bool:
+    def is_given(place: tuple[Any, ...]) -> bool:
         kind = next((n for n, p in enumerate(place) if p in (FROZEN_TEXT, TRAINED_TEXT)), None)
         return kind is None or (place[kind] == TRAINED_TEXT) == (place[:kind] in trained)
 
-    return [e for e in errors if is_meant(e["loc"])]
+    return [e for e in errors if is_given(e["loc"])]
 
 
 def _explain_one(error: Error, raw: RawConfig) -> str:
@@ -88,7 +92,7 @@ def _suggest(name: str, known: Sequence[str]) -> str:
 
 
 def _field_names(config: type, place: tuple[Any, ...]) -> list[str]:
-    """The settings at a place below a class; union tags choose among the classes there."""
+    """The names of the settings at a location in a class; union tags select among its classes."""
     found: list[Any] = [config]
     for part in place:
         if part in UNION_TAGS:
@@ -104,7 +108,7 @@ def _fields(config: Any) -> tuple[dataclasses.Field[Any], ...]:
 
 
 def _tags(config: Any) -> tuple[str, ...]:
-    """What pydantic calls a class of a union: by its `kind`, or by its name."""
+    """The tags that pydantic may give a class of a union: its name, and the values of `kind`."""
     hints = typing.get_type_hints(config) if dataclasses.is_dataclass(config) else {}
     return (getattr(config, "__name__", ""), *typing.get_args(hints.get("kind")))
 

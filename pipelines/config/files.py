@@ -1,4 +1,4 @@
-"""A YAML file and `--set` overrides as plain values, with the place that each came from."""
+"""A YAML file and `--set` overrides as plain values, with the origin of each."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ PACKAGED = Path(__file__).parent / "packaged"
 MERGE = "tag:yaml.org,2002:merge"  # the key "<<"
 Keys = tuple[str, ...]  # from the top of the file down
 
-# Settings that hold a path: in a file of the user's, relative to that file.
+# Settings that hold a path, which is relative to the folder of the user's file.
 PATHS = (
     r"source\.urls",
     r"run\.store",
@@ -44,7 +44,7 @@ class RawConfig:
     overrides: Mapping[Keys, str] = field(default_factory=dict)  # the `--set` that gave a value
 
     def where(self, keys: Keys) -> str:
-        """The place to name in an error: a flag, or a line of the file."""
+        """The origin to name in an error: a flag, or a line of the file."""
         for given, flag in self.overrides.items():
             if keys[: len(given)] == given or given[: len(keys)] == keys:
                 return f"--set {flag}"
@@ -70,7 +70,7 @@ def find_config(name: str) -> Path:
 
 
 def read_config(name: str, overrides: Sequence[str]) -> RawConfig:
-    """Read the file and put the overrides in; each "section.key=value"."""
+    """Read the file and apply the overrides, each "section.key=value"."""
     path = find_config(name)
     values, lines = _read_yaml(path)
     if path.parent != PACKAGED:
@@ -94,14 +94,14 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Keys, int]]:
         values = yaml.safe_load(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise ConfigFileError(f"{path} is no valid YAML: {_on_one_line(error)}.") from error
+        raise ConfigFileError(f"{path} is not valid YAML: {_on_one_line(error)}.") from error
     if not isinstance(values, dict):
-        raise ConfigFileError(f"{path} holds no sections. `unclip init` writes an example.")
+        raise ConfigFileError(f"{path} has no sections. `unclip init` writes an example.")
     return values, dict(_line_numbers(node, ()))
 
 
 def _on_one_line(error: yaml.YAMLError) -> str:
-    """The problem and its place, which PyYAML spreads over several lines."""
+    """The problem and its position, which PyYAML spreads over several lines."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return " ".join(str(error).split())
     mark = error.problem_mark
@@ -124,7 +124,7 @@ def _line_numbers(node: yaml.Node | None, at: Keys) -> Iterator[tuple[Keys, int]
 
 
 def _resolve_paths(values: Any, folder: Path, at: Keys) -> None:
-    """Make relative paths absolute, from the folder of the file that names them."""
+    """Make relative paths absolute; they start from the folder of the file that has them."""
     if not isinstance(values, dict):
         return
     for key, value in values.items():
@@ -136,7 +136,7 @@ def _resolve_paths(values: Any, folder: Path, at: Keys) -> None:
 
 
 def _absolute(value: str, folder: Path) -> str:
-    """A path from the file's folder; URLs, names and "module:name" stay as they are."""
+    """A path relative to the file's folder, made absolute; URLs, names and "module:name" stay."""
     is_name = not any(sign in value for sign in "./\\") and not (folder / value).exists()
     if "://" in value or is_import(value) or is_name:
         return value
@@ -144,7 +144,7 @@ def _absolute(value: str, folder: Path) -> str:
 
 
 def _import_from(folder: Path) -> None:
-    """Let "module:name" in the file name a module that lies beside it.
+    """Make modules in the file's folder importable, for "module:name" in the file.
 
     PYTHONPATH does the same for the workers of a Ray that is started later on this machine.
     """
@@ -163,7 +163,7 @@ def _parse_override(text: str) -> tuple[Keys, Any]:
         return tuple(key.strip().split(".")), yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigFileError(
-            f"--set {text!r}: the value is no valid YAML: {_on_one_line(error)}."
+            f"--set {text!r}: the value is not valid YAML: {_on_one_line(error)}."
         ) from error
 
 

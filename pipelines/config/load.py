@@ -13,7 +13,7 @@ from pipelines.config.sections import PipelineConfig
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> PipelineConfig:
-    """The configuration of a file or of a packaged name.
+    """The configuration in a file, or the packaged one of this name.
 
     Raises `ConfigFileError`, which names the line or the flag of each mistake and a fix.
     """
@@ -25,4 +25,4 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> PipelineConfig:
     except ValidationError as error:
         raise ConfigFileError(explain(error, raw)) from error
     except TypeError as error:  # such as a YAML date, which JSON does not have
-        raise ConfigFileError(f"{raw.name}: {error}. Put the value into quotes.") from error
+        raise ConfigFileError(f"{raw.name}: {error}. Put the value in quotes.") from error

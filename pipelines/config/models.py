@@ -1,4 +1,4 @@
-"""The sections that train a model of the cascade: `kind` decides what their `model` holds."""
+"""The sections that train a model of the cascade: `kind` determines the class of `model`."""
 
 import json
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from unclip.kinds.spec import Role
 
 
 class ModelError(ValueError):
-    """What pydantic refused in a `model`, and the class that its kind asks for."""
+    """Pydantic's errors in a `model`, and the config class of its kind."""
 
     def __init__(self, config: type[Config], refused: ValidationError) -> None:
         super().__init__(str(refused))
@@ -32,7 +32,7 @@ class ModelSection(TrainingSection):
     """The training of a model of the cascade, from random weights or from those of a file."""
 
     kind: str
-    model: Config  # read after `kind`, which decides its class
+    model: Config  # read after `kind`, which determines its class
     init_from: str | None = None  # path or URL of a saved model to start from; null: random weights
 
     @property
@@ -47,7 +47,7 @@ def _check_kind(role: Role, kind: str) -> str:
 
 
 def _read_model(role: Role, value: Any, info: ValidationInfo) -> Any:
-    """The config of the section's kind; left as it is where the kind itself was refused."""
+    """The value as a config of the section's kind; unchanged if the kind itself is invalid."""
     if "kind" not in info.data:
         return value
     config: Any = find_spec(role, info.data["kind"]).config
@@ -70,7 +70,7 @@ class PriorSection(ModelSection):
     """Caption → CLIP image embedding."""
 
     kind: PriorKind  # diffusion, autoregressive, karlo, or "module:NAME" of a ModelSpec
-    model: PriorModel  # the sizes of the network; what it holds depends on the kind
+    model: PriorModel  # the sizes of the network; its settings depend on the kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +78,12 @@ class DecoderSection(ModelSection):
     """CLIP image embedding and caption → small image."""
 
     kind: DecoderKind  # paper, karlo, or "module:NAME"; the preset's kind by default
-    model: DecoderModel  # the sizes of the network; what it holds depends on the kind
+    model: DecoderModel  # the sizes of the network; its settings depend on the kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpsamplerSection(ModelSection):
-    """An image → one of a larger size."""
+    """Image → larger image."""
 
     kind: UpsamplerKind  # paper, karlo, or "module:NAME"; the preset's kind by default
-    model: UpsamplerModel  # the sizes of the network; what it holds depends on the kind
+    model: UpsamplerModel  # the sizes of the network; its settings depend on the kind

@@ -1,4 +1,4 @@
-"""The models that a preset puts below what the file says of them."""
+"""Presets: model settings for everything that the file does not set itself."""
 
 import dataclasses
 import json
@@ -23,8 +23,9 @@ PRESETS = {
 def with_preset(raw: RawConfig) -> dict[str, Any]:
     """The file's values, with `kind` and `model` of each section filled in where they are missing.
 
-    A prior or upsampler that the preset does not have takes the settings of the first prior, and
-    the model of the preset's last upsampler, as far as the file says nothing else.
+    Every prior after the first also inherits the first one's training settings. An upsampler that
+    the preset does not have gets the model of the preset's last upsampler. The file's own values
+    take precedence.
     """
     name = raw.values.get("preset")
     if name not in PRESETS:
@@ -86,7 +87,7 @@ def _without_sampling_of(upsamplers: set[str], evaluate: Any) -> Any:
 
 
 def _filled(role: Role, preset: str, default: Any, section: Any) -> Any:
-    """A section with the kind and the model of the preset below its own values."""
+    """A section with the preset's kind and model, overridden by its own values."""
     if section is not None and not isinstance(section, dict):
         return section
     given = section or {}
@@ -102,21 +103,21 @@ def _model(role: Role, kind: Any, preset: str, default: Any) -> dict[str, Any]:
     try:
         made = find_spec(role, str(kind)).presets.get(preset)
     except ConfigError:
-        return {}  # validation of the kind says what is wrong
+        return {}  # the kind is invalid, which validation reports
     return _plain(made()) if made else {}
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """A configuration as YAML would give it."""
+    """A configuration as plain values, like those that YAML gives."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain
 
 
-def _merge(below: Any, above: Any) -> Any:
-    """Mappings merged key by key; elsewhere what is above replaces what is below."""
-    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
-        return above
-    merged = dict(below)
-    for key, value in above.items():
-        merged[key] = _merge(below[key], value) if key in below else value
+def _merge(base: Any, override: Any) -> Any:
+    """Merge mappings key by key; any other `override` replaces `base`."""
+    if not isinstance(base, Mapping) or not isinstance(override, Mapping):
+        return override
+    merged = dict(base)
+    for key, value in override.items():
+        merged[key] = _merge(base[key], value) if key in base else value
     return merged

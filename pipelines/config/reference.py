@@ -27,18 +27,19 @@ ROLES = {PriorSection: "prior", DecoderSection: "decoder", UpsamplerSection: "up
 INTRODUCTION = """\
 # Reference of the configuration
 
-*Made from the code by `make docs`; do not edit.*
+*Generated from the code by `make docs`; do not edit.*
 
 One YAML file configures the whole pipeline. `unclip init` writes one to start from, and
 `--set section.key=value` changes a single setting of a run. Unknown keys and wrong types are
-refused with their line. Relative paths in a file start from the file's folder.
+errors that name the line. Relative paths in a file start from the file's folder.
 
 A setting is part of the key of its stage: if it changes, the stage runs again, and so do the stages
-that depend on it (`unclip plan` shows which). Settings marked † change how something is made and
-not what, so they are not in the key; neither is section `run`, nor a setting at its default.
+that depend on it (`unclip plan` shows which). Settings marked † are not part of the key, because
+they change how a result is made and not the result. Nor is the section `run` part of any key, or an
+optional setting at its default.
 
 `preset` (tiny, small, paper, karlo) fills in `kind` and `model` of the priors, the decoder and the
-upsamplers, so a file names only what it changes there. The last column is the demo's value.
+upsamplers, so a file needs to set only what differs. The last column shows the demo's value.
 """
 
 
@@ -49,9 +50,9 @@ def reference() -> str:
 
 
 def _sections(kind: Any, path: str, value: Any, seen: dict[Any, str]) -> Iterator[str]:
-    """The section of a class and those within; `seen` maps a class to its first path."""
+    """The section of a class and its nested sections; `seen` maps a class to its first path."""
     if seen.setdefault(kind, path) != path and value is None:
-        yield f"## {path}\n\nAs [{seen[kind]}](#{_anchor(seen[kind])}).\n"
+        yield f"## {path}\n\nSame as [{seen[kind]}](#{_anchor(seen[kind])}).\n"
         return
     nested = list(_nested(kind, value))
     names = {name for name, *_ in nested}
@@ -134,7 +135,7 @@ def _plain(value: Any) -> Any:
 
 
 def _comments(kind: type) -> dict[str, str]:
-    """Field → the comment on its line, in the class and those that it extends."""
+    """Field → the comment on its line, in the class and its bases."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if dataclasses.is_dataclass(base):

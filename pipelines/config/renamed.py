@@ -1,4 +1,4 @@
-"""Keys of earlier versions, and what they are called now."""
+"""Keys of earlier versions, and their current names."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +30,7 @@ ANYWHERE = {"lanes": "logical_ranks", "embed_width": "embed_dim"}
 
 
 def refuse_old_keys(raw: RawConfig) -> None:
-    """Raise `ConfigFileError` with the new name of each key that had another name before."""
+    """Raise `ConfigFileError` with the current name of each old key in the file."""
     messages = [
         f"{raw.where(keys)}: {'.'.join(keys)} is now {new}." for keys, new in _old(raw.values, ())
     ]

@@ -1,7 +1,7 @@
-"""The typed, frozen configuration: one class a section of the YAML file.
+"""The typed, frozen configuration: one class for each section of the YAML file.
 
-Everything but `run` is part of what is made, and so of the stages' keys. `run` says where the work
-runs and on what, and changes nothing that is made.
+Every section but `run` determines results, and so is part of the stages' keys. The section `run`
+sets where the work runs and with which resources. It does not change any result.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ AFTER_MODELS = ("evaluate", "report")
 
 @dataclass(frozen=True, kw_only=True)
 class RunSection(Config):
-    """Where the pipeline runs, and on what. Nothing here changes what is made."""
+    """Where the pipeline runs, and with which resources. Nothing here changes a result."""
 
     store: str  # a folder, or a URL that fsspec knows, such as s3://bucket/prefix
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
@@ -52,7 +52,7 @@ class RunSection(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class OwnStageSection(Config):
-    """A stage of the user's own, beside the built-in ones."""
+    """A stage of the user's own, in addition to the built-in ones."""
 
     use: str  # "module:Class", a subclass of pipelines.core.stage.Stage
     inputs: Mapping[str, str] = field(default_factory=dict)  # its field → the stage that it reads
@@ -72,9 +72,9 @@ class PipelineConfig(Config):
     select: SelectConfig
     pca: PcaConfig
     loader: LoaderSettings
-    priors: Mapping[str, PriorSection]  # by name; the first draws, the others are compared with it
+    priors: Mapping[str, PriorSection]  # by name; the first draws the images, all are compared
     decoder: DecoderSection
-    upsamplers: Mapping[str, UpsamplerSection]  # by name, in the order in which images pass them
+    upsamplers: Mapping[str, UpsamplerSection]  # by name, in the order of their use
     evaluate: EvaluateConfig
     report: ReportConfig
     run: RunSection
@@ -114,7 +114,7 @@ class PipelineConfig(Config):
         for name, resources in self.run.resources.items():
             if name not in self.stage_names:
                 raise ConfigError(
-                    f"run.resources names {name!r}, which is no stage"
+                    f"run.resources names {name!r}, which is not a stage"
                     f"{did_you_mean(name, self.stage_names) or ';'} the stages are "
                     f"{', '.join(self.stage_names)}"
                 )

@@ -14,14 +14,14 @@ log = logging.getLogger(__name__)
 
 
 def capacity() -> Mapping[str, float]:
-    """The cluster's resources in total, or those that its autoscaler may add up to."""
-    most = state.get_max_resources_from_cluster_config() or {}
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return {name: max(there.get(name, 0), most.get(name, 0)) for name in {*there, *most}}
+    """The total of each resource: what the cluster has, or what its autoscaler may grow it to."""
+    limits = state.get_max_resources_from_cluster_config() or {}
+    present: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return {n: max(present.get(n, 0), limits.get(n, 0)) for n in {*present, *limits}}
 
 
 def nodes() -> list[Mapping[str, float]]:
-    """The resources of every node that the autoscaler may start, else of those present."""
+    """The resources of every node that the autoscaler may start; without one, of live nodes."""
     config = state.get_cluster_config()
     groups = config.node_group_configs if config else []
     if groups:
@@ -30,7 +30,7 @@ def nodes() -> list[Mapping[str, float]]:
 
 
 def describe_capacity() -> str:
-    """The free and total resources, as a sentence of an error."""
+    """The free and total resources, as a sentence for an error message."""
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     listed = ", ".join(
         f"{name} {free.get(name, 0):g} of {amount:g}"
@@ -41,19 +41,18 @@ def describe_capacity() -> str:
 
 
 def check_capacity(plan: Plan, requests: Mapping[str, Resources]) -> None:
-    """Compare every stage's request with what the cluster's nodes can ever hold.
+    """Raise `PipelineError` if the cluster's nodes can never hold a stage's request.
 
-    A training needs places for all its workers at once, another stage for one. Raises
-    `PipelineError`.
+    A training needs room for all its workers at once. Any other stage needs room for one.
     """
-    there = nodes()
-    log.debug("the cluster has %d nodes", len(there))
+    all_nodes = nodes()
+    log.debug("the cluster has %d nodes", len(all_nodes))
     short = []
     for step in plan.to_run:
         request = requests[step.stage.name]
         wanted = request.workers if step.stage.worker_group else 1
-        if places(request, there) < wanted:
-            short.append(f"{step.stage.name} ({_shortage(request, wanted, there)})")
+        if places(request, all_nodes) < wanted:
+            short.append(f"{step.stage.name} ({_shortage(request, wanted, all_nodes)})")
     if short:
         raise PipelineError(
             f"The cluster is too small for {'; '.join(short)}. Nothing was started. "
@@ -62,7 +61,7 @@ def check_capacity(plan: Plan, requests: Mapping[str, Resources]) -> None:
 
 
 def places(request: Resources, nodes: Sequence[Mapping[str, float]]) -> float:
-    """How many of the request's workers the nodes hold together; none spans two of them."""
+    """How many of the request's workers fit on the nodes; a worker cannot span two nodes."""
     return sum(
         min(
             ((node.get(name, 0) + 1e-6) // amount for name, amount in request.per_worker().items()),

@@ -1,8 +1,8 @@
-"""The connection to Ray: a cluster's address, or a Ray of our own on this machine.
+"""The connection to Ray: to a cluster at an address, or to a Ray started on this machine.
 
-When the raylet or the control service (GCS) dies, Ray's own code ends this process without a word,
-after 12 to 60 seconds in which calls block and ignore Ctrl-C. So the driver probes both and leaves
-first, and its main thread waits for no answer of Ray without probing.
+When the raylet or the control service (GCS) dies, Ray's own code ends this process without a
+message. That takes 12 to 60 seconds, in which calls block and ignore Ctrl-C. So the driver probes
+both processes and exits first, and its main thread probes whenever it waits for Ray.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 PROBE_EVERY_S = 1.0
 PROBE_TIMEOUT_S = 2.0
-GCS_GRACE_S = 45.0  # a cluster may start its GCS again; Ray ends this process after 60 s
+GCS_GRACE_S = 45.0  # a cluster may restart its GCS; Ray ends this process after 60 s
 SHUTDOWN_S = 10.0
 
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment
@@ -36,14 +36,14 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
 class ClusterLostError(AbortedError, WorkLostError):
-    """Ray's processes that this driver is connected to are gone."""
+    """The Ray processes that this driver was connected to are gone."""
 
 
 class Cluster:
     """A Ray to which this process is connected."""
 
     def __init__(self, *, own: bool) -> None:
-        self.own = own  # started here, so nobody will start its GCS again
+        self.own = own  # started here, so nobody will restart its GCS
         self.node: Any = ray._private.worker._global_node
         self._probed_at = self._answered_at = time.monotonic()
 
@@ -68,14 +68,14 @@ class Cluster:
         return self._raylet_answers() and self._gcs_answers()
 
     def ask(self, function: Callable[[], T]) -> T:
-        """Call a function that waits for Ray; raises `ClusterLostError` if Ray goes meanwhile."""
+        """Call a function that waits for Ray; raises `ClusterLostError` if Ray dies meanwhile."""
         answer = in_thread(function)
         while not wait([answer], timeout=PROBE_EVERY_S).done:
             self.check()
         return answer.result()
 
     def leave(self) -> None:
-        """Disconnect; end what was started here. Takes a few seconds at most."""
+        """Disconnect, and shut down a Ray that was started here. Waits at most `SHUTDOWN_S`."""
         if self.answers():
             wait([in_thread(ray.shutdown)], timeout=SHUTDOWN_S)
         elif self.own:  # ray.shutdown would wait for processes that are gone
@@ -94,30 +94,33 @@ class Cluster:
         return ClusterLostError(
             f"Ray's {process} {place} has ended, and the run with it. If the machine ran out of "
             "memory, ask for fewer workers or more memory with run.resources. Finished work is "
-            "kept: the same command goes on from there."
+            "kept: run the same command again to resume."
         )
 
 
 @contextlib.contextmanager
 def connected(settings: ClusterSettings) -> Iterator[Cluster]:
-    """Connect, or start a Ray; leave or end it afterwards. Raises `PipelineError`."""
-    # Else a thread of a stage that was cut off, and still polls, would start another Ray.
+    """Connect to Ray, or start one; disconnect or shut it down afterwards.
+
+    Raises `PipelineError` if Ray cannot be reached.
+    """
+    # Otherwise the thread of an aborted stage, which may still poll, would start another Ray.
     auto_init_hook.enable_auto_connect = False
     on_terminate = signal.getsignal(signal.SIGTERM)
     address = settings.address or os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {} if address else _local_options(settings)
-    log.info("connects to Ray at %s", address or "this machine")
+    log.info("connecting to Ray at %s", address or "this machine")
     try:
         ray.init(
             address=address or "local", logging_level=logging.ERROR, **logs.ray_options(), **local
         )
-    except Exception as error:  # a node that is too slow to start raises a bare one
+    except Exception as error:  # Ray raises a plain Exception if a node starts too slowly
         raise PipelineError(
             f"Ray cannot be reached at {address or 'this machine'}: {first_line(error)}. "
             "Check run.cluster.address and that the cluster is up."
         ) from error
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own in place
+        signal.signal(signal.SIGTERM, on_terminate)  # ray.init has replaced the handler
     cluster = Cluster(own=not address)
     try:
         yield cluster
@@ -126,7 +129,7 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster]:
 
 
 def in_thread(function: Callable[..., T], *args: Any) -> Future[T]:
-    """Call the function in a daemon thread: one that hangs cannot keep the process alive."""
+    """Call the function in a daemon thread, so that a call that hangs cannot block the exit."""
     future: Future[T] = Future()
 
     def work() -> None:

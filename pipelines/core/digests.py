@@ -1,8 +1,8 @@
-"""Digests of files outside the pipeline, remembered while the files stay the same.
+"""Digests of files outside the pipeline, cached while the files stay the same.
 
-Hashing a large file takes long, so its sha256 is kept in the user's cache folder, under what the
-file system says of the file: size, times, etag. A file system that says nothing but the size is
-not trusted, and its files are hashed each time.
+Hashing a large file takes long, so its sha256 is kept in the user's cache folder. The cache key is
+the file's metadata: size, times, etag. Where a file system reports only the size, a change could go
+unnoticed, so its files are hashed each time.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from pipelines.core.store import Folder
 
 log = logging.getLogger(__name__)
 
-# What a file system may say of a file without it changing along with the content.
+# Metadata that may stay the same when the content changes.
 UNCHANGING = {"name", "type", "size", "url", "mimetype", "partial"}
 
 
 def file_digest(url: str) -> str:
     """sha256 of a file on any fsspec file system, in hexadecimal digits.
 
-    Raises whatever the file system raises where the file cannot be read.
+    Raises what the file system raises if the file cannot be read.
     """
     fs, path = fsspec.core.url_to_fs(url)
     info = fs.info(path)
@@ -36,7 +36,7 @@ def file_digest(url: str) -> str:
         return remembered.read_text()
     log.info("hashing %s, which is new or has changed", url)
     digest = _hash(fs, path)
-    with contextlib.suppress(OSError):  # without a cache folder, hashing just takes its time again
+    with contextlib.suppress(OSError):  # without a cache folder, the next call hashes again
         remembered.parent.mkdir(parents=True, exist_ok=True)
         Folder(str(remembered.parent)).write_bytes(remembered.name, digest.encode())
     return digest

@@ -26,7 +26,7 @@ class _Mailbox:
 
 @dataclass(frozen=True)
 class EventBus:
-    """A handle that travels to any worker."""
+    """A picklable handle, through which any worker can send events."""
 
     mailbox: Any = field(repr=False)
 
@@ -37,17 +37,17 @@ class EventBus:
         return cls(actor.remote())
 
     def emit(self, event: Event) -> None:
-        """Send without waiting; a mailbox that dies loses progress lines, never results."""
+        """Send without waiting. If the mailbox dies, progress lines are lost, never results."""
         self.mailbox.put.remote(event)
 
     def take(self) -> list[Event]:
         """All events since the last call, in the order of arrival.
 
-        Empty while the mailbox is started again elsewhere because its node was lost.
+        Empty while the mailbox restarts on another node because its own was lost.
         """
         try:
             events: list[Event] = ray.get(self.mailbox.take.remote())
         except RayActorError as error:
-            log.debug("the mailbox is being started again: %s", error)
+            log.debug("the mailbox is restarting: %s", error)
             return []
         return events

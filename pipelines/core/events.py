@@ -1,7 +1,7 @@
 """Events: the only messages that running stages send to the driver.
 
-Workers know no tracking server and no terminal. They emit events, and the driver shows and logs
-them (`event_bus`).
+Workers use neither the tracking server nor the terminal. They emit events, and the driver shows and
+logs them (`event_bus`).
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""File systems below a store: what they raise, and the temporary files of writers.
+"""File systems under a store: their exceptions, and the temporary files of writers.
 
 A file system may raise anything (`OSError`, errors of botocore, of aiohttp). Callers see one
 `StoreError` that says which file, why, and what to do.
@@ -27,12 +27,12 @@ TEMPORARY = ".tmp-"
 STALE_AFTER_S = 24 * 3600.0  # age of a temporary file whose writer cannot be checked
 _WRITER = re.compile(rf"{re.escape(TEMPORARY)}(?P<machine>[0-9a-f]{{12}})-(?P<pid>\d+)-")
 _HINTS = {
-    errno.ENOSPC: "Free some space and run again: it goes on from what is finished.",
-    errno.EDQUOT: "Free some of the quota and run again: it goes on from what is finished.",
+    errno.ENOSPC: "Free some space and run again: finished work is kept.",
+    errno.EDQUOT: "Free some of the quota and run again: finished work is kept.",
     errno.EROFS: "The file system is mounted read-only: mount it for writing and run again.",
 }
 _HINT = (
-    "Check that the store (--store or run.store) may be written and, for a bucket, the "
+    "Check that the store (--store or run.store) is writable and, for a bucket, the "
     "credentials in the environment."
 )
 
@@ -50,9 +50,9 @@ class StoreFileMissingError(StoreError, FileNotFoundError):
 
 
 def filesystem(url: str) -> Any:
-    """The fsspec file system of a URL, which remembers no listings.
+    """The fsspec file system of a URL, without its cache of listings.
 
-    Other processes write to a store too: a remembered listing would hide their files.
+    Other processes write to a store too: a cached listing would hide their files.
     """
     return fsspec.core.url_to_fs(url, use_listings_cache=False)[0]
 
@@ -88,14 +88,15 @@ def writing(where: str) -> Iterator[None]:
 
 
 def temporary_name() -> str:
-    """A hidden file name that says which process writes it."""
+    """A hidden file name that identifies the process that writes the file."""
     return f"{TEMPORARY}{machine_id()}-{getpid()}-{uuid.uuid4().hex[:12]}"
 
 
 def is_stale(name: str, modified: float | None) -> bool:
     """Whether the file is a temporary one that no process will finish.
 
-    On this machine its writer is looked up; elsewhere its age decides (`modified`: Unix time).
+    A file from this machine is stale once its writer has ended; any other, after `STALE_AFTER_S`.
+    modified: Unix time.
     """
     name = PurePosixPath(name).name
     if not name.startswith(TEMPORARY):
@@ -107,7 +108,7 @@ def is_stale(name: str, modified: float | None) -> bool:
 
 
 def remove_stale(fs: Any, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Delete the stale ones of some files (path → fsspec description). Never raises.
+    """Delete the stale files among these (path → fsspec description). Never raises.
 
     A file of a living process stays, and so does a young one that another machine writes.
     """
@@ -116,7 +117,7 @@ def remove_stale(fs: Any, files: Mapping[str, Mapping[str, Any]]) -> None:
             try:
                 fs.rm_file(path)
                 log.info("removed %s, which its dead writer left behind", path)
-            except Exception as error:  # cleaning is no reason to stop a run
+            except Exception as error:  # a failed clean-up must not stop a run
                 log.debug("%s stays: %s", path, first_line(error))
 
 

@@ -1,4 +1,4 @@
-"""Keys: a digest of everything that a result follows from, and of nothing else.
+"""Keys: a digest of everything that a result depends on, and of nothing else.
 
 A value's canonical form is plain JSON. A dataclass enters by its stable `tag` and by the fields
 that differ from their defaults, so renaming a class or adding a field with a default changes no
@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.core.errors import PipelineError
 
-KEY_DIGITS = 16  # of sha256's 64: short enough to read, far too many to collide
+KEY_DIGITS = 16  # of sha256's 64: short enough to read, long enough not to collide
 
 
 class FingerprintError(PipelineError):
@@ -41,7 +41,7 @@ def canonical(value: object, *, where: str) -> Any:
     raise FingerprintError(
         f"{where} holds {value!r} of type {type(value).__name__}, which has no stable form to make "
         "a key from. Use None, bool, int, finite float, str, tuple, mapping, or a frozen dataclass "
-        "with a class attribute `tag`. A stage can stand in a field, a tuple or a mapping."
+        "with a class attribute `tag`. A stage can be a field, or an item of a tuple or mapping."
     )
 
 
@@ -85,7 +85,7 @@ def differences(old: Any, new: Any, *, path: str = "") -> list[str]:
         if not found and list(old) != list(new):
             found.append(f"{path} in another order: {', '.join(old)} → {', '.join(new)}")
         return found
-    same = json.dumps(old) == json.dumps(new)  # which tells True from 1, as the digest does
+    same = json.dumps(old) == json.dumps(new)  # like the digest, JSON distinguishes True from 1
     return [] if same else [f"{path}: {_short(old)} → {_short(new)}"]
 
 

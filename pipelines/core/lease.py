@@ -2,14 +2,14 @@
 
 A lease is the file `.leases/<stage>/<key>.json` of the store. Its holder renews it every
 `RENEW_EVERY_S`; a lease that was not renewed for `EXPIRY_S`, or whose holder is a dead process of
-this machine, may be taken over. A holder that was stopped for so long, and finds another's lease in
-place of its own, stops.
+this machine, may be taken over. A holder that was suspended for that long stops if it finds another
+driver's lease in place of its own.
 
-On a local disk acquiring is atomic: a lock on `.leases/.lock` covers it (on NFS, where the server
-supports locks). On an object store the file is created only if it does not exist, where the store
-supports that (S3 and GCS do), and read back after `SETTLE_S`; without that support two drivers that
-start within a second of each other may both take a lease, and the slower one stops at its next
-renewal. Clocks of all drivers should agree to within half of `EXPIRY_S`.
+On a local disk acquiring is atomic: a lock on `.leases/.lock` covers it (on NFS, if the server
+supports locks). On an object store, the file is created only if it does not exist, and read back
+after `SETTLE_S`. Without support for that (S3 and GCS have it), two drivers that start within a
+second of each other may both take a lease, and the slower one stops at its next renewal. The clocks
+of all drivers must agree to within half of `EXPIRY_S`.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ FOLDER = ".leases"
 RENEW_EVERY_S = 10.0
 EXPIRY_S = 60.0
 SETTLE_S = 1.0
-_IN_PROCESS = threading.Lock()  # for file systems in memory, and beside the file lock
+_IN_PROCESS = threading.Lock()  # for stores that have no file lock, such as those in memory
 
 
 class LeaseLostError(AbortedError, WorkLostError):
@@ -52,12 +52,12 @@ class Holder:
 
     host: str
     user: str
-    machine: str  # `machine_id`: PIDs compare within it
+    machine: str  # `machine_id`: a PID is unique within it
     pid: int
     started: str  # of the process, see `start_time`
     since: str  # ISO 8601, UTC
     renewed_at: float  # Unix time
-    token: str  # of one acquisition
+    token: str  # unique to one acquisition
 
     def __str__(self) -> str:
         since = self.since[:19].replace("T", " ")
@@ -96,14 +96,14 @@ class Leases:
             self.release(label)
 
     def acquire(self, label: str) -> Holder | None:
-        """Take the lease and return None; where a live driver has it, return that holder."""
+        """Take the lease and return None; if another live driver holds it, return that holder."""
         own = _own_holder()
         with _exclusively(self.folder):
             present = _read(self.folder, label)
             if present is not None and not present.is_gone():
                 return present
             if present is not None:
-                log.warning("takes over the lease of %s, which %s left", label, present)
+                log.warning("taking over the lease of %s from %s", label, present)
             _create(self.folder, label, own, replacing=present is not None)
         if not is_local(filesystem(self.folder.url)):
             time.sleep(SETTLE_S)
@@ -123,23 +123,23 @@ class Leases:
             present = _read(self.folder, label)
             if own is not None and present is not None and present.token == own.token:
                 self.folder.remove_file(_file(label))
-        except StoreError as error:  # it expires
+        except StoreError as error:  # the lease expires by itself
             log.info("the lease of %s stays until it expires: %s", label, first_line(error))
 
     def check(self) -> None:
-        """Raise `LeaseLostError` where a lease was lost."""
+        """Raise `LeaseLostError` if a lease was lost."""
         for label, reason in self.lost.items():
             raise LeaseLostError(
-                f"The run stops, because it lost the lease of {label}: {reason}. What was finished "
-                "stays; the same command goes on from there."
+                f"The run stops, because it lost the lease of {label}: {reason}. Finished work is "
+                "kept: run the same command again to resume."
             )
 
     def verify(self, label: str) -> None:
-        """Raise `LeaseLostError` unless this driver still holds the lease, by the store's word."""
+        """Read the lease in the store; raise `LeaseLostError` unless this driver still holds it."""
         self._renew(label)
         self.check()
         if label not in self.held:
-            raise LeaseLostError(f"The lease of {label} was given up, so it is not committed.")
+            raise LeaseLostError(f"{label} is not committed: this run has released its lease.")
 
     def _keep_renewing(self) -> None:
         while not self._closed.wait(RENEW_EVERY_S):
@@ -200,13 +200,13 @@ def _own_holder() -> Holder:
 
 
 def _read(folder: Folder, label: str) -> Holder | None:
-    """The lease's content; None where it is missing or unreadable, as after a crash."""
+    """The lease's content; None if it is missing, or unreadable, as after a crash."""
     try:
         return Holder(**folder.read_json(_file(label)))
     except FileNotFoundError:
         return None
     except (TypeError, ValueError) as error:
-        log.warning("the lease of %s is unreadable and counts as none: %s", label, error)
+        log.warning("the lease of %s is unreadable and is ignored: %s", label, error)
         return None
 
 
@@ -220,13 +220,13 @@ def _create(folder: Folder, label: str, own: Holder, *, replacing: bool) -> None
     with writing(folder.file(_file(label))):
         if replacing:
             fs.rm_file(path)
-        with contextlib.suppress(FileExistsError):  # the caller reads back whose it is
+        with contextlib.suppress(FileExistsError):  # the caller reads the lease back
             fs.pipe_file(path, json.dumps(asdict(own)).encode(), mode="create")
 
 
 @contextlib.contextmanager
 def _exclusively(folder: Folder) -> Iterator[None]:
-    """Keep other processes out, where the store is on this machine's file systems."""
+    """Keep other threads out and, if the store is on a local file system, other processes."""
     fs: Any = filesystem(folder.url)
     with _IN_PROCESS:
         if not is_local(fs):

@@ -1,8 +1,8 @@
 """Finds results without reading the outside inputs that their keys depend on.
 
-A key depends on digests of outside inputs, such as a URL list, which may be large or gone when
-somebody uses the trained models. The manifests in the store record the digests that results were
-made with. Assuming recorded digests gives all keys of a graph without reading any input.
+A key depends on digests of outside inputs, such as a URL list. An input may be large, or gone by
+the time somebody uses the trained models. But the manifests in the store record the digests that
+results were made with. With these, all keys of a graph are computed without reading any input.
 """
 
 import itertools
@@ -35,15 +35,15 @@ class Lookup:
         return self.store.folder(stage, self.keys[stage])
 
     def manifest(self, stage: str) -> Manifest | None:
-        """The stage's manifest, or None where it has not finished."""
+        """The stage's manifest, or None if it has not finished."""
         return self.store.manifest(stage, self.keys[stage])
 
     def missing(self, stages: Collection[str]) -> list[str]:
-        """The stages of these that have not finished."""
+        """Those of the given stages that have not finished."""
         return [name for name in stages if self.manifest(name) is None]
 
     def load(self, stage: Stage[A]) -> A:
-        """The artifact of a finished stage; raises `PipelineError` where it has not finished."""
+        """The artifact of a finished stage; raises `PipelineError` if it has not finished."""
         manifest = self.manifest(stage.name)
         if manifest is None:
             raise PipelineError(
@@ -55,8 +55,8 @@ class Lookup:
 def find_results(graph: Graph, store: Store, wanted: Collection[str]) -> Lookup | None:
     """The newest results of the graph's settings that include all wanted stages.
 
-    Where no set is complete, the one that misses the fewest; None where the inputs are neither
-    recorded nor readable. All results of a lookup belong together: they share one assumption.
+    If no lookup has all of them, returns the one that lacks the fewest. Returns None if the inputs
+    are neither recorded nor readable. All results of a lookup were made from the same inputs.
     """
     best: Lookup | None = None
     for lookup in itertools.chain(recorded(graph, store), actual(graph, store)):
@@ -70,7 +70,7 @@ def find_results(graph: Graph, store: Store, wanted: Collection[str]) -> Lookup 
 
 
 def recorded(graph: Graph, store: Store) -> Iterator[Lookup]:
-    """A lookup for each combination of the digests that manifests record, the newest first."""
+    """A lookup for each combination of recorded digests, the newest first."""
     choices: dict[str, list[Digests]] = {}
     for stage in graph.stages.values():
         found = [m.description.get("digests") or {} for m in store.manifests(stage.name)]
@@ -83,7 +83,7 @@ def recorded(graph: Graph, store: Store) -> Iterator[Lookup]:
 
 
 def actual(graph: Graph, store: Store) -> Iterator[Lookup]:
-    """The lookup of the inputs as they are now; none where they cannot be read."""
+    """The lookup for the inputs as they are now; yields nothing if they cannot be read."""
     return _assuming({}, graph, store)
 
 

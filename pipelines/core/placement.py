@@ -1,8 +1,8 @@
-"""Placement groups of trainings: which one is whose, and the release of those left behind.
+"""Placement groups of trainings: finds a training's groups, and removes those left behind.
 
-Ray Train's controller, an actor, reserves a placement group for its workers. A controller that
-dies or hangs can leave it behind, and its CPUs and GPUs are then held by nobody. The controller
-publishes its actor ID in the stage's folder, so the driver finds the group by its creator.
+Ray Train's controller, an actor, reserves a placement group for its workers. If the controller
+dies or hangs, the group can stay behind and keep CPUs and GPUs reserved that nobody uses. So the
+controller publishes its actor ID in the stage's folder, and the driver finds groups by creator.
 """
 
 import logging
@@ -35,17 +35,17 @@ class PublishController(ControllerCallback):
 
 
 def release_left_behind(folder: Folder) -> int:
-    """Remove placement groups of the stage's last controller; returns how many were left."""
+    """Remove the placement groups of the stage's last controller; returns how many there were."""
     left = list(_groups_of(folder))
     for group in left:
         group_id = PlacementGroupID(group.placement_group_id)
-        log.warning("releases placement group %s, left by a lost training", group_id.hex())
+        log.warning("removing placement group %s, left by a lost training", group_id.hex())
         remove_placement_group(PlacementGroup(group_id))
     return len(left)
 
 
 def waits_for_room(folder: Folder) -> bool:
-    """Whether the stage's controller has asked for workers and not all of them have a place."""
+    """Whether the stage's controller has requested workers that are not all placed yet."""
     waiting = (PlacementGroupTableData.PENDING, PlacementGroupTableData.PREPARED)
     return any(group.state in waiting for group in _groups_of(folder))
 

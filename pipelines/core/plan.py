@@ -20,8 +20,8 @@ class Step:
     stage: Stage[Artifact]
     action: Action
     reason: str
-    manifest: Manifest | None  # of the result that is there, if one is
-    forced: bool = False  # run although the result is there
+    manifest: Manifest | None  # of the finished result, if there is one
+    forced: bool = False  # run even if the result exists
     continues: Manifest | None = None  # an earlier result that the work starts from
 
 
@@ -40,21 +40,21 @@ class Plan:
         return next(step for step in self.steps if step.stage.name == name)
 
     def check(self) -> None:
-        """Raise where a stage that will run cannot use its inputs from outside the pipeline."""
+        """Raise if a stage that will run cannot use its inputs from outside the pipeline."""
         for step in self.to_run:
             step.stage.check()
 
 
 @dataclass(frozen=True)
 class Scope:
-    """Which stages to run again although they are there, and which to leave alone."""
+    """Which stages to run even if their results exist, and which not to run."""
 
-    only: str | None = None  # this one and no other
-    start: str | None = None  # `--from`: this one and all that depends on it
-    force: Collection[str] = ()  # these, whatever follows from it being decided by the keys
+    only: str | None = None  # run this one and no other
+    start: str | None = None  # `--from`: run this one and all that depend on it
+    force: Collection[str] = ()  # run these; for all others, their keys decide as usual
 
     def forced(self, graph: Graph) -> set[str]:
-        """The stages that run although their result is there."""
+        """The stages that run even if their results exist."""
         named = {graph[name].name for name in (*self.force, *([self.only] if self.only else []))}
         return named | (graph.downstream(self.start) if self.start else set())
 
@@ -90,7 +90,7 @@ def _unfinished(stage: Stage[Artifact], store: Store, forced: bool) -> Step:
         reason = store.damage(stage.name, stage.key) or (
             f"is being made by {holder}"
             if holder
-            else "was interrupted; goes on from what is there"
+            else "was interrupted; resumes from the work done so far"
         )
         return Step(stage, "run", reason, None, forced)
     earlier = store.manifests(stage.name)
@@ -104,14 +104,14 @@ def _unfinished(stage: Stage[Artifact], store: Store, forced: bool) -> Step:
 
 
 def _changes(stage: Stage[Artifact], manifest: Manifest) -> str:
-    """What differs from an earlier result, the first three changes in words."""
+    """The first three differences from an earlier result, in words."""
     changes = differences(manifest.description, stage.description)
     own = [_in_words(stage, change) for change in changes]
     return "; ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else "")
 
 
 def _in_words(stage: Stage[Artifact], change: str) -> str:
-    """Turn "inputs.pairs: ab12 → cd34" into "filter changed" where that input is filter."""
+    """Turn "inputs.pairs: ab12 → cd34" into "filter changed" if that input is filter."""
     path, _, values = change.removeprefix("inputs.").partition(": ")
     if not change.startswith("inputs."):
         return f"{stage.name}.{change}"

@@ -1,4 +1,4 @@
-"""The identity of a process, so that another one can find out whether it still runs."""
+"""The identity of a process, by which other processes find out whether it still runs."""
 
 import hashlib
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 
 @cache
 def machine_id() -> str:
-    """A digest of host name, boot and PID namespace: within one, a PID names one process.
+    """A digest of host name, boot and PID namespace, within which a PID names one process.
 
-    Two containers with the same host name differ, and so does a machine after a restart.
+    Two containers with the same host name have different IDs, and so has a machine after a reboot.
     """
     parts = [platform.node()]
     with suppress(OSError):  # Linux only
@@ -22,7 +22,7 @@ def machine_id() -> str:
 
 
 def start_time(pid: int) -> str:
-    """When the process started, in clock ticks since boot; "" where the system does not say."""
+    """When the process started, in clock ticks since boot; "" if the system does not tell."""
     with suppress(OSError, IndexError):
         # The name in the second field may hold spaces and brackets: count from its end.
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
@@ -30,7 +30,10 @@ def start_time(pid: int) -> str:
 
 
 def is_running(pid: int, started: str = "") -> bool:
-    """Whether a process of this machine runs; `started` tells it from a later one of that PID."""
+    """Whether a process of this machine runs.
+
+    started: its `start_time`, which distinguishes it from a later process with the same PID.
+    """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -15,7 +15,7 @@ PACKAGES = ("unclip", "torch", "open_clip_torch", "ray", "img2dataset", "pyarrow
 
 @cache
 def provenance() -> dict[str, object]:
-    """The commit of this checkout, the versions of the packages that matter, host and Python."""
+    """The commit of this checkout, the versions of `PACKAGES` and of Python, and the host."""
     return {
         "commit": git_commit(),
         "packages": {name: version(name) for name in PACKAGES},
@@ -33,9 +33,9 @@ def version(package: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """The checkout's commit, with "+changes" where it has uncommitted ones; None outside git.
+    """The checkout's commit, with "+changes" if it has uncommitted changes; None outside git.
 
-    A run that was submitted has no checkout: its client says what was packed, in UNCLIP_COMMIT.
+    A submitted run has no checkout: the client passes the commit that it packed in UNCLIP_COMMIT.
     """
     if submitted := os.environ.get("UNCLIP_COMMIT"):
         return submitted

@@ -1,4 +1,4 @@
-"""Where stages run and what they ask of a machine: never part of what they make."""
+"""Where stages run, and the resources that they request. None of it is part of a key."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ GIB = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Resources(Config):
-    """What each worker of a stage gets, and how many workers it may have at once."""
+    """The resources of each worker of a stage, and how many workers it may have at once."""
 
     workers: int = 1  # at most; trainings start with all of them or not at all
     cpus: float = 1.0  # of each worker
@@ -31,7 +31,7 @@ class Resources(Config):
         return {n: a for n, a in {**amounts, **self.custom}.items() if a}
 
     def total(self) -> dict[str, float]:
-        """What all workers hold together."""
+        """The resources of all workers together."""
         return {n: a * self.workers for n, a in self.per_worker().items()}
 
     def actor_options(self) -> dict[str, object]:
@@ -46,13 +46,13 @@ class Resources(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings(Config):
-    """Where the work runs. Without an address, Ray is started on this machine and ended again."""
+    """Where the work runs. Without an address, each run starts and ends a Ray on this machine."""
 
-    address: str | None = None  # "auto", "host:port", or RAY_ADDRESS
+    address: str | None = None  # "auto" or "host:port"; by default RAY_ADDRESS, if that is set
     object_store_gib: float = 1.0  # of a Ray started here
     cpus: int | None = None  # of a Ray started here; None takes all CPUs
 
 
-def fits(request: Mapping[str, float], there: Mapping[str, float]) -> bool:
-    """Whether `there` has at least the requested amount of each resource."""
-    return all(amount <= there.get(name, 0) + 1e-6 for name, amount in request.items())
+def fits(request: Mapping[str, float], free: Mapping[str, float]) -> bool:
+    """Whether `free` has at least the requested amount of each resource."""
+    return all(amount <= free.get(name, 0) + 1e-6 for name, amount in request.items())

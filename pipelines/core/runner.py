@@ -1,6 +1,6 @@
-"""Carries out a plan on Ray: dependency order, independent stages at the same time.
+"""Runs a plan on Ray: in dependency order, independent stages at the same time.
 
-Each stage's `run` is a thread of the driver that hands its work to Ray workers. The main loop
+Each stage's `run` is a thread of the driver, which hands its work to Ray workers. The main loop
 starts stages whose inputs are finished and for which the cluster has room, and passes events on to
 the listeners. A stage that fails stops only what depends on it. A store that cannot be written, a
 lost Ray and a lost lease stop the whole run at once.
@@ -41,7 +41,7 @@ TICK_S = 0.5
 
 
 class StageFailedError(PipelineError):
-    """One or more stages failed; what was finished stays."""
+    """One or more stages failed; finished stages are kept."""
 
 
 class StoreLostError(AbortedError):
@@ -50,7 +50,7 @@ class StoreLostError(AbortedError):
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """How a plan is carried out; none of it is part of any key."""
+    """How a plan is run; none of it is part of a key."""
 
     resources: Mapping[str, Resources] = field(default_factory=dict)  # by stage
     retries: int = 3
@@ -88,9 +88,9 @@ class Listener(Protocol):
 def run_plan(
     plan: Plan, store: Store, settings: RunSettings, listeners: Sequence[Listener] = ()
 ) -> None:
-    """Do what the plan says. Raises `PipelineError`; starts no Ray where nothing is to do.
+    """Run the plan's stages. Raises `PipelineError`. With no stage to run, Ray is not started.
 
-    After an `AbortedError` threads of stages may still wait for Ray: the process should end.
+    After an `AbortedError`, threads of stages may still wait for Ray: the process should end.
     """
     if not plan.to_run:
         return
@@ -142,18 +142,21 @@ class _Run:
             raise failure_of(self.failures, [s.stage.name for s in self.pending], self.store.root)
 
     def _start_stages(self) -> bool:
-        """Start stages whose inputs are there and that fit beside those that run, in order."""
+        """Start, in order, the ready stages that fit beside the running ones.
+
+        Returns whether any stage was started.
+        """
         ready = [step for step in self.pending if self._is_ready(step)]
         if not ready:
             return False
-        there = self.cluster.ask(capacity)
-        free = dict(there)
+        total = self.cluster.ask(capacity)
+        free = dict(total)
         for step in self.running.values():
-            _take(free, self._holds(step, there))
+            _take(free, self._holds(step, total))
         chosen = []
         for step in ready:
-            if fits(self._holds(step, there), free):
-                _take(free, self._holds(step, there))
+            if fits(self._holds(step, total), free):
+                _take(free, self._holds(step, total))
                 chosen.append(step)
         for step in chosen:
             self._start(step)
@@ -162,16 +165,17 @@ class _Run:
     def _is_ready(self, step: Step) -> bool:
         return not any(d.name in self.unfinished for d in step.stage.dependencies.values())
 
-    def _holds(self, step: Step, there: Mapping[str, float]) -> dict[str, float]:
-        """What a stage occupies: all its workers, or as many as the cluster has room for.
+    def _holds(self, step: Step, total: Mapping[str, float]) -> dict[str, float]:
+        """What a stage occupies: the resources of all its workers, at most the cluster's total.
 
-        So a stage whose resource was lost during the run starts, waits, and says what is missing.
+        With this limit, a stage whose resource was lost during the run starts, waits, and reports
+        what is missing.
         """
-        total = self.settings.of(step.stage).resources.total()
-        return {name: min(amount, there.get(name, 0.0)) for name, amount in total.items()}
+        request = self.settings.of(step.stage).resources.total()
+        return {name: min(amount, total.get(name, 0.0)) for name, amount in request.items()}
 
     def _start(self, step: Step) -> None:
-        log.info("starts %s: %s", step.stage.label, step.reason)
+        log.info("starting %s: %s", step.stage.label, step.reason)
         self.pending.remove(step)
         links: dict[str, str] = {}
         for listener in self.listeners:
@@ -222,20 +226,23 @@ class _Run:
             yield
         except Exception as error:
             level = logging.DEBUG if name in self.quiet else logging.WARNING
-            log.log(level, "%s failed; the work goes on: %s", name, error)
-            log.debug("its traceback", exc_info=True)
+            log.log(level, "%s failed; the run continues: %s", name, error)
+            log.debug("the traceback of %s", name, exc_info=True)
             self.quiet.add(name)
 
 
 def failure_of(
     failures: Mapping[str, BaseException], not_started: Sequence[str], root: str
 ) -> StageFailedError:
-    """The error of a run whose stages failed; another attempt helps only if all lost their work."""
+    """The error of a run whose stages failed.
+
+    Its exit code suggests another attempt only if every stage failed because workers were lost.
+    """
     message = "; ".join(
         str(e) if isinstance(e, PipelineError) else f"stage {n}: {type(e).__name__}: {e}"
         for n, e in failures.items()
     )
-    waiting = f" Not started because of it: {', '.join(not_started)}." if not_started else ""
+    waiting = f" Not started because of this: {', '.join(not_started)}." if not_started else ""
     error = StageFailedError(f"{message}{waiting} What was finished stays in {root}.")
     lost = [isinstance(e, WorkLostError) for e in failures.values()]
     error.exit_code = EXIT_WORK_LOST if all(lost) else EXIT_ERROR

@@ -1,4 +1,4 @@
-"""What is known of each finished shard: its size and metadata, so that a damaged one is found.
+"""Records of finished shards: file size and metadata, by which damaged shards are detected.
 
 While a stage runs, every shard has a mark `.done/<name>.json`. When all shards are made, their
 records are published together as `shards.json`, which stays: a later run of the stage makes only
@@ -54,7 +54,7 @@ def publish(folder: Folder, records: Mapping[str, ShardRecord]) -> None:
 
 
 def forget(folder: Folder, names: Iterable[str]) -> None:
-    """Have these shards made again by the next run."""
+    """Remove the records of these shards, so that the next run makes them again."""
     dropped = set(names)
     for name in dropped:
         if folder.exists(f"{DONE}/{name}.json"):
@@ -64,7 +64,7 @@ def forget(folder: Folder, names: Iterable[str]) -> None:
 
 
 def _read(folder: Folder) -> dict[str, ShardRecord]:
-    """All records: the published ones, and the marks of a run that was cut off."""
+    """All records: the published ones, and the marks of an interrupted run."""
     published = _json(folder, RECORDS) if folder.exists(RECORDS) else {}
     marks = {
         path.removeprefix(f"{DONE}/").removesuffix(".json"): _json(folder, path)

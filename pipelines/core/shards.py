@@ -1,8 +1,8 @@
 """Shards, the unit of work and of resume, made by a pool of Ray actors.
 
-A shard is published under the name of its item and then recorded; a rerun makes only shards without
-an intact record. Work goes to an actor only once it is up, so actors that wait for room delay
-nothing; an actor that dies is replaced, and another one makes its shard again.
+A shard is published under the name of its item and then recorded. A rerun makes only the shards
+that are not recorded and intact. An actor gets work only once it is up, so actors that wait for
+resources delay nothing. An actor that dies is replaced, and another one makes its shard.
 """
 
 import logging
@@ -33,11 +33,11 @@ POLL_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSettings:
-    """How a pool deals with a machine that is full or fails."""
+    """A pool's resources, and what it does if they are taken or its workers die."""
 
     resources: Resources
     retries: int  # of one shard, after its worker died
-    wait_s: float  # the longest wait for a first worker
+    wait_s: float  # the longest wait while no worker is up
 
 
 class _ShardActor:
@@ -47,10 +47,10 @@ class _ShardActor:
         self.worker, self.folder, self.schema = worker, folder, schema
 
     def start(self) -> None:
-        """Do nothing: an answer shows that the process is up."""
+        """No-op that shows whether the process is up."""
 
     def make(self, name: str, item: Any) -> ShardRecord:
-        log.debug("makes shard %s of %s", name, self.folder.url)
+        log.debug("making shard %s of %s", name, self.folder.url)
         table, metadata = self.worker(item)
         check_schema(table, self.schema, where=self.folder.file(f"{name}.parquet"))
         size = self.folder.write_table(f"{name}.parquet", table)
@@ -78,7 +78,7 @@ class ShardPool:
         """Make the shards of these names; the other items were made earlier."""
         queue = deque(names)
         earlier, total = len(items) - len(queue), len(items)
-        heard_at = time.monotonic()
+        answered_at = time.monotonic()
         for _ in range(min(self.settings.resources.workers, len(queue))):
             self._start_actor()
         try:
@@ -90,9 +90,9 @@ class ShardPool:
                 for call in finished:
                     self._finish(call, queue)
                 if finished:
-                    heard_at = time.monotonic()
+                    answered_at = time.monotonic()
                     self.emit(Progress(self.stage, earlier + len(self.done), total, unit))
-                elif self._waits() and time.monotonic() - heard_at > self.settings.wait_s:
+                elif self._waits() and time.monotonic() - answered_at > self.settings.wait_s:
                     raise WorkLostError(_waited(self.stage, self.settings))
         finally:
             for actor in [*self.idle, *(actor for actor, _ in self.calls.values())]:
@@ -120,32 +120,32 @@ class ShardPool:
         self.idle.append(actor)
 
     def _fail(self, error: Exception, queue: "deque[str]") -> None:
-        """Start nothing more, and forget actors that have not come up."""
+        """Start no further shard, and kill the actors that are not up yet."""
         self.failure = self.failure or error
         queue.clear()
         for call in [c for c, (_, name) in self.calls.items() if name is None]:
             ray.kill(self.calls.pop(call)[0])
 
     def _replace(self, name: str | None, error: RayError, queue: "deque[str]") -> None:
-        label = name or "start"
-        self.deaths[label] += 1
+        where = f"at shard {name}" if name else "before its first shard"
+        self.deaths[where] += 1
         if self.failure:
             return
-        if self.deaths[label] > self.settings.retries:
+        if self.deaths[where] > self.settings.retries:
             lost = WorkLostError(
-                f"Stage {self.stage}: the worker of shard {label} died {self.deaths[label]} times, "
+                f"Stage {self.stage}: a worker died {where} {self.deaths[where]} times, "
                 f"last with: {first_line(error)}. If it ran out of memory, give the stage more "
-                f"with run.resources.{self.stage}.memory_gib; run again to go on from here."
+                f"with run.resources.{self.stage}.memory_gib. Run again to resume."
             )
             self._fail(lost, queue)
             return
-        self.emit(Note(self.stage, f"a worker died at shard {label}; another does it again"))
+        self.emit(Note(self.stage, f"a worker died {where}; another one takes over"))
         if name is not None:
             queue.appendleft(name)
         self._start_actor()
 
     def _waits(self) -> bool:
-        """Whether all actors still wait for room: the first ones, or those that replace others."""
+        """Whether no actor is up: all of them, first ones or replacements, wait for resources."""
         return not self.idle and all(name is None for _, name in self.calls.values())
 
 
@@ -160,33 +160,33 @@ def map_shards(
     emit: Emit,
     settings: PoolSettings,
 ) -> dict[str, Metadata]:
-    """Make `<name>.parquet` for every item without an intact one.
+    """Make `<name>.parquet` for every item whose shard is missing or damaged.
 
     Returns the metadata of all shards, in the items' order.
     """
-    there = shard_records.intact(folder, items)
-    missing = [name for name in items if name not in there]  # no items, which may be made on demand
-    if there:
-        emit(Note(stage, f"resumes: {len(there)} of {len(items)} shards are there already"))
+    intact = shard_records.intact(folder, items)
+    missing = [name for name in items if name not in intact]  # names: items may be made on demand
+    if intact:
+        emit(Note(stage, f"resumes: {len(intact)} of {len(items)} shards are already made"))
     log.info("%s: %d of %d shards have to be made", stage, len(missing), len(items))
-    emit(Progress(stage, len(there), len(items), unit))
+    emit(Progress(stage, len(intact), len(items), unit))
     made: dict[str, ShardRecord] = {}
     if missing:
         actor = ray.remote(_ShardActor).options(**settings.resources.actor_options())
         shared = ray.put(worker)
         pool = ShardPool(stage, emit, settings, lambda: actor.remote(shared, folder, schema))
         made = pool.run(items, missing, unit=unit)
-    records = {name: made[name] if name in made else there[name] for name in items}
+    records = {name: made[name] if name in made else intact[name] for name in items}
     shard_records.publish(folder, records)
     return {name: dict(record.metadata) for name, record in records.items()}
 
 
 def call(function: Callable[..., Any], *args: Any, stage: str, settings: PoolSettings) -> Any:
-    """Run one function in a worker with the stage's resources, again if its worker dies."""
+    """Run one function in a worker with the stage's resources; retry if the worker dies."""
     options = settings.resources.actor_options()
-    place = ray.remote(_answer).options(**options).remote()
-    if not ray.wait([place], timeout=settings.wait_s)[0]:
-        ray.cancel(place)
+    probe = ray.remote(_answer).options(**options).remote()
+    if not ray.wait([probe], timeout=settings.wait_s)[0]:
+        ray.cancel(probe)
         raise WorkLostError(_waited(stage, settings))
     task = ray.remote(function).options(max_retries=settings.retries, **options)
     try:
@@ -202,7 +202,7 @@ def _answer() -> None:
 
 
 def _cause(error: RayTaskError, stage: str, shard: str | None) -> Exception:
-    """The error that the worker raised: as it is where a user can act on it, else described."""
+    """The worker's error if it is a `PipelineError`, else a `PipelineError` that describes it."""
     if isinstance(error.cause, PipelineError):
         return error.cause
     where = f"Stage {stage}" + (f", shard {shard}" if shard else "")

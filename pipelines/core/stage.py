@@ -1,8 +1,8 @@
-"""A stage: a frozen object that says what is made, and from what.
+"""A stage: a frozen object that states what is made, and from what.
 
-The fields of a stage are its identity: settings, and the stages that it reads from, alone or in
-tuples and mappings. `run(ctx)` does the work and returns a typed artifact. Where a stage runs, and
-where its results are stored, is up to the runner and the store, and never part of its identity.
+The fields of a stage are its identity: its settings and the stages that it reads from, alone or in
+tuples and mappings. `run(ctx)` does the work and returns a typed artifact. The runner decides where
+a stage runs, and the store where its results are kept; neither is part of the stage's identity.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class Artifact:
     folder: Folder
 
     def metadata(self) -> Metadata:
-        """Every field but the folder, which is the store's to know."""
+        """Every field except the folder, which the store derives from the stage's key."""
         fields = dataclasses.fields(self)
         return {f.name: getattr(self, f.name) for f in fields if f.name != "folder"}
 
@@ -48,7 +48,7 @@ class Shards(Artifact):
     counts: Mapping[str, Any]
 
     def schema(self) -> pa.Schema | None:
-        """The schema that every shard has; None where readers expect none in particular."""
+        """The schema that every shard has; None if readers expect no particular one."""
         return None
 
     def read(self, name: str, columns: list[str] | None = None) -> pa.Table:
@@ -62,9 +62,9 @@ class Shards(Artifact):
 
 
 class ShardWorker(Protocol):
-    """Makes one shard; picklable, kept for many shards by the process that opens it.
+    """Makes one shard. Picklable: each worker process unpickles it once, for many shards.
 
-    Returns the table and the facts to remember of it ("rows" is added by the engine).
+    Returns the table and its metadata, to which the engine adds "rows".
     """
 
     def __call__(self, item: Any, /) -> tuple[pa.Table, Metadata]: ...
@@ -94,7 +94,7 @@ class Context(Protocol):
     def map_shards(
         self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
     ) -> dict[str, Metadata]:
-        """Make every shard that is not there yet, each in a worker with the stage's resources."""
+        """Make every missing shard, each in a worker with the stage's resources."""
         ...
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
@@ -113,7 +113,7 @@ class Stage(ABC, Generic[A_co]):
     """Base of all stages."""
 
     kind: ClassVar[str]  # stable: it is in the key, so a renamed class keeps its kind
-    version: ClassVar[int] = 1  # raised when the code of `run` makes something else than before
+    version: ClassVar[int] = 1  # increased when a change of the code changes the result
     artifact: ClassVar[type[Artifact]]
     worker_group: ClassVar[bool] = False  # all workers start together, as in a training
 
@@ -125,7 +125,7 @@ class Stage(ABC, Generic[A_co]):
 
     @abstractmethod
     def run(self, ctx: Context) -> A_co:
-        """Make the artifact. May be called again after a kill, and then reuses what is there."""
+        """Make the artifact. If called again after a kill, reuse the work that was finished."""
 
     def digests(self) -> Mapping[str, str]:
         """Digests of inputs from outside the pipeline, such as a URL list or a model's weights.
@@ -135,13 +135,13 @@ class Stage(ABC, Generic[A_co]):
         return {}
 
     def check(self) -> None:
-        """Raise `PipelineError` or `UnclipError` where an input from outside cannot be used.
+        """Raise `PipelineError` or `UnclipError` if an input from outside cannot be used.
 
         Called before a run starts, for the stages that will run.
         """
 
     def continues(self, earlier: Sequence[Manifest]) -> Manifest | None:  # noqa: ARG002
-        """The one of the earlier results that the work starts from, or None to start afresh.
+        """The earlier result that the work starts from, or None to start afresh.
 
         earlier: the finished results of stages of this name, the newest first.
         """
@@ -149,7 +149,7 @@ class Stage(ABC, Generic[A_co]):
 
     @cached_property
     def dependencies(self) -> Mapping[str, "Stage[Artifact]"]:
-        """Where a stage stands → that stage: "pairs", or "priors.main" for one in a mapping."""
+        """Path of a field → its stage: "pairs", or "priors.main" for a stage in a mapping."""
         found: dict[str, Stage[Artifact]] = {}
         for each in dataclasses.fields(self):
             found |= _stages_in(getattr(self, each.name), each.name, self.name)
@@ -157,12 +157,12 @@ class Stage(ABC, Generic[A_co]):
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """The canonical form: everything that the result follows from."""
+        """The canonical form: everything that the result depends on."""
         inputs = {path: stage.key for path, stage in self.dependencies.items()}
         return self.describe(inputs, self.digests())
 
     def describe(self, inputs: Mapping[str, str], digests: Mapping[str, str]) -> dict[str, Any]:
-        """The description under these keys of the dependencies and digests of outside inputs."""
+        """The description for given keys of dependencies and digests of outside inputs."""
         holders = frozenset(path.partition(".")[0] for path in self.dependencies)
         version = {} if self.version == 1 else {"version": self.version}
         return {
@@ -185,7 +185,10 @@ class Stage(ABC, Generic[A_co]):
 
 
 def _stages_in(value: object, path: str, owner: str) -> dict[str, Stage[Artifact]]:
-    """The stages that a field holds, by path. Raises `PipelineError` for stages among others."""
+    """The stages that a field holds, by path.
+
+    Raises `PipelineError` if a tuple or mapping mixes stages with other values.
+    """
     if isinstance(value, Stage):
         return {path: value}
     if isinstance(value, tuple):
@@ -205,7 +208,7 @@ def _stages_in(value: object, path: str, owner: str) -> dict[str, Stage[Artifact
 
 
 def load_artifact(store: Store, stage: Stage[A]) -> A:
-    """The artifact of a finished stage; raises `PipelineError` where it has not run."""
+    """The artifact of a finished stage; raises `PipelineError` if it has not finished."""
     manifest = store.manifest(stage.name, stage.key)
     if manifest is None:
         raise PipelineError(f"{stage.label} is not in {store.root}. Run the pipeline first.")
@@ -213,7 +216,7 @@ def load_artifact(store: Store, stage: Stage[A]) -> A:
 
 
 class Graph:
-    """All stages that some targets need, each after its dependencies."""
+    """The targets and all stages that they depend on, each after its dependencies."""
 
     def __init__(self, targets: Iterable[Stage[Artifact]]) -> None:
         self.stages: dict[str, Stage[Artifact]] = {}
@@ -243,7 +246,7 @@ class Graph:
         return self.stages[name]
 
     def downstream(self, name: str) -> set[str]:
-        """The stage and all that depends on it, directly or not."""
+        """The stage and all stages that depend on it, directly or not."""
         found = {self[name].name}
         for stage in self.stages.values():  # in dependency order
             if any(d.name in found for d in stage.dependencies.values()):

@@ -29,7 +29,7 @@ A = TypeVar("A", bound=Artifact)
 
 
 class StageBusyError(PipelineError):
-    """Another driver is making a stage, and this run is not to wait for it."""
+    """Another driver is making a stage, and this run does not wait for it."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class StageContext:
     emit: Emit
     settings: PoolSettings
     store: Store
-    forced: bool  # to be made afresh
+    forced: bool  # start afresh, without earlier results
 
     def load(self, stage: Stage[A]) -> A:
         """The artifact of a dependency."""
         return load_artifact(self.store, stage)
 
     def earlier(self) -> Sequence[Manifest]:
-        """The finished results that the work may go on from, the newest first."""
+        """The finished results that the work may start from, the newest first."""
         return () if self.forced else self.store.manifests(self.stage.name)
 
     def folder_of(self, manifest: Manifest) -> Folder:
@@ -58,7 +58,7 @@ class StageContext:
     def map_shards(
         self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
     ) -> dict[str, Metadata]:
-        """Make every shard that is not there yet."""
+        """Make every missing shard."""
         return shards.map_shards(
             worker,
             items,
@@ -92,7 +92,7 @@ class StageContext:
 
 @dataclass(frozen=True)
 class StageMaker:
-    """What the stages of one run share."""
+    """Makes the stages of one run, with what they share."""
 
     store: Store
     leases: Leases
@@ -103,7 +103,7 @@ class StageMaker:
     def make(self, step: Step, links: Mapping[str, str], settings: PoolSettings) -> Manifest:
         """Make the stage while holding its lease, unless another driver has made it meanwhile.
 
-        Raises `StageBusyError`, `LeaseLostError` and what the stage raises.
+        Raises `StageBusyError`, `LeaseLostError`, or what the stage raises.
         """
         stage = step.stage
         self._acquire(stage)
@@ -117,13 +117,13 @@ class StageMaker:
             self.leases.release(stage.label)
 
     def _acquire(self, stage: Stage[Artifact]) -> None:
-        """Wait for the stage's lease. Raises `StageBusyError` where the run is not to wait."""
-        said = None
+        """Acquire the stage's lease, or wait for it. Raises `StageBusyError` if on_busy="leave"."""
+        announced = None
         while (holder := self.leases.acquire(stage.label)) is not None:
             if self.on_busy == "leave":
                 raise StageBusyError(busy_message(stage, holder))
-            if holder.token != said:
-                said = holder.token
+            if holder.token != announced:
+                announced = holder.token
                 self.emit(Note(stage.name, f"waits: {holder} is making it"))
             if self.stopped.wait(ASK_AGAIN_S):
                 raise PipelineError(f"Stage {stage.name} was not started: the run has stopped.")

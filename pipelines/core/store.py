@@ -1,8 +1,8 @@
-"""Where results live: any fsspec root.
+"""The store of all results, below any fsspec URL.
 
 `<root>/<stage>/<key>/` holds a stage's outputs and `manifest.json`, which is written last: its
 presence is the commit. Files are written under a temporary name and then renamed, so a process
-that is killed at any point leaves no half-written file under a name that somebody reads.
+that is killed at any point leaves no half-written file under a final name.
 """
 
 import atexit
@@ -35,7 +35,7 @@ from pipelines.core.tables import read_table
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-HIDDEN = "."  # files and folders whose names begin so are working state, not outputs
+HIDDEN = "."  # files and folders whose names start with it are working state, not outputs
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Folder:
             return bool(filesystem(self.url).exists(self._path(name)))
 
     def publish(self, local: Path, name: str) -> None:
-        """Upload a local file, then give it its name: readers see all of it or nothing."""
+        """Upload a local file, then rename it: readers see all of it or nothing."""
         with self._published(name) as (fs, temporary):
             fs.put_file(str(local), temporary)
 
@@ -76,7 +76,7 @@ class Folder:
         self.write_bytes(name, json.dumps(value, indent=1, ensure_ascii=False).encode())
 
     def read_json(self, name: str) -> Any:
-        """The value of a JSON file; raises `ValueError` where it is no JSON."""
+        """The value of a JSON file; raises `ValueError` if it is not JSON."""
         with reading(self.file(name)):
             content = filesystem(self.url).cat_file(self._path(name))
         return json.loads(content)
@@ -101,9 +101,9 @@ class Folder:
             return local.stat().st_size
 
     def local(self, name: str = "") -> Path:
-        """A path on this machine with the file's, or the folder's, content.
+        """A local path of the file, or of the whole folder.
 
-        In a local store its own path; else a copy that lasts as long as the process.
+        In a local store, its own path; otherwise a copy that is deleted when the process exits.
         """
         fs = filesystem(self.url)
         if is_local(fs):
@@ -146,7 +146,7 @@ class Folder:
                 if _is_hidden(name):
                     fs.rm_file(f"{root}/{name}")
             listed = fs.ls(root, detail=False) if fs.exists(root) else []
-            for path in listed:  # folders, where the file system has them
+            for path in listed:  # folders, if the file system has them
                 if _is_hidden(PurePosixPath(path).name):
                     fs.rm(path, recursive=True)
 
@@ -158,7 +158,11 @@ class Folder:
             remove_stale(filesystem(self.url), found)
 
     def move_to(self, other: "Folder") -> None:
-        """Move all files, the manifest first: killed in between, neither counts as finished."""
+        """Move all files, the manifest first.
+
+        If this is killed in between, neither folder counts as finished: this one has no manifest,
+        and the other one lacks outputs.
+        """
         fs = filesystem(self.url)
         with writing(other.url):
             for name in sorted(self.files(), key=lambda name: name != MANIFEST):
@@ -184,7 +188,7 @@ class Folder:
                 yield fs, temporary
                 fs.mv(temporary, final)
             except BaseException:
-                with contextlib.suppress(Exception):  # half a file would fill a full disk
+                with contextlib.suppress(Exception):  # the disk may be full: keep no partial file
                     fs.rm_file(temporary)
                 raise
 
@@ -221,7 +225,7 @@ class Manifest:
 
 
 class Store:
-    """The root that all stages write below."""
+    """Folders, manifests and commits of all stages below one root."""
 
     def __init__(self, root: str) -> None:
         self.root = root if "://" in root else str(Path(root).absolute())
@@ -232,7 +236,7 @@ class Store:
         return Folder(f"{self.root.rstrip('/')}/{stage}/{key}")
 
     def check_writable(self) -> None:
-        """Write, read and delete a small file; raises `StoreWriteError` where that fails."""
+        """Write, read and delete a small file; raises `StoreWriteError` if that fails."""
         probe, name = Folder(self.root), temporary_name()
         try:
             probe.write_bytes(name, b"unclip")
@@ -245,10 +249,10 @@ class Store:
                 "Give a folder or bucket that you may write to with --store or run.store."
             ) from error
         if read != b"unclip":
-            raise StoreError(f"The store {self.root} returned other bytes than were written to it.")
+            raise StoreError(f"The store {self.root} does not return the bytes written to it.")
 
     def check_root(self) -> None:
-        """Raise `StoreError` where the root is a file; a folder may be missing as yet."""
+        """Raise `StoreError` if the root is a file; a missing folder is created later."""
         with self._readable():
             is_file = filesystem(self.root).isfile(Folder(self.root)._path("").rstrip("/"))
         if is_file:
@@ -258,7 +262,7 @@ class Store:
             )
 
     def check_exists(self) -> None:
-        """Raise `StoreError` where nothing has been written to the root yet."""
+        """Raise `StoreError` if nothing has been written to the root yet."""
         with self._readable():
             exists = filesystem(self.root).exists(Folder(self.root)._path("").rstrip("/"))
         if not exists:
@@ -268,9 +272,9 @@ class Store:
             )
 
     def manifest(self, stage: str, key: str) -> Manifest | None:
-        """The manifest; None where the stage has not finished or its manifest is damaged.
+        """The manifest; None if the stage has not finished or its manifest is damaged.
 
-        A damaged one is logged once, and `damage` says what is wrong with it.
+        A damaged manifest is logged once, and `damage` says what is wrong with it.
         """
         with self._readable():
             folder = self.folder(stage, key)
@@ -285,11 +289,11 @@ class Store:
         return manifest
 
     def damage(self, stage: str, key: str) -> str | None:
-        """Why the manifest cannot be read; None where it can, or where there is none."""
+        """Why the manifest cannot be read; None if it can, or if there is none."""
         return self._damaged.get(f"{stage}/{key}")
 
     def missing_outputs(self, manifest: Manifest) -> list[str]:
-        """Outputs that the manifest lists and the store has lost or changed in size."""
+        """Outputs that the manifest lists and that are gone or differ in size."""
         found = self.folder(manifest.stage, manifest.key).files()
         return [name for name, size in manifest.outputs.items() if found.get(name) != size]
 
@@ -314,7 +318,7 @@ class Store:
 
     def remove_stale(self) -> None:
         """Delete temporary files of dead writers in the root and its hidden folders."""
-        with contextlib.suppress(Exception):  # cleaning is no reason to stop a run
+        with contextlib.suppress(Exception):  # a failed clean-up must not stop a run
             fs, root = filesystem(self.root), Folder(self.root)._path("").rstrip("/")
             found = {str(info["name"]): info for info in fs.ls(root, detail=True)}
             remove_stale(fs, found)

@@ -16,10 +16,10 @@ class SchemaError(PipelineError):
 def read_table(
     url: str, columns: Sequence[str] | None = None, schema: pa.Schema | None = None
 ) -> pa.Table:
-    """The columns of the Parquet file at a URL, in memory; all without `columns`.
+    """The columns of the Parquet file at a URL, in memory; all of them if `columns` is None.
 
     With `schema`, raises `SchemaError` unless the whole file has exactly that schema, whichever
-    columns are read. Raises `StoreError` where the file cannot be read.
+    columns are read. Raises `StoreError` if the file cannot be read.
     """
     fs = filesystem(url)
     with reading(url), fs.open(fs._strip_protocol(url), "rb") as source:
@@ -42,7 +42,7 @@ def check_schema(table: pa.Table | pa.Schema, expected: pa.Schema, *, where: str
     raise SchemaError(
         f"{where} does not have the expected columns (missing: {', '.join(missing) or 'none'}; "
         f"unexpected: {', '.join(extra) or 'none'}; other type: {', '.join(other) or 'none'}). "
-        "It was written by other code: run the stage that makes it again with --force."
+        "It was written by another version of the code: rerun its stage with --force."
     )
 
 

@@ -1,7 +1,7 @@
-"""A function on several workers at once, under Ray Train: the engine's side of every training.
+"""Runs a function on several workers at once, under Ray Train: the engine's part of a training.
 
-The function keeps its progress itself: it finds its last checkpoint in the stage's folder, so a new
-driver, a new worker group and a new machine resume in the same way.
+The function saves its own progress and finds its last checkpoint in the stage's folder. So a new
+driver, a new worker group and a new machine all resume in the same way.
 """
 
 import logging
@@ -42,7 +42,7 @@ START_TIMEOUT_S = 60.0  # of one attempt of Ray Train to start its workers
 NOTE_EVERY_S = 60.0  # while workers wait for room
 SCRATCH = ".ray_train"  # Ray Train's own records; removed when the stage is done
 
-# Ray's memory monitor names itself; its other messages list running out of memory as one guess.
+# Phrases of Ray's memory monitor. Ray's other messages mention memory only as one possible cause.
 _OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|running low on memory|memory usage threshold")
 
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
@@ -58,13 +58,14 @@ def run_worker_group(
     emit: Emit,
     settings: PoolSettings,
 ) -> None:
-    """Run `function(config)` on every worker; start all of them again when a process dies.
+    """Run `function(config)` on every worker; restart all of them when a process dies.
 
-    Raises the function's own error at once, and `WorkLostError` after `settings.retries` losses.
+    Raises the function's own error at once. Raises `WorkLostError` when a process dies after
+    `settings.retries` restarts, or when the workers do not start within `settings.wait_s`.
     """
     training = _Training(function, config, stage, folder, emit, settings)
     for attempt in range(settings.retries + 1):
-        log.info("stage %s: starts its workers, attempt %d", stage, attempt + 1)
+        log.info("stage %s: starting its workers, attempt %d", stage, attempt + 1)
         lost = training.attempt()
         if lost is None:
             return
@@ -72,7 +73,7 @@ def run_worker_group(
         if attempt == settings.retries:
             raise WorkLostError(
                 f"Stage {stage}: its workers died {attempt + 1} times, last with: {lost}. Its "
-                "checkpoints are kept: run again to go on from the last one. If memory ran out, "
+                "checkpoints are kept: run again to resume from the last one. If memory ran out, "
                 f"give each worker more with run.resources.{stage}.memory_gib."
             )
         emit(Note(stage, f"{lost}; all workers start again from the last checkpoint"))
@@ -90,7 +91,7 @@ class _Training:
     settings: PoolSettings
 
     def attempt(self) -> str | None:
-        """Run until the function has returned (None), or say which process was lost."""
+        """Run the training. Returns None if it succeeded, else a message on the lost process."""
         try:
             self._fit_with_notes()
         except WorkerGroupError as error:
@@ -145,8 +146,8 @@ class _Training:
         hint = f"Ask for less with run.resources.{self.stage}, add nodes, or raise run.wait_s."
         if places(resources, nodes()) >= resources.workers:
             hint = (
-                "The cluster is large enough, but other work holds what is not free: wait for it "
-                "and run again, or raise run.wait_s."
+                "The cluster is large enough, but other work occupies it: run again when that work "
+                "has ended, or raise run.wait_s."
             )
         return WorkLostError(
             f"Stage {self.stage} could not start {resources.workers} workers with "
@@ -156,16 +157,16 @@ class _Training:
 
 
 def raised_by_function(failures: Sequence[BaseException]) -> BaseException | None:
-    """The error that the function itself raised, and would again; None where a process is gone.
+    """The error that the function raised, and would raise again; None if a process died.
 
-    A worker whose peer is gone, or has raised, fails too: with an error of their connection.
+    When one worker raises, its peers fail with connection errors, so any other error is preferred.
     """
     if not failures or any(isinstance(e, RayError | RayTrainError) for e in failures):
         return None
-    return min(failures, key=_is_of_connection)
+    return min(failures, key=_is_connection_error)
 
 
-def _is_of_connection(error: BaseException) -> bool:
+def _is_connection_error(error: BaseException) -> bool:
     return type(error) is RuntimeError or type(error).__module__.startswith("torch.distributed")
 
 

@@ -1,6 +1,6 @@
 """From downloaded bytes to the stored image: decode strictly, then resize and encode.
 
-An image that cannot be decoded completely is refused. Resizing and encoding are img2dataset's.
+An image that cannot be decoded completely is refused. img2dataset resizes and encodes.
 """
 
 import importlib.util
@@ -19,12 +19,15 @@ from unclip.images import to_rgb
 
 log = logging.getLogger(__name__)
 
-# What the web serves. PIL knows more, and one of them (EPS) would start another program.
+# The formats of the web. PIL reads more, and one of those (EPS) would start another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 def open_image(content: bytes, max_pixels: int) -> Image.Image:
-    """Read the header alone, so that the size is known before memory is spent on pixels."""
+    """Read only the header, and check the size before memory is spent on pixels.
+
+    Raises `Refused` for more than `max_pixels`, and for bytes that are not an image.
+    """
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -48,7 +51,10 @@ def to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def decode_rgb(content: bytes, *, max_pixels: int) -> Image.Image:
-    """Decode an image upright; of an animation, the first frame. Raises `Refused`."""
+    """Decode an image, upright by its EXIF tag; of an animation, the first frame.
+
+    Raises `Refused`.
+    """
     image = open_image(content, max_pixels)
     try:
         image.load()
@@ -66,7 +72,7 @@ def load_resizer() -> Any:
     Importing the package imports wandb, whose folders in the temporary directory stay behind when a
     worker is killed.
     """
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # albumentations asks the network otherwise
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # do not look for updates on the network
     package = importlib.util.find_spec("img2dataset")
     if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError("No module named 'img2dataset'", name="img2dataset")

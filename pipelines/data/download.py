@@ -1,9 +1,9 @@
-"""Download one shard of a URL list: fetch behind the URL policy, decode, resize, encode.
+"""Download one shard of a URL list: fetch under the URL policy, decode, resize, encode.
 
-Resizing and encoding are img2dataset's. Its own fetching opens any scheme and any host without a
-limit, so `pipelines.data.fetch` takes its place. Its resizer gets plain RGB: it would keep grey
-images grey, and a half-received JPEG half grey. The resizer runs in one thread only, because it
-swaps the process's stdout while it works.
+img2dataset resizes and encodes. Its downloader opens any scheme and any host without a limit, so
+`pipelines.data.fetch` replaces it. Its resizer gets decoded RGB: by itself it would keep grey
+images grey, and accept a truncated JPEG, half of it grey. The resizer runs in one thread only,
+because it replaces the process's stdout while it works.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Wider images are banners and rules; keeping their ratio would make images of gigabytes.
+# More extreme images are banners and rules; with keep_ratio they would grow to gigabytes.
 MAX_ASPECT_RATIO = 50.0
 EXAMPLES_PER_REASON = 3
 QUALITIES = {"jpg": range(1, 101), "png": range(10)}  # for PNG it is the compression
@@ -110,10 +110,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class DownloadWorker:
-    """Callable on a slice of the URL list (columns url, caption); made once a process."""
+    """Callable on a slice of the URL list (columns url, caption); created once per process."""
 
     config: DownloadConfig
-    base_url: str = ""  # relative URLs of the list are relative to it
+    base_url: str = ""  # the base of relative URLs in the list
 
     def __call__(self, item: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
         """Returns PAIRS rows in the order of the list, and the rejections by reason."""
@@ -186,7 +186,10 @@ class DownloadWorker:
 
     @cached_property
     def resizer(self) -> Callable[[io.BytesIO], tuple[Any, ...]]:
-        """img2dataset's, for one image: (bytes, width, height, original size, error)."""
+        """img2dataset's resizer of one image.
+
+        Returns (bytes, width, height, original width, original height, error).
+        """
         resizer: Callable[[io.BytesIO], tuple[Any, ...]] = load_resizer()(
             self.config.image_size,
             self.config.resize_mode,

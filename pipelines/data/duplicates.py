@@ -43,8 +43,8 @@ def find_repeats(keys: np.ndarray, contents: np.ndarray) -> np.ndarray:
 def exact_duplicates(shards: Mapping[str, pa.Table]) -> dict[str, frozenset[int]]:
     """The rows of each shard that repeat an earlier pair, from the IDENTITY_COLUMNS.
 
-    Shards are ordered by name. A pair repeats an earlier one, which is no repeat itself, if both
-    have the same key, or the same caption and the same downloaded bytes.
+    Shards are ordered by name. A pair is a repeat if an earlier pair that is not a repeat has the
+    same key, or the same caption and the same downloaded bytes.
     """
     names = sorted(shards)
     none = np.empty(0, dtype="S16")

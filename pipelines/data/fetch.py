@@ -28,7 +28,7 @@ OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
 
 @dataclass(frozen=True)
 class Fetched:
-    """A complete answer with status 200."""
+    """A complete response with status 200."""
 
     body: bytes
     headers: Message
@@ -61,7 +61,7 @@ class PinnedConnection(http.client.HTTPConnection):
         self.target = target
         self.ends_at = time.monotonic() + timeout_s
         self.expired = threading.Event()
-        self.live: socket.socket | None = None  # http.client forgets its own while a body is read
+        self.live: socket.socket | None = None  # http.client drops self.sock while a body is read
 
     def connect(self) -> None:
         """Open the connection to the first address that answers."""
@@ -126,7 +126,7 @@ def read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
 
 
 def request(target: Target, *, max_bytes: int, timeout_s: float) -> Fetched | str:
-    """One request. Returns the answer, or the address that it redirects to. Raises `Refused`."""
+    """One request. Returns the response, or the URL that it redirects to. Raises `Refused`."""
     connection = PinnedConnection(target, timeout_s)
     # A server that sends a byte now and then never triggers the socket's own timeout.
     deadline = threading.Timer(timeout_s, connection.expire)
@@ -142,7 +142,7 @@ def request(target: Target, *, max_bytes: int, timeout_s: float) -> Fetched | st
             transient = response.status in TRANSIENT_STATUSES
             raise Refused(f"http_{response.status}", target.host, transient=transient)
         fetched = Fetched(read_body(response, max_bytes), response.headers)
-        if connection.expired.is_set():  # else a cut body of unknown length would look whole
+        if connection.expired.is_set():  # a truncated body of unknown length would look complete
             raise TimeoutError
         return fetched
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -178,7 +178,7 @@ def fetch_with_retries(
 ) -> Fetched:
     """Fetch, and retry transient failures: a time-out, a reset, a server error. Raises `Refused`.
 
-    The wait doubles from retry to retry, and is drawn between one and two times `backoff_s`.
+    Before retry n, counted from 0, waits for a random time in [1, 2] · backoff_s · 2^n.
     """
     for attempt in range(retries + 1):
         try:

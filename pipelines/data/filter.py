@@ -1,4 +1,4 @@
-"""Filter one shard of pairs: rules in the order of the configuration, the first reason counts.
+"""Filter one shard of pairs: rules apply in the configured order, and the first reason counts.
 
 Duplicates across shards are found beforehand (`pipelines.data.duplicates`); each shard comes with
 the rows that repeat an earlier pair.
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 EXAMPLES_PER_REASON = 3
 EXAMPLE_CHARS = 200
-BATCH_ROWS = 256  # that are Python objects at a time, images included where a rule needs them
+BATCH_ROWS = 256  # converted to Python objects at a time, with images if a rule needs them
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class FilterItem:
 
 @dataclass(frozen=True)
 class FilterWorker:
-    """Callable on a FilterItem; made once a process."""
+    """Callable on a FilterItem; created once per process."""
 
     config: FilterConfig
 
@@ -66,10 +66,10 @@ class FilterWorker:
         return kept.cast(PAIRS), metadata
 
     def rows(self, pairs: pa.Table, duplicates: frozenset[int]) -> Iterator[Row]:
-        """The pairs as the rules see them; images only where a rule needs them."""
-        seen = pairs if self.config.needs_image else pairs.drop_columns(["image"])
+        """The pairs as the rules see them; with images only if a rule needs them."""
+        visible = pairs if self.config.needs_image else pairs.drop_columns(["image"])
         position = 0
-        for batch in seen.to_batches(max_chunksize=BATCH_ROWS):
+        for batch in visible.to_batches(max_chunksize=BATCH_ROWS):
             for row in batch.to_pylist():
                 yield {**row, "repeats_earlier": position in duplicates}
                 position += 1

@@ -13,7 +13,7 @@ from pipelines.data.rules import Duplicate, FilterRule, find_rule
 from unclip.config import Config, ConfigError
 from unclip.extension import did_you_mean
 
-# Keys of the section before it had rules → where each value belongs now.
+# Old keys, from before the section had rules → where each setting is now.
 OLD_KEYS = {
     "min_caption_chars": "rules.caption_length.min_chars",
     "max_caption_chars": "rules.caption_length.max_chars",
@@ -38,7 +38,7 @@ def _read_rule(name: str, raw: Any) -> tuple[FilterRule | None, list[InitErrorDe
     except ConfigError as error:
         return None, [_invalid((name,), raw, error)]
     if not isinstance(raw, Mapping):
-        no_mapping = ConfigError("give a mapping of the rule's settings, or {} where it has none")
+        no_mapping = ConfigError("give a mapping of the rule's settings, or {} if it has none")
         return None, [_invalid((name,), raw, no_mapping)]
     known = tuple(field.name for field in dataclasses.fields(rule))  # type: ignore[arg-type]
     unknown = [
@@ -70,7 +70,7 @@ def _not_a_setting(key: str, known: tuple[str, ...]) -> str:
 def read_rules(raw: Any) -> Mapping[str, FilterRule]:
     """Rules by name, from the mapping of a YAML file. A rule that is null is left out.
 
-    Raises pydantic's ValidationError, with each place below `rules`.
+    Raises pydantic's ValidationError, with error locations below `rules`.
     """
     if not isinstance(raw, Mapping):
         raise ConfigError("rules must be a mapping from a rule's name to its settings")
@@ -107,7 +107,7 @@ class FilterConfig(Config):
 
     @property
     def finds_duplicates(self) -> bool:
-        """Whether a rule asks which pairs repeat an earlier one."""
+        """Whether a rule needs to know which pairs repeat an earlier one."""
         return any(isinstance(rule, Duplicate) for rule in self.rules.values())
 
     @property

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 class Head:
     """What the beginning of a file shows."""
 
-    columns: tuple[str, ...] | None  # None where only the whole file shows them
+    columns: tuple[str, ...] | None  # None if only the whole file shows them
     has_rows: bool
 
 
@@ -28,7 +28,7 @@ class ListFormat(ABC):
 
     @abstractmethod
     def read(self, source: IO[bytes], columns: tuple[str, str]) -> pa.Table:
-        """The table, with at least the two columns where the file has both."""
+        """The table, with at least the two columns if the file has both."""
 
     @abstractmethod
     def head(self, source: IO[bytes]) -> Head:
@@ -43,7 +43,7 @@ class Separated(ListFormat):
     suffixes: tuple[str, ...]
 
     def read(self, source: IO[bytes], columns: tuple[str, str]) -> pa.Table:
-        """Every column; the two stay text also where they look like numbers."""
+        """Every column; the two stay text even if they look like numbers."""
         return pa.csv.read_csv(
             source,
             parse_options=pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
@@ -53,8 +53,8 @@ class Separated(ListFormat):
     def head(self, source: IO[bytes]) -> Head:
         """From the header and the first line after it.
 
-        Python's parser and not Arrow's streaming one, whose reading threads abort the process
-        where it exits before they end.
+        This uses Python's parser. Arrow's streaming parser has reader threads, which abort the
+        process if it exits before they end.
         """
         text = io.TextIOWrapper(source, encoding="utf-8-sig", errors="replace", newline="")
         try:
@@ -72,7 +72,7 @@ class Parquet(ListFormat):
     suffixes = (".parquet",)
 
     def read(self, source: IO[bytes], columns: tuple[str, str]) -> pa.Table:
-        """The two columns; an empty table of all columns where one of the two is missing."""
+        """The two columns; an empty table of all columns if one of the two is missing."""
         file = pq.ParquetFile(source)
         if not set(columns) <= set(file.schema_arrow.names):
             return file.schema_arrow.empty_table()
@@ -85,7 +85,7 @@ class Parquet(ListFormat):
 
 
 class JsonLines(ListFormat):
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     suffixes = (".json", ".jsonl", ".ndjson")
 

@@ -95,7 +95,7 @@ class LogicalRankOrder:
         self.shard_rows = np.asarray(shard_rows, dtype=np.int64)
         self.begin = logical_rank * total // config.logical_ranks
         self.epoch_rows = (logical_rank + 1) * total // config.logical_ranks - self.begin
-        # A step touches two windows, or three where it goes on into the next epoch.
+        # A step seldom touches more than two windows, or three at the end of an epoch.
         self.epoch = lru_cache(maxsize=4)(self._epoch)
         self.window = lru_cache(maxsize=4)(self._window)
 

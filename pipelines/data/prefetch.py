@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.1  # how often a full queue's producer looks whether the consumer has gone
+POLL_S = 0.1  # while the queue is full, how often the producer checks for the consumer's end
 
 
 @dataclass(frozen=True)

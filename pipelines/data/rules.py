@@ -1,8 +1,8 @@
 """The rules of the filter: each looks at one pair and returns why the pair is rejected, or None.
 
-The built-in rules are those of the field (DALL-E: short captions, other languages, dates, extreme
-aspect ratios; LAION: small images, duplicates). A new one is a class here and an entry in `RULES`.
-A rule in a module of the user's own is named "module:Name" in the configuration:
+The built-in rules come from published data sets (DALL-E: short captions, other languages, dates,
+extreme aspect ratios; LAION: small images, duplicates). A new one is a class here and an entry in
+`RULES`. A rule in a module of the user's own is named "module:Name" in the configuration:
 
     @dataclass(frozen=True, kw_only=True)
     class NoMemes(FilterRule):
@@ -26,7 +26,7 @@ from unclip.extension import resolve
 
 log = logging.getLogger(__name__)
 
-# A row of PAIRS, with `repeats_earlier` (bool). `image` is there where a rule asks for it.
+# A row of PAIRS, with `repeats_earlier` (bool). It has `image` only if a rule needs images.
 Row = Mapping[str, Any]
 
 
@@ -41,7 +41,7 @@ class FilterRule(Config, ABC):
         """The reason that is counted for a rejected pair; None for one that passes."""
 
     def check(self) -> None:
-        """Raise `ConfigError` where the rule cannot work, before anything runs."""
+        """Raise `ConfigError` if the rule cannot work; called before anything runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def is_mostly_date(text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionDate(FilterRule):
-    """Captions that are mostly a date, which cameras and blogs write in place of a caption."""
+    """Captions that are mostly a date, as cameras and blogs write them."""
 
     tag: ClassVar[str] = "caption_date"
 
@@ -109,7 +109,7 @@ class CaptionDate(FilterRule):
 
 @cache
 def language_identifier() -> Any:
-    """py3langid's packaged language model, with probabilities that sum to 1. One a process."""
+    """py3langid's language model, with probabilities that sum to 1; loaded once per process."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     log.info("loading the language model of py3langid")
@@ -118,12 +118,12 @@ def language_identifier() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Language(FilterRule):
-    """Captions in other languages, where the caption is long enough to tell."""
+    """Captions in other languages, if they are long enough to tell the language."""
 
     tag: ClassVar[str] = "language"
 
     keep: tuple[str, ...]  # ISO 639-1 codes
-    min_probability: float  # of another language, from which on a caption is rejected
+    min_probability: float  # captions with another language at least this likely are rejected
     min_chars: int  # shorter captions pass, because their language is uncertain
 
     def __post_init__(self) -> None:
@@ -156,7 +156,7 @@ class Language(FilterRule):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSide(FilterRule):
-    """Shorter side of the image as it was downloaded."""
+    """Shorter side of the image, as downloaded."""
 
     tag: ClassVar[str] = "image_side"
 
@@ -170,11 +170,11 @@ class ImageSide(FilterRule):
 
 @dataclass(frozen=True, kw_only=True)
 class AspectRatio(FilterRule):
-    """Longer side over shorter side of the image as it was downloaded."""
+    """Longer side over shorter side of the image, as downloaded."""
 
     tag: ClassVar[str] = "aspect_ratio"
 
-    max_ratio: float  # longer images are rejected; 1.0 keeps squares only
+    max_ratio: float  # images with a larger ratio are rejected; 1.0 keeps only squares
 
     def __post_init__(self) -> None:
         if self.max_ratio < 1:
@@ -212,7 +212,7 @@ def find_rule(name: str) -> type[FilterRule]:
     is_rule = isinstance(found, type) and issubclass(found, FilterRule)
     if not (is_rule and "__dataclass_fields__" in vars(found) and hasattr(found, "tag")):
         raise ConfigError(
-            f"{name} is {found!r}, which is no filter rule; write a class with "
+            f"{name} is {found!r}, which is not a filter rule; write a class with "
             "`@dataclass(frozen=True, kw_only=True)`, the base class "
             "pipelines.data.rules.FilterRule and a class attribute `tag`"
         )

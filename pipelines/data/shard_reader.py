@@ -36,7 +36,7 @@ Tokenize = Callable[[list[str]], torch.Tensor]  # captions → (B, T) int64
 
 
 class TrainingDataError(PipelineError):
-    """Shards that cannot be read, or whose rows do not match each other's."""
+    """Shards cannot be read, or their rows do not match."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def decode_pixels(image: bytes, image_size: int) -> np.ndarray:
 
 
 def check_keys(keys: pa.ChunkedArray, others: pa.ChunkedArray, *, where: str, other: str) -> None:
-    """Raise TrainingDataError, with both names, where the keys of two shards differ."""
+    """Raise TrainingDataError, with both names, if the keys of two shards differ."""
     if keys.equals(others):
         return
     unequal = (
@@ -114,9 +114,9 @@ def check_keys(keys: pa.ChunkedArray, others: pa.ChunkedArray, *, where: str, ot
 
 
 class Shard:
-    """The columns of a shard's selected rows that the fields need, in memory. Images stay encoded.
+    """A shard's selected rows in memory, with the columns that the fields need.
 
-    `nbytes` is their size, decoded images that are kept included.
+    Images stay encoded. `nbytes` is the size in bytes, including decoded images that are kept.
     """
 
     def __init__(self, files: ShardFiles, fields: Sequence[str], *, held_out: bool = False) -> None:
@@ -133,7 +133,7 @@ class Shard:
             taken = embeddings.take(selection["row"])
             self.embeds = {name: to_numpy(taken[name]) for name in columns}
         self.pixels: dict[int, np.ndarray] = {}
-        # Summed once, because the cache reads it at every step.
+        # Summed only once, because the cache reads it at every step.
         self.nbytes = int(self.pairs.nbytes) + sum(m.nbytes for m in self.embeds.values())
 
     @property
@@ -142,11 +142,11 @@ class Shard:
         return int(self.pairs.num_rows)
 
     def text(self, column: str, row: int) -> str:
-        """A value of the columns key and caption."""
+        """A value of a text column, such as key or caption."""
         return str(self.pairs[column][row].as_py())
 
     def decode(self, row: int, image_size: int, *, keep: bool) -> np.ndarray:
-        """The row's image as (S, S, 3) uint8; `keep` stores it for the next time."""
+        """The row's image as (S, S, 3) uint8; `keep` keeps it for later calls."""
         if row in self.pixels:
             return self.pixels[row]
         pixels = decode_pixels(self.pairs["image"][row].as_py(), image_size)
@@ -157,7 +157,7 @@ class Shard:
 
 
 def take_rows(pairs: pa.Table, selection: pa.Table, where: str, other: str) -> pa.Table:
-    """The selected rows of the pairs. Raises TrainingDataError where their keys differ."""
+    """The selected rows of the pairs. Raises TrainingDataError if their keys differ."""
     if selection.num_rows and pc.max(selection["row"]).as_py() >= pairs.num_rows:
         raise TrainingDataError(
             f"{other} selects row {pc.max(selection['row']).as_py()} of {where}, which has only "

@@ -37,7 +37,7 @@ class SourceConfig(Config):
     def __post_init__(self) -> None:
         if self.rows_per_shard < 1:
             raise ConfigError(f"rows_per_shard={self.rows_per_shard} must be at least 1")
-        find_source(self)  # a source of the user's own is imported early, for an early error
+        find_source(self)  # import a custom source now, so that its errors show early
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,20 @@ class ListSource(ABC):
 
     @abstractmethod
     def digest(self) -> str:
-        """A digest of the list's content: another list has another one. It enters the key."""
+        """A digest of the list's content, which is part of the key."""
 
     @abstractmethod
     def read(self) -> pa.Table:
         """The list, with the text columns url and caption."""
 
     def check(self) -> None:  # noqa: B027 - by default there is nothing to check
-        """Raise PipelineError or ConfigError where the list cannot be used. Reads little."""
+        """Raise PipelineError or ConfigError if the list cannot be used. Reads little."""
 
     def served(self) -> AbstractContextManager[str]:
-        """The address that relative URLs of the list are relative to, while the block lasts."""
+        """A context manager that yields the base of the list's relative URLs.
+
+        A source that serves its own images does so while the context is open.
+        """
         return nullcontext("")
 
 
@@ -71,11 +74,11 @@ class FileList(ListSource):
         return list_digest(self.config.urls)
 
     def read(self) -> pa.Table:
-        """Raises UrlListError."""
+        """The files' rows, in the order of their names. Raises UrlListError."""
         return read_url_list(self.config.urls, self.config.url_column, self.config.caption_column)
 
     def check(self) -> None:
-        """Raise UrlListError where the beginnings of the files show that `read` would."""
+        """Raise UrlListError if the beginnings of the files show that `read` would fail."""
         check_url_list(self.config.urls, self.config.url_column, self.config.caption_column)
 
 
@@ -108,7 +111,7 @@ def find_source(config: SourceConfig) -> ListSource:
     found: object = resolve(config.urls, SOURCES, what="list source")
     if not (isinstance(found, type) and issubclass(found, ListSource)):
         raise ConfigError(
-            f"urls={config.urls} is {found!r}, which is no list source; write a subclass of "
+            f"urls={config.urls} is {found!r}, which is not a list source; write a subclass of "
             "pipelines.data.sources.ListSource"
         )
     log.debug("%s is the list source %s", config.urls, found.__qualname__)

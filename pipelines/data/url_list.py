@@ -1,8 +1,8 @@
 """Lists of URLs and captions in files, at any fsspec path.
 
 A folder stands for all the lists in it, in the order of their names. img2dataset's `Reader` is not
-used: it takes a shard as done by its number alone, while here a shard is a slice of one table,
-whose identity is the list's digest.
+used: it recognizes a finished shard by its number alone. Here, a shard is a slice of one table,
+which the list's digest identifies.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
 
 
 class UrlListError(PipelineError):
-    """The list of URLs cannot be read, or does not hold the columns and rows that it should."""
+    """The list of URLs cannot be read, or lacks columns or rows."""
 
 
 def format_of(path: str) -> tuple[str, str | None]:
@@ -44,7 +44,7 @@ def list_files(path: str, storage_options: dict[str, Any] | None = None) -> tupl
             files = sorted(f for f in fs.find(root) if format_of(f)[0] in BY_SUFFIX)
         else:
             files = [root] if fs.isfile(root) else []
-    except Exception as error:  # each file system has exceptions of its own, boto's among them
+    except Exception as error:  # each file system has its own exceptions, such as botocore's
         raise UrlListError(
             f"The URL list {path} cannot be reached: {str(error).rstrip('.')}. Check source.urls "
             "and, for a bucket, the credentials in the environment."
@@ -81,7 +81,7 @@ def opened(fs: Any, path: str) -> Iterator[tuple[ListFormat, IO[bytes]]]:
 
 
 def check_columns(found: Sequence[str], wanted: tuple[str, str], path: str) -> None:
-    """Raise UrlListError, with the columns of the file, where a wanted one is missing."""
+    """Raise UrlListError, with the columns of the file, if a wanted one is missing."""
     missing = [name for name in wanted if name not in found]
     if missing:
         raise UrlListError(
@@ -98,7 +98,7 @@ def check_rows(has_rows: bool, path: str) -> None:
 
 
 def check_url_list(path: str, url_column: str, caption_column: str) -> None:
-    """Raise UrlListError where the beginnings of the files show that the list cannot be used."""
+    """Raise UrlListError if the beginnings of the files show that the list cannot be used."""
     fs, files = list_files(path)
     heads: list[Head] = []
     for file in files:
@@ -149,9 +149,9 @@ def read_url_list(
 
 
 def list_digest(path: str) -> str:
-    """sha256 over the digests of the list's files, in their order, wherever they are stored.
+    """sha256 over the digests of the list's files, in their order. Their paths do not matter.
 
-    Digests are remembered while the files stay the same. Raises UrlListError.
+    Digests are cached while the files stay the same. Raises UrlListError.
     """
     fs, files = list_files(path)
     try:

@@ -1,6 +1,6 @@
 """Which addresses a URL list from the web may reach: neither local files nor private networks.
 
-A URL is checked before each request, redirects included. The connection goes to the address that
+A URL is checked before each request, including redirects. The connection goes to the address that
 was checked, so a host name that resolves differently a moment later does no harm.
 """
 
@@ -55,7 +55,7 @@ class Refused(Exception):  # noqa: N818 - an outcome that is counted, not an err
 
 @dataclass(frozen=True)
 class Target:
-    """A checked URL, with the checked addresses, which are the only ones to connect to."""
+    """A checked URL and its checked addresses. Connections go only to these."""
 
     scheme: str
     host: str  # without brackets

@@ -47,7 +47,7 @@ def words(text: str) -> set[str]:
 def caption(label: str, tags: Sequence[str]) -> str:
     """The caption of an image: its label, and up to three tags that add words to it.
 
-    The label seeds the choice of the tags, because their alphabetical order means nothing.
+    The tags are in alphabetical order, so three random ones are taken; the label is the seed.
     """
     known = words(label)
     new = [tag for tag in tags if tag.isascii() and not known & words(tag)]
@@ -68,7 +68,7 @@ def emoji() -> pa.Table:
 
 @cache
 def rows() -> tuple[tuple[str, str], ...]:
-    """All (url or server path, caption), the failing rows spread among the others."""
+    """All (url or server path, caption), with the failing rows spread among the others."""
     known = emoji().select(["key", "label", "tags"]).to_pylist()
     good = [(f"/emoji/{r['key']}.jpg", caption(r["label"], r["tags"])) for r in known]
     failing = [*FAILING_ROWS, good[0]]  # the last one is an exact duplicate of a row

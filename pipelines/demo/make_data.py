@@ -2,7 +2,7 @@
 
 A developer's tool, run once for a release. It downloads two packages under the MIT licence with
 the `npm` client: images (256 px WebP with alpha) and their words (label, tags, group). The images
-are put on white and shrunk, so that the Parquet file has only a few MB.
+get a white background and are shrunk, so that the Parquet file has only a few MB.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def fetch(package: str, folder: Path) -> Path:
 
 
 def code_points(name: str) -> str:
-    """The spelling that both packages share: no leading zeros, no variation selectors."""
+    """A spelling common to both packages: no leading zeros, no variation selectors."""
     parts = [part.lstrip("0") for part in name.lower().split("-")]
     return "-".join(part for part in parts if part != "fe0f")
 
@@ -95,8 +95,8 @@ def main() -> None:
     """Write emoji.parquet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data/emoji.parquet")
-    parser.add_argument("--side", type=int, default=128, help="pixels")
-    parser.add_argument("--quality", type=int, default=80, help="of the JPEG")
+    parser.add_argument("--side", type=int, default=128, help="side of the images in pixels")
+    parser.add_argument("--quality", type=int, default=80, help="JPEG quality")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         images = fetch(IMAGES, Path(folder))

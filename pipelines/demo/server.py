@@ -38,7 +38,7 @@ def images() -> dict[str, bytes]:
 
 
 def web_page() -> Page:
-    """The page that many hosts send, with status 200, in place of an image that is gone."""
+    """A page like those that many hosts send, with status 200, instead of a deleted image."""
     return "text/html", b"<!doctype html><title>Gone</title><p>This picture has moved."
 
 
@@ -66,7 +66,7 @@ def find_page(path: str) -> Page | None:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET requests, and logs at debug level only: there are thousands of them."""
+    """Answers GET requests. Logs at debug level only, because there are thousands of them."""
 
     protocol_version = "HTTP/1.1"
 
@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """With daemon threads, and a backlog for many downloads at once."""
+    """A server with daemon threads, and a backlog for many downloads at once."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -98,7 +98,7 @@ class Server(ThreadingHTTPServer):
 def serve(port: int) -> Iterator[int]:
     """Serve the packaged images on 127.0.0.1 until the block ends; yields the port.
 
-    Port 0 means any free port. Raises DemoServerError where the port is in use.
+    Port 0 means any free port. Raises DemoServerError if the port is in use.
     """
     try:
         server = Server((HOST, port), Handler)

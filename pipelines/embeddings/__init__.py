@@ -1,1 +1,1 @@
-"""Work on the embeddings of all pairs: the CLIP's encoder, the selection, principal components."""
+"""The embeddings of all pairs: encoding, selection and principal components."""

@@ -23,7 +23,7 @@ BASIS_FILE = "basis.parquet"
 
 @dataclass(frozen=True)
 class MomentsWorker:
-    """Callable on the names of some shards: sums up their training rows."""
+    """Callable on the names of some shards: computes the moments of their training rows."""
 
     embeddings: EmbeddingShards
     selection: SelectionShards
@@ -47,7 +47,7 @@ class MomentsWorker:
 def fit_basis(
     folder: Folder, groups: tuple[str, ...], embeddings: EmbeddingShards, dimensions: int
 ) -> float:
-    """Write `basis.parquet`; the share of the variance that `dimensions` components explain."""
+    """Write `basis.parquet`; return the share of the variance that `dimensions` components keep."""
     moments = Moments.empty(embeddings.width)
     for name in groups:
         row = folder.read_table(f"{name}.parquet").to_pydict()

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EmbedWorker:
-    """Callable on the URL of a pairs shard; loads the CLIP once a process."""
+    """Callable on the URL of a pairs shard; loads the CLIP once per process."""
 
     clip: ClipWeights
     batch_size: int  # pairs that go through the CLIP at once
@@ -49,9 +49,9 @@ class EmbedWorker:
         return pa.table(columns, schema=schema), {"similarity_sum": float(similarity.sum())}
 
     def encode(self, pairs: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image embeddings (N, W), their norms before (N,), and text embeddings (N, W); float32.
+        """Image embeddings (N, W), their original norms (N,), text embeddings (N, W); all float32.
 
-        Both kinds of embeddings are unit-norm.
+        Both kinds of embeddings are unit-norm; the norms are those before normalization.
         """
         width = self.clip.width
         empty = (np.empty((0, width)), np.empty(0), np.empty((0, width)))
@@ -67,7 +67,7 @@ class EmbedWorker:
             yield pairs.slice(start, self.batch_size)
 
     def encode_batch(self, pairs: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As `encode`, of one batch."""
+        """Like `encode`, for one batch."""
         images = [Image.open(io.BytesIO(image)) for image in pairs["image"].to_pylist()]
         embeds, norms = self.model.encode_images_and_norms([i.convert("RGB") for i in images])
         texts = self.model.encode_texts(pairs["caption"].to_pylist())

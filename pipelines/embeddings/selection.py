@@ -16,7 +16,7 @@ from pipelines.data.arrow import to_numpy
 
 log = logging.getLogger(__name__)
 
-BUCKET_ROWS = 4096  # rows that are compared with each other in the search for near duplicates
+BUCKET_ROWS = 4096  # on average; near duplicates are searched within a bucket
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class SelectWorker:
 
 
 def find_repeats(shards: EmbeddingShards, threshold: float | None) -> dict[str, np.ndarray]:
-    """Near duplicates of each shard, over all of them: (N,) bool by name."""
+    """A mask of near duplicates for each shard, found over all shards: name → (N,) bool."""
     if threshold is None:
         return {name: np.zeros(rows, dtype=bool) for name, rows in shards.rows.items()}
     vectors = [
@@ -57,8 +57,8 @@ def find_repeats(shards: EmbeddingShards, threshold: float | None) -> dict[str, 
 def near_duplicates(vectors: np.ndarray, threshold: float) -> np.ndarray:
     """Rows whose cosine with an earlier row that stays is at least `threshold`. (N, W) → (N,) bool.
 
-    A row is compared with the rows nearest to the same one of N / 4096 pivots, so time grows
-    linearly in N. Duplicates on two sides of a border between pivots are missed.
+    Each row belongs to the bucket of the nearest of N / 4096 pivots, and rows are compared only
+    within a bucket. Near duplicates in different buckets are missed.
     """
     repeats = np.zeros(len(vectors), dtype=bool)
     for bucket in _buckets(vectors):
@@ -71,7 +71,7 @@ def near_duplicates(vectors: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def _buckets(vectors: np.ndarray) -> Iterator[np.ndarray]:
-    """Indices of the rows nearest to each pivot, in rising order."""
+    """For each pivot, the indices of the rows nearest to it, in ascending order."""
     pivots = vectors[:: max(1, min(BUCKET_ROWS, len(vectors)))]  # (P, W)
     chunks = np.array_split(vectors, max(1, len(vectors) // BUCKET_ROWS))
     nearest = np.concatenate([(chunk @ pivots.T).argmax(axis=1) for chunk in chunks])

@@ -7,7 +7,7 @@ from unclip.config import Config, ConfigError
 from unclip.generation import SamplingConfig
 
 MINIMUM = {
-    "held_out_samples": 2,  # baselines compare a caption with another one
+    "held_out_samples": 2,  # baselines compare each caption with another one
     "training_samples": 2,
     "probe_samples": 1,
     "variations": 0,
@@ -22,19 +22,19 @@ class EvaluateConfig(Config):
 
     tag: ClassVar[str] = "evaluate"
 
-    held_out_samples: int  # captions at most, of pairs that no training saw
-    training_samples: int  # captions at most, of pairs that training saw
-    probe_samples: int  # of each split: also decoded from true and from shuffled embeddings
-    variations: int  # images of one true embedding with fresh noise, for each probe
+    held_out_samples: int  # at most this many captions of held-out pairs
+    training_samples: int  # at most this many captions of training pairs
+    probe_samples: int  # captions of each split also decoded from true and shuffled embeddings
+    variations: int  # for each probe, images of its true embedding with different noise
     reference_rows: int  # training pairs at most, for the mean embedding and the Fréchet reference
-    # Captions of a shard. In the key although noise belongs to the row: the shards' contents follow
-    # from it, so a resumed run would mix two layouts, and analytic_dpm is fitted on the first one.
+    # Captions of a shard. It is in the key, although the noise of a row does not depend on it:
+    # analytic_dpm is fitted on the first shard, and a resumed run must not mix shards of two sizes.
     batch_size: int
     seed: int
     sampling: SamplingConfig
 
     def __post_init__(self) -> None:
-        """Refuse counts that leave nothing to measure."""
+        """Raise `ConfigError` for counts that leave nothing to measure."""
         for name, minimum in MINIMUM.items():
             if getattr(self, name) < minimum:
                 raise ConfigError(

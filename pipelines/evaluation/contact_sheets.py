@@ -14,7 +14,7 @@ from pipelines.evaluation.samples import first_samples
 log = logging.getLogger(__name__)
 
 TILE_SIDE = 64  # pixels
-MAX_ROWS = 12  # captions of a sheet
+MAX_ROWS = 12  # captions on a sheet
 COLUMNS = ("original", "generated", "from_true_embedding", "variations")
 
 

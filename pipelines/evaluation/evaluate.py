@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Evaluated(NamedTuple):
-    """What an evaluation made beside its shards."""
+    """The results of an evaluation other than its shards."""
 
     measurements: list[Measurement]
     contact_sheets: list[str]  # names of files

@@ -42,21 +42,21 @@ COPIED = ("key", "caption", "held_out", "image_embeds", "image_norm", "text_embe
 
 
 def row_generator(seed: int, key: str, purpose: str) -> torch.Generator:
-    """The noise of one row for one of its images: the same on every machine and in every batch."""
+    """The generator of one row's noise for one purpose: the same on any machine, in any batch."""
     digest = hashlib.sha256(f"{seed}\0{key}\0{purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 @dataclass(frozen=True)
 class GenerationWorker:
-    """Maps the name of a shard to its table; loads the models once in a process."""
+    """Callable on the name of a shard: makes its table. Loads the models once per process."""
 
     weights: Weights
     config: EvaluateConfig
     folder: Folder  # of the stage, which holds the inputs of the shards
 
     def __call__(self, name: str) -> tuple[pa.Table, Metadata]:
-        """One row for each input row (`schema.samples`)."""
+        """Returns one row for each input row (`schema.samples`)."""
         rows = self.folder.read_table(input_file(name)).to_pylist()
         log.debug("%s: generating for %d captions", name, len(rows))
         columns: dict[str, Any] = {column: [row[column] for row in rows] for column in COPIED}
@@ -70,7 +70,7 @@ class GenerationWorker:
         """The columns made by the whole cascade, trained and untrained, and the originals."""
         generated = self.generate(self.cascade, rows, "generated")
         untrained = self.generate(self.untrained, rows, "untrained")
-        sizes = [to_images(pixels) for pixels in generated.pixels]  # rising
+        sizes = [to_images(pixels) for pixels in generated.pixels]  # smallest first
         middle = zip(*sizes[1:-1], strict=True) if sizes[1:-1] else [()] * len(rows)
         originals = [
             Image.fromarray(decode_pixels(row["image"], self.cascade.sizes[-1])) for row in rows
@@ -101,13 +101,13 @@ class GenerationWorker:
         """The columns of the probes, decoded from embeddings without a caption."""
         probes = [row for row in rows if row["probe"]]
         columns: dict[str, Any] = {}
-        for name, source in PROBES.items():  # with equal noise: only the embeddings differ
+        for name, source in PROBES.items():  # with the same noise: only the embeddings differ
             columns |= self.image_columns(name, self.decode(probes, source, "reconstruction"))
         varied = [
             self.decode(probes, "image_embeds", f"variation {number}")
             for number in range(self.config.variations)
         ]
-        by_probe = [[images[place] for images in varied] for place in range(len(probes))]  # (P, V)
+        by_probe = [[images[i] for images in varied] for i in range(len(probes))]  # (P, V)
         columns["variations"] = [[encode_png(image) for image in images] for images in by_probe]
         columns["variation_embeds"] = [list(self.embed(images)) for images in by_probe]
         return {name: spread(values, rows) for name, values in columns.items()}
@@ -194,6 +194,6 @@ def unit_norm(embeds: Tensor) -> list[np.ndarray]:
 
 
 def spread(values: Sequence[Any], rows: Sequence[Values]) -> list[Any]:
-    """One value for each probe (P) as one for each row (B), None where a row is no probe."""
+    """Expand P values, one per probe, to B values, one per row; other rows get None."""
     rest = iter(values)
     return [next(rest) if row["probe"] else None for row in rows]

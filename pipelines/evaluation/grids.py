@@ -1,7 +1,7 @@
 """Draw a grid of images, each with an optional label below it.
 
-Every grid of the project is drawn here: the commands', the previews of a training, and the
-evaluation's contact sheets. Needs Pillow only, so commands can import it at start-up.
+Every grid of the project is drawn here: those of commands, training previews and the evaluation's
+contact sheets. Needs only Pillow, so commands can import it at start-up.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def draw_grid(
     """Rows of tiles as one image; labels are wrapped to the width of their image.
 
     side: of every tile in pixels; by default that of the widest image, and at least `MIN_SIDE`.
-    enlarge: the filter for images below that size (`NEAREST` shows their pixels). Larger ones are
+    enlarge: the filter for smaller images (`NEAREST` shows their pixels). Larger images are
     averaged by area. A row without labels takes no space for them.
     """
     if side is None:
@@ -62,7 +62,7 @@ def in_rows(tiles: Sequence[Tile], columns: int = 8) -> list[Sequence[Tile]]:
 
 
 def wrap(text: str, width: int, font: Font) -> list[str]:
-    """Lines of at most `width` pixels, broken between words; a longer word is cut short."""
+    """Lines of at most `width` pixels, broken between words; a word that is too long is cut."""
     lines: list[str] = []
     for paragraph in text.splitlines():
         line = ""

@@ -28,7 +28,7 @@ class Weights:
     clip: ClipWeights
     priors: Mapping[str, TrainedModel]  # the first draws the images; may be empty
     decoder: TrainedModel
-    upsamplers: Mapping[str, TrainedModel]  # in the order in which images pass them; may be empty
+    upsamplers: Mapping[str, TrainedModel]  # in the order of their use; may be empty
 
     @property
     def prior(self) -> TrainedModel | None:
@@ -37,5 +37,5 @@ class Weights:
 
     @property
     def other_priors(self) -> dict[str, TrainedModel]:
-        """The priors that are measured beside the first, by name."""
+        """All priors but the first, by name; they are only measured."""
         return dict(list(self.priors.items())[1:])

@@ -1,4 +1,4 @@
-"""Load the models of a run as one pipeline, and the variants of it that an evaluation compares."""
+"""Load the models of a run as one pipeline, and make the variants that an evaluation compares."""
 
 # N rows, L context length, E width of the CLIP embeddings
 
@@ -25,8 +25,8 @@ from unclip.samplers import NOISE_NORMS, find_sampler, needs_of
 
 log = logging.getLogger(__name__)
 
-UNTRAINED_STEPS = 4  # random weights draw the same noise in 4 steps as in 40
-COLUMNS = ["caption", "text_embeds", "image_embeds", "image_norm"]  # that noise norms need
+UNTRAINED_STEPS = 4  # more steps cost time, and random weights draw noise anyway
+COLUMNS = ["caption", "text_embeds", "image_embeds", "image_norm"]  # to estimate noise norms
 
 
 def load_pipeline(
@@ -100,8 +100,8 @@ def _untrained_sampling(sampling: SamplingConfig) -> SamplingConfig:
 def with_noise_norms(pipeline: UnclipPipeline, folder: Folder, *, seed: int) -> UnclipPipeline:
     """The pipeline with the estimate that analytic_dpm needs; unchanged if nothing needs it.
 
-    folder: of the stage evaluate. The estimate comes from its first shard, so that all workers
-    sample alike. Raises `PipelineError` where the folder has no shard yet.
+    folder: of the stage evaluate. The estimate comes from its first shard, so all workers use the
+    same one. Raises `PipelineError` if the folder has no shard yet.
     """
     cascade = pipeline.cascade
     if not _needs_noise_norms(cascade):
@@ -120,7 +120,7 @@ def with_noise_norms(pipeline: UnclipPipeline, folder: Folder, *, seed: int) -> 
 
 
 def scale_embeds(image_embeds: Tensor, norms: Tensor, cascade: Cascade) -> Tensor:
-    """Unit-norm embeddings (N, E) of norms (N,) at the length that the decoder reads; (N, E)."""
+    """Unit-norm embeddings (N, E), times their norms (N,) unless the decoder reads unit norms."""
     return image_embeds if cascade.decoder.config.unit_norm else image_embeds * norms[:, None]
 
 

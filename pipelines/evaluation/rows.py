@@ -20,7 +20,8 @@ from pipelines.evaluation.inputs import Sources
 log = logging.getLogger(__name__)
 
 INPUTS = ".inputs"  # one file for each shard of samples; deleted when the stage is done
-REFERENCE = f"{INPUTS}/reference.parquet"  # image_embeds of training pairs outside the samples
+# image_embeds of training pairs outside the samples; if there are none, of the training samples.
+REFERENCE = f"{INPUTS}/reference.parquet"
 
 Values = dict[str, Any]  # one row, by column
 
@@ -40,8 +41,8 @@ class Row(NamedTuple):
 def gather(sources: Sources, config: EvaluateConfig, folder: Folder) -> list[str]:
     """Write an input file for each shard of samples, and the reference; returns the shards' names.
 
-    Pairs are listed in the order of their own shards, so each of those is read about once.
-    Raises `PipelineError` where a split has too few pairs.
+    Rows are in the order of the pairs' shards, so each of these is read about once. Raises
+    `PipelineError` if a split has too few pairs.
     """
     held_out = choose(sources.selection, config.held_out_samples, held_out=True)
     known = choose(
@@ -85,7 +86,7 @@ def input_file(name: str) -> str:
 def choose(selection: SelectionShards, limit: int, *, held_out: bool) -> list[Row]:
     """The rows of one split with the smallest keys, in order, at most `limit`.
 
-    Raises `PipelineError` where the split has fewer than two.
+    Raises `PipelineError` if the split has fewer than two.
     """
     chosen: list[Row] = []
     for shard in selection.rows:
@@ -107,7 +108,7 @@ def choose(selection: SelectionShards, limit: int, *, held_out: bool) -> list[Ro
 def read_rows(
     shards: PairShards | EmbeddingShards, rows: Iterable[Row], columns: list[str] | None = None
 ) -> dict[str, Values]:
-    """The values of some rows, by key. Raises `PipelineError` where a row has another key."""
+    """The values of some rows, by key. Raises `PipelineError` if a row has another key."""
     by_shard: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_shard[row.shard].append(row)

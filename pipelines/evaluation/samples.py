@@ -75,7 +75,7 @@ class Samples:
 
 
 def read_reference(folder: Folder) -> Tensor:
-    """Image embeddings of training pairs outside the samples, (R, E) float32."""
+    """Image embeddings of training pairs (see `rows.REFERENCE`), (R, E) float32."""
     return to_matrix(folder.read_table(REFERENCE)["image_embeds"])
 
 
@@ -100,10 +100,10 @@ def first_samples(
         keys = (
             key
             for name in names
-            for key, own in zip(
+            for key, flag in zip(
                 _column(folder, name, "key"), _column(folder, name, "held_out"), strict=True
             )
-            if own is held_out
+            if flag is held_out
         )
         chosen += heapq.nsmallest(limit, keys)
     rows: list[Values] = []

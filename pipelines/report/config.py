@@ -17,15 +17,15 @@ HEADLINE = (
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(Config):
-    """What the report shows; what is measured is set in the section `evaluate`."""
+    """What the report shows. The section `evaluate` sets what is measured."""
 
     tag: ClassVar[str] = "report"
 
     title: str  # at the top of the page
-    samples: int = 24  # captions of each split that are shown
+    samples: int = 24  # captions to show of each split
     headline: tuple[str, ...] = HEADLINE  # metrics of the summary, from the held-out split
 
     def __post_init__(self) -> None:
-        """Refuse a report without samples."""
+        """Raise `ConfigError` for a report without samples."""
         if self.samples < 1:
             raise ConfigError(f"report.samples={self.samples} shows nothing; give 1 or more")

@@ -1,4 +1,4 @@
-"""Everything that the report is made from."""
+"""The artifacts and stages that the report is made from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Inputs:
     clip: ClipWeights
     priors: Mapping[str, TrainedModel]  # by name; the first drew the images
     decoder: TrainedModel
-    upsamplers: Mapping[str, TrainedModel]  # by name, in the order in which images pass them
+    upsamplers: Mapping[str, TrainedModel]  # by name, in the order of their use
     lineage: tuple[Lineage, ...]  # in dependency order
 
     @property

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 WIDTH_IN, HEIGHT_IN = 4.4, 2.5
 ACCENT = "#4f7cac"
-# Stands for the text colour of the page: replaced by `currentColor` in the SVG.
+# A placeholder for the page's text colour, replaced by `currentColor` in the SVG.
 INK = "#010203"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -35,7 +35,7 @@ STYLE: dict[Any, Any] = {
 
 
 def curve(history: Sequence[Mapping[str, float]], title: str) -> str:
-    """The loss over the steps of a training, on a log scale where all losses are positive."""
+    """The loss over the steps of a training, on a log scale if all losses are positive."""
     steps = [entry["step"] for entry in history]
     losses = [entry["loss"] for entry in history]
 
@@ -73,7 +73,7 @@ def explained(eigenvalues: np.ndarray, dimensions: int) -> str:
 
 
 def svg(draw: Callable[[Axes], None]) -> str:
-    """One pair of axes filled by `draw`, as an SVG element without the XML prologue."""
+    """A figure drawn by `draw`, as an SVG element without the XML prologue."""
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained")
         draw(figure.add_subplot())

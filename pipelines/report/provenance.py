@@ -1,4 +1,4 @@
-"""The sections of the report on how the models came about: training, data and lineage."""
+"""The sections of the report on how the models were made: training, data and lineage."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from pipelines.core.store import MANIFEST, Folder
 from pipelines.report import plots
 from pipelines.report.inputs import Inputs
 
-MAX_SHARDS = 64  # of the embeddings, for the histogram of similarities
+MAX_SHARDS = 64  # shards of embeddings that the histogram of similarities reads
 HISTORY_FILE = "history.json"
 Values = dict[str, Any]
 
@@ -41,7 +41,7 @@ def _model_row(name: str, model: TrainedModel) -> Values:
 
 
 def _history(model: TrainedModel) -> list[Values]:
-    """What was logged during the training; empty if no log was kept."""
+    """The values logged during the training; empty if there is no log."""
     if not model.folder.exists(HISTORY_FILE):
         return []
     history: list[Values] = model.folder.read_json(HISTORY_FILE)
@@ -80,7 +80,7 @@ def _funnel(inputs: Inputs) -> dict[str, int]:
 
 
 def rejections(counts: Mapping[str, Any]) -> list[Values]:
-    """One row for each reason, the most frequent first, with examples where they were kept."""
+    """One row for each reason, the most frequent first, with examples if there are any."""
     rejected: Mapping[str, int] = counts.get("rejected", {})
     examples: Mapping[str, Sequence[str]] = counts.get("examples", {})
     ordered = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))

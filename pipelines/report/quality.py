@@ -10,7 +10,7 @@ from pipelines.report.config import ReportConfig
 from pipelines.report.inputs import Inputs
 
 SPLITS = {TRAINING: "Training split", HELD_OUT: "Held-out split"}
-IMAGES = ("original", "generated", "generated_small", "from_true_embedding")  # one to a row
+IMAGES = ("original", "generated", "generated_small", "from_true_embedding")  # one per row
 IMAGE_LISTS = ("generated_middle", "variations")
 Records = Mapping[str, dict[str, Any]]
 Values = dict[str, Any]
@@ -38,9 +38,9 @@ def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
 
 
 def headline(records: Records, names: Sequence[str], *, prior: str) -> list[Values]:
-    """The measured ones of these metrics, on the held-out split.
+    """Those of the named metrics that were measured, on the held-out split.
 
-    prior: the name of the first prior. "prior/…" stands for it if no prior is named "prior".
+    prior: the name of the first prior, to which "prior/…" refers if no prior is named "prior".
     """
     full_names = [f"{HELD_OUT}/{name}" for name in names]
     renamed = [name.replace("/prior/", f"/{prior}/") for name in full_names]
@@ -91,7 +91,7 @@ def _inline(row: Values) -> Values:
 
 
 def data_uri(content: bytes) -> str:
-    """A PNG file as an address that needs no network."""
+    """A PNG file as a data URI, so that the page needs no other file."""
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
 

@@ -54,7 +54,7 @@ def _environment() -> jinja2.Environment:
 
 
 def metric_label(name: str) -> str:
-    """The name of a metric for people: "prior/clip_score" becomes "Prior: CLIP score"."""
+    """The readable name of a metric: "prior/clip_score" becomes "Prior: CLIP score"."""
     subject, what = name.replace("_", " ").split("/")
     label = f"{subject.capitalize()}: {what}"
     for word, spelling in SPELLINGS.items():

@@ -1,4 +1,4 @@
-"""The frozen CLIP: a pretrained one, by name or path, or a small one trained here by contrast."""
+"""The frozen CLIP: a pretrained one, by name or path, or a small one trained here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ class PretrainedClip(Config):
 
     tag: ClassVar[str] = "pretrained_clip"
 
-    kind: Literal["pretrained"]  # take weights that exist
+    kind: Literal["pretrained"]  # use existing weights
     source: ClipConfig
 
     @property
     def width(self) -> int | None:
-        """Width of its embeddings, where that is known without the weights."""
+        """Width of its embeddings; None if only the weights tell."""
         return self.source.width
 
 
@@ -49,10 +49,10 @@ class LoadClip(Stage[ClipWeights]):
     kind: ClassVar[str] = "pretrained_clip"
     artifact: ClassVar[type[Artifact]] = ClipWeights
 
-    config: PretrainedClip = not_in_key()  # the digests say what it names
+    config: PretrainedClip = not_in_key()  # the digests identify the model and its weights
 
     def digests(self) -> Mapping[str, str]:
-        """Names of public models and weights, and the content of local files wherever they are."""
+        """Names of public models and weights; of local files the content, whatever their path."""
         source = self.config.source
         files = source.local_files()
         digests = {name: file_digest(str(path)) for name, path in files.items()}
@@ -60,7 +60,7 @@ class LoadClip(Stage[ClipWeights]):
         return digests if "config" in files else {**named, **digests}
 
     def check(self) -> None:
-        """Raise `ConfigError` where the weights or the model's name cannot be used."""
+        """Raise `ConfigError` if the weights or the model's name cannot be used."""
         self.config.source.check()
 
     def run(self, ctx: Context) -> ClipWeights:
@@ -73,7 +73,7 @@ class LoadClip(Stage[ClipWeights]):
 
 @dataclass(frozen=True)
 class TrainClip(Stage[ClipWeights]):
-    """Train a CLIP by contrast; the held-out split of later stages is held out here too."""
+    """Train a CLIP with the contrastive loss; leave out the held-out split of later stages."""
 
     kind: ClassVar[str] = "trained_clip"
     artifact: ClassVar[type[Artifact]] = ClipWeights

@@ -68,11 +68,11 @@ class Download(Stage[PairShards]):
         return {"urls": find_source(self.source).digest()}
 
     def check(self) -> None:
-        """Raise `PipelineError` or `ConfigError` where the list cannot be used."""
+        """Raise `PipelineError` or `ConfigError` if the list cannot be used."""
         find_source(self.source).check()
 
     def run(self, ctx: Context) -> PairShards:
-        """Raise `PipelineError` where fewer rows succeed than `min_success_rate` requires."""
+        """Download all rows. Raises `PipelineError` if fewer succeed than `min_success_rate`."""
         source = find_source(self.source)
         urls = source.read()
         items = Slices(urls, self.source.rows_per_shard)
@@ -86,14 +86,14 @@ class Download(Stage[PairShards]):
         try:
             check_success_rate(counts, floor)
         except PipelineError:
-            # The network may have failed: without its mark, a shard is tried again.
+            # The network may have failed: the next run tries shards without a record again.
             forget(ctx.folder, [n for n, f in metadata.items() if not is_enough(f, floor)])
             raise
         return PairShards(ctx.folder, {n: f["rows"] for n, f in metadata.items()}, counts)
 
 
 def check_success_rate(counts: Mapping[str, Any], floor: float) -> None:
-    """Raise `PipelineError` with the counts by reason where too few rows were downloaded."""
+    """Raise `PipelineError` with the counts by reason if too few rows were downloaded."""
     if is_enough(counts, floor):
         return
     listed, downloaded = counts["listed"], counts["downloaded"]

@@ -24,7 +24,7 @@ class EmbedConfig(Config):
 
 @dataclass(frozen=True)
 class Embed(Stage[EmbeddingShards]):
-    """CLIP embeddings of every pair, in shards of the pairs' names and order."""
+    """CLIP embeddings of every pair, in shards with the same names and row order as the pairs."""
 
     kind: ClassVar[str] = "embed"
     version: ClassVar[int] = 2  # 2: with image_norm

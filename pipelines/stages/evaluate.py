@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Evaluate", "EvaluateConfig", "read_metrics"]
 
 METRICS_FILE = "metrics.json"
-SUBJECTS = ("clip", "fidelity", "generated", "decoder", "colour")  # of metrics that are no prior's
+SUBJECTS = ("clip", "fidelity", "generated", "decoder", "colour")  # prefixes of other metrics
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Evaluate(Stage[Evaluation]):
     embeddings: Stage[EmbeddingShards]
     selection: Stage[SelectionShards]
     clip: Stage[ClipWeights]
-    priors: Mapping[str, Stage[TrainedModel]]  # the first draws; the others are measured beside it
+    priors: Mapping[str, Stage[TrainedModel]]  # the first draws the images; all are measured
     decoder: Stage[TrainedModel]
-    upsamplers: Mapping[str, Stage[TrainedModel]]  # in the order in which images pass them
+    upsamplers: Mapping[str, Stage[TrainedModel]]  # in the order of their use
     config: EvaluateConfig
 
     def __post_init__(self) -> None:
-        """Refuse priors whose metrics would have no name of their own, or no prior at all."""
+        """Raise `ConfigError` without a prior, or if a prior's name clashes with other metrics."""
         super().__post_init__()
         if not self.priors:
             raise ConfigError("evaluate needs a prior to generate images for captions; give one")
@@ -53,8 +53,8 @@ class Evaluate(Stage[Evaluation]):
         if taken:
             raise ConfigError(
                 f"priors.{taken[0]} cannot be evaluated under this name: its metrics would be "
-                f"called {taken[0]}/cosine and so on. Choose a name without a slash that is none "
-                f"of {', '.join(SUBJECTS)}."
+                f"called {taken[0]}/cosine and so on. Choose a name without a slash other than "
+                f"{', '.join(SUBJECTS)}."
             )
 
     def run(self, ctx: Context) -> Evaluation:

@@ -27,7 +27,7 @@ class Filter(Stage[PairShards]):
     config: FilterConfig
 
     def check(self) -> None:
-        """Raise `ConfigError` where a rule cannot work."""
+        """Raise `ConfigError` if a rule cannot work."""
         for rule in self.config.rules.values():
             rule.check()
 

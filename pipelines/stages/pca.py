@@ -11,7 +11,7 @@ from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.embeddings.components import MomentsWorker, fit_basis
 from unclip.config import Config, ConfigError
 
-GROUPS = 64  # of shards, each summed up by one worker
+GROUPS = 64  # at most, of shards; one worker computes the sums of a group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class PcaConfig(Config):
 
 @dataclass(frozen=True)
 class Pca(Stage[PcaBasisFile]):
-    """Mean, components by falling eigenvalue and eigenvalues of the training rows' embeddings."""
+    """Mean, principal components and eigenvalues of the training rows' image embeddings."""
 
     kind: ClassVar[str] = "pca"
     artifact: ClassVar[type[Artifact]] = PcaBasisFile
@@ -39,7 +39,7 @@ class Pca(Stage[PcaBasisFile]):
     config: PcaConfig
 
     def run(self, ctx: Context) -> PcaBasisFile:
-        """Sum up in groups of shards, then fit once."""
+        """Compute sums over groups of shards, then fit once."""
         embeddings, selection = ctx.load(self.embeddings), ctx.load(self.selection)
         names = [name for name, rows in selection.rows.items() if rows]
         groups = [tuple(map(str, part)) for part in np.array_split(names, min(GROUPS, len(names)))]

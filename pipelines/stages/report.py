@@ -1,4 +1,4 @@
-"""The stage that shows a run on one page."""
+"""The stage that writes the report: a run on one HTML page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class BuildReport(Stage[Report]):
     clip: Stage[ClipWeights]
     priors: Mapping[str, Stage[TrainedModel]]  # the first drew the images
     decoder: Stage[TrainedModel]
-    upsamplers: Mapping[str, Stage[TrainedModel]]  # in the order in which images pass them
+    upsamplers: Mapping[str, Stage[TrainedModel]]  # in the order of their use
     config: ReportConfig
 
     def run(self, ctx: Context) -> Report:

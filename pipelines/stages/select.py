@@ -19,13 +19,13 @@ class SelectConfig(Config):
     tag: ClassVar[str] = "select"
 
     min_similarity: float  # cosine of image and caption; -1 keeps all
-    near_duplicate_similarity: float | None  # cosine of two images from which one goes; None: off
-    held_out_fraction: float  # of the rows, by their keys; no training sees them
+    near_duplicate_similarity: float | None  # minimum cosine of two near duplicates; null: off
+    held_out_fraction: float  # of the rows, chosen by key; never used for training
 
     def __post_init__(self) -> None:
         if not -1 <= self.min_similarity < 1:
             raise ConfigError(
-                f"min_similarity={self.min_similarity} is not in [-1, 1), as a cosine must be; "
+                f"min_similarity={self.min_similarity} is not in [-1, 1); it is a cosine; "
                 "LAION used 0.28 with ViT-B/32"
             )
         near = self.near_duplicate_similarity
@@ -35,14 +35,14 @@ class SelectConfig(Config):
             )
         if not 0 < self.held_out_fraction < 1:
             raise ConfigError(
-                f"held_out_fraction={self.held_out_fraction} leaves nothing to train or to "
-                "evaluate on; give about 0.01, or 0.1 for a small set"
+                f"held_out_fraction={self.held_out_fraction} leaves nothing to train on or nothing "
+                "to evaluate on; give about 0.01, or 0.1 for a small set"
             )
 
 
 @dataclass(frozen=True)
 class Select(Stage[SelectionShards]):
-    """Rows above the similarity floor, without near duplicates, split by their keys alone."""
+    """Rows above the similarity floor, without near duplicates, split by key."""
 
     kind: ClassVar[str] = "select"
     artifact: ClassVar[type[Artifact]] = SelectionShards
@@ -51,7 +51,7 @@ class Select(Stage[SelectionShards]):
     config: SelectConfig
 
     def run(self, ctx: Context) -> SelectionShards:
-        """Raise `PipelineError` where one of the two splits is empty."""
+        """Select and split all rows. Raises `PipelineError` if one of the splits is empty."""
         shards = ctx.load(self.embeddings)
         repeats = ctx.call(find_repeats, shards, self.config.near_duplicate_similarity)
         items = {}
@@ -72,7 +72,7 @@ class Select(Stage[SelectionShards]):
             raise PipelineError(
                 f"The selection leaves {training} rows to train on and {held_out} to evaluate on "
                 f"(rejected: {dict(rejected)}). Lower select.min_similarity, change "
-                "select.held_out_fraction, or bring more pairs."
+                "select.held_out_fraction, or provide more pairs."
             )
         return SelectionShards(
             ctx.folder,

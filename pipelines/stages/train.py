@@ -1,4 +1,4 @@
-"""The training of a model of the cascade, of whatever kind, under Ray Train."""
+"""The training of any model of the cascade, under Ray Train."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -21,11 +21,11 @@ from unclip.training import TrainingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderSettings(Config):
-    """How far rows are shuffled."""
+    """How well rows are shuffled."""
 
     tag: ClassVar[str] = "loader"
 
-    shuffle_shards: int  # that are in memory, and mixed, at the same time
+    shuffle_shards: int  # shards that are in memory and mixed at the same time
 
     def __post_init__(self) -> None:
         if self.shuffle_shards < 1:
@@ -38,15 +38,15 @@ class TrainingSection(TrainingConfig):
 
     @property
     def training(self) -> TrainingConfig:
-        """The settings of training alone."""
+        """The training settings without those of the section."""
         return TrainingConfig(**{f.name: getattr(self, f.name) for f in fields(TrainingConfig)})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.steps == 0 and not self.has_weights:
             raise ConfigError(
-                "steps=0 trains nothing, and there are no weights to take; give 1 or more steps, "
-                "or for a model of the cascade init_from"
+                "steps=0 trains nothing, and there are no weights to start from; give 1 or more "
+                "steps or, for a model of the cascade, init_from"
             )
 
     @property
@@ -69,7 +69,7 @@ class TrainModel(Stage[TrainedModel]):
     model: Config  # of a registered kind
     training: TrainingConfig
     loader: LoaderSettings
-    init_from: str | None = not_in_key(None)  # URL of weights to start from; their digest is in
+    init_from: str | None = not_in_key(None)  # URL of weights; the key has their digest instead
     pca: Stage[PcaBasisFile] | None = None  # for a kind that is calibrated on the training rows
     clip: Stage[ClipWeights] | None = None  # for a model that reads captions with the CLIP's tower
 
@@ -86,36 +86,39 @@ class TrainModel(Stage[TrainedModel]):
         return InitialWeights(url=self.init_from, sha256=sha256)
 
     def check(self) -> None:
-        """Raise `InitialWeightsError` where `init_from` is not a file of this model."""
+        """Raise `InitialWeightsError` if `init_from` has no weights of this model."""
         if self.init_from is not None:
             check_weights(self.init_from, self.model, stage=self.name)
 
     def continues(self, earlier: Sequence[Manifest]) -> Manifest | None:
-        """The longest of the shorter trainings that took the same steps."""
+        """The longest shorter training with otherwise equal settings.
+
+        None if there is none, or if the schedule is not constant and so depends on `steps`.
+        """
         if self.training.lr_schedule != "constant":
-            return None  # the schedule depends on the number of steps
-        mine = without_steps(self.description)
+            return None
+        own = without_steps(self.description)
         shorter = {
             manifest.metadata["steps"]: manifest
             for manifest in reversed(earlier)
-            if without_steps(manifest.description) == mine
+            if without_steps(manifest.description) == own
             and 0 < manifest.metadata.get("steps", 0) < self.training.steps
         }
         return shorter[max(shorter)] if shorter else None
 
     def run(self, ctx: Context) -> TrainedModel:
-        """Train to the end, from the last checkpoint where there is one."""
+        """Train to the end, from the last checkpoint if there is one."""
         from pipelines.training.job import run_training  # Ray Train takes seconds to import
 
         return run_training(self, ctx)
 
     def start_folder(self, ctx: Context) -> Folder | None:
-        """Where the state of the shorter training is that this one goes on from."""
+        """The folder of the shorter training that this one continues, if there is one."""
         manifest = self.continues(ctx.earlier())
         return ctx.folder_of(manifest) if manifest else None
 
 
 def without_steps(description: Mapping[str, Any]) -> dict[str, Any]:
-    """What a training is, apart from how long it lasts."""
+    """A training's description without its number of steps."""
     training = {k: v for k, v in description.get("training", {}).items() if k != "steps"}
     return {**description, "training": training}

@@ -1,4 +1,4 @@
-"""The connection to a cluster's Jobs API: address, token, and errors in plain words."""
+"""The connection to a cluster's Jobs API: address, token, and readable errors."""
 
 import contextlib
 import logging
@@ -85,7 +85,7 @@ def translated(url: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explicit_address() -> Iterator[None]:
-    """Unset the variables that Ray prefers to the address in the call."""
+    """Unset the variables that would override the address in the call."""
     names = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
     saved = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
@@ -95,7 +95,7 @@ def _explicit_address() -> Iterator[None]:
 
 
 def refused(url: str, status: int) -> SubmitError:
-    """The error for an HTTP status that is no success."""
+    """The error for an HTTP status other than success."""
     if status == 401 and not auth_headers():
         return SubmitError(f"The cluster at {url} asks for a token, and none is set. {TOKEN_HELP}")
     if status in (401, 403):

@@ -1,7 +1,7 @@
 """Runs `unclip run` on a cluster, through Ray's Jobs API.
 
-Ray runs a job once. If the driver or the workers are lost, `submit` submits the same job again, as
-long as it follows the job. Finished work is in the store, so the new job continues from there.
+Ray runs a job once. While `submit` follows a job, it submits the same job again if the driver or
+the workers are lost. Finished work is in the store, so the new job continues from there.
 """
 
 import logging
@@ -68,7 +68,7 @@ def submit(
         try:
             return _follow_attempts(send, job, attempts=attempts, write=write)
         except KeyboardInterrupt:
-            write(f"\nThe job goes on. To follow it again: unclip logs {job} -f --address {url}\n")
+            write(f"\nThe job keeps running. To follow it: unclip logs {job} -f --address {url}\n")
             raise
 
 
@@ -110,15 +110,15 @@ def check_store(store: str) -> None:
     """Raise `SubmitError` for a relative store, which would be deleted with the job."""
     if "://" not in store and not PurePosixPath(store).is_absolute():
         raise SubmitError(
-            f"The store {store} is a folder relative to where the driver runs, and would be lost "
-            "with the job. Give run.store or --store a bucket (s3://…) or the full path of a "
-            "folder that every node of the cluster shares."
+            f"The store {store} is relative to the folder in which the driver runs, and would be "
+            "lost with the job. Give a bucket (s3://…), or the full path of a folder that every "
+            "node of the cluster shares, with run.store or --store."
         )
 
 
 @dataclass(frozen=True)
 class _Sender:
-    """Submits the same command and code, each time under a new id."""
+    """Submits the same command and code each time, under a given id."""
 
     client: JobSubmissionClient
     url: str

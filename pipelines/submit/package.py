@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 CONFIG = "job.yaml"
 JUNK = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
-MAX_BYTES = 100 * 2**20  # Ray refuses 512 MiB, and every node downloads it
+MAX_BYTES = 100 * 2**20  # every node downloads the package; Ray's own limit is 512 MiB
 
 
 @contextlib.contextmanager
@@ -76,6 +76,6 @@ def _check_size(folder: Path) -> None:
         largest = max(sizes, key=lambda p: sizes[p])
         raise SubmitError(
             f"The code to submit has {sum(sizes.values()) / 2**20:.0f} MiB; the limit is "
-            f"{MAX_BYTES // 2**20}. The largest file is {largest.relative_to(folder)}. Move data "
-            "out of the packages, into the store or another place that the cluster can read."
+            f"{MAX_BYTES // 2**20} MiB. The largest file is {largest.relative_to(folder)}. Move "
+            "data out of the packages, to a place that the cluster can read."
         )

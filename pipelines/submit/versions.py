@@ -1,7 +1,7 @@
 """Checks that the cluster has this machine's versions, before a job is submitted.
 
 The driver runs this checkout's code with the cluster's Python and packages, so the versions must
-fit. A mismatch is an error here, and not a traceback on the head node an hour later.
+match. A mismatch is an error here, rather than a traceback on the head node an hour later.
 """
 
 import contextlib

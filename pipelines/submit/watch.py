@@ -14,7 +14,7 @@ from pipelines.submit.client import JobGoneError, SubmitError, translated
 
 log = logging.getLogger(__name__)
 
-UNREACHABLE_S = 300.0  # how long a head node may be silent
+UNREACHABLE_S = 300.0  # how long a head node may fail to answer
 POLL_S = 1.0
 EXIT_INTERRUPTED = 130  # of a driver that was interrupted
 # Ray's error types for a driver that was lost with its node.
@@ -25,7 +25,7 @@ Write = Callable[[str], None]
 
 @dataclass(frozen=True)
 class JobState:
-    """The state of a job as the cluster gives it."""
+    """The state of a job as the cluster reports it."""
 
     job_id: str  # of the latest attempt
     status: str  # PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED
@@ -67,7 +67,7 @@ def reason_to_repeat(state: JobState) -> str | None:
 
 
 def follow(client: JobSubmissionClient, url: str, job: str, write: Write) -> JobState:
-    """Write a job's output until it ends, and connect again if the connection is lost.
+    """Write a job's output until it ends, and reconnect if the connection is lost.
 
     Raises `JobGoneError`, or `SubmitError` after `UNREACHABLE_S` without an answer.
     """

@@ -46,7 +46,7 @@ class Peer:
         return self.error is None or self.clock() >= self.retry_at
 
     def failed(self, error: BaseException) -> None:
-        """Pause, for longer after each failure in a row. A time-out hides no earlier error."""
+        """Pause, for longer after each failure in a row. A time-out keeps the earlier error."""
         if self.error is None or not isinstance(error, CallTimeoutError):
             self.error = first_line(error)
         self.retry_at = self.clock() + self.wait_s
@@ -83,13 +83,13 @@ class Outbox:
             warn(f"Tracking records of earlier runs cannot be read: {first_line(error)}.")
 
     def post(self, record: Record) -> None:
-        """Send the record after all that wait, or keep it."""
+        """Send the record after all that wait, or keep it for later."""
         log.debug("%s record of run %s", record.kind, record.run)
         self.waiting.append((None, record))
         self.flush()
 
     def ask(self, question: Callable[[], T]) -> T:
-        """The answer to a question to the server, within the time limit. May raise anything."""
+        """The result of a query to the server, within the time limit. May raise anything."""
         return self._on_server(question, SEND_LIMIT_S)
 
     def flush(self, *, at_once: bool = False) -> None:
@@ -213,13 +213,13 @@ class Outbox:
         self.reported = state
         if state == "server":
             self.warn(
-                f"The tracking server does not answer ({self.server.error}). The work goes on; "
+                f"The tracking server does not answer ({self.server.error}). The run continues; "
                 f"tracking records are kept in {self.spool.url} and sent later."
             )
         else:
             self.warn(
                 f"Neither the tracking server ({self.server.error}) nor the store "
-                f"({self.store.error}) takes tracking records. The work goes on; the records wait "
+                f"({self.store.error}) takes tracking records. The run continues; the records wait "
                 "in memory."
             )
 

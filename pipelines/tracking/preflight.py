@@ -36,7 +36,7 @@ def prepare(settings: TrackingSettings, store: Store, warn: Callable[[str], None
         problem = f"{what}: {first_line(error)}."
         if settings.required:
             raise PipelineError(f"{problem} {hint}, {GO_ON}") from error
-        warn(f"{problem} The work goes on; tracking records are kept in the store and sent later.")
+        warn(f"{problem} The run continues; tracking records are kept in the store and sent later.")
     return uri
 
 

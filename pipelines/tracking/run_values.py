@@ -101,6 +101,6 @@ def artifact_folder(file: str) -> str:
 
 
 def step_of(file: str) -> int | None:
-    """The step in an image's name: 500 for "samples/step_000500.png"; None if there is none."""
+    """The step in an image's name: 500 for "samples/step-00000500.png"; None if there is none."""
     digits = DIGITS.search(PurePosixPath(file).stem)
     return int(digits[1]) if digits else None

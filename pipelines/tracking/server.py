@@ -165,7 +165,7 @@ class Server:
         self.runs[run] = made.info.run_id
 
     def _take_over(self, key: str) -> dict[str, str]:
-        """Close the runs that a killed driver left open; the tag that points to the earlier one."""
+        """Close the runs that a killed driver left open; return a tag with the earlier run's id."""
         earlier = self._search("stage_key", key)
         if earlier is None or earlier.info.status == "FINISHED":
             return {}

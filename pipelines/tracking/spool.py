@@ -70,7 +70,7 @@ class SpoolFolder:
             try:
                 found.append((name, Record(**json.loads(fs.cat_file(f"{root}/{name}")))))
             except (TypeError, json.JSONDecodeError, FileNotFoundError) as error:
-                log.warning("%s/%s is no tracking record: %s", root, name, error)
+                log.warning("%s/%s is not a tracking record: %s", root, name, error)
         return found
 
     def clean(self) -> None:

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class CallTimeoutError(Exception):
-    """A call that did not return in time. Its thread goes on, and may still have an effect."""
+    """A call that did not return in time. Its thread continues, and may still have an effect."""
 
 
 class TimeLimitedCaller:

@@ -1,7 +1,7 @@
 """Tracks a pipeline: a parent run for the pipeline, and a child run for each stage that runs.
 
 Only the driver talks to the tracking server. Everything goes through an outbox, so if the server is
-down, the run warns and goes on, and the records are sent later.
+down, the run warns and continues, and the records are sent later.
 """
 
 import json
@@ -196,7 +196,7 @@ class Tracker:
             return {}
         try:
             return self.outbox.ask(lambda: self.server.link_of_key(key))
-        except Exception:  # the page has one link less
+        except Exception:  # the page then lacks this link
             log.debug("no run was found for key %s", key, exc_info=True)
             return {}
 

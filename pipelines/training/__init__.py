@@ -1,1 +1,1 @@
-"""Training under Ray Train: the job that the driver describes, and the loop that a worker runs."""
+"""Training under Ray Train: the driver's description of the job, and the worker's loop."""

@@ -1,6 +1,6 @@
-"""What the training data determine of an autoregressive prior, before its first step.
+"""Calibration of an autoregressive prior on the training data, before its first step.
 
-It follows from artifacts alone, so it is the same on every worker and after every restart.
+It depends only on artifacts, so it is the same on every worker and after every restart.
 """
 
 # N training rows, E width of the CLIP embeddings
@@ -21,7 +21,7 @@ from unclip.models import ARPriorConfig
 
 log = logging.getLogger(__name__)
 
-MAX_SHARDS = 256  # evenly spaced over all, whose rows decide the bins of the dot product
+MAX_SHARDS = 256  # evenly spaced over all; their rows determine the bins of the dot product
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,14 @@ def calibrate(
 
 
 def training_similarities(embeddings: EmbeddingShards, selection: SelectionShards) -> Tensor:
-    """Cosines of image and caption of the training rows; (N,) float32."""
+    """Cosines of image and caption of the training rows, from at most `MAX_SHARDS` shards.
+
+    Returns (N,) float32.
+    """
     names = [name for name, rows in selection.rows.items() if rows]
-    places = np.linspace(0, len(names) - 1, min(len(names), MAX_SHARDS)).round().astype(int)
+    indices = np.linspace(0, len(names) - 1, min(len(names), MAX_SHARDS)).round().astype(int)
     found = []
-    for name in (names[place] for place in places):
+    for name in (names[index] for index in indices):
         chosen = selection.read(name)
         rows = chosen.filter(pc.invert(chosen["held_out"]))["row"].to_numpy()
         found.append(embeddings.read(name, ["similarity"])["similarity"].to_numpy()[rows])

@@ -14,14 +14,14 @@ from unclip.training.checkpoints import OnNotice, State, newest_readable
 log = logging.getLogger(__name__)
 
 WORKING = ".checkpoints"  # hidden: removed when the stage is done
-FINAL = "state"  # the last one, from which a longer training goes on
+FINAL = "state"  # the final state, from which a longer training continues
 
 
 @dataclass(frozen=True)
 class StoreCheckpoints:
-    """Files `.checkpoints/step-00000500.pt` of a stage's folder; the newest `keep` remain.
+    """Files `.checkpoints/step-00000500.pt` in a stage's folder; the newest `keep` are kept.
 
-    start: the folder of a finished, shorter training whose final state comes before the first step.
+    start: the folder of a finished, shorter training that this one continues.
     """
 
     folder: Folder
@@ -29,13 +29,13 @@ class StoreCheckpoints:
     start: Folder | None = None
 
     def save(self, step: int, state: State) -> None:
-        """Publish a state whole, then remove the oldest."""
+        """Publish a state, then remove the oldest ones."""
         self._publish(f"{WORKING}/{_file(step)}", state)
         for old in _steps(self.folder, WORKING)[: -self.keep]:
             self.folder.remove_file(f"{WORKING}/{_file(old)}")
 
     def latest(self, on_notice: OnNotice) -> tuple[int, State] | None:
-        """The newest state that can be read."""
+        """The newest readable state with its step; None if there is none."""
         files = self._files()
         return newest_readable(sorted(files), lambda step: read_state(files[step]()), on_notice)
 
@@ -45,12 +45,12 @@ class StoreCheckpoints:
         self.folder.publish(self.folder.local(source), f"{FINAL}/{_file(step)}")
 
     def _files(self) -> dict[int, Callable[[], Path]]:
-        """By step, how to get a local copy of the state."""
-        places = [(self.start, FINAL)] if self.start is not None else []
-        places.append((self.folder, WORKING))
+        """Step → a function that returns a local path of the state."""
+        sources = [(self.start, FINAL)] if self.start is not None else []
+        sources.append((self.folder, WORKING))
         return {
             step: partial(folder.local, f"{subfolder}/{_file(step)}")
-            for folder, subfolder in places
+            for folder, subfolder in sources
             for step in _steps(folder, subfolder)
         }
 

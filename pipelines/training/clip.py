@@ -1,4 +1,4 @@
-"""The frozen CLIP: pretrained weights fetched once, or a small CLIP trained by contrast."""
+"""The frozen CLIP: saves pretrained weights in the store, or trains a small CLIP."""
 
 import logging
 import tempfile
@@ -74,7 +74,7 @@ def describe(folder: Folder) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SplitWorker:
-    """Callable on the URL of a pairs shard: all its rows, and which are held out."""
+    """Callable on the URL of a pairs shard: lists its rows, and which of them are held out."""
 
     fraction: float
 
@@ -88,7 +88,7 @@ class SplitWorker:
 
 @dataclass(frozen=True)
 class ClipTask:
-    """A `TrainingTask`: a small CLIP, trained by contrast."""
+    """A `TrainingTask`: a small CLIP, trained with the contrastive loss."""
 
     architecture: ClipArchitecture
 

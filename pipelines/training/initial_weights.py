@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class InitialWeightsError(PipelineError):
-    """A file of weights that is missing, unreadable, or of another model."""
+    """A file of weights is missing, unreadable, or of another model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class InitialWeights:
         return path
 
     def load(self) -> nn.Module:
-        """The model, its weights in float32."""
+        """The model, with float32 weights."""
         log.info("starting from the weights of %s", self.url)
         return load_model(self.local()).float()
 
@@ -53,14 +53,14 @@ def weights_digest(url: str, *, stage: str) -> str:
     """sha256 of the file that `init_from` names. Raises `InitialWeightsError`."""
     try:
         return file_digest(url)
-    except Exception as error:  # each file system raises its own kinds
+    except Exception as error:  # each file system has its own exceptions
         raise _unreadable(url, stage, error) from error
 
 
 def check_weights(url: str, model: Config, *, stage: str) -> None:
     """Raise `InitialWeightsError` unless the file is a saved model with the config `model`.
 
-    Reads the file's header alone.
+    Reads only the file's header.
     """
     where = f"{stage}.init_from={url}"
     try:
@@ -79,9 +79,10 @@ def check_weights(url: str, model: Config, *, stage: str) -> None:
 
 
 def take_weights(initial: InitialWeights, folder: Folder) -> int:
-    """Publish the file as it is, as the trained model; returns its number of parameters."""
+    """Publish the file unchanged as the trained model; returns its number of parameters."""
     path = initial.local()
-    parameters = sum(p.numel() for p in load_model(path).parameters())  # which checks it, too
+    # Loading also checks the file.
+    parameters = sum(p.numel() for p in load_model(path).parameters())
     folder.publish(path, MODEL_FILE)
     return parameters
 

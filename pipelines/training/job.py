@@ -1,4 +1,4 @@
-"""The driver's part of a training: what the workers need to know, and what they made."""
+"""The driver's part of a training: describes the job to the workers, and reads the result."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def run_training(stage: "TrainModel", ctx: Context) -> TrainedModel:
-    """Train to the end, or publish the initial weights as they are where `steps` is 0."""
+    """Train to the end; if `steps` is 0, publish the initial weights unchanged."""
     embeddings = ctx.load(stage.embeddings)
     check_width(stage.model, embeddings)
     if stage.initial and not stage.training.steps:
@@ -44,7 +44,7 @@ def run_training(stage: "TrainModel", ctx: Context) -> TrainedModel:
 
 
 def training_job(stage: "TrainModel", ctx: Context, embeddings: EmbeddingShards) -> TrainingJob:
-    """Everything that a worker needs; it is sent to all of them."""
+    """Everything that a worker needs; sent to all workers."""
     start = stage.start_folder(ctx)
     if start:
         ctx.emit(Note(stage.name, f"goes on from the shorter training in {start.url}"))
@@ -85,7 +85,7 @@ def training_shards(
 
 
 def check_width(model: Config, embeddings: EmbeddingShards) -> None:
-    """Raise `ConfigError` where the model reads embeddings of another width than the CLIP's."""
+    """Raise `ConfigError` if the model's `embed_dim` is not the width of the CLIP's embeddings."""
     wanted = getattr(model, "embed_dim", None)
     if wanted is not None and wanted != embeddings.width:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""A model of the cascade, of any registered kind, as something that the training loop trains."""
+"""A model of the cascade, of any registered kind, as a task for the training loop."""
 
 import logging
 from dataclasses import dataclass, field
@@ -21,18 +21,18 @@ from unclip.training import Batch, Loss
 
 log = logging.getLogger(__name__)
 
-COLUMNS = 8  # images of a row
+COLUMNS = 8  # images in a row of a preview
 
 
 @dataclass(frozen=True)
 class ModelTask:
-    """A `TrainingTask`: the model that a config describes, and where it starts."""
+    """A `TrainingTask`: the model that a config describes, and its initial weights."""
 
     config: Any  # of a registered kind
     preview_seed: int
     initial: InitialWeights | None = field(default=None, kw_only=True)  # None: random weights
     calibration: Calibration | None = field(default=None, kw_only=True)
-    clip: ClipWeights | None = field(default=None, kw_only=True)  # whose text tower it reads with
+    clip: ClipWeights | None = field(default=None, kw_only=True)  # source of its text tower
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -41,12 +41,12 @@ class ModelTask:
 
     @property
     def image_size(self) -> int | None:
-        """Side of "pixels"; None where the loss needs none."""
+        """Side of "pixels", in pixels; None if the loss reads no images."""
         return self.config.image_size if "pixels" in self.fields else None
 
     @property
     def context_length(self) -> int:
-        """Length of "tokens"; 0 where the loss needs none."""
+        """Length of "tokens"; 0 if the loss reads no tokens."""
         return self.config.text_encoder.context_length if "tokens" in self.fields else 0
 
     @property

@@ -1,7 +1,7 @@
 """One worker of any training: the loop of `unclip.training`, fed from shards.
 
-Trainings differ in how a model is built, its loss, the columns that it needs of a row, and how it
-is written. A `TrainingTask` says these.
+Trainings differ in how the model is built and saved, in the loss, and in the columns that the loss
+needs. A `TrainingTask` specifies these.
 """
 
 import json
@@ -33,7 +33,7 @@ SUMMARY = "training.json"  # the metadata of the stage's artifact
 
 
 class TrainingTask(Protocol):
-    """What is trained; picklable."""
+    """A model to train and its loss; picklable."""
 
     @property
     def fields(self) -> tuple[str, ...]: ...
@@ -56,7 +56,7 @@ class TrainingTask(Protocol):
         ...
 
     def preview(self, model: nn.Module, batch: Batch, path: Path) -> bool:
-        """Write an image that shows what the model has learned; False where it makes none."""
+        """Write an image that shows what the model has learned; False if there is none."""
         ...
 
 
@@ -71,7 +71,7 @@ class TrainingJob:
     shards: tuple[ShardFiles, ...]
     folder: Folder
     emit: Emit
-    start: Folder | None = None  # of a shorter training, whose final state comes first
+    start: Folder | None = None  # of a shorter training that this one continues
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
@@ -121,7 +121,7 @@ class TrainingWorker:
             on_notice=self.notice,
         )
         if self.rank == 0:
-            if job.training.lr_schedule == "constant":  # a longer training can go on from here
+            if job.training.lr_schedule == "constant":  # a longer training can continue from here
                 checkpoints.keep_final(result.step)
             self.publish(model, result)
 
@@ -171,7 +171,7 @@ class TrainingWorker:
             self.job.folder.write_json(HISTORY, self.history)
 
     def note_rollback(self, rollback: Rollback) -> None:
-        """Name the samples of a refused step, so that somebody looks at them."""
+        """Show the user a rollback, with the samples of the refused step."""
         self.job.emit(Note(self.job.stage, str(rollback)))
 
     def notice(self, message: str) -> None:
@@ -196,7 +196,7 @@ class TrainingWorker:
 
 
 def _read_history(job: TrainingJob) -> list[dict[str, float]]:
-    """The curves so far: this training's, or those of the shorter one that it goes on from."""
+    """The curves so far: of this training, or of the shorter one that it continues."""
     for folder in (job.folder, job.start):
         if folder is not None and folder.exists(HISTORY):
             history: list[dict[str, float]] = folder.read_json(HISTORY)

@@ -96,7 +96,7 @@ def test_a_released_lease_cannot_be_committed_under(store: Store) -> None:
     with Leases(store.root) as driver:
         driver.acquire(LABEL)
         driver.release(LABEL)
-        with pytest.raises(LeaseLostError, match="given up"):
+        with pytest.raises(LeaseLostError, match="released its lease"):
             driver.verify(LABEL)
 
 

@@ -221,7 +221,7 @@ def test_workers_that_cannot_share_the_logical_ranks_are_refused() -> None:
         ("source.urls.deeper=1", "is a value, not a section"),
         ("select.held_out_fraction=1.5", "leaves nothing to train"),
         ("run.wait_s=-1.0", "wait_s=-1.0"),
-        ("run.resources.pior.workers=2", "names 'pior', which is no stage; did you mean prior"),
+        ("run.resources.pior.workers=2", "names 'pior', which is not a stage; did you mean prior"),
         ("decoder.model.image_dropout=0.0", "image_dropout=0: the model never learned its null"),
         ("priors={}", "priors is empty"),
         ("upsamplers.decoder={}", "two stages are named decoder|is missing"),
@@ -306,7 +306,7 @@ def test_a_stage_in_a_module_beside_the_file_is_part_of_the_graph(
         ("stages.stats.settings.bins=ten", "bins"),
         ("stages.stats.settings.bin=1", "unexpected keyword argument 'bin'"),
         ("stages.stats.use=my_stages:CaptionStat", "did you mean CaptionStats"),
-        ("stages.stats.use=json:dumps", "no subclass of Stage"),
+        ("stages.stats.use=json:dumps", "not a subclass of Stage"),
     ):
         with pytest.raises((ConfigError, PipelineError), match=message):
             unclip_graph(load_config(path, [override]))
@@ -321,7 +321,7 @@ def test_an_unknown_configuration_lists_the_packaged_ones() -> None:
     ("content", "message"),
     [
         (b"\xff\xfe\x00", "cannot be read as text"),
-        (b"preset: tiny\nsource: [1,2\n", r"is no valid YAML: .*, in line 3, column 1\.$"),
+        (b"preset: tiny\nsource: [1,2\n", r"is not valid YAML: .*, in line 3, column 1\.$"),
     ],
 )
 def test_a_file_that_is_no_yaml_is_refused_in_one_line(

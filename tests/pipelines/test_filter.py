@@ -287,7 +287,7 @@ def test_errors_in_rules_name_the_place_and_a_fix(own_rules: str) -> None:
         "rules.caption_date": "give a mapping of the rule's settings",
         f"rules.{own_rules}:Bright.max_mean": "required",
         f"rules.{own_rules}:Brigth": "did you mean Bright?",
-        f"rules.{own_rules}:Bare": "is no filter rule; write a class with `@dataclass",
+        f"rules.{own_rules}:Bare": "is not a filter rule; write a class with `@dataclass",
     }
     assert errors.keys() == expected.keys()
     assert [place for place, text in expected.items() if text not in errors[place]] == []

@@ -110,7 +110,7 @@ def test_the_token_is_looked_for_where_ray_does(
 
 
 def test_a_store_that_would_vanish_with_the_job_is_refused() -> None:
-    with pytest.raises(PipelineError, match="store runs is a folder relative"):
+    with pytest.raises(PipelineError, match="store runs is relative to the folder"):
         check_store("runs")
     check_store("s3://bucket/runs")
     check_store("/shared/runs")

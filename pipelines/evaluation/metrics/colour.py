@@ -9,12 +9,12 @@ from einops import rearrange
 
 from pipelines.evaluation.metrics.metric import Metric, Score, Split
 
-BACKGROUND_DISTANCE = 0.15  # in RGB of the unit cube: closer to the border's colour is background
+BACKGROUND_DISTANCE = 0.15  # in RGB in [0, 1]; pixels closer to the border's are background
 MIN_FOREGROUND = 0.02  # share of the pixels; with less, the whole image counts as foreground
 
 
 def colour_metrics() -> Iterator[Metric]:
-    """How far the foreground colours are apart, and whether the caption's own is the closest."""
+    """The distance of foreground colours, and how often the caption's own original is closer."""
     yield Metric(
         name="colour/distance",
         score=distance_to_own,
@@ -33,7 +33,7 @@ def colour_metrics() -> Iterator[Metric]:
 
 
 def distance_to_own(split: Split) -> Score:
-    """The mean distance to the own original, and to another one."""
+    """The mean distance of generated images to their own originals, and to other originals."""
     distances = generated_to_original(split)
     return Score(
         float(np.diag(distances).mean()),
@@ -42,7 +42,7 @@ def distance_to_own(split: Split) -> Score:
 
 
 def closer_to_own(split: Split) -> Score:
-    """How often the own original is closer than another; 0.5 by chance."""
+    """How often a generated image is closer to its own original than to another."""
     return Score(share_closer_to_own(generated_to_original(split)), baseline=0.5)
 
 
@@ -78,7 +78,7 @@ def colour_distances(colours: np.ndarray, others: np.ndarray) -> np.ndarray:
 def share_closer_to_own(distances: np.ndarray) -> float:
     """How often a row is closer to its own column than to another: 0.5 by chance, 1 at best.
 
-    distances: (B, B), the own ones on the diagonal. Ties count half.
+    distances: (B, B), with a row's own column on the diagonal. Ties count half.
     """
     own = np.diag(distances)[:, None]  # (B, 1)
     wins = (own < distances).sum() + 0.5 * ((own == distances).sum() - len(distances))

@@ -1,4 +1,4 @@
-"""Metrics of the decoder: whether it draws what the embedding says, without a caption."""
+"""Metrics of the decoder: how well it reproduces an image from its embedding, without a caption."""
 
 # P probes, S side of a thumbnail
 

@@ -17,12 +17,12 @@ from unclip.metrics import (
     retrieval_at_k,
 )
 
-MIN_ROWS_FOR_DISTRIBUTIONS = 8  # a covariance of fewer rows says nothing
+MIN_ROWS_FOR_DISTRIBUTIONS = 8  # statistics of fewer rows are meaningless
 RANKS = (1, 10)
 
 
 def clip_metrics() -> Iterator[Metric]:
-    """How well the frozen CLIP matches captions and images, which limits all other metrics."""
+    """How well the frozen CLIP matches captions to images, which limits all other metrics."""
     for rank in RANKS:
         yield Metric(
             name=f"clip/retrieval_at_{rank}",
@@ -33,7 +33,7 @@ def clip_metrics() -> Iterator[Metric]:
 
 
 def prior_metrics(name: str, column: str) -> Iterator[Metric]:
-    """How close the embeddings in `column`, which the prior `name` predicts, are to the images'."""
+    """How close the predictions of the prior `name`, in `column`, are to the image embeddings."""
     meaning = "cosine of the embedding that the prior predicts to the image's own"
 
     def over_shuffled(split: Split) -> Score:
@@ -68,7 +68,7 @@ def prior_metrics(name: str, column: str) -> Iterator[Metric]:
 
 
 def retrieval(split: Split, *, queries: str, rank: int) -> Score | None:
-    """How often the own image is among the `rank` nearest; None where a miss is impossible."""
+    """How often a row's own image is among the `rank` nearest; None if a miss is impossible."""
     if rank >= len(split.samples):
         return None
     embeds = split.samples.embeds
@@ -123,7 +123,10 @@ def fidelity_metrics() -> Iterator[Metric]:
 
 
 def fidelity(split: Split, *, measure: Callable[[Tensor, Tensor], float]) -> Score | None:
-    """`measure` of (generated, real) embeddings, with untrained models as the baseline."""
+    """`measure` of (generated, real) embeddings, with untrained models as the baseline.
+
+    None if there are fewer than `MIN_ROWS_FOR_DISTRIBUTIONS` rows.
+    """
     count = split.reference_count
     if count < MIN_ROWS_FOR_DISTRIBUTIONS:
         return None
@@ -174,5 +177,5 @@ def mean_cosine(vectors: Tensor, others: Tensor) -> float:
 
 
 def shuffled(vectors: Tensor) -> Tensor:
-    """Each row replaced by the one before it; keys are random, so that is a random other row."""
+    """Each row replaced by the one before it, which is a random one because keys are random."""
     return vectors.roll(1, dims=0)

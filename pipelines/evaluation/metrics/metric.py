@@ -13,15 +13,15 @@ from pipelines.evaluation.samples import Samples
 
 @dataclass(frozen=True)
 class Split:
-    """What the metrics of one split are computed from."""
+    """The data from which the metrics of one split are computed."""
 
     name: str  # HELD_OUT or TRAINING
     samples: Samples  # N rows
-    reference: Tensor  # image embeddings of training pairs that are not among the samples, (R, E)
+    reference: Tensor  # image embeddings of training pairs, (R, E); see `rows.REFERENCE`
 
     @property
     def reference_count(self) -> int:
-        """Reference rows that are compared with the samples: at most as many as the samples."""
+        """The number of reference rows to compare with the samples: at most as many as those."""
         return min(len(self.samples), len(self.reference))
 
 
@@ -43,12 +43,12 @@ class Metric:
     name: str  # "subject/what", as in "prior/cosine"
     meaning: str
     baseline_name: str
-    score: Callable[[Split], Score | None]  # None where the split has too few rows
+    score: Callable[[Split], Score | None]  # None if the split has too few rows
     higher_is_better: bool = True
     reference_name: str | None = None
 
     def measure(self, split: Split) -> "Measurement | None":
-        """The metric of one split, or None where the split has too few rows."""
+        """The metric of one split, or None if the split has too few rows."""
         score = self.score(split)
         if score is None:
             return None

@@ -39,7 +39,8 @@ def measure_split(split: Split, priors: Sequence[str]) -> list[Measurement]:
     for metric in metrics_of(priors):
         measurement = metric.measure(split)
         if measurement is None:
-            log.info("%s/%s needs more than %d rows", split.name, metric.name, len(split.samples))
+            count = len(split.samples)
+            log.info("%s/%s: %d rows are too few to measure it", split.name, metric.name, count)
         else:
             measurements.append(measurement)
     return measurements
@@ -48,7 +49,7 @@ def measure_split(split: Split, priors: Sequence[str]) -> list[Measurement]:
 def measure(folder: Folder, names: Sequence[str], priors: Sequence[str]) -> list[Measurement]:
     """Every metric of both splits.
 
-    names: of the sample shards in `folder`; priors: their names, the one that drew first.
+    names: of the sample shards in `folder`. priors: their names; the first drew the images.
     """
     reference = read_reference(folder)
     measurements = []
