@@ -7,6 +7,7 @@ import pyarrow as pa
 from pipelines.artifacts.schema import PAIRS, SELECTION, embeddings
 from pipelines.core.stage import Artifact, Shards
 
+EXAMPLES_PER_REASON = 3  # of rejected rows, beside their counts
 MODEL_FILE = "model.safetensors"  # of every trained model of the cascade
 
 

@@ -37,8 +37,7 @@ eta_option = click.option(
 def generate(request: ImageRequest, caption: str, count: int) -> None:
     """Draw images of a caption."""
     session = _inputs(request).open_session()
-    session.write_grid(session.generate(caption, count))
-    click.echo(f"Wrote {request.out}: {count} times {caption!r}, seed {request.seed}.")
+    session.write(session.generate(caption, count))
 
 
 @command("variations")

@@ -67,10 +67,10 @@ class Session:
         """A new generator, seeded with `--seed`."""
         return torch.Generator(self.cascade.device).manual_seed(self.request.seed)
 
-    def generate(self, caption: str, count: int) -> Tensor:
-        """Images (count, 3, S, S) of a caption, in [-1, 1]."""
+    def generate(self, caption: str, count: int) -> Rows:
+        """Images of a caption, without labels."""
         made = self.pipeline.generate([caption] * count, generator=self.generator())
-        return made.pixels[-1].float()
+        return in_rows([Tile(image) for image in to_images(made.pixels[-1])], GRID_COLUMNS)
 
     def variations(self, image: Image.Image, *, count: int, eta: float) -> Rows:
         """The original, its reconstruction and its variations."""
@@ -201,13 +201,8 @@ class Session:
             tiles.append(Tile(each, f"no. {n + 1}\n{_likely(classes, own)}"))
         return in_rows(tiles), probabilities.tolist()
 
-    def write_grid(self, pixels: Tensor) -> None:
-        """Write images (B, 3, S, S) without labels."""
-        tiles = [Tile(image) for image in to_images(pixels)]
-        draw_grid(in_rows(tiles, GRID_COLUMNS)).save(self.request.out)
-
     def write(self, rows: Rows) -> None:
-        """Write labelled images, and log them to the project's tracking server."""
+        """Write images as one grid, and log it to the project's tracking server."""
         out, project = self.request.out, self.models.project
         draw_grid(rows).save(out)
         print(f"Wrote {out}.")

@@ -76,7 +76,7 @@ def _shortage(request: Resources, wanted: int, nodes: Sequence[Mapping[str, floa
         f"{name}: {_readable(name, amount)}" for name, amount in request.per_worker().items()
     )
     largest = ", ".join(
-        f"{name}: {_readable(name, max(node.get(name, 0) for node in nodes))}"
+        f"{name}: {_readable(name, max((node.get(name, 0) for node in nodes), default=0))}"
         for name in request.per_worker()
     )
     return (

@@ -72,15 +72,15 @@ def _step(stage: Stage[Artifact], store: Store, forced: bool) -> Step:
     manifest = store.manifest(stage.name, stage.key)
     if manifest is None:
         return _unfinished(stage, store, forced)
+    if forced:
+        return Step(stage, "run", "asked to run again", manifest, forced)
     missing = store.missing_outputs(manifest)
     if missing:
         reason = (
             f"{len(missing)} of its {len(manifest.outputs)} outputs are gone or changed in size: "
             f"{', '.join(missing[:3])}"
         )
-        return Step(stage, "run", reason, None, forced)
-    if forced:
-        return Step(stage, "run", "asked to run again", manifest, forced)
+        return Step(stage, "run", reason, None)
     return Step(stage, "cached", f"made {manifest.created_at[:16].replace('T', ' ')}", manifest)
 
 

@@ -20,6 +20,7 @@ from urllib.parse import urljoin
 
 import pyarrow as pa
 
+from pipelines.artifacts import EXAMPLES_PER_REASON
 from pipelines.artifacts.schema import PAIRS, pair_key
 from pipelines.data.decode import decode_rgb, load_resizer
 from pipelines.data.fetch import Fetched, fetch_with_retries
@@ -33,7 +34,6 @@ Result = TypeVar("Result")
 
 # More extreme images are banners and rules; with keep_ratio they would grow to gigabytes.
 MAX_ASPECT_RATIO = 50.0
-EXAMPLES_PER_REASON = 3
 QUALITIES = {"jpg": range(1, 101), "png": range(10)}  # for PNG it is the compression
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.artifacts import EXAMPLES_PER_REASON
 from pipelines.artifacts.schema import PAIRS
 from pipelines.core.tables import read_table
 from pipelines.data.filter_config import FilterConfig
@@ -19,7 +20,6 @@ from pipelines.data.rules import Row
 
 log = logging.getLogger(__name__)
 
-EXAMPLES_PER_REASON = 3
 EXAMPLE_CHARS = 200
 BATCH_ROWS = 256  # converted to Python objects at a time, with images if a rule needs them
 

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from pipelines.artifacts import PairShards
+from pipelines.artifacts import EXAMPLES_PER_REASON, PairShards
 from pipelines.artifacts.schema import PAIRS
 from pipelines.core.errors import PipelineError
 from pipelines.core.shard_records import forget
 from pipelines.core.stage import Artifact, Context, Metadata, Stage
-from pipelines.data.download import EXAMPLES_PER_REASON, DownloadConfig, DownloadWorker
+from pipelines.data.download import DownloadConfig, DownloadWorker
 from pipelines.data.sources import SourceConfig, find_source
 
 log = logging.getLogger(__name__)
