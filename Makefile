@@ -22,7 +22,7 @@ demo: setup
 # Most tests wait or use one core, so two processes share the files. Each test uses one thread.
 test: export OMP_NUM_THREADS = 1
 test: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
