@@ -85,13 +85,12 @@ def _step(stage: Stage[Artifact], store: Store, forced: bool) -> Step:
 
 
 def _unfinished(stage: Stage[Artifact], store: Store, forced: bool) -> Step:
+    holder = holder_of(store.root, stage.label)
+    if holder:
+        return Step(stage, "run", f"is being made by {holder}", None, forced)
     if store.folder(stage.name, stage.key).is_begun():
-        holder = holder_of(store.root, stage.label)
-        reason = store.damage(stage.name, stage.key) or (
-            f"is being made by {holder}"
-            if holder
-            else "was interrupted; resumes from the work done so far"
-        )
+        damage = store.damage(stage.name, stage.key)
+        reason = damage or "was interrupted; goes on from what is there"
         return Step(stage, "run", reason, None, forced)
     earlier = store.manifests(stage.name)
     if not earlier:

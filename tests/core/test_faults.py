@@ -17,6 +17,7 @@ from ray.cluster_utils import Cluster
 from pipelines.core.errors import EXIT_WORK_LOST
 from pipelines.core.events import Note
 from pipelines.core.placement import CONTROLLER_FILE
+from pipelines.core.plan import Scope, make_plan
 from pipelines.core.stage import Graph, load_artifact
 from pipelines.core.store import Folder, Store
 from tests.core import limited
@@ -174,6 +175,8 @@ def test_a_second_driver_waits_for_the_first_or_leaves_by_choice(
     root = tmp_path / "store"
     first = start(root, "sum")
     until(lambda: list(root.glob(".leases/count/*.json")))
+    planned = make_plan(graph(), Store(str(root)), Scope())["count"]
+    assert planned.reason.startswith(f"is being made by {getpass.getuser()}@")
     leaving, waiting = start(root, "sum", "on_busy=leave"), start(root, "sum")
     _, err = leaving.communicate(timeout=60)
     assert leaving.returncode == 2
