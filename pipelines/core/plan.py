@@ -90,7 +90,7 @@ def _unfinished(stage: Stage[Artifact], store: Store, forced: bool) -> Step:
         return Step(stage, "run", f"is being made by {holder}", None, forced)
     if store.folder(stage.name, stage.key).is_begun():
         damage = store.damage(stage.name, stage.key)
-        reason = damage or "was interrupted; goes on from what is there"
+        reason = damage or "was interrupted; resumes from the work done so far"
         return Step(stage, "run", reason, None, forced)
     earlier = store.manifests(stage.name)
     if not earlier:
