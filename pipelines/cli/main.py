@@ -53,6 +53,7 @@ cli = Sections(
         "Cluster": cluster.COMMANDS,
     },
 )
+click.version_option(package_name="unclip", message="%(prog)s %(version)s")(cli)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

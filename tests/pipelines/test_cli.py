@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,10 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     assert set(COMMANDS) == set(cli.commands)
     assert set(COMMANDS) <= listed
     assert "75   workers or the cluster were lost" in result.stdout
+
+
+def test_the_version_is_that_of_the_package(unclip: Unclip) -> None:
+    assert unclip("--version").out == f"unclip {version('unclip')}\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
