@@ -1,1 +1,1 @@
-"""Ratios measured in one run; what they gave is in README.md."""
+"""Benchmarks that compare implementations within one run; README.md has the results."""

@@ -1,7 +1,7 @@
-"""How much faster the autoregressive prior samples with its key-value cache than without.
+"""The speed-up of the autoregressive prior's sampling by its key-value cache.
 
-Both ways draw the same codes in one process; printed is one line for benchmarks/README.md:
-`python -m benchmarks.ar_cache`.
+`python -m benchmarks.ar_cache` samples the same codes with and without the cache in one process,
+and prints a table row for benchmarks/README.md.
 """
 
 import datetime
@@ -24,7 +24,7 @@ CAPTION = 32  # tokens that are not padding
 
 
 def prior() -> ARPrior:
-    """The paper's 319 codes of 1,024 buckets, in a transformer that a laptop runs."""
+    """A prior with the paper's 319 codes of 1,024 buckets, but a transformer for a laptop."""
     paper = paper_ar_prior()
     text = replace(paper.text_encoder, width=128, heads=2)
     config = replace(paper, text_encoder=text, width=128, depth=4, heads=2)
@@ -32,7 +32,7 @@ def prior() -> ARPrior:
 
 
 def measure(model: ARPrior, device: torch.device) -> tuple[float, float]:
-    """Seconds with the cache and without; raises where the codes differ."""
+    """Seconds with the cache and without; raises RuntimeError if the codes differ."""
     tokens = torch.zeros(BATCH, model.config.text_encoder.context_length, dtype=torch.int64)
     tokens[:, :CAPTION] = 7
     text_embeds = F.normalize(torch.ones(BATCH, model.config.embed_dim), dim=-1)
@@ -48,7 +48,7 @@ def measure(model: ARPrior, device: torch.device) -> tuple[float, float]:
             cached=cached,
         )
 
-    # On a CPU its own seconds count, so that other work on the machine does not.
+    # On a CPU, CPU time excludes other work on the machine.
     clock = time.process_time if device.type == "cpu" else time.perf_counter
 
     def timed(cached: bool) -> tuple[float, Tensor]:
@@ -60,12 +60,12 @@ def measure(model: ARPrior, device: torch.device) -> tuple[float, float]:
     with_cache, codes = timed(True)
     without, same = timed(False)
     if not torch.equal(codes, same):
-        raise RuntimeError("the codes of sampling with the cache and without differ")
+        raise RuntimeError("the codes sampled with and without the cache differ")
     return with_cache, without
 
 
 def main(show: Callable[[str], object] = sys.stdout.write) -> None:
-    """Print the line."""
+    """Print the table row."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What the benchmarks ask of a model, and what they give it."""
+"""`Contestant`, the interface of a benchmarked model, and the random inputs that all share."""
 
 # B batch, L tokens of a caption, E width of CLIP's embeddings, S image size
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.sizes import STEPS, Sizes
 
-VOCABULARY = 64  # small: a table of words would count as parameters, which do no work
+VOCABULARY = 64  # small, because embedding tables count as parameters but do no work
 
 
 @dataclass(frozen=True)
@@ -19,19 +19,19 @@ class Contestant:
 
     library: str
     model: nn.Module
-    predict: Callable[[], Tensor]  # the forward of a training step
-    # Returns what a sampler calls in every step, with guidance where the model has it. What it
-    # computes once for all steps, it computes before it returns.
+    predict: Callable[[], Tensor]  # the forward pass of a training step
+    # Returns the function that a sampler calls in each step, with guidance if the model has it.
+    # Anything that is computed once for all steps is computed before it returns.
     sampler: Callable[[], Callable[[], Tensor]]
 
     def parameters(self) -> int:
-        """How many it trains."""
+        """The number of trainable parameters."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Random numbers of the right shapes."""
+    """Random inputs of a training or sampling step."""
 
     timesteps: Tensor  # (B,) int64
     tokens: Tensor  # (B, L) int64
@@ -39,25 +39,23 @@ class Inputs:
     text_hidden: Tensor  # (B, L, E)
     text_embeds: Tensor  # (B, E)
     image_embeds: Tensor  # (B, E)
-    pixels: Tensor  # (B, 3, S, S): the decoder's, and the upsampler's crops
-    low_res: Tensor  # (B, 3, S, S): the crops' condition, enlarged
-    large_pixels: Tensor  # (1, 3, S, S): what the upsampler samples
+    pixels: Tensor  # (B, 3, S, S): images for the decoder, crops for the upsampler
+    low_res: Tensor  # (B, 3, S, S): condition of the crops, enlarged
+    large_pixels: Tensor  # (1, 3, S, S): the x_t that the upsampler denoises when sampling
     large_low_res: Tensor  # (1, 3, S, S): its condition, enlarged
 
 
 def random_inputs(sizes: Sizes, *, caption_tokens: int | None = None) -> Inputs:
-    """The same for every contestant, on torch's default device.
+    """Draw the inputs on torch's default device; they are the same for every contestant.
 
-    caption_tokens: how many of a caption's tokens are not padding; None: all.
+    caption_tokens: number of caption tokens that are not padding; None: all.
     """
     b, width = sizes.batch, sizes.embed_dim
     tokens = torch.randint(1, VOCABULARY, (b, sizes.text_tokens))
     if caption_tokens is not None:
         tokens[:, caption_tokens:] = 0
-    crop, pipeline = (
-        (3, sizes.image_size, sizes.image_size),
-        (3, sizes.large_size, sizes.large_size),
-    )
+    crop = (3, sizes.image_size, sizes.image_size)
+    large = (3, sizes.large_size, sizes.large_size)
     return Inputs(
         timesteps=torch.randint(STEPS, (b,)),
         tokens=tokens,
@@ -67,6 +65,6 @@ def random_inputs(sizes: Sizes, *, caption_tokens: int | None = None) -> Inputs:
         image_embeds=torch.randn(b, width),
         pixels=torch.randn(b, *crop),
         low_res=torch.randn(b, *crop),
-        large_pixels=torch.randn(1, *pipeline),
-        large_low_res=torch.randn(1, *pipeline),
+        large_pixels=torch.randn(1, *large),
+        large_low_res=torch.randn(1, *large),
     )

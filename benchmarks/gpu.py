@@ -1,9 +1,9 @@
-"""Model FLOP utilisation of each model's training step on one GPU, beside diffusers'.
+"""Model FLOP utilisation (MFU) of training steps on one GPU, compared with diffusers.
 
-`python -m benchmarks.gpu` prints a table: bf16 autocast, both compiled, at the widths of the small
-and the paper presets with fewer layers. Utilisation is the floating-point operations of forward and
-backward, as torch counts them, over the time of a whole step and what the device could do in it.
-`--device cpu --tiny --eager` only sees that everything runs.
+`python -m benchmarks.gpu` prints a table. All models are compiled and run under bf16 autocast, with
+the widths of the small and the paper presets but fewer layers. MFU is the FLOPs of forward and
+backward, as torch counts them, divided by the duration of a whole step and the peak FLOP/s of the
+device. `--device cpu --tiny --eager` only checks that everything runs.
 """
 
 import argparse
@@ -33,7 +33,7 @@ WARM_UP, STEPS = 5, 20
 
 
 def peak_tflops(device: torch.device) -> float:
-    """From the maker's data sheet; of another device, what a large product of matrices reaches."""
+    """Peak bf16 TFLOP/s from the data sheet; for other devices, measured on a large matmul."""
     if device.type == "cuda":
         words = torch.cuda.get_device_name(device).replace("-", " ").split()
         known = [DENSE_BF16_TFLOPS[word] for word in words if word in DENSE_BF16_TFLOPS]
@@ -47,7 +47,7 @@ def peak_tflops(device: torch.device) -> float:
 def utilisation(
     contestant: Contestant, device: torch.device, *, compiled: bool
 ) -> tuple[float, float]:
-    """Seconds a training step, and operations a second (in 10^12) of its forward and backward."""
+    """Seconds per training step, and TFLOP/s of its forward and backward passes."""
     predict = torch.compile(contestant.predict) if compiled else contestant.predict
     trained = [p for p in contestant.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
@@ -87,7 +87,7 @@ def _wait(device: torch.device) -> None:
 
 
 def lines(sizes: dict[str, Sizes], device: torch.device, *, compiled: bool) -> Iterator[str]:
-    """The table, a line a model."""
+    """The lines of the table, one per model."""
     peak = peak_tflops(device)
     how = "compiled" if compiled else "eager"
     yield f"{datetime.datetime.now(datetime.UTC).date()}, {machine(device)}, "
@@ -113,10 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--eager", action="store_true", help="do not compile")
-    parser.add_argument("--tiny", action="store_true", help="only see that everything runs")
+    parser.add_argument("--tiny", action="store_true", help="only check that everything runs")
     args = parser.parse_args(arguments)
     if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("no GPU is to be seen; try `--device cpu --tiny --eager` to check the script")
+        parser.error("torch finds no GPU; try `--device cpu --tiny --eager` to check the script")
     sizes = {"tiny": TINY} if args.tiny else {"small": SMALL, "paper": PAPER}
     device = torch.device(args.device)
     with device:

@@ -1,31 +1,31 @@
-"""What all contestants have in common, and which sizes there are."""
+"""The sizes at which models are benchmarked, and settings that all contestants share."""
 
 from dataclasses import dataclass, replace
 
 GUIDANCE_SCALE = 4.0
-STEPS = 1000  # of the diffusion that the models are trained for
+STEPS = 1000  # train timesteps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Of the three models and their inputs."""
+    """Sizes of the three models and their inputs."""
 
     batch: int
     embed_dim: int  # of CLIP's embeddings and hidden states
-    text_tokens: int  # that a caption is padded to
+    text_tokens: int  # length to which captions are padded
     prior_width: int
     prior_depth: int
     head_channels: int
-    channels: int  # of the decoder's finest level
-    upsampler_channels: int  # of the upsampler's
+    channels: int  # of the decoder's first level
+    upsampler_channels: int  # of the upsampler's first level
     channel_multipliers: tuple[int, ...]
     residual_blocks: int
     image_size: int  # of the decoder, and of the crops that the upsampler trains on
     attention_resolutions: tuple[int, ...]
-    large_size: int  # of what the upsampler makes, one picture at a time
+    large_size: int  # of the images that the upsampler samples, one at a time
 
 
-CPU = Sizes(  # about a second a step on one core
+CPU = Sizes(  # about a second per step on one core
     batch=2,
     embed_dim=512,
     text_tokens=77,
@@ -40,7 +40,7 @@ CPU = Sizes(  # about a second a step on one core
     attention_resolutions=(32, 16, 8),
     large_size=128,
 )
-TINY = Sizes(  # to see that everything runs
+TINY = Sizes(  # to check that everything runs
     batch=2,
     embed_dim=64,
     text_tokens=8,

@@ -1,10 +1,10 @@
-"""A training step and a sampling step of each model, beside diffusers' and dalle2-pytorch's.
+"""Times a training and a sampling step of each model against diffusers and dalle2-pytorch.
 
-`python -m benchmarks.steps` prints the tables of benchmarks/README.md. All contestants of a model
-run one after the other in one process and on one thread, with random weights, the same inputs and
-about as many parameters; a ratio is the median over the rounds of theirs over ours. Ours are
-updated by the fused AdamW that the project trains with, theirs by AdamW as torch makes it, which is
-what their own training uses; `--fused` gives everyone the fused one.
+`python -m benchmarks.steps` prints the tables of benchmarks/README.md. All contestants for a model
+take turns in one process on one thread. They have random weights, the same inputs and about the
+same number of parameters. A ratio is their time over ours in a round; the table shows the median
+over the rounds. Ours use fused AdamW, as the project's training does. Theirs use torch's default
+AdamW, as their own training code does. `--fused` uses fused AdamW for all.
 """
 
 import argparse
@@ -32,7 +32,7 @@ THEIRS = {"diffusers": "benchmarks.with_diffusers", "dalle2-pytorch": "benchmark
 
 
 def training_run(contestant: Contestant, *, bf16: bool, fused: bool) -> Run:
-    """Forward, backward and update."""
+    """A training step: forward, backward and update."""
     trained = [p for p in contestant.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01, fused=fused)
 
@@ -47,7 +47,7 @@ def training_run(contestant: Contestant, *, bf16: bool, fused: bool) -> Run:
 
 
 def sampling_run(contestant: Contestant, *, bf16: bool) -> Run:
-    """One call of the denoiser, with guidance where the model has it."""
+    """A sampling step: one call of the denoiser, with guidance if the model has it."""
     contestant.model.eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         denoise = contestant.sampler()
@@ -62,7 +62,7 @@ def sampling_run(contestant: Contestant, *, bf16: bool) -> Run:
 def rows(
     name: str, contestants: Sequence[Contestant], runs: Sequence[Run], *, kind: str, rounds: int
 ) -> list[str]:
-    """A line of the table for each contestant, with how much faster ours, the first ones, are."""
+    """Table rows, one per contestant; theirs have the ratios to each of ours, which come first."""
     times = race(runs, rounds=rounds)
     ours = len(OURS[name])
     lines = []
@@ -95,7 +95,7 @@ def contestants_of(
 
 
 def profile(contestant: Contestant, run: Run) -> str:
-    """The operators of a training step that take longest themselves, as torch's profiler has it."""
+    """The operators of a training step with the longest self time, by torch's profiler."""
     run()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
         run()
@@ -104,7 +104,7 @@ def profile(contestant: Contestant, run: Run) -> str:
 
 
 def head(rivals: Sequence[str], *, bf16: bool) -> str:
-    """When and where, and the head of the table."""
+    """Date, machine and versions, and the header of the table."""
     packages = [f"{name} {version(name)}" for name in ("torch", *rivals)]
     return (
         f"{datetime.datetime.now(datetime.UTC).date()}, {machine(torch.device('cpu'))}, "
@@ -116,18 +116,18 @@ def head(rivals: Sequence[str], *, bf16: bool) -> str:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__)
     parser.add_argument("--models", nargs="+", choices=list(OURS), default=list(OURS))
     parser.add_argument("--against", nargs="*", choices=list(THEIRS), default=list(THEIRS))
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--caption-tokens", type=int, help="that are not padding; all by default")
-    parser.add_argument("--fused", action="store_true", help="fused AdamW for everyone")
+    parser.add_argument("--caption-tokens", type=int, help="not padding (default: all)")
+    parser.add_argument("--fused", action="store_true", help="fused AdamW for all contestants")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument(
-        "--profile", action="store_true", help="where a training step goes, in place of the table"
+        "--profile", action="store_true", help="profile a training step instead of timing"
     )
-    parser.add_argument("--tiny", action="store_true", help="only see that everything runs")
+    parser.add_argument("--tiny", action="store_true", help="only check that everything runs")
     return parser.parse_args(arguments)
 
 

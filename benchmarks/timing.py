@@ -1,4 +1,4 @@
-"""Times that other work on the machine disturbs little."""
+"""Timing that is robust against other work on the machine."""
 
 import platform
 import statistics
@@ -11,9 +11,9 @@ import torch
 
 
 class Seconds(NamedTuple):
-    """Of one run."""
+    """The duration of one run."""
 
-    cpu: float  # of this process: what counts on a shared machine
+    cpu: float  # CPU time of this process, which other processes affect little
     wall: float
 
 
@@ -21,41 +21,41 @@ Run = Callable[[], object]
 
 
 def race(runs: Sequence[Run], *, rounds: int) -> list[list[Seconds]]:
-    """Each run's times, round by round, after a round that warms up.
+    """The times of each run in each round, after a warm-up round.
 
-    A round runs all of them one after the other, and each round another one first, so that what
-    slows the machine down for a while slows all.
+    A round calls all runs one after the other, and each round starts with a different one, so that
+    a temporary slowdown of the machine affects all of them.
     """
     times: list[list[Seconds]] = [[] for _ in runs]
     for run in runs:
         run()
     for first in range(rounds):
         for i in range(len(runs)):
-            number = (first + i) % len(runs)
-            times[number].append(timed(runs[number]))
+            index = (first + i) % len(runs)
+            times[index].append(timed(runs[index]))
     return times
 
 
 def timed(run: Run) -> Seconds:
-    """Of one call, on one thread."""
+    """Time one call."""
     cpu, wall = time.process_time(), time.perf_counter()
     run()
     return Seconds(time.process_time() - cpu, time.perf_counter() - wall)
 
 
 def median(times: Sequence[Seconds]) -> Seconds:
-    """Of each clock for itself."""
+    """The median of each clock separately."""
     return Seconds(*(statistics.median(clock) for clock in zip(*times, strict=True)))
 
 
 def ratio(slower: Sequence[Seconds], faster: Sequence[Seconds]) -> Seconds:
-    """The median over the rounds of the quotient within a round, of each clock for itself."""
+    """The median over rounds of the ratio within a round, for each clock separately."""
     pairs = zip(slower, faster, strict=True)
     return median([Seconds(s.cpu / f.cpu, s.wall / f.wall) for s, f in pairs])
 
 
 def machine(device: torch.device) -> str:
-    """What it runs on, in words."""
+    """The name of the GPU, or of the CPU with the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpu = Path("/proc/cpuinfo")

@@ -1,4 +1,4 @@
-"""dalle2-pytorch's networks, sized to the parameters of ours."""
+"""dalle2-pytorch's networks, sized to have about as many parameters as ours."""
 
 from dalle2_pytorch import DiffusionPriorNetwork, Unet
 from torch import Tensor
@@ -10,7 +10,7 @@ LIBRARY = "dalle2-pytorch"
 
 
 def prior(sizes: Sizes, inputs: Inputs) -> Contestant:
-    """The network of the prior; its blocks are larger by a sixth, so it has fewer."""
+    """The network of the prior. Its blocks are larger by a sixth, so it has fewer of them."""
     model = DiffusionPriorNetwork(
         dim=sizes.embed_dim,
         num_timesteps=STEPS,
@@ -31,10 +31,10 @@ def prior(sizes: Sizes, inputs: Inputs) -> Contestant:
 
 
 def decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
-    """The U-Net of the smallest image."""
+    """The decoder's U-Net, for the smallest images."""
     attends = tuple(
-        sizes.image_size >> alpha_bar in sizes.attention_resolutions
-        for alpha_bar in range(len(sizes.channel_multipliers))
+        sizes.image_size >> level in sizes.attention_resolutions
+        for level in range(len(sizes.channel_multipliers))
     )
     model = Unet(
         dim=sizes.channels,
@@ -64,7 +64,7 @@ def decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
 
 
 def upsampler(sizes: Sizes, inputs: Inputs) -> Contestant:
-    """The U-Net of a larger image."""
+    """An upsampler's U-Net."""
     model = Unet(
         dim=sizes.upsampler_channels,
         dim_mults=sizes.channel_multipliers,

@@ -16,7 +16,7 @@ LIBRARY = "diffusers"
 
 
 def prior(sizes: Sizes, inputs: Inputs) -> Contestant:
-    """The transformer of the prior."""
+    """The prior's transformer."""
     model = PriorTransformer(
         num_attention_heads=sizes.prior_width // sizes.head_channels,
         attention_head_dim=sizes.head_channels,
@@ -39,7 +39,7 @@ def prior(sizes: Sizes, inputs: Inputs) -> Contestant:
 
 
 def decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
-    """The text projection, once for all steps of sampling, and the U-Net."""
+    """The U-Net, and the text projection, which runs once for all sampling steps."""
     text_proj = UnCLIPTextProjModel(
         clip_embeddings_dim=sizes.embed_dim,
         time_embed_dim=4 * sizes.channels,
@@ -76,14 +76,14 @@ def decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
 
 
 def upsampler(sizes: Sizes, inputs: Inputs) -> Contestant:
-    """One of the two U-Nets."""
-    alpha_bars = len(sizes.channel_multipliers)
+    """One of the upsampler's two U-Nets."""
+    levels = len(sizes.channel_multipliers)
     model = UNet2DModel(
         sample_size=sizes.large_size,
         in_channels=6,
         out_channels=3,
-        down_block_types=("ResnetDownsampleBlock2D",) * alpha_bars,
-        up_block_types=("ResnetUpsampleBlock2D",) * alpha_bars,
+        down_block_types=("ResnetDownsampleBlock2D",) * levels,
+        up_block_types=("ResnetUpsampleBlock2D",) * levels,
         add_attention=False,
         **_common(sizes, sizes.upsampler_channels),
     )
@@ -103,8 +103,8 @@ def upsampler(sizes: Sizes, inputs: Inputs) -> Contestant:
 
 def _conditional_unet(sizes: Sizes) -> UNet2DConditionModel:
     attends = [
-        sizes.image_size >> alpha_bar in sizes.attention_resolutions
-        for alpha_bar in range(len(sizes.channel_multipliers))
+        sizes.image_size >> level in sizes.attention_resolutions
+        for level in range(len(sizes.channel_multipliers))
     ]
     down, up = (
         [attending if here else f"Resnet{way}sampleBlock2D" for here in attends]

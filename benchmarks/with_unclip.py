@@ -1,4 +1,4 @@
-"""Our models: the project's own, and those of Karlo's layout, which is that of diffusers'."""
+"""Our models: the paper's, and those with Karlo's layout, which diffusers' models share."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -31,7 +31,7 @@ OWN, KARLO = "unclip", "unclip, Karlo's layout"
 
 
 def prior(sizes: Sizes, inputs: Inputs) -> Contestant:
-    """The diffusion prior; its transformer reads the tokens' embeddings, as in the paper."""
+    """The diffusion prior; its transformer takes the token embeddings directly, as in the paper."""
     config = DiffusionPriorConfig(
         embed_dim=sizes.embed_dim,
         width=sizes.prior_width,
@@ -60,7 +60,7 @@ def prior(sizes: Sizes, inputs: Inputs) -> Contestant:
 
 
 def karlo_prior(sizes: Sizes, inputs: Inputs) -> Contestant:
-    """The weights of diffusers' prior, in ours."""
+    """Our prior with the layers of diffusers' prior."""
     config = KarloPriorConfig(
         embed_dim=sizes.embed_dim,
         width=sizes.prior_width,
@@ -89,7 +89,7 @@ def karlo_prior(sizes: Sizes, inputs: Inputs) -> Contestant:
 
 
 def decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
-    """The decoder with a learned variance; its captions are embedded, not encoded."""
+    """The decoder with a learned variance; captions are only embedded (text encoder of depth 0)."""
     config = DecoderConfig(
         image_size=sizes.image_size,
         embed_dim=sizes.embed_dim,
@@ -121,7 +121,7 @@ def decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
 
 
 def karlo_decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
-    """The weights of diffusers' text projection and decoder, in ours."""
+    """Our decoder with the layers of diffusers' text projection and decoder."""
     config = KarloDecoderConfig(
         image_size=sizes.image_size,
         embed_dim=sizes.embed_dim,
@@ -151,7 +151,7 @@ def karlo_decoder(sizes: Sizes, inputs: Inputs) -> Contestant:
 
 
 def upsampler(sizes: Sizes, inputs: Inputs) -> Contestant:
-    """The upsampler, whose U-Net is that of Karlo's layout too."""
+    """The upsampler; its U-Net also has Karlo's layout."""
     config = UpsamplerConfig(
         image_size=sizes.large_size,
         low_res_size=sizes.large_size // 2,
@@ -180,19 +180,19 @@ def upsampler(sizes: Sizes, inputs: Inputs) -> Contestant:
 
 
 class _GivenText(nn.Module):
-    """In place of CLIP's frozen tower: what it says of a caption, known before training."""
+    """Replaces CLIP's frozen text tower: returns precomputed encodings of the captions."""
 
     def __init__(self, inputs: Inputs) -> None:
         super().__init__()
         self.inputs = inputs
 
     def drop(self, tokens: Tensor, dropped: Tensor) -> Tensor:
-        """The tokens as they are: dropping a caption changes no shape."""
+        """Return the tokens unchanged, because dropping captions would not change the shapes."""
         del dropped
         return tokens
 
     def forward(self, tokens: Tensor) -> ClipTextEncoding:
-        """tokens: (B, L), or the batch twice for guidance."""
+        """tokens: (B, L) int64, or (2B, L) with guidance."""
         copies = len(tokens) // len(self.inputs.tokens)
         tokens = without_empty_columns(tokens)
         return ClipTextEncoding(
@@ -226,7 +226,7 @@ def _text_encoder(sizes: Sizes) -> TextEncoderConfig:
 
 
 def _clip_text(sizes: Sizes) -> ClipTextConfig:
-    """Any tower of the right widths: it is taken out."""
+    """A text tower of the right widths; `_without_tower` replaces it."""
     return ClipTextConfig(
         vocab_size=VOCABULARY,
         context_length=sizes.text_tokens,

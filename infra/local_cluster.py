@@ -3,9 +3,9 @@
     python infra/local_cluster.py up      # a head, a node for data, a node with simulated GPUs
     python infra/local_cluster.py down    # stops the nodes that `up` started
 
-The head does no work. The second node has the resource "data". The third announces GPUs to Ray that
-do not exist for torch. The dashboard listens on a loopback address only. Ray's other ports are open
-to the network, as on a real cluster, and require the token.
+The head does no work. The second node has the resource "data". The third reports GPUs to Ray that
+do not exist, so torch does not see them. The dashboard listens only on a loopback address. Ray's
+other ports are open to the network, as on a real cluster, and require the token.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-# One address for each node. Not 127.0.0.1: Ray replaces it by the network card's address.
+# One address per node. Not 127.0.0.1, because Ray replaces it by the network interface's address.
 HEAD, DATA, GPU = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 OBJECT_STORE_BYTES = 200 * 2**20  # of each node
 START_TIMEOUT_S = 90.0
@@ -35,9 +35,8 @@ def up(state: Path, *, dashboard_port: int, cpus: int, gpus: int) -> str:
     """Start the nodes, wait until they have joined, and return the dashboard's address."""
     if state.exists():
         raise SystemExit(f"A cluster is up, see {state}. Stop it first: python {sys.argv[0]} down")
-    folder = Path(
-        tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    )  # short: paths of sockets are limited
+    # Directly in /tmp, because the length of socket paths is limited.
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     environment = _environment()
     token = _token(environment)
     port, client_port, free_port = free_ports(3)
@@ -87,7 +86,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _environment() -> dict[str, str]:
-    """The environment with tokens turned on and this interpreter's folder first on the PATH."""
+    """The environment with token authentication, and this interpreter's folder first on PATH."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {
         **os.environ,
@@ -99,7 +98,7 @@ def _environment() -> dict[str, str]:
 
 
 def _token(environment: Mapping[str, str]) -> str:
-    """Ray's token; created in ~/.ray if there is none."""
+    """Ray's token, which is created in ~/.ray if there is none."""
     command = ["ray", "get-auth-token", "--generate"]
     made = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return made.stdout.strip()
@@ -115,7 +114,7 @@ def _start(
 ) -> None:
     command = ["ray", "start", "--block", "--disable-usage-stats", "--node-ip-address", host]
     command += ["--node-name", name, "--object-store-memory", str(OBJECT_STORE_BYTES)]
-    # One folder for each node: a node that unpacks a job's code deletes an earlier copy first.
+    # One folder per node, because a node that unpacks a job's code first deletes any earlier copy.
     command += ["--temp-dir", str(folder / name)]
     agent, metrics = free_ports(2)  # another Ray may use the default ports
     command += ["--dashboard-agent-listen-port", str(agent), "--metrics-export-port", str(metrics)]
@@ -126,7 +125,7 @@ def _start(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # an interrupt in the terminal does not reach it
+            start_new_session=True,  # so that Ctrl-C in the terminal does not reach it
         )
     pids = json.loads(state.read_text())["pids"] if state.exists() else []
     state.write_text(json.dumps({"pids": [*pids, process.pid], "logs": str(folder)}))
@@ -142,7 +141,7 @@ def _wait_for_nodes(address: str, count: int, token: str, folder: Path) -> None:
 
 
 def _alive_nodes(address: str, token: str) -> int:
-    """The number of nodes that the dashboard counts; 0 while it does not answer."""
+    """The number of live nodes, from the dashboard; 0 while it does not answer."""
     headers = {"Authorization": f"Bearer {token}"}
     request = urllib.request.Request(f"{address}/nodes?view=summary", headers=headers)
     try:
@@ -156,7 +155,7 @@ def _alive_nodes(address: str, token: str) -> int:
 def _is_ours(pid: int) -> bool:
     """Whether the process exists and is a `ray start` of this script."""
     with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)  # removes a zombie, if this process is its parent
+        os.waitpid(pid, os.WNOHANG)  # reaps it if it is a zombie child of this process
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -1,1 +1,1 @@
-"""unCLIP (Ramesh et al. 2022): the models and their maths, usable without the pipeline."""
+"""unCLIP (Ramesh et al. 2022): models, training and sampling, usable without `pipelines`."""

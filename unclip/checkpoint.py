@@ -1,8 +1,8 @@
 """Models on disk: safetensors files with the config inside. Nothing is unpickled.
 
-The metadata of a file has one entry: the model kind, which is the config's type or "module:NAME",
-and the config's fields in JSON. Several entries would be written in random order, and equal models
-would give different files.
+A file's metadata has one entry: the key is the model kind, which is the config's class name or
+"module:NAME", and the value is the config's fields as JSON. With several entries, equal models
+would give different files, because safetensors writes them in random order.
 """
 
 import json
@@ -26,40 +26,40 @@ log = logging.getLogger(__name__)
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
-MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, by its specification
-MOST_NAMED = 5  # fields or tensors in one message
+MAX_HEADER_BYTES = 100_000_000  # limit of the safetensors specification
+MOST_NAMED = 5  # fields or tensors in one message, at most
 
 
 class CheckpointError(UnclipError):
-    """A file that is not a saved model, or does not fit its config."""
+    """A file that is not a saved model, or whose tensors do not fit its config."""
 
 
 def save_model(path: Path | str, model: nn.Module) -> None:
     """Write the model's weights and config.
 
-    A reader can see a partly written file; write to another name and rename where that matters.
-    Raises `CheckpointError` for a model of no known kind.
+    The write is not atomic: where that matters, write to a temporary name and rename. Raises
+    `CheckpointError` if the model's kind is unknown.
     """
     try:
         spec_of(model)
     except ConfigError as error:
         raise CheckpointError(f"{type(model).__name__} cannot be saved: {error}") from error
     config: Any = model.config
-    # safetensors stores rows one after another: channels_last weights become contiguous.
+    # safetensors requires contiguous tensors, and U-Net weights are channels_last.
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, path, metadata=config_metadata(config))
     log.debug("saved a %s to %s", type(model).__name__, path)
 
 
 def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> nn.Module:
-    """The saved model, in evaluation mode; raises `CheckpointError` for any other file."""
+    """Load a saved model, in evaluation mode; raises `CheckpointError` for any other file."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             config = config_from_metadata(file.metadata() or {}, where=str(path))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}); write it again with `save_model`"
+            f"{path} is not a complete safetensors file ({error}); write it again with `save_model`"
         ) from error
     with torch.device("meta"):
         model = build(config)
@@ -70,9 +70,10 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> nn.Mo
 
 
 def check_file(file: BinaryIO, *, where: str) -> Config:
-    """The config of a saved model, from the first bytes of its file; no weights are read.
+    """The config of a saved model, from the header of its file; no weights are read.
 
-    Raises `CheckpointError` unless the file is whole and has the tensors of its config.
+    where: the file, for messages. Raises `CheckpointError` unless the file is complete and has the
+    tensors of its config.
     """
     header, size = _read_header(file, where=where)
     config = config_from_metadata(header.pop("__metadata__", {}), where=where)
@@ -80,16 +81,16 @@ def check_file(file: BinaryIO, *, where: str) -> Config:
         wanted = build(config).state_dict()
     given, length = _read_entries(header, where=where)
     _check_tensors(wanted, given, where=where)
-    whole = size + length
-    if (there := file.seek(0, SEEK_END)) != whole:
+    expected = size + length
+    if (actual := file.seek(0, SEEK_END)) != expected:
         raise CheckpointError(
-            f"{where} has {there} bytes, but its header says {whole}; copy or download it again"
+            f"{where} has {actual} bytes, but its header says {expected}; copy or download it again"
         )
     return config
 
 
 def _read_header(file: BinaryIO, *, where: str) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file, and its size in bytes."""
+    """The header of a safetensors file, and its size in bytes with the length prefix."""
     size = int.from_bytes(file.read(8), "little")
     try:
         if not 2 <= size <= MAX_HEADER_BYTES:
@@ -114,14 +115,15 @@ def _read_entries(header: dict[str, Any], *, where: str) -> tuple[dict[str, Tens
 
 
 def config_metadata(config: Config) -> dict[str, str]:
-    """The config as an entry of a file's metadata: its kind -> its fields in JSON."""
+    """The config as the metadata entry of a file: its kind -> its fields as JSON."""
     return {spec_of(config).file_name: json.dumps(asdict(config))}  # type: ignore[call-overload]
 
 
 def config_from_metadata(metadata: dict[str, str], *, where: str) -> Config:
-    """The config that `config_metadata` wrote.
+    """The config from the metadata that `config_metadata` made.
 
-    A kind "module:NAME" is imported, so its module must be on the Python path.
+    A kind "module:NAME" is imported, so its module must be on the Python path. Raises
+    `CheckpointError` if the kind is unknown or the config is invalid.
     """
     if len(metadata) != 1:
         raise CheckpointError(
@@ -144,7 +146,7 @@ def config_from_metadata(metadata: dict[str, str], *, where: str) -> Config:
 
 
 def config_from_json(kind: type[AnyConfig], value: dict[str, Any], *, where: str) -> AnyConfig:
-    """The config from the JSON of its fields, as `asdict` gives them."""
+    """The config from the JSON of its fields, as made by `asdict`."""
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} is {value!r}, which is not a {kind.__name__}")
     hints = get_type_hints(kind)
@@ -160,7 +162,7 @@ def config_from_json(kind: type[AnyConfig], value: dict[str, Any], *, where: str
 
 
 def _decode(kind: Any, value: Any, *, where: str) -> Any:
-    """Rebuild a value of the annotated type from JSON, which has neither tuples nor classes."""
+    """Rebuild a value of the annotated type from JSON, which has no tuples or classes."""
     if isinstance(kind, type) and issubclass(kind, Config):
         return config_from_json(kind, value, where=where)
     if get_origin(kind) is tuple:
@@ -181,7 +183,7 @@ def _decode(kind: Any, value: Any, *, where: str) -> Any:
 
 
 def _option_of(options: list[Any], value: Any) -> Any:
-    """The config class with the fields of the value; the first option if there is none."""
+    """The config class whose fields are those of the value; the first option if none matches."""
     named = (
         o
         for o in options
@@ -191,7 +193,7 @@ def _option_of(options: list[Any], value: Any) -> Any:
 
 
 def _is_a(kind: type, value: Any) -> bool:
-    """Whether a value is of a type; an int counts as a float, and a bool as no number."""
+    """Whether a value has the type; an int counts as a float, but a bool not as a number."""
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)

@@ -1,4 +1,4 @@
-"""Names in a configuration: a built-in object, or "module:name" for one of the user's own."""
+"""Resolves names in configurations: a built-in name, or "module:name" for a user's object."""
 
 import difflib
 import importlib
@@ -17,16 +17,16 @@ _IMPORT = re.compile(r"(?P<module>\w+(\.\w+)*):(?P<attribute>\w+)")
 
 
 def is_import(name: str) -> bool:
-    """Whether a name has the form "module:name", which no URL and no Windows path has."""
+    """Whether a name has the form "module:name"; URLs and Windows paths do not."""
     return _IMPORT.fullmatch(name) is not None
 
 
 def resolve(name: str, builtin: Mapping[str, T], *, what: str) -> T:
     """The built-in object of that name, or the object that "module:name" imports.
 
-    `what` is the kind of object for the error messages, such as "filter rule". The caller checks
-    that an imported object is of that kind. Raises ConfigError where the name is unknown, or where
-    the module or its attribute cannot be imported.
+    what: the kind of object, for error messages, such as "filter rule". The caller must check that
+    an imported object is of that kind. Raises `ConfigError` if the name is unknown, or if the
+    module or its attribute cannot be imported.
     """
     if name in builtin:
         return builtin[name]
@@ -37,7 +37,7 @@ def resolve(name: str, builtin: Mapping[str, T], *, what: str) -> T:
 
 
 def _import(module_name: str, attribute: str, what: str) -> object:
-    importlib.invalidate_caches()  # the module may be younger than Python's listing of its folder
+    importlib.invalidate_caches()  # the file may be newer than Python's cached folder listing
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
@@ -54,7 +54,7 @@ def _import(module_name: str, attribute: str, what: str) -> object:
 
 
 def did_you_mean(name: str, known: tuple[str, ...]) -> str:
-    """Text that suggests the closest of the known names, such as "; did you mean ddim?", or ""."""
+    """A suggestion of the closest known name, such as "; did you mean ddim?", or ""."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 

@@ -1,4 +1,4 @@
-"""Pillow images as the models read them: RGB, 8 bits for each channel."""
+"""Conversion of Pillow images to the models' input format: RGB, 8 bits per channel."""
 
 from PIL import Image
 
@@ -8,9 +8,9 @@ CONVERTIBLE = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB, with transparent areas in white.
+    """Convert an image to RGB; transparent areas become white.
 
-    Raises `ConfigError` for more than 8 bits in a channel, because RGB would clip the values.
+    Raises `ConfigError` for more than 8 bits per channel, because RGB would clip the values.
     """
     if image.mode not in CONVERTIBLE:
         raise ConfigError(

@@ -1,7 +1,8 @@
-"""A cascade and its CLIP as one object, which is a folder on disk.
+"""A cascade and its CLIP as one object, and as a folder on disk.
 
-`<model name>.safetensors` files are written by `save_model`, and `clip/` by `FrozenClip.save`.
-`sampling.json` says how to sample; its "upsamplers" give the upsamplers' names and order.
+The folder has a `<model name>.safetensors` per model, written by `save_model`; `clip/`, written by
+`FrozenClip.save`; and `sampling.json` with the sampling settings, whose "upsamplers" give the
+upsamplers' names and order.
 """
 
 # B batch, L tokens of the captions, E width of the CLIP embeddings
@@ -38,7 +39,7 @@ CLIP, SAMPLING = "clip", "sampling.json"
 
 
 def file_of(model: str) -> str:
-    """The file name of a model."""
+    """The file name of the model with this name."""
     return f"{model}.safetensors"
 
 
@@ -47,20 +48,20 @@ class UnclipPipeline:
     """A cascade and the CLIP that it was trained with."""
 
     cascade: Cascade
-    clip: FrozenClip | None  # None: it reads captions, but no images
+    clip: FrozenClip | None  # None: images cannot be encoded; only Karlo can encode captions
 
     def __post_init__(self) -> None:
-        """Refuse a CLIP of another width than the models'."""
+        """Refuse a CLIP whose width differs from the decoder's."""
         width = self.cascade.decoder.config.embed_dim
         if self.clip is not None and self.clip.width != width:
             raise ConfigError(
                 f"clip {self.clip.name} makes embeddings of width {self.clip.width}, but the "
-                f"decoder reads {width}; take both from one training"
+                f"decoder expects {width}; take both from the same training"
             )
 
     @classmethod
     def load(cls, folder: Path | str, *, device: torch.device | str = "cpu") -> "UnclipPipeline":
-        """Read a folder that `save` wrote; raises as `check_folder`, before it loads weights."""
+        """Load a folder that `save` wrote; raises like `check_folder`, before it loads weights."""
         folder, device = Path(folder), torch.device(device)
         sampling = check_folder(folder)
         models: dict[str, Any] = {
@@ -81,8 +82,7 @@ class UnclipPipeline:
     def save(self, folder: Path | str) -> None:
         """Write the folder.
 
-        A reader can see a partly written folder; write to another name and rename where that
-        matters.
+        The write is not atomic: where that matters, write to a temporary name and rename.
         """
         folder, sampling = Path(folder), self.cascade.sampling
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,24 +102,27 @@ class UnclipPipeline:
         return open_clip.SimpleTokenizer(context_length=length)
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Tokens of captions for the models' own text encoders; (B, L) int64 padded with 0."""
+        """Tokenize captions for the models' own text encoders; (B, L) int64 padded with 0."""
         tokens: Tensor = self._tokenizer(list(captions))
         return tokens.to(self.cascade.device)
 
     @torch.no_grad()
     def text_embeds(self, captions: Sequence[str]) -> Tensor:
-        """CLIP embeddings of captions; (B, E) unit-norm."""
+        """CLIP embeddings of captions; (B, E) unit-norm.
+
+        Without a CLIP, Karlo's text tower is used; other models raise `ConfigError`.
+        """
         if self.clip is not None:
             return self.clip.encode_texts(captions)
         if not isinstance(self.cascade.decoder, KarloDecoder):
             raise ConfigError(
-                f"these models have no {CLIP}/, so they have no text embeddings; add the folder"
+                f"these models came without {CLIP}/, which encodes captions; add that folder"
             )
         encoded = self.cascade.decoder.text_encoder(self.tokenize(captions))
         return F.normalize(encoded.text_embeds, dim=-1)
 
     def image_embeds(self, images: Images) -> Tensor:
-        """CLIP embeddings of images, with the norm that the decoder reads; (B, E)."""
+        """CLIP embeddings of images, with the norm that the decoder expects; (B, E)."""
         image_embeds, norms = self.image_tower.encode_images_and_norms(images)
         if self.cascade.decoder.config.unit_norm:
             return image_embeds
@@ -127,22 +130,22 @@ class UnclipPipeline:
 
     @property
     def image_tower(self) -> FrozenClip:
-        """The CLIP; raises `ConfigError` if the folder has none."""
+        """The CLIP, to encode images; raises `ConfigError` if there is none."""
         if self.clip is None:
             raise ConfigError(
-                "these models came without CLIP's image tower, so they cannot read images; "
+                "these models came without CLIP's image tower, so they cannot encode images; "
                 "import the folder of the image variation pipeline too"
             )
         return self.clip
 
     def generate(self, captions: Sequence[str], *, generator: Generators) -> Generated:
-        """Images for captions."""
+        """Generate an image for each caption, at each size; see `Generated` for the shapes."""
         return self.cascade.generate(
             self.tokenize(captions), self.text_embeds(captions), generator=generator
         )
 
     def vary(self, images: Images, *, generator: Generators) -> Generated:
-        """A variation of each image: decoded from its embedding alone, with new noise."""
+        """Generate a variation of each image, decoded from its embedding alone; as `generate`."""
         image_embeds = self.image_embeds(images)
         small = self.cascade.decode(image_embeds, None, generator=generator)
         larger = self.cascade.upsample(small, generator=generator)
@@ -150,10 +153,10 @@ class UnclipPipeline:
 
 
 def check_folder(folder: Path) -> SamplingConfig:
-    """Raise `ConfigError` unless the folder has what `UnclipPipeline.load` needs; reads no weights.
+    """Check that `UnclipPipeline.load` can load the folder; returns its sampling settings.
 
-    Raises `CheckpointError` for files that are incomplete, or have other tensors than their config
-    says. Returns the sampling settings.
+    Reads no weights. Raises `ConfigError` if a file is missing or the sampling settings are wrong,
+    and `CheckpointError` if a file is incomplete or its tensors do not fit its config.
     """
     if not (folder / SAMPLING).is_file():
         raise _not_a_pipeline(folder, [SAMPLING])
@@ -176,7 +179,7 @@ def _not_a_pipeline(folder: Path, missing: Sequence[str]) -> ConfigError:
 
 
 def read_sampling(file: Path) -> SamplingConfig:
-    """The sampling settings, which users may edit; raises `ConfigError` if they cannot work."""
+    """Read the sampling settings, which users may edit; raises `ConfigError` if they are wrong."""
     try:
         content = dict(json.loads(file.read_text()))
     except (ValueError, TypeError) as error:
@@ -195,13 +198,13 @@ def read_sampling(file: Path) -> SamplingConfig:
 
 
 def models_in(folder: Path, sampling: SamplingConfig) -> list[str]:
-    """The names of the models: decoder, upsamplers and, if its file is there, the prior."""
+    """The names of the models: the prior if its file exists, the decoder, the upsamplers."""
     prior = ["prior"] if (folder / file_of("prior")).is_file() else []
     return [*prior, "decoder", *sampling.upsamplers]
 
 
 def share_text_tower(prior: nn.Module | None, decoder: nn.Module) -> None:
-    """Make Karlo's prior use the decoder's text tower if theirs are equal, to save memory."""
+    """Let Karlo's prior share the decoder's text tower if the two are equal, to save memory."""
     if not isinstance(prior, KarloPrior) or not isinstance(decoder, KarloDecoder):
         return
     if first_difference(prior.text_encoder, decoder.text_encoder) is None:

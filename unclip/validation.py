@@ -1,4 +1,4 @@
-"""Checks of settings and of a model's inputs, made before anything is computed."""
+"""Checks of settings and of model inputs, made before anything is computed."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from unclip.config import ConfigError
 
 
 def check_shape(what: str, tensor: Tensor, shape: tuple[int | str, ...], hint: str) -> None:
-    """Raise `ConfigError` unless the tensor has this shape; a letter stands for any size."""
+    """Raise `ConfigError` unless the tensor has this shape; strings match any size."""
     fits = tensor.ndim == len(shape) and all(
         isinstance(wanted, str) or size == wanted
         for size, wanted in zip(tensor.shape, shape, strict=True)

@@ -2,8 +2,8 @@
 # Starts the tracking server; all settings come from the environment (see compose.yaml).
 set -eu
 
-# MLflow takes the address of its user database from a file only, and the first password from
-# MLFLOW_AUTH_ADMIN_PASSWORD.
+# MLflow reads the address of its user database only from a file. It reads the admin's initial
+# password from MLFLOW_AUTH_ADMIN_PASSWORD.
 umask 077
 MLFLOW_AUTH_CONFIG_PATH=$(mktemp)
 export MLFLOW_AUTH_CONFIG_PATH

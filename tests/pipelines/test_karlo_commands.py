@@ -213,9 +213,9 @@ def misshapen(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (without_index, "model_index.json is not there"),
+        (without_index, "model_index.json does not exist"),
         (of_another_class, "_class_name='StableDiffusionPipeline'"),
-        (without_a_decoder, "decoder/config.json is not there"),
+        (without_a_decoder, "decoder/config.json does not exist"),
         (misshapen, "prior: proj_in.weight has shape (7, 3), but its config asks for (32, 16)"),
     ],
 )
@@ -236,7 +236,7 @@ def test_folders_of_two_karlos_are_not_mixed(
     shutil.copytree(theirs / "variation", "given")
     file = Path("given/super_res_last/diffusion_pytorch_model.safetensors")
     save_file({name: weight + 1 for name, weight in load_file(file).items()}, file)
-    refused(["import", str(theirs / "text"), "given", "--to", "out"], "of one Karlo", capsys)
+    refused(["import", str(theirs / "text"), "given", "--to", "out"], "of the same Karlo", capsys)
 
 
 def test_a_target_that_is_there_stays_as_it_is(

@@ -238,7 +238,7 @@ def test_a_turn_between_equal_captions_is_refused() -> None:
         (replace(PRIOR, embed_dim=7), "prior.embed_dim=7 and decoder.embed_dim=8 differ"),
         (
             karlo_configs.PRIOR,
-            "KarloPriorConfig and DecoderConfig use image embeddings of different lengths",
+            "KarloPriorConfig and DecoderConfig use image embeddings of different norms",
         ),
     ],
 )

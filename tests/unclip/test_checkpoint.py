@@ -130,7 +130,7 @@ def test_a_pickle_is_refused_without_being_run(tmp_path: Path) -> None:
             return Path.touch, (marker,)
 
     (tmp_path / "model.safetensors").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
         load_model(tmp_path / "model.safetensors")
     assert not marker.exists()
 
@@ -139,7 +139,7 @@ def test_a_truncated_file_is_refused(saved: tuple) -> None:  # type: ignore[type
     path, tensors, metadata = saved
     write(path, tensors, metadata)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
         load_model(path)
 
 

@@ -157,7 +157,7 @@ def test_a_folder_whose_weights_are_damaged_or_of_another_model_is_refused(tmp_p
     os.truncate(tmp_path / WEIGHTS_FILE, 1000)
     assert "cannot be read as weights" in message(config)
     (tmp_path / WEIGHTS_FILE).unlink()
-    assert "is not there" in message(config)
+    assert "does not exist" in message(config)
 
 
 def embeddings(clip: FrozenClip) -> Tensor:

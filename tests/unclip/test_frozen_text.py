@@ -77,8 +77,8 @@ def test_what_does_not_fit_the_tower_is_cut_off() -> None:
         ({"width": 32}, r"embed.weight has shape \(49408, 32\).*\(49408, 16\)"),
         ({"context_length": 9}, r"positions has shape \(9, 16\).*\(6, 16\)"),
         ({"depth": 3}, "resblocks.2.* is missing"),
-        ({"depth": 1}, "depth=1, but the CLIP's is deeper"),
-        ({"quick_gelu": True}, "quick_gelu=True, but the CLIP has it False; set it to false"),
+        ({"depth": 1}, "depth=1, but the CLIP's tower is deeper"),
+        ({"quick_gelu": True}, "quick_gelu=True, but the CLIP's is False; set it to false"),
     ],
 )
 def test_a_clip_of_other_sizes_is_refused(changes: dict[str, int], message: str) -> None:

@@ -81,11 +81,11 @@ def test_a_config_that_contradicts_its_weights_is_refused(folder: Path) -> None:
     ("file", "changes", "message"),
     [
         ("decoder/config.json", {"act_fn": "gelu"}, "act_fn='gelu'"),
-        ("decoder/config.json", {"encoder_hid_dim": 8}, "encoder_hid_dim=8: not known here"),
+        ("decoder/config.json", {"encoder_hid_dim": 8}, "encoder_hid_dim=8: not supported"),
         ("decoder/config.json", {"cross_attention_dim": "24"}, "cross_attention_dim='24'"),
         ("decoder/config.json", {"sample_size": 6}, "image_size=6 is not a multiple of 4"),
         ("super_res_first/config.json", {"add_attention": True}, "add_attention=True"),
-        ("super_res_last/config.json", {"norm_num_groups": 8}, "of one shape"),
+        ("super_res_last/config.json", {"norm_num_groups": 8}, "equal configs"),
         ("text_proj/config.json", {"time_embed_dim": 64}, "time_embed_dim=64"),
         ("text_encoder/config.json", {"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ("text_encoder/config.json", {"projection_dim": 8}, "all three must be the same"),
@@ -93,7 +93,7 @@ def test_a_config_that_contradicts_its_weights_is_refused(folder: Path) -> None:
         ("decoder_scheduler/scheduler_config.json", {"clip_sample_range": 2.0}, "=2.0"),
         ("model_index.json", {"_class_name": "Other"}, "_class_name='Other'"),
         ("model_index.json", {"prior": ["x", "Other"]}, "but Karlo has a PriorTransformer"),
-        ("tokenizer/vocab.json", {"a": 7}, "1 tokens are not CLIP's, 'a' the first"),
+        ("tokenizer/vocab.json", {"a": 7}, "1 tokens differ from CLIP's, starting with 'a'"),
     ],
 )
 def test_settings_that_mean_another_model_are_named(
@@ -110,7 +110,7 @@ def test_a_tokenizer_in_one_file_is_read_too(folder: Path) -> None:
     content = json.loads(file.read_text())
     content["model"]["vocab"]["a"] = 7
     file.write_text(json.dumps(content))
-    refused(folder, "tokenizer.json: 1 tokens are not CLIP's")
+    refused(folder, "tokenizer.json: 1 tokens differ from CLIP's")
 
 
 def test_levels_that_do_not_mirror_each_other_are_refused(folder: Path) -> None:
@@ -149,7 +149,7 @@ def test_pickled_weights_are_refused_without_being_run(folder: Path, tmp_path: P
 
     (folder / "prior" / WEIGHTS).unlink()
     (folder / "prior" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
-    refused(folder, "is not there", "diffusion_pytorch_model.bin", "safetensors")
+    refused(folder, "does not exist", "diffusion_pytorch_model.bin", "safetensors")
     (folder / "prior" / WEIGHTS).write_bytes(pickle.dumps(Evil()))
     refused(folder, "not a complete safetensors file")
     assert not marker.exists()
@@ -171,4 +171,4 @@ def test_weights_in_shards_are_read_as_one(folder: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_says_what_to_give(tmp_path: Path) -> None:
-    refused(tmp_path / "none", "model_index.json is not there", "complete Karlo pipeline")
+    refused(tmp_path / "none", "model_index.json does not exist", "complete Karlo pipeline")

@@ -244,7 +244,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(saved: Saved, tmp_path: Path
     content = file.read_bytes()
     file.unlink()
     file.write_bytes(content[: len(content) // 2])
-    assert f"{file} is not a whole checkpoint" in refused(saved, folder)
+    assert f"{file} is not a complete checkpoint" in refused(saved, folder)
     torch.save({"weights": 1}, file)
     assert "has no state_dict of tensors" in refused(saved, folder)
 
@@ -258,7 +258,7 @@ def test_pickled_objects_in_a_checkpoint_are_not_run(saved: Saved, tmp_path: Pat
     file = folder / f"decoder-{STEPS}"
     file.unlink()
     torch.save({"state_dict": {}, "hparams": Trap()}, file)
-    assert "holds pickled objects, which are not run" in refused(saved, folder)
+    assert "holds pickled objects, which are not loaded" in refused(saved, folder)
     assert not (tmp_path / "sprung").exists()
 
 

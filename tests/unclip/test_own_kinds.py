@@ -173,9 +173,9 @@ def test_a_file_of_a_kind_whose_module_is_gone_says_so(own: ModuleType, tmp_path
     ("role", "kind", "message"),
     [
         ("prior", "difusion", "did you mean diffusion"),
-        ("decoder", "own_kind:REGRESSION", "is a prior, but a decoder is asked for"),
+        ("decoder", "own_kind:REGRESSION", "is a prior, but a decoder is needed"),
         ("prior", "own_kind:Regression", "is of type type, not a ModelSpec"),
-        ("prior", "own_kind:LOST", "Set model_kind: ClassVar"),
+        ("prior", "own_kind:LOST", "set model_kind: ClassVar"),
     ],
 )
 def test_a_kind_that_cannot_be_used_is_refused(role: str, kind: str, message: str) -> None:

@@ -1,6 +1,6 @@
 """CLIP: its configs (`config`), their checks (`check`), the frozen model (`frozen`) and training.
 
-The package itself exports the configs only: the other modules import open_clip, which takes
+The package exports only the configs, because the other modules import open_clip, which takes
 seconds.
 """
 

@@ -23,20 +23,20 @@ from unclip.config import ConfigError
 
 log = logging.getLogger(__name__)
 
-QUICK = "-quickgelu"  # ends the names of open_clip's models with QuickGELU
-SHOWN = 3  # names or tensors in one message
-# open_clip interpolates these to the model's number of positions.
+QUICK = "-quickgelu"  # suffix of open_clip's model names with QuickGELU
+SHOWN = 3  # names or tensors in one message, at most
+# open_clip interpolates these weights to the model's number of positions.
 RESIZED = ("positional_embedding", "visual.positional_embedding", "text.positional_embedding")
-# Scalars of either shape, and buffers that hold nothing learned.
+# Scalars that are stored as () or (1,), and buffers without learned values.
 ANY_SHAPE = ("logit_scale", "logit_bias", "position_ids", "attn_mask")
 
 
 def check_clip(config: ClipConfig) -> None:
     """Raise `ConfigError` if the CLIP cannot be loaded; reads file headers, not the weights.
 
-    Looks for an unknown model or tag, a missing or damaged file, and weights of another
-    architecture, embedding width or activation function. "hf-hub:" names and open_clip's tags
-    are not downloaded, so only the spelling of the tags is checked.
+    Detects an unknown model or tag, a missing or damaged file, and weights of another architecture,
+    embedding width or activation function. Nothing is downloaded: "hf-hub:" names are not checked,
+    and for open_clip's tags only the spelling is.
     """
     if config.model.startswith(HF_HUB):
         return
@@ -54,7 +54,7 @@ def check_clip(config: ClipConfig) -> None:
 
 
 def read_model_config(config: ClipConfig) -> dict[str, Any]:
-    """open_clip's settings of the architecture; raises `ConfigError` if they cannot be found."""
+    """open_clip's model configuration; raises `ConfigError` if it cannot be found."""
     if config.model.startswith(LOCAL_DIR):
         return _read_folder(Path(config.model.removeprefix(LOCAL_DIR)))
     found: dict[str, Any] | None = open_clip.get_model_config(config.model)
@@ -96,7 +96,7 @@ def _check_tag(model: str, tag: str) -> None:
 
 def _check_weights(path: Path, model_config: dict[str, Any], *, model: str) -> None:
     if not path.is_file():
-        raise ConfigError(f"clip: {path} is not there; give the path of a CLIP's weights")
+        raise ConfigError(f"clip: {path} does not exist; give the path of a CLIP's weights")
     shapes = read_shapes(path)
     built = _build(model_config, model)
     if built is not None:
@@ -105,9 +105,9 @@ def _check_weights(path: Path, model_config: dict[str, Any], *, model: str) -> N
 
 
 def _build(model_config: dict[str, Any], model: str) -> nn.Module | None:
-    """The model without memory for its weights; None for kinds whose shapes are not checked.
+    """The model on the meta device; None for models whose shapes are not checked.
 
-    Those take their text tower from a hub, or read weights of several layouts.
+    Those take their text tower from a hub, or accept weights in several layouts.
     """
     if "hf_model_name" in model_config.get("text_cfg", {}) or "multimodal_cfg" in model_config:
         return None
@@ -129,7 +129,7 @@ def _build(model_config: dict[str, Any], model: str) -> nn.Module | None:
 
 def _check_shapes(path: Path, shapes: Shapes, built: nn.Module, *, model: str) -> None:
     wanted = {name: tuple(weight.shape) for name, weight in built.state_dict().items()}
-    if "positional_embedding" not in wanted:  # its text tower is a module, as in newer files
+    if "positional_embedding" not in wanted:  # CustomTextCLIP: the text tower is a submodule
         shapes = shapes | _as_custom_text(shapes, wanted)
     problems = [
         f"{name} has shape {shapes[name]}, but the model's is {shape}"
@@ -143,7 +143,7 @@ def _check_shapes(path: Path, shapes: Shapes, built: nn.Module, *, model: str) -
     more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     raise ConfigError(
         f"clip: {path} does not fit model={model!r}: {_widths(shapes, wanted)}"
-        f"{'; '.join(problems[:SHOWN])}{more}. Give the model that these weights were trained as"
+        f"{'; '.join(problems[:SHOWN])}{more}. Set model to the architecture of these weights"
     )
 
 
@@ -154,12 +154,12 @@ def _fits(name: str, given: tuple[int, ...] | None, wanted: tuple[int, ...]) -> 
 
 
 def _as_custom_text(shapes: Shapes, wanted: Shapes) -> Shapes:
-    """Text weights under the names of models whose text tower is a module."""
+    """The text weights, renamed for a model whose text tower is the submodule `text`."""
     return {f"text.{n}": s for n, s in shapes.items() if f"text.{n}" in wanted}
 
 
 def _widths(shapes: Shapes, wanted: Shapes) -> str:
-    """A clause on the width of the embeddings, where it differs."""
+    """A clause for the message about the embedding width, if it differs; else empty."""
     for name in ("text_projection", "visual.proj"):
         if name in shapes and name in wanted and shapes[name][-1] != wanted[name][-1]:
             return (
@@ -170,7 +170,7 @@ def _widths(shapes: Shapes, wanted: Shapes) -> str:
 
 
 def _check_activation(path: Path, quick_gelu: bool, *, model: str) -> None:
-    """Refuse the wrong activation function: embeddings would be slightly wrong, unnoticed."""
+    """Refuse the wrong activation function: it would silently make embeddings slightly wrong."""
     known = find_activation(path)
     named = {True: "QuickGELU", False: "GELU"}
     if known is not None and known.quick_gelu != quick_gelu:

@@ -1,4 +1,4 @@
-"""Where a CLIP comes from, and the architecture of one that is trained here."""
+"""Configs: where a pretrained CLIP comes from, and the architecture of one trained here."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from unclip.config import Config, ConfigError
 
-CONFIG_FILE = "open_clip_config.json"  # both file names are open_clip's own
+CONFIG_FILE = "open_clip_config.json"  # both file names are open_clip's
 WEIGHTS_FILE = "open_clip_model.safetensors"
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"  # open_clip's prefixes of a model name
 MAX_LOGIT_SCALE = 100.0  # as in CLIP (Radford et al. 2021, section 2.5)
@@ -17,8 +17,8 @@ MAX_LOGIT_SCALE = 100.0  # as in CLIP (Radford et al. 2021, section 2.5)
 class ClipConfig(Config):
     """Where the frozen CLIP comes from.
 
-    `model` is one of open_clip's model names, and `pretrained` is one of its tags for that model or
-    the path of a checkpoint. Or `model` is "local-dir:<folder>", with a folder that
+    Either `model` is one of open_clip's model names, and `pretrained` is one of its tags for that
+    model or the path of a checkpoint. Or `model` is "local-dir:<folder>", a folder that
     `FrozenClip.save` wrote, or "hf-hub:<owner>/<name>", and `pretrained` is None.
     """
 
@@ -28,7 +28,7 @@ class ClipConfig(Config):
     pretrained: str | None
 
     def __post_init__(self) -> None:
-        """Refuse settings that contradict each other; `check` looks at names and files."""
+        """Refuse settings that contradict each other; `check` checks names and files."""
         brings_weights = self.model.startswith((LOCAL_DIR, HF_HUB))
         if brings_weights and self.pretrained is not None:
             raise ConfigError(
@@ -44,7 +44,7 @@ class ClipConfig(Config):
     def check(self) -> None:
         """Raise `ConfigError` if the CLIP cannot be loaded; reads file headers, not the weights.
 
-        Finds an unknown model or tag, a missing or damaged file, and weights of another
+        Detects an unknown model or tag, a missing or damaged file, and weights of another
         architecture, embedding width or activation function.
         """
         from unclip.clip.check import check_clip  # here: open_clip takes seconds to import
@@ -53,9 +53,9 @@ class ClipConfig(Config):
 
     @property
     def width(self) -> int | None:
-        """Width of the embeddings; None if only a download shows it.
+        """Width of the embeddings; None for "hf-hub:" models, whose config must be downloaded.
 
-        Raises `ConfigError` for a model that is not known or not there.
+        Raises `ConfigError` for an unknown model or a missing folder.
         """
         if self.model.startswith(HF_HUB):
             return None
@@ -64,7 +64,7 @@ class ClipConfig(Config):
         return int(read_model_config(self)["embed_dim"])
 
     def local_files(self) -> dict[str, Path]:
-        """The files "weights" and, of a folder, "config"; empty if open_clip downloads them."""
+        """Paths of the local "weights" and, for a folder, "config"; empty if downloaded."""
         if self.model.startswith(LOCAL_DIR):
             folder = Path(self.model.removeprefix(LOCAL_DIR))
             return {"weights": folder / WEIGHTS_FILE, "config": folder / CONFIG_FILE}
@@ -75,7 +75,7 @@ class ClipConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ClipArchitecture(Config):
-    """Sizes of a vision and a text transformer of open_clip, small enough to train here."""
+    """Sizes of an open_clip model with a vision and a text transformer, to be trained here."""
 
     tag: ClassVar[str] = "clip_architecture"
 
@@ -89,7 +89,7 @@ class ClipArchitecture(Config):
     text_width: int
     text_layers: int
     text_heads: int
-    init_temperature: float  # initial divisor of the cosines that make the logits
+    init_temperature: float  # logits are cosines / temperature; learned from this value on
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""

@@ -1,4 +1,4 @@
-"""The frozen CLIP: images and captions to embeddings of norm 1."""
+"""The frozen CLIP: encodes images and captions to unit-norm embeddings."""
 
 # B batch, H height, W width, S image side, L text tokens, D embedding width
 
@@ -41,7 +41,7 @@ _PREPROCESS_FIELDS = ("mean", "std", "interpolation", "resize_mode")
 
 
 class FrozenClip:
-    """An open_clip model that only encodes. All embeddings are float32 of norm 1."""
+    """An open_clip model for inference only. All embeddings are float32 and unit-norm."""
 
     def __init__(
         self,
@@ -65,9 +65,9 @@ class FrozenClip:
 
     @classmethod
     def from_config(cls, config: ClipConfig, *, device: torch.device) -> "FrozenClip":
-        """Load the model that `config` names; tags and hf-hub: names may download it.
+        """Load the model that `config` names; tags and "hf-hub:" names may trigger a download.
 
-        Raises `ConfigError` for weights that cannot be loaded or are of another model.
+        Raises `ConfigError` for weights that cannot be loaded or belong to another model.
         """
         config.check()
         log.info("loading CLIP %s, weights %s", config.model, config.pretrained or "of its own")
@@ -91,8 +91,8 @@ class FrozenClip:
     def from_trained(
         cls, model: nn.Module, architecture: ClipArchitecture, *, name: str, device: torch.device
     ) -> "FrozenClip":
-        """Freeze a model that `build_clip(architecture)` built and `clip_loss` trained."""
-        half = (0.5, 0.5, 0.5)  # pixels in [-1, 1], as clip_loss takes them
+        """Freeze a model built by `build_clip(architecture)` and trained with `clip_loss`."""
+        half = (0.5, 0.5, 0.5)  # pixels in [-1, 1], as clip_loss expects
         preprocess = PreprocessCfg(size=architecture.image_size, mean=half, std=half)
         set_model_preprocess_cfg(model, vars(preprocess))
         return cls(
@@ -106,7 +106,7 @@ class FrozenClip:
 
     @classmethod
     def load(cls, folder: Path | str, *, device: torch.device | str = "cpu") -> "FrozenClip":
-        """Read what `save` wrote; raises `ConfigError` for any other folder."""
+        """Load a folder that `save` wrote; raises `ConfigError` for any other folder."""
         folder, device = Path(folder), torch.device(device)
         config = ClipConfig(model=f"{LOCAL_DIR}{folder}", pretrained=None)
         clip = cls.from_config(config, device=device)
@@ -118,7 +118,7 @@ class FrozenClip:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._weights(), folder / WEIGHTS_FILE)
-        if hasattr(self._tokenizer, "tokenizer"):  # transformers' own, which has files
+        if hasattr(self._tokenizer, "tokenizer"):  # of transformers: it has its own files
             self._tokenizer.tokenizer.save_pretrained(folder)
         content = {
             "name": self.name,
@@ -129,7 +129,7 @@ class FrozenClip:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the weights' names, shapes and bytes and over the configuration."""
+        """SHA-256 of the configuration and of the weights' names, dtypes, shapes and bytes."""
         config = {"model": self.model_config, "preprocess": self.preprocess_config()}
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
         for name, weight in sorted(self._weights().items()):
@@ -139,40 +139,41 @@ class FrozenClip:
 
     @property
     def logit_scale(self) -> float:
-        """Factor of the similarities before a softmax: the inverse of a temperature."""
+        """The factor of cosines in CLIP's logits: the inverse temperature."""
         scale: Tensor = self.model.logit_scale  # type: ignore[assignment]
         return scale.exp().item()
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Captions to tokens (B, L) int64 on the CPU; longer captions are truncated to L."""
+        """Tokenize captions; (B, L) int64 on the CPU. Longer captions are truncated to L."""
         return self._tokenizer(list(captions))
 
     @torch.inference_mode()
     def encode_texts(self, captions: Sequence[str] | Tensor) -> Tensor:
-        """Captions, or their tokens (B, L), to text_embeds (B, D)."""
+        """Encode captions, or their tokens (B, L) int64, to text_embeds (B, D) unit-norm."""
         tokens = captions if isinstance(captions, Tensor) else self.tokenize(captions)
         text_embeds: Tensor = self.model.encode_text(tokens.to(self.device))  # type: ignore[operator]
         return F.normalize(text_embeds.float(), dim=-1)
 
     @torch.inference_mode()
     def encode_images(self, images: Images) -> Tensor:
-        """Images to image_embeds (B, D).
+        """Encode images to image_embeds (B, D) unit-norm.
 
-        images: PIL images of any size, or a tensor (B, 3, H, W), uint8 in [0, 255] or floating in
-        [-1, 1]. They are resized, cropped and normalised as the model's configuration says.
+        images: PIL images of any size, or a tensor (B, 3, H, W), uint8 in [0, 255] or floating
+        point in [-1, 1]. They are resized, cropped and normalised as the model's configuration
+        says.
         """
         return self.encode_images_and_norms(images)[0]
 
     @torch.inference_mode()
     def encode_images_and_norms(self, images: Images) -> tuple[Tensor, Tensor]:
-        """The embeddings of `encode_images`, (B, D), and their norms before scaling, (B,)."""
+        """The embeddings of `encode_images`, (B, D), and their norms before normalisation, (B,)."""
         pixels = self.preprocess(images)
         image_embeds: Tensor = self.model.encode_image(pixels)  # type: ignore[operator]
         image_embeds = image_embeds.float()
         return F.normalize(image_embeds, dim=-1), image_embeds.norm(dim=-1)
 
     def preprocess(self, images: Images) -> Tensor:
-        """The images of `encode_images` as the model's input pixels, (B, 3, S, S)."""
+        """Preprocess images, as `encode_images` takes them, to the model's input; (B, 3, S, S)."""
         if not isinstance(images, Tensor):
             rgb = map(to_rgb, images)
             return torch.stack([self._preprocess(image) for image in rgb]).to(self.device)
@@ -195,13 +196,13 @@ class FrozenClip:
 
 
 def _load(config: ClipConfig, device: torch.device) -> tuple[nn.Module, Callable[[Any], Tensor]]:
-    """open_clip's model and preprocessing; a mismatch of QuickGELU is raised as UserWarning."""
+    """open_clip's model and preprocessing; raises UserWarning for a QuickGELU mismatch."""
     with ExitStack() as stack:
         pretrained = config.pretrained
         if pretrained is not None and Path(pretrained).is_file():
             pretrained = str(stack.enter_context(as_state_dict(Path(pretrained))))
         stack.enter_context(warnings.catch_warnings())
-        # The wrong activation gives slightly wrong embeddings, which nobody would notice.
+        # The wrong activation would silently give slightly wrong embeddings.
         warnings.filterwarnings("error", message="QuickGELU mismatch")
         model, _, preprocess = open_clip.create_model_and_transforms(
             config.model, pretrained=pretrained, device=device, require_pretrained=True
@@ -210,7 +211,7 @@ def _load(config: ClipConfig, device: torch.device) -> tuple[nn.Module, Callable
 
 
 def _name(config: ClipConfig) -> str:
-    """A name without the folder of the weights."""
+    """A short name, without the folder that holds the weights."""
     if config.pretrained is None:
         return Path(config.model.removeprefix(LOCAL_DIR)).name
     return f"{config.model}/{Path(config.pretrained).stem}"

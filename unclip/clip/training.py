@@ -1,4 +1,4 @@
-"""Contrastive training of a small CLIP, for runs without a pretrained one."""
+"""Contrastive training of a small CLIP, for runs without a pretrained CLIP."""
 
 # B batch, S image side, L text tokens, D embedding width
 
@@ -23,10 +23,10 @@ def build_clip(architecture: ClipArchitecture) -> open_clip.CLIP:
 def clip_loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
     """The symmetric contrastive loss (Radford et al. 2021, figure 3) of one microbatch.
 
-    batch: "pixels" (B, 3, S, S) in [-1, 1] and "tokens" (B, L) int64. Images with equal captions
-    share the target, so they are not contrasted with each other. The contrast is within the logical
-    rank's microbatch, so it does not depend on the number of workers; more logical ranks of one
-    batch give fewer negatives.
+    batch: "pixels" (B, 3, S, S) in [-1, 1] and "tokens" (B, L) int64. Pairs with equal captions
+    share the target probability, so they are not negatives of each other. Negatives come only from
+    the logical rank's own microbatch, so the loss does not depend on the number of workers. With
+    more logical ranks for the same batch size there are fewer negatives.
     """
     pixels = random_crop(batch["pixels"], generator)
     tokens: Tensor = batch["tokens"]
@@ -37,26 +37,26 @@ def clip_loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Ten
     scale = logit_scale.float().exp().clamp(max=MAX_LOGIT_SCALE)
     logits = scale * image_embeds @ text_embeds.T  # (B, B)
     same = (rearrange(tokens, "b l -> b 1 l") == tokens).all(-1).float()  # (B, B)
-    target = same / same.sum(-1, keepdim=True)  # symmetric: equality has equal row sums
+    target = same / same.sum(-1, keepdim=True)  # symmetric: equal captions have equal row sums
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
 def _attention(device: torch.device) -> AbstractContextManager[None]:
-    """Attention by plain matrix products on a CPU, where bfloat16 steps take 0.4 of the time."""
-    # The fused CPU kernel's backward in bfloat16 is most of a step at these sequence lengths.
+    """Unfused attention on a CPU, which reduces the time of a bfloat16 step to 0.4."""
+    # At these sequence lengths, most of a step is the fused kernel's bfloat16 backward.
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def random_crop(pixels: Tensor, generator: torch.Generator, *, smallest: float = 0.85) -> Tensor:
-    """Cut a random square from each image and scale it back to the full side.
+    """Crop a random square from each image and resize it to the original size; (B, 3, S, S).
 
-    pixels: (B, 3, S, S); smallest: the least side of the square, as a fraction of S. Colours and
-    left and right do not change, because captions name them.
+    pixels: (B, 3, S, S); smallest: minimum side of the square, as a fraction of S. There is no flip
+    and no colour jitter, because captions mention colours and left and right.
     """
     drawn = torch.rand(3, len(pixels), generator=generator, device=generator.device)
     size, x, y = drawn.to(pixels.device)
     scale = smallest + (1 - smallest) * size  # (B,)
-    room = 1 - scale  # of the centre on either side, in coordinates of [-1, 1]
+    room = 1 - scale  # largest shift of the centre, in coordinates of [-1, 1]
     zero = torch.zeros_like(scale)
     rows = (scale, zero, room * (2 * x - 1), zero, scale, room * (2 * y - 1))
     theta = rearrange(torch.stack(rows, -1), "b (i j) -> b i j", i=2)  # (B, 2, 3)

@@ -1,7 +1,7 @@
-"""Files of CLIP weights: tensor shapes, activation and TorchScript archives, read without a model.
+"""Files of CLIP weights: reads shapes, weights and the activation function without a model.
 
 OpenAI published its models as TorchScript archives (`ViT-L-14.pt`). open_clip saves state dicts and
-safetensors files, which do not say which activation function the model has.
+safetensors files, which do not record the activation function of the model.
 """
 
 import json
@@ -26,35 +26,34 @@ log = logging.getLogger(__name__)
 
 Shapes = dict[str, tuple[int, ...]]
 
-# In the state dict of TorchScript archives, but no weights.
+# Entries of a TorchScript state dict that are not weights.
 ATTRIBUTES = ("input_resolution", "context_length", "vocab_size", "attn_mask")
 QUICK_GELU_CALL, GELU_CALL = "torch.sigmoid(", "torch.gelu("  # QuickGELU is x * sigmoid(1.702 x)
-CONFIG_BESIDE = ("open_clip_config.json", "config.json")  # open_clip's and transformers'
+CONFIG_BESIDE = ("open_clip_config.json", "config.json")  # of open_clip and of transformers
 
 
 class Activation(NamedTuple):
-    """Whether weights were trained with QuickGELU, and how that is known."""
+    """Whether weights were trained with QuickGELU, and the evidence for it."""
 
     quick_gelu: bool
     evidence: str  # completes "..., as <evidence>"
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether the file is a TorchScript archive, which has code beside the weights."""
+    """Whether the file is a TorchScript archive, which contains code as well as weights."""
     return any("/code/" in name for name in _members(path))
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The weights in the file, on the CPU; large files are mapped, not read, where possible.
+    """The weights in the file, on the CPU; memory-mapped where possible.
 
-    Raises `ConfigError` for a file that holds no weights or is damaged. Pickled Python objects are
-    refused.
+    Raises `ConfigError` if the file is damaged, holds no weights, or holds pickled Python objects.
     """
     try:
         state = _load(path)
     except (RuntimeError, EOFError, ValueError, OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
-    except Exception as error:  # pickle's own errors have no common base
+    except Exception as error:  # pickle's errors have no common base class
         if type(error).__module__ not in ("pickle", "_pickle"):
             raise
         raise _unreadable(path, error) from error
@@ -65,7 +64,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def as_state_dict(path: Path) -> Iterator[Path]:
-    """A file of the same weights that open_clip reads by path: it refuses TorchScript archives."""
+    """The path of the same weights in a file that open_clip accepts.
+
+    open_clip refuses TorchScript archives, so those are converted to a temporary safetensors file.
+    """
     if not is_torchscript(path):
         yield path
         return
@@ -77,7 +79,7 @@ def as_state_dict(path: Path) -> Iterator[Path]:
 
 
 def read_shapes(path: Path) -> Shapes:
-    """Names and shapes of the tensors in the file; raises `ConfigError` as `read_state_dict`."""
+    """Names and shapes of the tensors in the file; raises `ConfigError` like `read_state_dict`."""
     if path.suffix != ".safetensors":
         return {name: tuple(weight.shape) for name, weight in read_state_dict(path).items()}
     try:
@@ -88,10 +90,10 @@ def read_shapes(path: Path) -> Shapes:
 
 
 def find_activation(path: Path) -> Activation | None:
-    """The activation function that the weights were trained with; None if nothing shows it.
+    """The activation function that the weights were trained with; None if it is unknown.
 
-    Looks at the code of a TorchScript archive, at a config file in the same folder, and at the
-    names of the files that open_clip downloads.
+    Looks, in this order, for a call in the code of a TorchScript archive, a config file in the same
+    folder, and a file of the same name among open_clip's downloads.
     """
     for call, quick in ((QUICK_GELU_CALL, True), (GELU_CALL, False)):
         if is_torchscript(path) and _code_contains(path, call):
@@ -113,7 +115,7 @@ def _load(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if is_torchscript(path):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit, as a whole
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is deprecated
             scripted = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
         return {name: w for name, w in scripted.items() if name not in ATTRIBUTES}
     mapped = bool(_members(path))  # only zip archives can be mapped
@@ -124,7 +126,7 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 
 def _members(path: Path) -> list[str]:
-    """Names in a zip archive; empty for a file that is none."""
+    """Names in a zip archive; empty if the file is not one."""
     if not zipfile.is_zipfile(path):
         return []
     with zipfile.ZipFile(path) as archive:
@@ -138,7 +140,7 @@ def _code_contains(path: Path, text: str) -> bool:
 
 
 def _activation_in(file: Path) -> bool | None:
-    """What a config of open_clip or transformers says of QuickGELU; None if it is neither."""
+    """Whether a config of open_clip or transformers says QuickGELU; None if it says nothing."""
     try:
         content = json.loads(file.read_text())
     except ValueError:

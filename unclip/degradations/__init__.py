@@ -1,7 +1,7 @@
 """Degradations of an upsampler's low-resolution input during training.
 
-The model before it does not make perfect images. Degraded inputs keep the upsampler from relying
-on detail that generated images do not have (section 2.1 of the paper).
+At inference the input is a generated image, which is imperfect. Training on degraded inputs keeps
+the upsampler from relying on detail that generated images do not have (section 2.1 of the paper).
 """
 
 from unclip.degradations.blur import gaussian_blur, gaussian_kernel

@@ -3,17 +3,21 @@
 Blur, resizing, noise and JPEG compression, each of random strength and in a random order for every
 image. The second upsampler of unCLIP is trained on it (section 2.1 of the paper).
 
-Latent diffusion's light variant (`bsrgan_light`) degrades an image while it reduces it by 4. Here
-the image is reduced already, so these differ: the blur is drawn in pixels of the small image, one
-resize to 0.5 to 2 times the size and back replaces the reduction in two parts, nearest-neighbour
-resizing replaces its shifted sampling, and JPEG is applied once, not twice. Strengths are its own
-for noise and JPEG, and fitted for the blur. The PSNR to the clean small image, at 64 pixels and in
-the 5th, 50th and 95th percentile, is 20.2, 25.5 and 30.1 dB on crops of two photographs, against
-21.5, 25.5 and 29.6 dB of the light variant; on emoji it is 20.0, 26.5 and 32.6 dB, against 19.8,
-26.2 and 32.1 dB.
+Latent diffusion's light variant (`bsrgan_light`) degrades an image while downsampling it by 4. Here
+the image is already small, so four things differ:
+
+- The blur is measured in pixels of the small image.
+- One resize to 0.5 to 2 times the size, and back, replaces the two-part downsampling.
+- Nearest-neighbour resizing replaces the shifted sampling.
+- JPEG is applied once, not twice.
+
+The strengths of noise and JPEG are those of `bsrgan_light`; the blur is fitted to match it. PSNR to
+the clean small image at 64 pixels, in the 5th, 50th and 95th percentile, for this module and for
+`bsrgan_light`: 20.2, 25.5, 30.1 dB and 21.5, 25.5, 29.6 dB on crops of two photographs; 20.0, 26.5,
+32.6 dB and 19.8, 26.2, 32.1 dB on emoji.
 """
 
-# B batch, C channels, H height, W width, N images that an operation is applied to, K kernel size
+# B batch, C channels, H height, W width, N images that one operation degrades, K kernel size
 
 import math
 from collections.abc import Callable
@@ -43,13 +47,13 @@ def bsr(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 def _in_random_order(pixels: Tensor, generator: torch.Generator) -> Tensor:
     order = _uniform((len(pixels), len(OPERATIONS)), (0, 1), generator).argsort(dim=1)
-    for place in range(len(OPERATIONS)):
-        done = torch.empty_like(pixels)
-        for number, operation in enumerate(OPERATIONS):
-            rows = (order[:, place] == number).nonzero().flatten().to(pixels.device)  # (N,)
+    for position in range(len(OPERATIONS)):
+        degraded = torch.empty_like(pixels)
+        for index, operation in enumerate(OPERATIONS):
+            rows = (order[:, position] == index).nonzero().flatten().to(pixels.device)  # (N,)
             if len(rows):
-                done[rows] = operation(pixels[rows], generator).clamp(-1, 1)
-        pixels = done
+                degraded[rows] = operation(pixels[rows], generator).clamp(-1, 1)
+        pixels = degraded
     return pixels
 
 
@@ -62,7 +66,7 @@ def random_blur(pixels: Tensor, generator: torch.Generator) -> Tensor:
     angle = _uniform((count,), (0, math.pi), generator)
     kernels = gaussian_kernels(std, angle, kernel_size=KERNEL_SIZE).to(pixels)  # (N, K, K)
     padded = F.pad(pixels, [KERNEL_SIZE // 2] * 4, mode="replicate")
-    # One convolution in which each channel of each image is a group of its own.
+    # A grouped convolution, with one group for each channel of each image.
     blurred = F.conv2d(
         rearrange(padded, "n c h w -> 1 (n c) h w"),
         rearrange(kernels.repeat_interleave(channels, dim=0), "nc h w -> nc 1 h w"),
@@ -72,7 +76,10 @@ def random_blur(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def gaussian_kernels(std: Tensor, angle: Tensor, *, kernel_size: int) -> Tensor:
-    """Gaussians that sum to 1, (N, K, K); std: (N, 2) along the axes; angle: (N,), of the first."""
+    """Rotated Gaussian kernels that sum to 1; (N, K, K).
+
+    std: (N, 2) in pixels, along the two axes; angle: (N,) in radians, of the first axis.
+    """
     offsets = torch.arange(kernel_size, device=std.device) - (kernel_size - 1) / 2
     y, x = torch.meshgrid(offsets, offsets, indexing="ij")  # (K, K)
     cosine, sine = angle.cos()[:, None, None], angle.sin()[:, None, None]
@@ -83,7 +90,7 @@ def gaussian_kernels(std: Tensor, angle: Tensor, *, kernel_size: int) -> Tensor:
 
 
 def random_resize(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Resize each image of (N, C, H, W) and resize it back, with two random interpolations."""
+    """Resize each image of (N, C, H, W) and back, each way with a random interpolation mode."""
     size = pixels.shape[-2:]
     scales = _uniform((len(pixels),), RESIZE_SCALE, generator).tolist()
     modes = torch.randint(
@@ -124,6 +131,6 @@ OPERATIONS: tuple[Callable[[Tensor, torch.Generator], Tensor], ...] = (
 def _uniform(
     shape: tuple[int, ...], bounds: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """Uniform draws, on the device of the generator."""
+    """Uniform draws from `bounds`, on the generator's device."""
     low, high = bounds
     return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)

@@ -1,10 +1,10 @@
-"""The loss of JPEG compression for a batch of images, without writing files.
+"""JPEG compression artefacts for a batch of images, without writing files.
 
-Only the quantisation of the cosine transform and the reduced colours lose information. The entropy
-coding after them is lossless and left out, so whole batches run on a GPU.
+Only chroma subsampling and the quantisation of the DCT coefficients lose information. The lossless
+entropy coding is omitted, so a whole batch runs on the GPU.
 """
 
-# B batch, H height, W width, u and v frequencies, y and x pixels within a block of 8 x 8
+# B batch, C channels, H height, W width, u and v frequencies, y and x pixels of an 8 x 8 block
 
 import math
 from functools import lru_cache
@@ -42,22 +42,22 @@ CHROMINANCE = """
 def jpeg(pixels: Tensor, quality: Tensor) -> Tensor:
     """Compress and decompress; pixels: (B, 3, H, W) in [-1, 1]; quality: (B,) from 1 to 100.
 
-    Baseline JPEG with the usual settings: 8 bits, colours at half the resolution (4:2:0).
+    Baseline JPEG with the usual settings: 8 bits, chroma at half the resolution (4:2:0).
     """
     height, width = pixels.shape[-2:]
     bytes_ = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round()
     padding = (0, -width % (2 * BLOCK), 0, -height % (2 * BLOCK))
     planes = _to_ycbcr(F.pad(bytes_, padding, mode="replicate"))
     luminance = _quantise(planes[:, :1], _steps(LUMINANCE, quality))
-    colours = F.avg_pool2d(planes[:, 1:], 2).round()
-    colours = _quantise(colours, _steps(CHROMINANCE, quality))
-    colours = F.interpolate(colours, scale_factor=2.0, mode="bilinear")
-    decoded = _to_rgb(torch.cat([luminance, colours], dim=1))[..., :height, :width]
+    chroma = F.avg_pool2d(planes[:, 1:], 2).round()
+    chroma = _quantise(chroma, _steps(CHROMINANCE, quality))
+    chroma = F.interpolate(chroma, scale_factor=2.0, mode="bilinear")
+    decoded = _to_rgb(torch.cat([luminance, chroma], dim=1))[..., :height, :width]
     return (decoded.round().clamp(0, 255) / 127.5 - 1).to(pixels.dtype)
 
 
 def _to_ycbcr(rgb: Tensor) -> Tensor:
-    """Luminance and two colour differences, (B, 3, H, W), from 0 to 255 (JFIF)."""
+    """RGB to YCbCr (JFIF), both (B, 3, H, W) in [0, 255]; rounded."""
     red, green, blue = rgb.unbind(1)
     luminance = 0.299 * red + 0.587 * green + 0.114 * blue
     from_blue, from_red = (blue - luminance) / 1.772, (red - luminance) / 1.402
@@ -73,9 +73,9 @@ def _to_rgb(planes: Tensor) -> Tensor:
 
 
 def _quantise(planes: Tensor, steps: Tensor) -> Tensor:
-    """Round the cosine transform of each block to multiples of its steps.
+    """Round the DCT coefficients of each block to multiples of the quantisation steps.
 
-    planes: (B, C, H, W) from 0 to 255; steps: (B, 8, 8).
+    planes: (B, C, H, W) in [0, 255]; steps: (B, 8, 8). Returns the decoded planes, (B, C, H, W).
     """
     cosines = _cosines().to(planes.device)  # (u, y)
     blocks = rearrange(planes - 128, "b c (h y) (w x) -> b c h w y x", y=BLOCK, x=BLOCK)
@@ -87,7 +87,7 @@ def _quantise(planes: Tensor, steps: Tensor) -> Tensor:
 
 
 def _steps(table: str, quality: Tensor) -> Tensor:
-    """Quantisation steps at a quality, scaled as the reference implementation does; (B, 8, 8)."""
+    """The table scaled to each quality (B,), as libjpeg does; (B, 8, 8)."""
     at_50 = torch.tensor([float(number) for number in table.split()], device=quality.device)
     percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)  # (B,)
     steps = torch.outer(percent, at_50).add(50).div(100).floor().clamp(1, 255)
@@ -96,8 +96,8 @@ def _steps(table: str, quality: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _cosines() -> Tensor:
-    """The orthonormal cosine transform of 8 numbers; (u, y)."""
-    frequencies, places = torch.arange(BLOCK)[:, None], torch.arange(BLOCK)[None]
-    cosines = torch.cos((2 * places + 1) * frequencies * math.pi / (2 * BLOCK)) / 2
+    """The matrix of the orthonormal 8-point DCT; (u, y)."""
+    frequencies, positions = torch.arange(BLOCK)[:, None], torch.arange(BLOCK)[None]
+    cosines = torch.cos((2 * positions + 1) * frequencies * math.pi / (2 * BLOCK)) / 2
     cosines[0] /= math.sqrt(2)
     return cosines

@@ -1,4 +1,4 @@
-"""Degradations by their names in configs."""
+"""Degradations by the names that configs use."""
 
 # B batch, C channels, H height, W width
 
@@ -32,7 +32,7 @@ def check_degradation(name: str) -> None:
 
 
 def degrade(pixels: Tensor, name: str, *, probability: float, generator: torch.Generator) -> Tensor:
-    """Degrade each image of (B, C, H, W) in [-1, 1] with this probability, independently."""
+    """Degrade each image of (B, C, H, W) in [-1, 1] independently, with the given probability."""
     draws = torch.rand(len(pixels), generator=generator, device=generator.device)
     chosen = (draws < probability).to(pixels.device)[:, None, None, None]
     return torch.where(chosen, DEGRADATIONS[name](pixels, generator), pixels)

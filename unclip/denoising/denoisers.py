@@ -1,4 +1,4 @@
-"""Denoisers of the three roles: from a model and its conditions to the function of a sampler."""
+"""Denoisers for priors, decoders and upsamplers: the functions that samplers call."""
 
 # B batch, L tokens of the captions, E width of the CLIP embeddings, S image size
 
@@ -19,14 +19,14 @@ from unclip.diffusion import schedule_of, to_x_start
 from unclip.samplers import Denoise, DenoiseWithVariance
 from unclip.validation import check_embeds, check_rows
 
-# From x_t (B, 3, S, S), timesteps (B,) and the enlarged image (B, 3, S, S) to the prediction.
+# Maps x_t (B, 3, S, S), timesteps (B,) and the enlarged image (B, 3, S, S) to the prediction.
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def prior_denoiser(
     model: Any, tokens: Tensor, text_embeds: Tensor, *, guidance_scale: float
 ) -> Denoise:
-    """Predicts the guided x_0 (B, E), a standardised image embedding.
+    """A denoiser that predicts the guided x_0 (B, E), a standardised image embedding.
 
     model: a `DiffusionPrior` or one with the same methods; tokens: (B, L) int64; text_embeds:
     (B, E) unit-norm.
@@ -53,11 +53,11 @@ def decoder_denoiser(
     guidance_scale: float,
     dynamic_threshold: float | None,
 ) -> DenoiseWithVariance:
-    """Predicts the guided x_0 in [-1, 1] and, unguided, the output for its variance.
+    """A denoiser that predicts the guided x_0 in [-1, 1] and the unguided variance output.
 
     model: a `Decoder` or one with the same methods; image_embeds: (B, E); tokens: (B, L) int64;
-    None stands for the learned null. Guidance leads away from the prediction without embedding and
-    caption. Without a learned variance the second tensor is empty: (B, 0, S, S).
+    None for either means the learned null. The unconditional prediction drops both. If the model
+    has no learned variance, the variance output is empty: (B, 0, S, S).
     """
     config, copies = model.config, copies_for(guidance_scale)
     condition = model.precompute(_decoder_condition(model, image_embeds, tokens, copies))
@@ -78,7 +78,7 @@ def decoder_denoiser(
 
 
 def without_variance(denoise: DenoiseWithVariance) -> Denoise:
-    """The same denoiser for a sampler that has a variance of its own."""
+    """The denoiser without its variance output, for samplers with a fixed variance."""
 
     def predict(x: Tensor, timesteps: Tensor) -> Tensor:
         return denoise(x, timesteps)[0]
@@ -89,7 +89,7 @@ def without_variance(denoise: DenoiseWithVariance) -> Denoise:
 def _decoder_condition(
     model: Any, image_embeds: Tensor | None, tokens: Tensor | None, copies: int
 ) -> Any:
-    """The given conditions for the first copy of the batch, and nulls for the second."""
+    """The given conditions for the first copy of the batch, nulls for the second (if any)."""
     given = image_embeds if image_embeds is not None else tokens
     assert given is not None
     count, device = len(given), given.device
@@ -114,10 +114,13 @@ def _decoder_condition(
 
 
 def upsampler_denoiser(model: Any, enlarged: Tensor, *, network: Network | None = None) -> Denoise:
-    """Predicts x_0 as it is noised; the pixels that it stands for are clamped to [-1, 1].
+    """A denoiser that predicts x_0 such that its pixels lie in [-1, 1].
+
+    x_0 is what the model diffuses: the image, or its scaled difference from the enlarged image. It
+    is converted to pixels, clamped and converted back.
 
     model: an `Upsampler` or one with the same methods; enlarged: (B, 3, S, S) from its `condition`;
-    network: predicts in place of the model.
+    network: called instead of the model, if given.
     """
     schedule, config = schedule_of(model.config, enlarged.device), model.config
     predict = network or model

@@ -1,4 +1,4 @@
-"""Classifier-free guidance, and ways to keep a guided x_0 within range."""
+"""Classifier-free guidance, and clamping and thresholding of a guided x_0."""
 
 # B batch; predictions (B, ...)
 
@@ -22,8 +22,8 @@ def clamp_static(x_start: Tensor, *, limit: float = 1.0) -> Tensor:
 def threshold_dynamic(x_start: Tensor, *, quantile: float) -> Tensor:
     """Dynamic thresholding (Saharia et al. 2022, section 2.3), per sample.
 
-    Clamps to the given quantile of |x_0|, if it exceeds 1, and divides by it, so that guided
-    samples do not saturate. The result lies in [-1, 1].
+    Takes the given quantile of |x_0|, at least 1, as the limit. Clamps x_0 to the limit and divides
+    by it, so that guided samples do not saturate. The result lies in [-1, 1].
     """
     limit = x_start.flatten(1).abs().float().quantile(quantile, dim=1).clamp(min=1.0)  # (B,)
     limit = limit.to(x_start.dtype).view(-1, *[1] * (x_start.ndim - 1))
@@ -31,7 +31,7 @@ def threshold_dynamic(x_start: Tensor, *, quantile: float) -> Tensor:
 
 
 def copies_for(guidance_scale: float) -> int:
-    """How often a batch passes the network: once for scale 1, else with and without condition."""
+    """Copies of the batch in one forward pass: 1 for guidance_scale 1, otherwise 2."""
     return 1 if guidance_scale == 1 else 2
 
 
@@ -41,7 +41,7 @@ def unconditional_rows(count: int, copies: int, device: torch.device) -> Tensor:
 
 
 def guide(predicted: Tensor, copies: int, guidance_scale: float) -> Tensor:
-    """The guided prediction (B, ...) from (copies * B, ...), the conditional rows first."""
+    """Guided prediction (B, ...) from predictions (copies * B, ...), conditional rows first."""
     if copies == 1:
         return predicted
     conditional, unconditional = predicted.chunk(2)

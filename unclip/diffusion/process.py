@@ -16,7 +16,7 @@ from torch import Tensor
 from unclip.config import ConfigError
 from unclip.diffusion.schedules import Schedule
 
-# One ᾱ, or one for each row.
+# A single ᾱ, or a tensor with one for each row.
 AlphaBar = TypeVar("AlphaBar", float, Tensor)
 
 
@@ -43,7 +43,7 @@ def q_sample(x_start: Tensor, timesteps: Tensor, *, noise: Tensor, schedule: Sch
 def noise_from_x_start(
     x_start: Tensor, x: Tensor, timesteps: Tensor, *, schedule: Schedule
 ) -> Tensor:
-    """The ε that leads from x_0 to x_t."""
+    """ε = (x_t - sqrt(ᾱ_t) x_0) / sqrt(1 - ᾱ_t)."""
     signal, sigma = signal_and_noise_rates(x, timesteps, schedule)
     return (x - signal * x_start) / sigma
 
@@ -51,13 +51,13 @@ def noise_from_x_start(
 def x_start_from_noise(
     noise: Tensor, x: Tensor, timesteps: Tensor, *, schedule: Schedule
 ) -> Tensor:
-    """The x_0 from which ε leads to x_t; imprecise at timesteps with little signal."""
+    """x_0 = (x_t - sqrt(1 - ᾱ_t) ε) / sqrt(ᾱ_t); imprecise at timesteps with little signal."""
     signal, sigma = signal_and_noise_rates(x, timesteps, schedule)
     return (x - sigma * noise) / signal
 
 
 def velocity(x_start: Tensor, noise: Tensor, timesteps: Tensor, *, schedule: Schedule) -> Tensor:
-    """The v that goes with x_0 and ε: sqrt(ᾱ_t) ε - sqrt(1 - ᾱ_t) x_0."""
+    """Velocity v = sqrt(ᾱ_t) ε - sqrt(1 - ᾱ_t) x_0 (Salimans and Ho 2022)."""
     signal, sigma = signal_and_noise_rates(x_start, timesteps, schedule)
     return signal * noise - sigma * x_start
 
@@ -96,14 +96,14 @@ def check_prediction(prediction: str) -> None:
 def to_x_start(
     prediction: str, output: Tensor, x: Tensor, timesteps: Tensor, *, schedule: Schedule
 ) -> Tensor:
-    """The x_0 that a network's output stands for, given the x_t it saw."""
+    """Convert a network's output to x_0; x is the x_t that the network was given."""
     return TO_X_START[prediction](output, x, timesteps, schedule=schedule)
 
 
 def target(
     prediction: str, x_start: Tensor, noise: Tensor, timesteps: Tensor, *, schedule: Schedule
 ) -> Tensor:
-    """The correct output of a network with this prediction type."""
+    """The regression target of a network with this prediction type."""
     if prediction == "v":
         return velocity(x_start, noise, timesteps, schedule=schedule)
     return noise if prediction == "epsilon" else x_start
@@ -114,11 +114,12 @@ def min_snr_weights(
 ) -> Tensor:
     """Loss weights that cap the signal-to-noise ratio at gamma (Hang et al. 2023); (B,) float32.
 
-    An error in x_0 has the weight min(SNR, gamma), whatever the network predicts.
+    The weight of a squared error in x_0 is min(SNR, gamma), whatever the network predicts.
     """
     snr = signal_to_noise(timesteps, schedule)
-    in_x_start = {"epsilon": snr, "v": snr + 1, "x_0": torch.ones_like(snr)}[prediction]
-    return (snr.clamp(max=gamma) / in_x_start).float()
+    # The squared error of each prediction type is this multiple of the squared error in x_0.
+    multiple = {"epsilon": snr, "v": snr + 1, "x_0": torch.ones_like(snr)}[prediction]
+    return (snr.clamp(max=gamma) / multiple).float()
 
 
 def posterior_coefficients(
@@ -126,7 +127,7 @@ def posterior_coefficients(
 ) -> tuple[AlphaBar, AlphaBar, AlphaBar]:
     """Coefficients of q(x_s | x_t, x_0) for any s < t (DDPM eq. 7), from ᾱ_t and ᾱ_s.
 
-    Returns a, b and β̃: the mean is a x_0 + b x_t, and β̃ is the variance.
+    Returns a, b and β̃: the mean is a x_0 + b x_t, and the variance is β̃.
     """
     alpha = alpha_bar / alpha_bar_prev
     of_x_start = alpha_bar_prev**0.5 * (1 - alpha) / (1 - alpha_bar)
@@ -141,16 +142,17 @@ def posterior_mean(x_start: Tensor, x: Tensor, timesteps: Tensor, *, schedule: S
 
 
 def posterior_log_variance(like: Tensor, timesteps: Tensor, *, schedule: Schedule) -> Tensor:
-    """The log of β̃_t, float64; (B, 1, ...). β̃ is 0 at timestep 0, which uses that of timestep 1."""
+    """The log of β̃_t, float64; (B, 1, ...). β̃_0 is 0, so timestep 0 uses β̃ of timestep 1."""
     second = min(1, schedule.train_timesteps - 1)
     variance = posterior_coefficients(*_alpha_bars(like, timesteps.clamp(min=second), schedule))[2]
     return variance.clamp(min=1e-20).log()
 
 
 def interpolated_log_variance(output: Tensor, timesteps: Tensor, *, schedule: Schedule) -> Tensor:
-    """Learned variance (Nichol and Dhariwal 2021, eq. 15): from log β̃_t at -1 to log β_t at 1.
+    """Learned log variance (Nichol and Dhariwal 2021, eq. 15); (B, ...).
 
-    output: (B, ...), the network's output for the variance of each dimension.
+    output: (B, ...), the network's variance output. It interpolates from log β̃_t at -1 to log β_t
+    at 1.
     """
     alpha_bar, alpha_bar_prev = _alpha_bars(output, timesteps, schedule)
     low = posterior_log_variance(output, timesteps, schedule=schedule).to(output.dtype)
@@ -161,23 +163,24 @@ def interpolated_log_variance(output: Tensor, timesteps: Tensor, *, schedule: Sc
 def gaussian_kl(
     mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor
 ) -> Tensor:
-    """KL divergence of the second Gaussian from the first in each dimension, in nats."""
+    """KL(N(mean, variance) ‖ N(other_mean, other_variance)) in each dimension, in nats."""
     difference = log_variance - other_log_variance
     apart = (mean - other_mean).square() * torch.exp(-other_log_variance)
     return (difference.exp() - difference - 1 + apart) / 2
 
 
 def discretised_gaussian_nll(x_start: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """-log of the Gaussian's mass in the bin of x_0 among 256 in [-1, 1] (DDPM eq. 13), in nats.
+    """-log of the Gaussian's probability of x_0's bin (DDPM eq. 13), in nats.
 
-    The outermost bins extend to infinity, so that the masses of the 256 bins sum to 1.
+    The bins are those of 8-bit pixels: 256 in [-1, 1]. The outermost bins extend to infinity, so
+    the probabilities sum to 1.
     """
     precision = torch.exp(-0.5 * log_variance)
     above, below = ((x_start - mean + half) * precision for half in (1 / 255, -1 / 255))
-    # Finite, because the gradients at infinity are NaN.
+    # Finite limits, because gradients at infinity are NaN.
     above = torch.where(x_start > 0.999, 1e4, above.clamp(-1e4, 1e4))
     below = torch.where(x_start < -0.999, -1e4, below.clamp(-1e4, 1e4))
-    # Far out on the positive side both ends round to 1. Mirrored, they keep their digits.
+    # Far into the positive tail both CDFs round to 1. Mirrored, they keep their precision.
     flip = above + below > 0
     low, high = torch.where(flip, -above, below), torch.where(flip, -below, above)
     log_high: Tensor = torch.special.log_ndtr(high)
@@ -196,8 +199,8 @@ def vlb_terms(
 ) -> Tensor:
     """L_t of the variational bound (DDPM eq. 5), in bits per dimension; (B,).
 
-    At timestep 0 this is the negative log-likelihood of x_0 in [-1, 1], a multiple of 1/127.5. At
-    the others it is the KL divergence of the model's x_{t-1} from the posterior's.
+    x_start holds 8-bit pixels scaled to [-1, 1]. At timestep 0 the term is their negative
+    log-likelihood; at all others it is KL(q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t)).
     """
     wanted = posterior_mean(x_start, x, timesteps, schedule=schedule)
     predicted = posterior_mean(predicted_x_start, x, timesteps, schedule=schedule)

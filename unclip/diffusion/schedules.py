@@ -1,4 +1,4 @@
-"""Noise schedules: how much signal is left at each timestep, and the timesteps of a sampler."""
+"""Noise schedules: the signal left at each timestep, and the timesteps that samplers visit."""
 
 # T train timesteps, N inference steps
 
@@ -16,9 +16,9 @@ from unclip.config import ConfigError
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A noise schedule in float64: a float32 cumulative product drifts over 1000 steps.
+    """A noise schedule in float64, because a float32 cumulative product drifts over 1000 steps.
 
-    betas and alphas_cumprod: (T,), on one device; alphas_cumprod falls from nearly 1 to nearly 0.
+    betas, alphas_cumprod: (T,), on the same device; alphas_cumprod falls from almost 1 to almost 0.
     """
 
     betas: Tensor
@@ -26,7 +26,7 @@ class Schedule:
 
     @property
     def train_timesteps(self) -> int:
-        """Number of timesteps."""
+        """Number of timesteps T."""
         return len(self.betas)
 
 
@@ -59,7 +59,7 @@ def check_schedule(name: str, train_timesteps: int) -> None:
 def make_schedule(
     name: str, *, train_timesteps: int, device: torch.device | str = "cpu"
 ) -> Schedule:
-    """The named schedule on the device; cached, so that no step waits for a copy to the device."""
+    """The named schedule on the device; cached, so that a step does not copy it to the device."""
     check_schedule(name, train_timesteps)
     betas = SCHEDULES[name](train_timesteps)
     alphas_cumprod = torch.cumprod(1 - betas, dim=0)
@@ -67,12 +67,12 @@ def make_schedule(
 
 
 def schedule_of(config: Any, device: torch.device) -> Schedule:
-    """The schedule that a model was trained with; config: has `schedule` and `train_timesteps`."""
+    """The schedule of a model; config: has `schedule` and `train_timesteps`."""
     return make_schedule(config.schedule, train_timesteps=config.train_timesteps, device=device)
 
 
 def respaced_timesteps(train_timesteps: int, num_inference_steps: int) -> list[int]:
-    """Timesteps to visit when sampling: from T - 1 down to 0, evenly spaced, without repeats."""
+    """The N timesteps that a sampler visits: from T - 1 down to 0, evenly spaced, no repeats."""
     if not 1 <= num_inference_steps <= train_timesteps:
         raise ConfigError(
             f"num_inference_steps={num_inference_steps} must lie between 1 and the "

@@ -1,4 +1,4 @@
-"""Principal components of embeddings, from moments that are streamed and merged.
+"""Principal components of embeddings, from moments that are computed in parts and merged.
 
 Shape legend: B batch, D embedding width, K components kept.
 """
@@ -13,7 +13,7 @@ from unclip.config import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """Count, sum and summed outer products of vectors, in float64; replaced, never changed."""
+    """Count, sum and summed outer products of vectors, in float64; immutable."""
 
     count: int
     total: Tensor  # (D,)
@@ -21,7 +21,7 @@ class Moments:
 
     @classmethod
     def empty(cls, width: int) -> "Moments":
-        """The moments of no vector."""
+        """The moments of an empty set of vectors of this width."""
         total = torch.zeros(width, dtype=torch.float64)
         return cls(count=0, total=total, outer=torch.zeros(width, width, dtype=torch.float64))
 
@@ -49,7 +49,7 @@ class Moments:
         )
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and covariance (D, D) with the divisor count - 1."""
+        """Mean (D,) and unbiased covariance (D, D); raises ValueError for fewer than 2 vectors."""
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 vectors, not {self.count}")
         mean = self.total / self.count
@@ -60,14 +60,14 @@ class Moments:
 
 @dataclass(frozen=True, kw_only=True)
 class PcaBasis:
-    """A mean and orthonormal components in the order of falling eigenvalue, all float32."""
+    """Mean and orthonormal components, sorted by falling eigenvalue; float32."""
 
     mean: Tensor  # (D,)
-    components: Tensor  # (D, D), one a row
+    components: Tensor  # (D, D), one per row
     eigenvalues: Tensor  # (D,), variances along the components
 
     def project(self, embeds: Tensor, *, components: int | None = None) -> Tensor:
-        """Coordinates (..., K) of `embeds` (..., D) along the first K components."""
+        """Coordinates (..., K) of `embeds` (..., D) along the first K components; None: all D."""
         if embeds.shape[-1] != len(self.mean):
             raise ConfigError(
                 f"embeddings of shape {tuple(embeds.shape)} do not fit a basis of width "
@@ -76,7 +76,7 @@ class PcaBasis:
         return (embeds - self.mean) @ self._first(components).T
 
     def reconstruct(self, coordinates: Tensor) -> Tensor:
-        """Vectors (..., D) from their first K coordinates (..., K); the others are zero."""
+        """Vectors (..., D) from their first K coordinates (..., K); the others count as zero."""
         return self.mean + coordinates @ self._first(coordinates.shape[-1])
 
     def truncate(self, embeds: Tensor, *, components: int) -> Tensor:
@@ -84,7 +84,7 @@ class PcaBasis:
         return self.reconstruct(self.project(embeds, components=components))
 
     def explained_variance(self) -> Tensor:
-        """(D,): the share of the variance, in [0, 1], in the first 1, 2, ..., D components."""
+        """Cumulative fraction of the variance, in [0, 1], of the first 1 to D components; (D,)."""
         return self.eigenvalues.double().cumsum(0).div(self.eigenvalues.double().sum()).float()
 
     def to(self, device: torch.device) -> "PcaBasis":
@@ -107,11 +107,11 @@ class PcaBasis:
 def fit(moments: Moments) -> PcaBasis:
     """The principal components of the vectors in `moments`.
 
-    The sign of a component is arbitrary. Here its entry of largest magnitude is positive, so that
+    The sign of a component is arbitrary. Its entry of largest magnitude is made positive, so that
     equal data give an equal basis.
     """
     mean, covariance = moments.mean_and_covariance()
-    eigenvalues, vectors = torch.linalg.eigh(covariance)  # rising; vectors are columns
+    eigenvalues, vectors = torch.linalg.eigh(covariance)  # ascending; vectors are columns
     components = vectors.T.flip(0)  # (D, D)
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))  # (D, 1)
     return PcaBasis(

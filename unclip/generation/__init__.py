@@ -1,4 +1,4 @@
-"""From trained models to images: the cascade, and how to sample from each of its models."""
+"""Image generation: the cascade of trained models, and the sampling settings of each."""
 
 from unclip.generation.cascade import Cascade, Generated, closest
 from unclip.generation.config import (

@@ -1,8 +1,8 @@
-"""All models of a generator as one object: caption -> image embedding -> images of rising size."""
+"""The models of a cascade as one object: caption -> image embedding -> images of rising size."""
 
 # B batch, L context length, E width of the CLIP embeddings, S image size, K candidates
-# Image embeddings have the norm that the decoder reads: 1, or CLIP's own for Karlo's models. Text
-# embeddings have norm 1.
+# Image embeddings have the norm that the decoder expects: 1, or CLIP's own norm for Karlo's models.
+# Text embeddings have norm 1.
 
 import logging
 from collections.abc import Mapping
@@ -50,21 +50,22 @@ Model = Any
 
 
 class Generated(NamedTuple):
-    """What a cascade makes from a batch of captions."""
+    """The outputs of a cascade for a batch."""
 
     image_embeds: Tensor  # (B, E)
-    pixels: tuple[Tensor, ...]  # (B, 3, S, S) in [-1, 1] at rising S
+    pixels: tuple[Tensor, ...]  # (B, 3, S, S) in [-1, 1], smallest S first
 
 
 @dataclass(frozen=True)
 class Cascade:
-    """Trained models, in evaluation mode and on one device, and how to sample from them.
+    """Trained models, in evaluation mode and on one device, with their sampling settings.
 
-    Noise is drawn in the order of the models; each draws its x_T first, then the noise of its
-    steps. With one generator for each row, a row's noise does not depend on its neighbours.
+    The models draw noise in order: prior, decoder, upsamplers. Each draws its x_T first, then the
+    noise of its steps. With one generator for each row, a row's noise does not depend on the other
+    rows of the batch.
     """
 
-    prior: Model | None  # None: images can be varied, but captions have no image embedding
+    prior: Model | None  # None: image variation works, generation from captions does not
     decoder: Model
     upsamplers: Mapping[str, Model]  # by name, smallest first; may be empty
     sampling: SamplingConfig
@@ -84,12 +85,12 @@ class Cascade:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Rising sides of the images, as the decoder and each upsampler make them."""
+        """Image sizes of the decoder and of each upsampler, smallest first."""
         made = (self.decoder, *self.upsamplers.values())
         return tuple(model.config.image_size for model in made)
 
     def __post_init__(self) -> None:
-        """Refuse models that do not fit each other, or the sampling settings."""
+        """Refuse models that do not fit each other or the sampling settings."""
         prior = None if self.prior is None else self.prior.config
         configs = {name: model.config for name, model in self.upsamplers.items()}
         check_compatibility(prior, self.decoder.config, configs)
@@ -100,7 +101,10 @@ class Cascade:
         check_guidance("decoder", self.sampling.decoder.guidance_scale, self.decoder.config)
 
     def generate(self, tokens: Tensor, text_embeds: Tensor, *, generator: Generators) -> Generated:
-        """Images for captions; tokens: (B, L) int64; text_embeds: (B, E) unit-norm."""
+        """Generate one image per caption, at each size of `sizes`.
+
+        tokens: (B, L) int64; text_embeds: (B, E) unit-norm. Raises `ConfigError` without a prior.
+        """
         image_embeds = self.sample_image_embeds(tokens, text_embeds, generator=generator)
         pixels = self.decode(image_embeds, tokens, generator=generator)
         return Generated(image_embeds, (pixels, *self.upsample(pixels, generator=generator)))
@@ -109,9 +113,9 @@ class Cascade:
     def sample_image_embeds(
         self, tokens: Tensor, text_embeds: Tensor, *, generator: Generators
     ) -> Tensor:
-        """Image embeddings for captions, by a prior of any kind; (B, E).
+        """Sample image embeddings for captions from a prior of any kind; (B, E).
 
-        tokens: (B, L) int64; text_embeds: (B, E) unit-norm.
+        tokens: (B, L) int64; text_embeds: (B, E) unit-norm. Raises `ConfigError` without a prior.
         """
         if self.prior is None:
             raise ConfigError(
@@ -170,7 +174,7 @@ class Cascade:
         generator: Generators | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """Images of the decoder's size; None for a condition stands for the learned null.
+        """Decode to images of the decoder's size; None for a condition means the learned null.
 
         image_embeds: (B, E); tokens: (B, L) int64; noise: (B, 3, S, S), the x_T to start from,
         drawn if None. Returns (B, 3, S, S) in [-1, 1].
@@ -195,13 +199,13 @@ class Cascade:
         return pixels.clamp(-1, 1)
 
     def decoder_denoiser(self, image_embeds: Tensor | None, tokens: Tensor | None) -> Denoise:
-        """The decoder's denoiser with the sampling settings; arguments as for `decode`."""
+        """The decoder's denoiser under the cascade's settings; arguments as for `decode`."""
         return without_variance(self.decoder_denoiser_with_variance(image_embeds, tokens))
 
     def decoder_denoiser_with_variance(
         self, image_embeds: Tensor | None, tokens: Tensor | None
     ) -> DenoiseWithVariance:
-        """As `decoder_denoiser`, for samplers that need a learned variance."""
+        """As `decoder_denoiser`, but with the variance output, for samplers that need it."""
         denoiser = spec_of(self.decoder).denoiser
         assert denoiser is not None
         made: DenoiseWithVariance = denoiser(
@@ -214,7 +218,10 @@ class Cascade:
         return made
 
     def upsample(self, pixels: Tensor, *, generator: Generators) -> tuple[Tensor, ...]:
-        """(B, 3, s, s) in [-1, 1], of any height and width, at each of the larger sizes."""
+        """Upsample images; returns one (B, 3, S, S) in [-1, 1] per upsampler, smallest first.
+
+        pixels: (B, 3, s, s) in [-1, 1]; height and width may differ from the trained size.
+        """
         made = [pixels]
         for name in self.upsamplers:
             made.append(self._upsample(name, made[-1], generator))
@@ -222,7 +229,7 @@ class Cascade:
 
     @torch.no_grad()
     def _upsample(self, name: str, pixels: Tensor, generator: Generators) -> Tensor:
-        """One upsampler's images, (B, 3, S, S) in [-1, 1]."""
+        """Sample from one upsampler; (B, 3, S, S) in [-1, 1]."""
         model, settings = self.upsamplers[name], self.sampling.upsamplers[name]
         sampler = find_sampler(
             settings.sampler, what=f"{name} sampler", provided=UPSAMPLER_PROVIDES
@@ -248,7 +255,7 @@ class Cascade:
         noise: Tensor,
         generator: Generators | None,
     ) -> Tensor:
-        """x_0 in the shape of noise."""
+        """Run the sampler from x_T = noise; returns x_0 of the same shape."""
         options = {
             "schedule": schedule_of(model.config, noise.device),
             "num_inference_steps": num_inference_steps,
@@ -266,7 +273,7 @@ class Cascade:
 
 
 def closest(candidates: Tensor, text_embeds: Tensor) -> Tensor:
-    """Of the candidates (B, K, E), the one with the smallest angle to (B, E); (B, E)."""
+    """The candidate (B, K, E) of each row with the highest cosine to text_embeds (B, E); (B, E)."""
     directions = F.normalize(candidates, dim=-1)
     best = torch.einsum("bke,be->bk", directions, text_embeds.float()).argmax(dim=1)  # (B,)
     return candidates[torch.arange(len(candidates), device=candidates.device), best]

@@ -1,4 +1,4 @@
-"""How to sample from each model of a cascade."""
+"""Sampling settings of the models of a cascade."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from unclip.config import Config, ConfigError
 from unclip.samplers import ETA, LEARNED_VARIANCE, NOISE_NORMS, find_sampler, needs_of
 
-# What the models of each role provide for samplers.
+# Optional sampler inputs that the models of each role provide.
 PRIOR_PROVIDES = frozenset({ETA, NOISE_NORMS})
 DECODER_PROVIDES = frozenset({ETA, LEARNED_VARIANCE})
 UPSAMPLER_PROVIDES = frozenset({ETA})
@@ -19,10 +19,10 @@ class PriorSampling(Config):
 
     tag: ClassVar[str] = "prior_sampling"
 
-    sampler: str  # of a diffusion prior: a built-in one, or "module:function"
+    sampler: str  # of a diffusion prior: a built-in name, or "module:function"
     num_inference_steps: int  # of a diffusion prior; 64 in the paper
     guidance_scale: float  # 1: no guidance
-    candidates: int  # of a diffusion prior: drawn for each caption; the closest to z_t is kept
+    candidates: int  # of a diffusion prior: samples per caption; the closest to z_t is kept
     temperature: float = 1.0  # of an autoregressive prior; below 1 favours likely codes
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ class DecoderSampling(Config):
 
     tag: ClassVar[str] = "decoder_sampling"
 
-    sampler: str  # a built-in one, or "module:function"
+    sampler: str  # a built-in name, or "module:function"
     num_inference_steps: int  # 250 in the paper
     guidance_scale: float  # 1: no guidance
     dynamic_threshold: float | None  # quantile of |x_0|; None clamps x_0 to [-1, 1]
@@ -68,7 +68,7 @@ class UpsamplerSampling(Config):
 
     tag: ClassVar[str] = "upsampler_sampling"
 
-    sampler: str  # a built-in one, or "module:function"
+    sampler: str  # a built-in name, or "module:function"
     num_inference_steps: int  # 27 and 15 in the paper
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class SamplingConfig(Config):
 
     prior: PriorSampling
     decoder: DecoderSampling
-    upsamplers: Mapping[str, UpsamplerSampling]  # by name, in the order in which images pass them
+    upsamplers: Mapping[str, UpsamplerSampling]  # by name, smallest first
     eta: float  # of ddim; 0: deterministic in x_T; 1: as much noise as ddpm_fixed_small
     bf16: bool  # autocast to bfloat16
 
@@ -99,15 +99,15 @@ class SamplingConfig(Config):
 def _check_steps(section: str, steps: int, in_paper: str) -> None:
     if steps < 1:
         raise ConfigError(
-            f"sampling.{section}: num_inference_steps={steps} must be at least 1; the paper takes "
+            f"sampling.{section}: num_inference_steps={steps} must be at least 1; the paper uses "
             f"{in_paper}"
         )
 
 
 def check_decoder_sampler(sampling: SamplingConfig, decoder: Any) -> None:
-    """Raise `ConfigError` if the sampler needs a variance that the decoder did not learn.
+    """Raise `ConfigError` if the sampler needs a learned variance and the decoder has none.
 
-    decoder: the config.
+    decoder: the decoder's config.
     """
     name = sampling.decoder.sampler
     sampler = find_sampler(name, what="sampling.decoder.sampler", provided=DECODER_PROVIDES)
@@ -119,22 +119,22 @@ def check_decoder_sampler(sampling: SamplingConfig, decoder: Any) -> None:
 
 
 def check_guidance(model: str, guidance_scale: float, config: Any) -> None:
-    """Raise `ConfigError` for guidance if training never dropped the condition.
+    """Raise `ConfigError` for guidance of a model whose training never dropped the condition.
 
-    model: "prior" or "decoder"; config: of the model.
+    model: "prior" or "decoder"; config: the model's config.
     """
     names = [name for name in ("image_dropout", "text_dropout") if hasattr(config, name)]
     never = next((name for name in names if getattr(config, name) == 0), None)
     if guidance_scale != 1 and never is not None:
         raise ConfigError(
             f"sampling.{model}.guidance_scale={guidance_scale}, but {model}.model.{never}=0: the "
-            "model never learned its null condition, which guidance leads away from; set the "
-            f"scale to 1, or train with {never} above 0"
+            "model never learned its null condition, which guidance needs; set guidance_scale to "
+            f"1, or train with {never} above 0"
         )
 
 
 def check_upsampler_names(sampling: SamplingConfig, upsamplers: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` unless each upsampler has its sampling settings, and no other."""
+    """Raise `ConfigError` unless sampling settings exist for exactly these upsamplers."""
     given, wanted = sampling.upsamplers.keys(), upsamplers.keys()
     if given != wanted:
         raise ConfigError(

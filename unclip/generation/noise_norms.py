@@ -1,4 +1,4 @@
-"""Noise norms of a cascade's prior, which the sampler analytic_dpm needs."""
+"""Noise norms of a cascade's prior, for the sampler analytic_dpm."""
 
 # B batch, L context length, E width of the CLIP embeddings
 
@@ -21,11 +21,12 @@ log = logging.getLogger(__name__)
 def with_prior_noise_norms(
     cascade: Cascade, batch: Mapping[str, Tensor], *, generator: Generators
 ) -> Cascade:
-    """The cascade with the noise norms that analytic_dpm needs.
+    """The cascade with estimated noise norms, which analytic_dpm needs.
 
-    batch: "tokens" (B, L), "text_embeds" and "image_embeds" (B, E), of real pairs. Some dozens are
-    enough, because each step needs one number. The norms are estimated without guidance, whatever
-    the cascade's scale: a guided x_0 is not the best prediction of the true one.
+    batch: "tokens" (B, L), "text_embeds" and "image_embeds" (B, E), of real pairs. A few dozen rows
+    are enough, because each step needs only one number. The norms are estimated without guidance,
+    whatever the cascade's guidance_scale, because a guided x_0 is a worse prediction of the true
+    one. Raises `ConfigError` if the cascade has no diffusion prior.
     """
     prior, sampling = cascade.prior, cascade.sampling
     denoiser = None if prior is None else spec_of(prior).denoiser

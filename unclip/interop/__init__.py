@@ -1,4 +1,4 @@
-"""Reading and writing models in the formats of other projects."""
+"""Import and export of models in the formats of other projects."""
 
 from unclip.interop.diffusers_format import KARLO_SAMPLING, read_pipeline, write_pipeline
 from unclip.interop.errors import InteropError

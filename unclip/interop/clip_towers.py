@@ -1,4 +1,4 @@
-"""CLIP in the layout of transformers, to a frozen open_clip model and back."""
+"""Conversion of CLIP between the layout of transformers and a frozen open_clip model."""
 
 import math
 from functools import cache
@@ -20,8 +20,8 @@ from unclip.interop.unet_configs import Json
 from unclip.interop.weights import Components, Tensors, load, unload
 from unclip.models.karlo import ClipTextConfig
 
-APART = ("logit_scale",)  # in neither tower, so not in these files
-BICUBIC = 3  # in Pillow
+APART = ("logit_scale",)  # belongs to neither tower, so these files do not have it
+BICUBIC = 3  # Pillow's number for it
 WRITTEN = {"quick_gelu": True, "interpolation": "bicubic", "resize_mode": "shortest"}
 SPECIAL = {"start": "<|startoftext|>", "end": "<|endoftext|>"}
 
@@ -34,7 +34,11 @@ def read_clip(
     *,
     device: torch.device,
 ) -> FrozenClip:
-    """Read a CLIPVisionModelWithProjection, a CLIPImageProcessor and the text tower."""
+    """Build a FrozenClip from a CLIPVisionModelWithProjection, its processor and the text tower.
+
+    settings: of the vision model; extractor: of the CLIPImageProcessor. These files do not store
+    logit_scale, so it is set to CLIP's maximum, 100.
+    """
     model_config = _read_model_config(settings, text)
     model = open_clip.CLIP(**model_config)
     table = _table(model_config)
@@ -53,7 +57,10 @@ def read_clip(
 
 
 def write_clip(folder: Path, clip: FrozenClip) -> Tensors:
-    """Write the image tower's settings into the folder; returns its weights."""
+    """Write the image tower's settings into the folder; returns its weights.
+
+    Raises `InteropError` for a CLIP that the format cannot express.
+    """
     vision, preprocess = clip.model_config["vision_cfg"], clip.preprocess_config()
     form = {
         "quick_gelu": clip.model_config.get("quick_gelu", False),
@@ -62,15 +69,15 @@ def write_clip(folder: Path, clip: FrozenClip) -> Tensors:
     }
     if form != WRITTEN:
         raise InteropError(
-            f"clip {clip.name} has {form}, but this format expresses only {WRITTEN}, as in "
+            f"clip {clip.name} has {form}, but this format supports only {WRITTEN}, as in "
             "OpenAI's models"
         )
     try:
         components = unload(clip.model, _table(clip.model_config), apart=APART)
     except (KeyError, AssertionError) as error:
         raise InteropError(
-            f"clip {clip.name} is not built like OpenAI's CLIP of two transformers ({error}), and "
-            "this format expresses no other"
+            f"clip {clip.name} does not consist of two transformers like OpenAI's CLIP ({error}), "
+            "and this format supports no other"
         ) from error
     write_json(folder / IMAGE_ENCODER / "config.json", _write_vision(clip.model_config))
     size = vision["image_size"]
@@ -163,7 +170,7 @@ def _read_preprocess(extractor: Settings, image_size: int) -> PreprocessCfg:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Raise `InteropError` for another vocabulary than CLIP's, which our tokenizer has."""
+    """Raise `InteropError` unless the vocabulary is CLIP's, which our tokenizer uses."""
     file = folder / "vocab.json"
     if file.is_file():
         theirs = read_json(file)
@@ -177,13 +184,13 @@ def check_tokenizer(folder: Path) -> None:
             word for word in theirs.keys() | ours if theirs.get(word) != ours.get(word)
         )
         raise InteropError(
-            f"{file}: {len(differing)} tokens are not CLIP's, {differing[0]!r} the first; only its "
-            "vocabulary of 49408 is read"
+            f"{file}: {len(differing)} tokens differ from CLIP's, starting with {differing[0]!r}; "
+            "only CLIP's vocabulary of 49408 tokens is supported"
         )
 
 
 def write_tokenizer(folder: Path, *, context_length: int) -> None:
-    """CLIP's byte-pair tokenizer in transformers' files."""
+    """Write CLIP's byte-pair tokenizer in the files of transformers."""
     tokenizer = open_clip.SimpleTokenizer()
     merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
     write_json(folder / "vocab.json", _vocabulary())
@@ -207,7 +214,7 @@ def write_tokenizer(folder: Path, *, context_length: int) -> None:
 
 @cache
 def _vocabulary() -> dict[str, Any]:
-    """CLIP's tokens with their numbers, under transformers' names for the last two."""
+    """CLIP's tokens with their ids; the two special tokens have the names of transformers."""
     words = dict(open_clip.SimpleTokenizer().encoder)
     *others, start, end = sorted(words, key=words.__getitem__)
     special = {SPECIAL["start"]: words[start], SPECIAL["end"]: words[end]}

@@ -1,6 +1,6 @@
-"""Our configs from the settings of diffusers and transformers, and back.
+"""Conversion of our configs from and to the settings of diffusers and transformers.
 
-Their files have no dropout rates of the conditioning: Karlo's published ones are used.
+Their files do not store dropout rates of the conditions, so Karlo's published rates are used.
 """
 
 from unclip.interop.settings import Settings
@@ -67,7 +67,7 @@ def read_text(settings: Settings) -> ClipTextConfig:
 
 
 def write_text(config: ClipTextConfig) -> Json:
-    """The reverse of `read_text`."""
+    """The inverse of `read_text`."""
     return CLIP | {
         "architectures": ["CLIPTextModelWithProjection"],
         "model_type": "clip_text_model",
@@ -110,7 +110,7 @@ def read_prior(
 
 
 def write_prior(config: KarloPriorConfig) -> Json:
-    """The reverse of `read_prior`, without the scheduler."""
+    """The inverse of `read_prior`, without the scheduler."""
     return PRIOR | {
         "_class_name": "PriorTransformer",
         "num_attention_heads": config.heads,
@@ -122,7 +122,7 @@ def write_prior(config: KarloPriorConfig) -> Json:
 
 
 def _read_scheduler(scheduler: Settings, prediction: str, variance: str) -> int:
-    """The timesteps of an UnCLIPScheduler; refuses any other setting than Karlo's."""
+    """The number of timesteps of an UnCLIPScheduler; all other settings must be Karlo's."""
     timesteps = scheduler.integer("num_train_timesteps", default=1000)
     scheduler.expect(SCHEDULER)
     stated = {"prediction_type": prediction, "variance_type": variance}

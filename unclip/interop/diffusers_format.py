@@ -1,10 +1,10 @@
-"""Folders of Karlo's pipelines in the format of diffusers, read and written without diffusers.
+"""Karlo's pipelines in the folder format of diffusers, read and written without diffusers.
 
-A folder has `model_index.json` and a subfolder per component, with JSON settings and safetensors.
-UnCLIPPipeline has a prior; UnCLIPImageVariationPipeline has CLIP's image tower in its place.
+A folder has `model_index.json`, and a subfolder per component with JSON settings and safetensors.
+UnCLIPPipeline has a prior; UnCLIPImageVariationPipeline has CLIP's image tower instead.
 
-Written folders name the classes as the published Karlo does. diffusers has since moved the class of
-`text_proj`. It loads such folders, its own and the published ones too, only after
+Written folders use the class names of the published Karlo folders. diffusers has since moved the
+class of `text_proj`, so it loads any such folder, ours and the published ones, only after
 `diffusers.pipelines.unclip = diffusers.pipelines.deprecated.unclip`.
 """
 
@@ -57,8 +57,8 @@ ONLY = {
     TEXT_TO_IMAGE: (key_mapping.PRIOR, "prior_scheduler"),
     VARIATION: (key_mapping.IMAGE_ENCODER, "feature_extractor"),
 }
-VERSION = "0.33.1"  # of diffusers, the last to develop these pipelines
-KARLO_SAMPLING = SamplingConfig(  # recommended by its authors, with the smaller number of steps
+VERSION = "0.33.1"  # `_last_supported_version` of these pipelines in diffusers
+KARLO_SAMPLING = SamplingConfig(  # as its authors recommend; the smaller of their step counts
     prior=PriorSampling(
         sampler="ddpm_fixed_small", num_inference_steps=25, guidance_scale=4.0, candidates=1
     ),
@@ -79,7 +79,7 @@ def read_pipeline(
     sampling: SamplingConfig = KARLO_SAMPLING,
     device: torch.device | str = "cpu",
 ) -> UnclipPipeline:
-    """The models in a folder of diffusers, or in one of Karlo's original checkpoints.
+    """Read the models from a diffusers folder, or from Karlo's original checkpoints.
 
     Raises `InteropError` for any other path.
     """
@@ -124,7 +124,7 @@ def _pipeline(
 
 
 def _kind(folder: Path) -> str:
-    """The class of the pipeline in the folder."""
+    """The class name of the pipeline in the folder; raises `InteropError` if it is not Karlo's."""
     index = read_json(folder / "model_index.json")
     kind = index.get("_class_name")
     if kind not in ONLY:
@@ -148,7 +148,7 @@ def _components(kind: str) -> Iterator[str]:
     return (name for name in CLASSES if name not in others and name in STRICT)
 
 
-STRICT = {*CLASSES} - {"tokenizer", "feature_extractor"}  # their classes have had several names
+STRICT = {*CLASSES} - {"tokenizer", "feature_extractor"}  # these classes have several names
 
 
 def _read_prior(folder: Path, text: ClipTextConfig, text_weights: Tensors) -> KarloPrior:
@@ -171,7 +171,7 @@ def _read_decoder(folder: Path, text: ClipTextConfig, text_weights: Tensors) -> 
 
 
 def _read_upsampler(folder: Path, low_res_size: int) -> KarloUpsampler:
-    """Read both networks, which must have one shape."""
+    """Read both networks, whose configs must be equal."""
     first, last = (
         configs.read_upsampler(
             _settings(folder, component), _scheduler(folder, "super_res_scheduler"), low_res_size
@@ -180,8 +180,8 @@ def _read_upsampler(folder: Path, low_res_size: int) -> KarloUpsampler:
     )
     if first != last:
         raise InteropError(
-            f"{folder}: super_res_first is {first}, but super_res_last is {last}; Karlo's are of "
-            "one shape"
+            f"{folder}: super_res_first is {first}, but super_res_last is {last}; Karlo's two have "
+            "equal configs"
         )
     components = _read_weights(folder, key_mapping.SUPER_RES_FIRST, key_mapping.SUPER_RES_LAST)
     return cast(KarloUpsampler, build_from(first, key_mapping.upsampler_table(first), components))
@@ -204,14 +204,14 @@ def _weights(folder: Path, component: str) -> Tensors:
 
 
 def _stem(component: str) -> str:
-    """Name of the weights file in the library that the component belongs to."""
+    """The stem of the weights file, which depends on the component's library."""
     return "model" if CLASSES[component][0] == "transformers" else "diffusion_pytorch_model"
 
 
 def write_pipeline(
     folder: Path | str, pipeline: UnclipPipeline, *, variation: bool = False
 ) -> None:
-    """Write a folder that diffusers loads as UnCLIPPipeline, or as the one for image variation.
+    """Write a folder that diffusers loads as UnCLIPPipeline or, with `variation`, the other one.
 
     Raises `InteropError` for models that diffusers has no classes for, before anything is written.
     """
@@ -262,13 +262,13 @@ def _write_settings(folder: Path, parts: Parts) -> None:
 
 
 def _write(folder: Path, component: str, content: Json) -> None:
-    """Write the settings of one component, with the version that diffusers reads."""
+    """Write the settings of one component, with the version entry of diffusers."""
     file = "scheduler_config.json" if component.endswith("scheduler") else "config.json"
     write_json(folder / component / file, content | {"_diffusers_version": VERSION})
 
 
 def _write_index(folder: Path, kind: str) -> None:
-    """Write the index, as the last file: a folder without it is incomplete."""
+    """Write the index. It is written last, so a folder without it is incomplete."""
     others = {name for other, only in ONLY.items() if other != kind for name in only}
     components = {name: list(of) for name, of in CLASSES.items() if name not in others}
     index = {"_class_name": kind, "_diffusers_version": VERSION}

@@ -1,7 +1,7 @@
-"""Errors of reading and writing the formats of other projects."""
+"""The error of import and export."""
 
 from unclip.config import UnclipError
 
 
 class InteropError(UnclipError):
-    """A path that holds no model of the format, or a model that the format cannot express."""
+    """A path without a model in the format, or a model that the format cannot express."""

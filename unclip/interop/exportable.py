@@ -1,4 +1,4 @@
-"""Merging Karlo's two pipelines, and finding the models that diffusers can express."""
+"""Merges Karlo's two pipelines, and selects the models that diffusers can express."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,15 +12,18 @@ from unclip.pipeline import UnclipPipeline, first_difference, share_text_tower
 
 
 def merge(read: Sequence[UnclipPipeline]) -> UnclipPipeline:
-    """Merge pipelines with the same decoder and upsampler; one has the prior, one the CLIP."""
+    """Merge pipelines with equal decoders and upsamplers, of which one has the prior, one CLIP.
+
+    Raises `InteropError` if decoders or upsamplers differ.
+    """
     pipeline, *others = read
     for other in others:
         for name in ("decoder", "upsampler_1"):
             ours, theirs = pipeline.cascade.models[name], other.cascade.models[name]
             if differing := first_difference(ours, theirs):
                 raise InteropError(
-                    f"the folders have different models: {name} of one has another {differing} "
-                    "than that of the other; give the two pipelines of one Karlo"
+                    f"the folders have different models: the tensor {differing} of {name} differs; "
+                    "give the two pipelines of the same Karlo"
                 )
         prior = pipeline.cascade.prior or other.cascade.prior
         pipeline = UnclipPipeline(
@@ -31,7 +34,7 @@ def merge(read: Sequence[UnclipPipeline]) -> UnclipPipeline:
 
 
 class Parts(NamedTuple):
-    """The models that a folder of diffusers is written from."""
+    """The models from which a diffusers folder is written."""
 
     prior: KarloPrior | None  # None for image variation
     decoder: KarloDecoder
@@ -49,30 +52,31 @@ def expressible(pipeline: UnclipPipeline, *, variation: bool) -> Parts:
     if not isinstance(decoder, KarloDecoder):
         raise _inexpressible("decoder", "it reads captions with a text encoder of its own")
     if not isinstance(upsampler, KarloUpsampler):
-        raise _inexpressible(name, "it has one network, and enlarges and noises otherwise")
+        raise _inexpressible(name, "it has one network, and upsamples and diffuses differently")
     prior = None if variation else _expressible_prior(cascade.prior, decoder)
     if variation and pipeline.clip is None:
         raise InteropError(
-            "an UnCLIPImageVariationPipeline needs CLIP's image tower, and these models came "
-            "without it; export without the variation"
+            "an UnCLIPImageVariationPipeline needs CLIP's image tower, which these models lack; "
+            "export the text-to-image pipeline"
         )
     for name, model in cascade.models.items():
         if getattr(model.config, "schedule", "cosine") != "cosine":
-            raise _inexpressible(name, "UnCLIPScheduler has the cosine schedule alone")
+            raise _inexpressible(name, "UnCLIPScheduler has only the cosine schedule")
     return Parts(prior, decoder, upsampler)
 
 
 def _expressible_prior(prior: nn.Module | None, decoder: KarloDecoder) -> KarloPrior:
     if prior is None:
         raise InteropError(
-            "an UnCLIPPipeline needs a prior, and these models have none; export the variation"
+            "an UnCLIPPipeline needs a prior, which these models lack; export the image variation "
+            "pipeline"
         )
     if not isinstance(prior, KarloPrior):
-        raise _inexpressible("prior", "it reads captions in another way than a PriorTransformer")
+        raise _inexpressible("prior", "it encodes captions differently from a PriorTransformer")
     if differing := first_difference(prior.text_encoder, decoder.text_encoder):
         raise InteropError(
-            f"prior and decoder have different text towers ({differing}), and this format has "
-            "room for one; train both on the same CLIP"
+            f"prior and decoder have different text towers ({differing} differs), but this format "
+            "stores only one; train both on the same CLIP"
         )
     return prior
 

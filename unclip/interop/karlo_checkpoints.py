@@ -1,7 +1,7 @@
 """Karlo's original checkpoints: the `.ckpt` files that its authors published.
 
-Names are those of the modules in kakaobrain/karlo. Its attention layers keep queries, keys and
-values of one head together; ours keep the queries of all heads together.
+Tensor names are those of the modules in kakaobrain/karlo. Its fused projections are grouped by head
+first, then by query, key and value; ours are the other way round.
 """
 
 import logging
@@ -41,7 +41,7 @@ from unclip.presets import karlo
 
 log = logging.getLogger(__name__)
 
-FILES = {  # patterns of the file names
+FILES = {  # glob patterns
     PRIOR: "prior-ckpt*.ckpt",
     DECODER: "decoder-ckpt*.ckpt",
     UPSAMPLER: "improved-sr-ckpt*.ckpt",
@@ -51,13 +51,13 @@ FILES = {  # patterns of the file names
 CONVERT = (
     "or convert them to a folder with diffusers' scripts/convert_kakao_brain_unclip_to_diffusers.py"
 )
-FUSED = {"c_qkv": 3, "qkv": 3, "encoder_kv": 2}  # projections in one matrix, by module name
-CONVOLUTIONS = ("qkv", "encoder_kv", "proj_out")  # of width 1, as linear layers
+FUSED = {"c_qkv": 3, "qkv": 3, "encoder_kv": 2}  # module name -> projections in one matrix
+CONVOLUTIONS = ("qkv", "encoder_kv", "proj_out")  # kernel size 1; linear layers in ours
 
 
 @dataclass(frozen=True, kw_only=True)
 class KarloLayout:
-    """Sizes of the models, which the checkpoints do not state, and open_clip's name of the CLIP."""
+    """The models' configs, which the checkpoints do not store, and open_clip's name of the CLIP."""
 
     prior: KarloPriorConfig
     decoder: KarloDecoderConfig
@@ -67,7 +67,7 @@ class KarloLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class KarloModels:
-    """The models of a folder of checkpoints."""
+    """The models in a folder of checkpoints."""
 
     prior: KarloPrior
     decoder: KarloDecoder
@@ -76,7 +76,7 @@ class KarloModels:
 
 
 def published_layout() -> KarloLayout:
-    """Karlo v1.0 alpha, on ViT-L/14 of OpenAI."""
+    """The layout of Karlo v1.0 alpha, with OpenAI's ViT-L/14."""
     preset: Any = karlo()
     return KarloLayout(
         prior=preset.prior,
@@ -94,10 +94,10 @@ def are_checkpoints(path: Path) -> bool:
 
 
 def read_checkpoints(path: Path, layout: KarloLayout, *, device: torch.device) -> KarloModels:
-    """The models in the folder, or in the folder of a file; pickled objects are not read.
+    """Read the models in the folder, or in the folder of the given file.
 
-    Raises `InteropError` if a file is missing, damaged, or does not fit the layout, and
-    `ConfigError` for such a CLIP.
+    Pickled objects are not loaded. Raises `InteropError` if a file is missing, damaged or does not
+    fit the layout; for the CLIP file, `ConfigError`.
     """
     files = _find(path if path.is_dir() else path.parent)
     log.info("reading Karlo's checkpoints in %s", path)
@@ -144,8 +144,8 @@ def _read(file: Path) -> Tensors:
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise InteropError(
-            f"{file} has no state_dict of tensors, so it is no checkpoint of Karlo; give the file "
-            "that the README of kakaobrain/karlo links"
+            f"{file} has no state_dict of tensors, so it is not a Karlo checkpoint; give the file "
+            "that the README of kakaobrain/karlo links to"
         )
     return state
 
@@ -153,7 +153,7 @@ def _read(file: Path) -> Tensors:
 def _read_statistics(file: Path) -> Tensors:
     content = _load(file)
     if not isinstance(content, (list, tuple)) or len(content) != 2:
-        raise InteropError(f"{file} does not hold the mean and the deviation of CLIP's embeddings")
+        raise InteropError(f"{file} does not hold the mean and the std of CLIP's embeddings")
     return {"mean": content[0], "std": content[1]}
 
 
@@ -163,14 +163,16 @@ def _load(file: Path) -> object:
     except pickle.UnpicklingError as error:
         raise InteropError(
             f"{file} cannot be read as tensors alone: it is damaged, or holds pickled objects, "
-            f"which are not run. Fetch it again, {CONVERT}"
+            f"which are not loaded. Download it again, {CONVERT}"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InteropError(f"{file} is not a whole checkpoint ({error}); fetch it again") from error
+        raise InteropError(
+            f"{file} is not a complete checkpoint ({error}); download it again"
+        ) from error
 
 
 def _regrouped(tensors: Tensors, head_width: int) -> Tensors:
-    """The tensors with fused projections grouped by projection and not by head."""
+    """The tensors with their fused projections grouped by projection p first, then by head h."""
     regrouped: Tensors = {}
     for name, tensor in tensors.items():
         module = name.split(".")[-2] if "." in name else name
@@ -180,8 +182,8 @@ def _regrouped(tensors: Tensors, head_width: int) -> Tensors:
             rows = parts * head_width
             if len(tensor) % rows:
                 raise InteropError(
-                    f"{name} has shape {tuple(tensor.shape)}, which does not hold heads of "
-                    f"{head_width} channels; give a checkpoint of Karlo v1.0"
+                    f"{name} has shape {tuple(tensor.shape)}, which does not divide into heads "
+                    f"of {head_width} channels; give a checkpoint of Karlo v1.0"
                 )
             tensor = rearrange(tensor, "(h p c) ... -> (p h c) ...", p=parts, c=head_width)
         regrouped[name] = tensor
@@ -189,7 +191,7 @@ def _regrouped(tensors: Tensors, head_width: int) -> Tensors:
 
 
 def _text_weights(clip: Tensors) -> Tensors:
-    """The text tower of a CLIP in OpenAI's names."""
+    """The text tower's weights of a CLIP with OpenAI's names."""
     return {
         name: tensor
         for name, tensor in clip.items()

@@ -1,7 +1,7 @@
 """Names of our parameters in Karlo's original checkpoints and in OpenAI's CLIP.
 
-Follows karlo/models/{prior_model,decoder_model,sr_64_256}.py and karlo/modules/{xf,unet}.py of
-kakaobrain/karlo. Fused projections must be regrouped first, see `karlo_checkpoints`.
+Names follow karlo/models/{prior_model,decoder_model,sr_64_256}.py and karlo/modules/{xf,unet}.py of
+kakaobrain/karlo. Fused projections must be regrouped first; see `karlo_checkpoints`.
 """
 
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ RESIDUAL = {
     "norm_in": ("in_layers.0",),
     "conv_in": ("in_layers.2",),
     "to_scale_shift": ("emb_layers.1",),
-    "to_shift": ("emb_layers.1",),  # a block has one of the two
+    "to_shift": ("emb_layers.1",),  # a block has either this or to_scale_shift
     "norm_out": ("out_layers.0",),
     "conv_out": ("out_layers.3",),
     "skip": ("skip_connection",),
@@ -53,7 +53,7 @@ ATTENTION = {
 
 
 def prior_table(config: KarloPriorConfig) -> Table:
-    """Of a PriorTransformer of xf.py."""
+    """Table for a PriorTransformer of xf.py."""
     modules = {
         "from_hidden": ("text_enc_proj",),
         "from_text_embeds": ("text_emb_proj",),
@@ -77,7 +77,7 @@ def prior_table(config: KarloPriorConfig) -> Table:
 
 
 def decoder_table(config: KarloDecoderConfig) -> Table:
-    """Of a PLMImUNet of unet.py."""
+    """Table for a PLMImUNet of unet.py."""
     modules = {
         "null_image_embeds": "cf_param",
         "from_text_embeds": "text_feat_proj",
@@ -92,7 +92,7 @@ def decoder_table(config: KarloDecoderConfig) -> Table:
 
 
 def upsampler_table(config: KarloUpsamplerConfig) -> Table:
-    """Of the two SuperResUNetModels of unet.py."""
+    """Table for the two SuperResUNetModels of unet.py."""
     networks = {"unet": "model_first_steps", "last_unet": "model_last_step"}
     table: Table = {}
     for name, path in networks.items():
@@ -101,7 +101,7 @@ def upsampler_table(config: KarloUpsamplerConfig) -> Table:
 
 
 def text_table(config: ClipTextConfig) -> Table:
-    """Of the text tower in OpenAI's CLIP."""
+    """Table for the text tower of OpenAI's CLIP."""
     table = {
         "embed": KeyMapping(CLIP, ("token_embedding",)),
         "positions": KeyMapping(CLIP, ("positional_embedding",)),
@@ -115,7 +115,7 @@ def text_table(config: ClipTextConfig) -> Table:
 
 
 def unet_table(config: UNetConfig, component: str, prefix: str, image_size: int) -> Table:
-    """Of a UNetModel of unet.py, whose weights begin with `prefix`."""
+    """Table for a UNetModel of unet.py, whose tensor names start with `prefix`."""
     modules = {
         "time.mlp.0": "time_embed.0",
         "time.mlp.2": "time_embed.2",
@@ -131,9 +131,9 @@ def unet_table(config: UNetConfig, component: str, prefix: str, image_size: int)
 
 
 def _blocks(config: UNetConfig, image_size: int) -> Iterator[tuple[str, str, str]]:
-    """Paths of our blocks in order, and of their residual block and attention in Karlo."""
+    """The path of each of our blocks, and of its residual block and attention in Karlo."""
     levels, count = len(config.channel_multipliers), config.residual_blocks
-    for i in range(levels * (count + 1) - 1):  # the last level has no block that halves
+    for i in range(levels * (count + 1) - 1):  # the last level has no downsampling block
         yield f"down.{i}", f"input_blocks.{i + 1}.0", f"input_blocks.{i + 1}.1"
     attends_in_middle = bool(config.attention_resolutions)
     yield "middle.0", "middle_block.0", "middle_block.1"
@@ -144,6 +144,6 @@ def _blocks(config: UNetConfig, image_size: int) -> Iterator[tuple[str, str, str
         for _ in range(count + 1):
             yield f"up.{ours}", f"output_blocks.{theirs}.0", f"output_blocks.{theirs}.1"
             ours, theirs = ours + 1, theirs + 1
-        if level:  # the block that doubles is in the last output block
+        if level:  # the upsampling block is part of the last output block
             yield f"up.{ours}", f"output_blocks.{theirs - 1}.{1 + attends}", "none"
             ours += 1

@@ -1,9 +1,7 @@
 """Names of our parameters in the layouts of diffusers and transformers.
 
-A table maps the path of our module or parameter to paths in the other layout. Several paths stand
-for a fused projection of ours: their tensors are concatenated along the first axis. A mapping's
-`leading` counts axes of length 1 in front of the other tensor; `transposed` swaps the two axes of
-a matrix.
+A table maps the path of our module or parameter to paths in the other layout. If there are several
+paths, ours is a fused projection: the concatenation of their tensors along the first axis.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,15 +21,15 @@ SUPER_RES_FIRST, SUPER_RES_LAST = "super_res_first", "super_res_last"
 
 
 class KeyMapping(NamedTuple):
-    """Where the weights of our module are in the other layout."""
+    """Where the other layout has the weights of our module or parameter."""
 
     component: str
     paths: tuple[str, ...]
-    leading: int = 0
-    transposed: bool = False
+    leading: int = 0  # axes of length 1 in front of the other tensor
+    transposed: bool = False  # the other tensor is the transposed matrix
 
     def names(self, rest: str) -> tuple[str, ...]:
-        """Names of the tensor at `rest` below the module."""
+        """The paths, each extended by `rest`: the name of a tensor relative to the module."""
         return tuple(path + rest for path in self.paths)
 
 
@@ -41,7 +39,7 @@ RESIDUAL = {
     "norm_in": "norm1",
     "conv_in": "conv1",
     "to_scale_shift": "time_emb_proj",
-    "to_shift": "time_emb_proj",  # a block has one of the two
+    "to_shift": "time_emb_proj",  # a block has either this or to_scale_shift
     "norm_out": "norm2",
     "conv_out": "conv2",
     "skip": "conv_shortcut",
@@ -80,7 +78,7 @@ OPEN_CLIP_BLOCK = {
 
 
 def prior_table(config: KarloPriorConfig) -> Table:
-    """Of a PriorTransformer."""
+    """Table for a PriorTransformer."""
     table = {
         "from_hidden": KeyMapping(PRIOR, ("encoder_hidden_states_proj",)),
         "from_text_embeds": KeyMapping(PRIOR, ("embedding_proj",)),
@@ -102,7 +100,7 @@ def prior_table(config: KarloPriorConfig) -> Table:
 
 
 def decoder_table(config: KarloDecoderConfig) -> Table:
-    """Of an UnCLIPTextProjModel and a UNet2DConditionModel."""
+    """Table for an UnCLIPTextProjModel and a UNet2DConditionModel."""
     projections = {
         "null_image_embeds": "learned_classifier_free_guidance_embeddings",
         "from_text_embeds": "embedding_proj",
@@ -117,13 +115,13 @@ def decoder_table(config: KarloDecoderConfig) -> Table:
 
 
 def upsampler_table(config: KarloUpsamplerConfig) -> Table:
-    """Of two UNet2DModels."""
+    """Table for two UNet2DModels."""
     first = below("unet", unet_table(config.unet, SUPER_RES_FIRST))
     return first | below("last_unet", unet_table(config.unet, SUPER_RES_LAST))
 
 
 def text_table(config: ClipTextConfig) -> Table:
-    """Of a CLIPTextModelWithProjection."""
+    """Table for a CLIPTextModelWithProjection."""
     table = {
         "embed": KeyMapping(TEXT_ENCODER, ("text_model.embeddings.token_embedding",)),
         "positions": KeyMapping(TEXT_ENCODER, ("text_model.embeddings.position_embedding.weight",)),
@@ -137,7 +135,7 @@ def text_table(config: ClipTextConfig) -> Table:
 
 
 def open_clip_table(text_layers: int, vision_layers: int) -> Table:
-    """Of both towers of CLIP, from an open_clip model."""
+    """Table for both towers of CLIP, from an open_clip model."""
     table = {
         "positional_embedding": KeyMapping(
             TEXT_ENCODER, ("text_model.embeddings.position_embedding.weight",)
@@ -167,7 +165,7 @@ def open_clip_table(text_layers: int, vision_layers: int) -> Table:
 
 
 def unet_table(config: UNetConfig, component: str) -> Table:
-    """Of a UNet2DModel or UNet2DConditionModel; includes entries for parts that ours may lack."""
+    """Table for a UNet2DModel or UNet2DConditionModel; may include modules that ours lacks."""
     plain = {
         "time.mlp.0": "time_embedding.linear_1",
         "time.mlp.2": "time_embedding.linear_2",
@@ -184,7 +182,7 @@ def unet_table(config: UNetConfig, component: str) -> Table:
 
 
 def _blocks(config: UNetConfig) -> Iterator[tuple[str, str, str]]:
-    """Paths of our blocks in order, and of their residual block and attention in diffusers."""
+    """The path of each of our blocks, and of its residual block and attention in diffusers."""
     levels, blocks = len(config.channel_multipliers), config.residual_blocks
     down, up = 0, 0
     for level in range(levels):
@@ -203,15 +201,15 @@ def _blocks(config: UNetConfig) -> Iterator[tuple[str, str, str]]:
             up += 1
 
 
-def _last(resampler: str, there: bool) -> list[tuple[str, str]]:
-    """The resampling block that ends a level of diffusers; it has no attention."""
-    return [(resampler, "none")] if there else []
+def _last(resampler: str, exists: bool) -> list[tuple[str, str]]:
+    """The resampling block at the end of a level in diffusers, if any; it has no attention."""
+    return [(resampler, "none")] if exists else []
 
 
 def block_table(
     ours: str, component: str, theirs: str, names: Mapping[str, tuple[str, ...]]
 ) -> Table:
-    """A table of the modules of one block, from their names within it."""
+    """Table for one block, from the names of its modules."""
     return {
         f"{ours}.{name}": KeyMapping(component, tuple(f"{theirs}.{path}" for path in paths))
         for name, paths in names.items()
@@ -219,7 +217,7 @@ def block_table(
 
 
 def below(prefix: str, table: Table) -> Table:
-    """The table of a model for a larger one that has it at `prefix`."""
+    """The table with `prefix` added to our paths, for a model that is a submodule of another."""
     return {f"{prefix}.{ours}": theirs for ours, theirs in table.items()}
 
 

@@ -1,4 +1,4 @@
-"""A JSON file of settings, read so that no setting is ignored by mistake."""
+"""Strict reading of JSON settings: no setting is ignored by mistake."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,10 @@ _NEVER: Any = object()
 
 
 class Settings:
-    """Settings of one component: each is taken once, and remaining ones are an error."""
+    """Settings of one component. Each is taken once; any that remain are an error.
+
+    All methods raise `InteropError`. Keys that start with an underscore are ignored.
+    """
 
     def __init__(self, values: dict[str, Any], *, where: str) -> None:
         self.where = where
@@ -22,23 +25,23 @@ class Settings:
         return cls(read_json(file), where=str(file))
 
     def integer(self, key: str, *, default: int = _NEVER) -> int:
-        """A whole number."""
+        """Take an integer."""
         return int(self._typed(key, int, default))
 
     def number(self, key: str, *, default: float = _NEVER) -> float:
-        """A number."""
+        """Take a number."""
         return float(self._typed(key, (int, float), default))
 
     def integers(self, key: str) -> tuple[int, ...]:
-        """A list of whole numbers."""
+        """Take a list of integers."""
         return self._tuple(key, int)
 
     def numbers(self, key: str) -> tuple[float, ...]:
-        """A list of numbers."""
+        """Take a list of floats."""
         return self._tuple(key, float)
 
     def edge(self, key: str) -> int:
-        """The side of square images: a number, or a mapping whose values are all that number."""
+        """Take the side of square images: an integer, or a mapping whose values all equal it."""
         value = self._left.pop(key, None)
         sides = set(value.values()) if isinstance(value, dict) else {value}
         if len(sides) != 1 or not isinstance(side := sides.pop(), int):
@@ -46,23 +49,23 @@ class Settings:
         return side
 
     def words(self, key: str) -> tuple[str, ...]:
-        """A list of words."""
+        """Take a list of strings."""
         return self._tuple(key, str)
 
     def expect(self, wanted: dict[str, Any], *, stated: tuple[str, ...] = ()) -> None:
-        """Refuse any other value of these settings; those in `stated` must be present."""
+        """Take these settings and refuse other values; those in `stated` must be present."""
         for key, value in wanted.items():
             if key in self._left:
                 given = self._left.pop(key)
                 if given != value:
                     raise InteropError(
-                        f"{self.where}: {key}={given!r}, but our networks have only {value!r} there"
+                        f"{self.where}: {key}={given!r}, but our networks support only {value!r}"
                     )
             elif key in stated:
                 raise self._missing(key)
 
     def ignore(self, *keys: str) -> None:
-        """Ignore settings that change nothing in models of this layout."""
+        """Drop settings that have no effect in models of this layout."""
         for key in keys:
             self._left.pop(key, None)
 
@@ -72,7 +75,7 @@ class Settings:
         if unknown:
             raise InteropError(
                 f"{self.where}: {', '.join(f'{k}={v!r}' for k, v in sorted(unknown.items()))}: "
-                "not known here, so the model could be another one; give a Karlo checkpoint"
+                "not supported, so the model may differ from Karlo; give a Karlo checkpoint"
             )
 
     def _typed(self, key: str, kind: Any, default: Any) -> Any:
@@ -96,13 +99,13 @@ class Settings:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file."""
+    """The object in a JSON file; raises `InteropError` if there is none."""
     if not file.is_file():
-        raise InteropError(f"{file} is not there; give the folder of a complete Karlo pipeline")
+        raise InteropError(f"{file} does not exist; give the folder of a complete Karlo pipeline")
     try:
         content = json.loads(file.read_text())
     except json.JSONDecodeError as error:
-        raise InteropError(f"{file} is not JSON ({error}); fetch it again") from error
+        raise InteropError(f"{file} is not JSON ({error}); download it again") from error
     if not isinstance(content, dict):
         raise InteropError(f"{file} holds {type(content).__name__}, not settings")
     return content

@@ -1,4 +1,4 @@
-"""U-Nets of diffusers as our `UNetConfig`, and back."""
+"""Conversion of U-Net settings between diffusers and our `UNetConfig`."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -46,14 +46,14 @@ UPSAMPLER = UNET | {
     "class_embed_type": None,
     "add_attention": False,
 }
-# Defaults of diffusers for settings that older files do not have.
+# The defaults of diffusers for settings that older files lack.
 LEFT_OUT = {
     "resnet_time_scale_shift": "default",
     "mid_block_type": "UNetMidBlock2D",
     "class_embed_type": None,
     "add_attention": True,
 }
-# Settings of blocks that Karlo does not have, or of training.
+# Settings that affect only training, or blocks that Karlo does not have.
 UNET_IGNORED = (
     "downsample_padding",
     "downsample_type",
@@ -65,7 +65,7 @@ UNET_IGNORED = (
 
 
 def built(where: str, make: Callable[[], _Config]) -> _Config:
-    """The config from `make`; a `ConfigError` becomes an `InteropError` that names the file."""
+    """The config from `make`; a `ConfigError` is raised as an `InteropError` with the file name."""
     try:
         return make()
     except ConfigError as error:
@@ -75,7 +75,11 @@ def built(where: str, make: Callable[[], _Config]) -> _Config:
 def read_unet(
     settings: Settings, fixed: Json, image_size: int, attending: tuple[str, str]
 ) -> UNetConfig:
-    """Read a U-Net; each level is plain or of the types `attending` (down, up)."""
+    """Read a U-Net.
+
+    fixed: settings that have only one supported value; attending: block types (down, up) of levels
+    with attention. All other levels must be `PLAIN`.
+    """
     widths = settings.integers("block_out_channels")
     down, up = settings.words("down_block_types"), settings.words("up_block_types")
     attends = [name == attending[0] and name != PLAIN[0] for name in down]
@@ -87,7 +91,7 @@ def read_unet(
         )
     if any(width % widths[0] for width in widths):
         raise InteropError(
-            f"{settings.where}: block_out_channels={list(widths)} are no multiples of the first"
+            f"{settings.where}: block_out_channels={list(widths)} are not multiples of the first"
         )
     settings.expect(fixed, stated=tuple(k for k, v in LEFT_OUT.items() if fixed.get(k, v) != v))
     settings.ignore(*UNET_IGNORED)
@@ -108,7 +112,7 @@ def read_unet(
 
 
 def write_unet(config: UNetConfig, image_size: int, attending: tuple[str, str]) -> Json:
-    """The reverse of `read_unet`, without the fixed settings."""
+    """The inverse of `read_unet`, without the fixed settings."""
     levels = range(len(config.channel_multipliers))
     attends = [image_size >> level in config.attention_resolutions for level in levels]
     down, up = _block_types(attends, attending)

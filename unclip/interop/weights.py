@@ -1,4 +1,4 @@
-"""Our tensors from those of another layout and back, by the tables of `key_mapping`."""
+"""Conversion of weights from and to another layout, by the tables of `key_mapping`."""
 
 import json
 from collections import defaultdict
@@ -16,14 +16,14 @@ from unclip.interop.key_mapping import KeyMapping, Table, find
 from unclip.kinds import build
 
 Tensors = dict[str, Tensor]
-Components = Mapping[str, Tensors]  # of the other layout, by component
+Components = Mapping[str, Tensors]  # tensors of the other layout, by component
 
-# Buffers of old transformers that hold nothing learned.
+# Buffers without learned values, in files of old versions of transformers.
 IGNORED = ("position_ids",)
 
 
 def build_from(config: Config, table: Table, components: Components) -> nn.Module:
-    """The model of the config with the components' weights, float32, in evaluation mode."""
+    """Build the config's model with the components' weights, in float32 and evaluation mode."""
     with torch.device("meta"):
         model = build(config)
     load(model, table, components)
@@ -33,10 +33,10 @@ def build_from(config: Config, table: Table, components: Components) -> nn.Modul
 def load(
     model: nn.Module, table: Table, components: Components, *, apart: tuple[str, ...] = ()
 ) -> None:
-    """Put the components' weights into the model, which may be on the meta device.
+    """Load the components' weights into the model, which may be on the meta device.
 
-    apart: names of our tensors that the other layout does not have; they stay unchanged. Raises
-    `InteropError`, with every tensor that is missing, unknown or of another shape.
+    apart: names of our tensors that the other layout lacks; they stay unchanged. Raises
+    `InteropError` if tensors are missing, unknown or of the wrong shape.
     """
     tensors: Tensors = {}
     used: dict[str, set[str]] = defaultdict(set)
@@ -62,7 +62,7 @@ def load(
 
 
 def unload(model: nn.Module, table: Table, *, apart: tuple[str, ...] = ()) -> dict[str, Tensors]:
-    """The model's weights as components of the other layout; `apart` as for `load`."""
+    """The inverse of `load`: the model's weights as components of the other layout."""
     components: dict[str, Tensors] = defaultdict(dict)
     for name, ours in model.state_dict().items():
         if name in apart:
@@ -76,7 +76,7 @@ def unload(model: nn.Module, table: Table, *, apart: tuple[str, ...] = ()) -> di
 
 
 def _their_shape(ours: torch.Size, rule: KeyMapping) -> tuple[int, ...]:
-    """Shape of each of the tensors that make one of ours."""
+    """The shape of each tensor of the other layout that makes up one of ours."""
     if rule.transposed:
         return ours[1], ours[0]
     return (1,) * rule.leading + (ours[0] // len(rule.paths), *ours[1:])
@@ -109,7 +109,7 @@ def raise_all(problems: list[str]) -> None:
 
 
 def read_tensors(folder: Path, stem: str) -> Tensors:
-    """All tensors of `<stem>.safetensors`, or of the shards that its index names."""
+    """Read all tensors of `<stem>.safetensors`, or of the shards that its index lists."""
     index = folder / f"{stem}.safetensors.index.json"
     if index.is_file():
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -124,10 +124,10 @@ def read_tensors(folder: Path, stem: str) -> Tensors:
 
 def _read_file(file: Path) -> Tensors:
     if not file.is_file():
-        there = ", ".join(sorted(path.name for path in file.parent.glob("*"))) or "nothing"
+        present = ", ".join(sorted(path.name for path in file.parent.glob("*"))) or "nothing"
         raise InteropError(
-            f"{file} is not there; {file.parent} contains {there}. Pickled weights (.bin) are not "
-            "read: save them as safetensors first"
+            f"{file} does not exist; {file.parent} contains {present}. Pickled weights (.bin) are "
+            "not loaded: save them as safetensors first"
         )
     try:
         with safe_open(file, framework="pt") as opened:

@@ -1,6 +1,6 @@
-"""The autoregressive prior of the paper (section 2.2): one code after the other.
+"""The autoregressive prior of the paper (section 2.2): it samples one code after the other.
 
-All of a row's noise is drawn before its first code, so equal noise gives equal codes.
+All noise of a row is drawn before its first code, so equal noise gives equal codes.
 """
 
 # B batch, L tokens of the captions, E width of the CLIP embeddings, K components, k codes so far
@@ -22,12 +22,12 @@ from unclip.objectives.draws import bernoulli
 from unclip.presets import paper_ar_prior, small_ar_prior, tiny_ar_prior
 from unclip.samplers import Generators, randn
 
-# From the codes so far (B, k) to the logits of the next (B, buckets).
+# Maps the codes so far (B, k) to the logits of the next code (B, buckets).
 NextLogits = Callable[[Tensor], Tensor]
 
 
 def ar_prior_loss(model: ARPrior, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Mean cross entropy of the codes, in nats for each code (section 2.2 of the paper)."""
+    """Mean cross-entropy of the codes, in nats per code (section 2.2 of the paper)."""
     config = model.config
     text_embeds, tokens = take(batch, "text_embeds", "tokens")
     image_embeds = expect(batch, "image_embeds", (config.embed_dim,))
@@ -48,7 +48,7 @@ def sample_image_embeds(
     temperature: float,
     generator: Generators,
 ) -> Tensor:
-    """Image embeddings (B, E) unit-norm for captions; arguments as for `sample_codes`."""
+    """Sample unit-norm image embeddings (B, E); arguments as for `sample_codes`."""
     codes = sample_codes(
         model,
         tokens,
@@ -71,11 +71,11 @@ def sample_codes(
     generator: Generators | None,
     cached: bool = True,
 ) -> Tensor:
-    """Codes for captions; (B, K) int64.
+    """Sample codes for captions; (B, K) int64.
 
-    tokens: (B, L) int64; text_embeds: (B, E) unit-norm; guidance_scale: 1 for none; temperature:
-    divides the logits; cached: whether to keep keys and values. One normal number decides each
-    code.
+    tokens: (B, L) int64; text_embeds: (B, E) unit-norm; guidance_scale: 1 for no guidance;
+    temperature: divides the logits; cached: whether to use a key-value cache. Each code consumes
+    one normal draw.
     """
     config = model.config
     shape = (len(tokens), 1 + config.dimensions)
@@ -87,46 +87,49 @@ def sample_codes(
     condition = model.condition(
         tokens.repeat(copies, 1), text_embeds.repeat(copies, 1), dots.repeat(copies), dropped
     )
-    following = cached_logits(model, condition) if cached else uncached_logits(model, condition)
+    next_logits = cached_logits(model, condition) if cached else uncached_logits(model, condition)
     codes = tokens.new_empty(len(tokens), 0)
-    for place in range(config.dimensions):
-        logits = following(codes.repeat(copies, 1)).float()  # (copies * B, buckets)
+    for position in range(config.dimensions):
+        logits = next_logits(codes.repeat(copies, 1)).float()  # (copies * B, buckets)
         logits = guide(logits, copies, guidance_scale)
-        drawn = draw(logits / temperature, uniform[:, 1 + place])
+        drawn = draw(logits / temperature, uniform[:, 1 + position])
         codes = torch.cat([codes, drawn[:, None]], dim=1)  # (B, k + 1)
     return codes
 
 
 def cached_logits(model: ARPrior, condition: PriorCondition) -> NextLogits:
-    """Computes each token once and keeps its keys and values."""
+    """The next logits with a key-value cache: each token is computed once."""
     caches = model.new_caches()
 
-    def following(codes: Tensor) -> Tensor:
+    def next_logits(codes: Tensor) -> Tensor:
         logits: Tensor = model(codes, condition, caches)[:, -1]
         return logits
 
-    return following
+    return next_logits
 
 
 def uncached_logits(model: ARPrior, condition: PriorCondition) -> NextLogits:
-    """Computes the whole sequence again for each code."""
+    """The next logits without a cache: the whole sequence is computed again for each code."""
 
-    def following(codes: Tensor) -> Tensor:
+    def next_logits(codes: Tensor) -> Tensor:
         logits: Tensor = model(codes, condition)[:, -1]
         return logits
 
-    return following
+    return next_logits
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """The class at the quantile `uniform` (B,) of each row of logits (B, buckets); (B,) int64."""
+    """Inverse-CDF sampling; logits: (B, buckets), uniform: (B,) in [0, 1] -> (B,) int64."""
     cumulative = logits.double().softmax(-1).cumsum(-1)  # (B, buckets)
-    places = torch.searchsorted(cumulative, uniform[:, None].contiguous(), right=True)[:, 0]
-    return places.clamp(max=logits.shape[-1] - 1)
+    drawn = torch.searchsorted(cumulative, uniform[:, None].contiguous(), right=True)[:, 0]
+    return drawn.clamp(max=logits.shape[-1] - 1)
 
 
 def draw_dots(uniform: Tensor, *, bins: int) -> Tensor:
-    """A bin in the upper half of the training distribution; (B,). Bins are equally frequent."""
+    """Draw a dot-product bin from the upper half, as in section 2.2 of the paper; (B,) int64.
+
+    Bins are equally frequent in the training data, so these are the largest 50% of dot products.
+    """
     half = bins // 2
     return half + (uniform * half).long().clamp(max=half - 1)
 

@@ -18,7 +18,7 @@ from unclip.samplers import randn
 
 
 def prior_loss(model: DiffusionPrior, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Mean squared error of the predicted image embedding (section 2.2 of the paper)."""
+    """|ẑ_i - z_i|² of unit-norm image embeddings, averaged over rows (section 2.2 of the paper)."""
     config = model.config
     text_embeds, tokens = take(batch, "text_embeds", "tokens")
     image_embeds = expect(batch, "image_embeds", (config.embed_dim,))
@@ -30,7 +30,7 @@ def prior_loss(model: DiffusionPrior, batch: Batch, generator: torch.Generator) 
     schedule = schedule_of(config, x_start.device)
     x = q_sample(x_start, timesteps, noise=noise, schedule=schedule)
     predicted: Tensor = model(x, timesteps, condition)
-    # Divided by the square of the scale, so that losses of different scales can be compared.
+    # In units of the unit-norm embedding, so that losses at different scales can be compared.
     return F.mse_loss(predicted.float(), x_start) / config.embedding_scale**2 * config.embed_dim
 
 

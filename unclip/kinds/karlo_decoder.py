@@ -1,6 +1,6 @@
-"""Karlo's decoder. Its text tower stays frozen."""
+"""Karlo's decoder. Its CLIP text tower is frozen."""
 
-# B batch, S image size
+# B batch, N images shown, S image size
 
 import torch
 from torch import Tensor
@@ -17,7 +17,10 @@ from unclip.presets import karlo
 
 
 def karlo_decoder_loss(model: KarloDecoder, batch: Batch, generator: torch.Generator) -> Tensor:
-    """L_hybrid on ε and variance; embedding and caption are dropped independently."""
+    """L_hybrid (Nichol and Dhariwal 2021, eq. 16) of ε and the variance.
+
+    Image embedding and caption are dropped independently.
+    """
     config = model.config
     tokens = take(batch, "tokens")[0]
     pixels = expect(batch, "pixels", (3, config.image_size, config.image_size)).float()
@@ -41,7 +44,7 @@ def karlo_decoder_loss(model: KarloDecoder, batch: Batch, generator: torch.Gener
 
 
 def preview(model: KarloDecoder, batch: Batch, generator: torch.Generator) -> Tensor:
-    """True images, then decoded ones; (2N, 3, S, S)."""
+    """N true images, then N decoded ones; (2N, 3, S, S) in [-1, 1]."""
     image_embeds = unnormalised_image_embeds(batch, model.config.embed_dim)
     return preview_decoder(model, batch, image_embeds, generator)
 

@@ -1,4 +1,4 @@
-"""Karlo's diffusion prior. Its text tower stays frozen."""
+"""Karlo's diffusion prior. Its CLIP text tower is frozen."""
 
 # B batch, E width of the CLIP embeddings
 

@@ -1,6 +1,6 @@
-"""Karlo's upsampler: few steps, the last of them by a network of its own."""
+"""Karlo's upsampler: few steps, of which a second network takes the last."""
 
-# B batch, S image size, s low-resolution size
+# B batch, N images shown, S image size
 
 import torch
 from torch import Tensor
@@ -19,10 +19,10 @@ from unclip.samplers import Denoise
 
 
 def karlo_upsampler_loss(model: KarloUpsampler, batch: Batch, generator: torch.Generator) -> Tensor:
-    """The sum of both networks' errors in ε: at any timestep, and at 0 for the last network.
+    """The sum of both networks' losses in ε: the last network's at timestep 0, the other's at any.
 
-    The published last network was also trained against a discriminator. That is not done here, so
-    further training makes its images smoother.
+    The published last network was also trained with an adversarial loss. That loss is not
+    implemented here, so further training makes images smoother.
     """
     config = model.config
     pixels = expect(batch, "pixels", (3, config.image_size, config.image_size)).float()
@@ -48,7 +48,7 @@ def karlo_upsampler_loss(model: KarloUpsampler, batch: Batch, generator: torch.G
 
 
 def karlo_upsampler_denoiser(model: KarloUpsampler, enlarged: Tensor) -> Denoise:
-    """As `upsampler_denoiser`, with the last network at timestep 0."""
+    """As `upsampler_denoiser`, with the last network for timestep 0."""
 
     def predict(x: Tensor, timesteps: Tensor, given: Tensor) -> Tensor:
         network = model.forward_last if int(timesteps[0]) == 0 else model
@@ -59,7 +59,7 @@ def karlo_upsampler_denoiser(model: KarloUpsampler, enlarged: Tensor) -> Denoise
 
 
 def preview(model: KarloUpsampler, batch: Batch, generator: torch.Generator) -> Tensor:
-    """True images, the small ones that the model is given, and its output; (3N, 3, S, S)."""
+    """N true images, then N inputs, then N outputs; (3N, 3, S, S) in [-1, 1]."""
     return preview_upsampler(model, karlo_upsampler_denoiser, batch, generator)
 
 

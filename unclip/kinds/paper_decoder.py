@@ -1,6 +1,6 @@
 """The decoder of the paper (section 2.1)."""
 
-# B batch, S image size
+# B batch, N images shown, S image size
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from unclip.presets import paper, small, tiny
 
 
 def decoder_loss(model: Decoder, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Denoising error; embedding and caption are dropped independently."""
+    """Denoising loss; image embedding and caption are dropped independently."""
     config = model.config
     tokens = take(batch, "tokens")[0]
     image_embeds = expect(batch, "image_embeds", (config.embed_dim,))
@@ -43,7 +43,7 @@ def decoder_loss(model: Decoder, batch: Batch, generator: torch.Generator) -> Te
 
 
 def preview(model: Decoder, batch: Batch, generator: torch.Generator) -> Tensor:
-    """True images, then decoded ones; (2N, 3, S, S)."""
+    """N true images, then N decoded ones; (2N, 3, S, S) in [-1, 1]."""
     return preview_decoder(model, batch, batch["image_embeds"], generator)
 
 

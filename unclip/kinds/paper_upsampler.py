@@ -1,6 +1,6 @@
-"""The upsamplers of the paper (section 2.1): trained on crops of corrupted images."""
+"""The upsamplers of the paper (section 2.1), trained on crops with degraded inputs."""
 
-# B batch, S image size
+# B batch, C channels, N images shown, S image size
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from unclip.samplers import randn
 
 
 def upsampler_loss(model: Upsampler, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Denoising error on crops, conditioned on their corrupted low-resolution version."""
+    """Denoising loss on random crops, conditioned on degraded low-resolution versions of them."""
     config = model.config
     pixels = expect(batch, "pixels", (3, config.image_size, config.image_size))
     pixels = _random_crops(pixels, config.crop_size, multiple=config.scale, generator=generator)
@@ -50,7 +50,7 @@ def upsampler_loss(model: Upsampler, batch: Batch, generator: torch.Generator) -
 def _add_noise(
     low_res: Tensor, largest: float | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
-    """Noise whose standard deviation is uniform up to `largest`, and that deviation (B,)."""
+    """Add noise with a std drawn from [0, largest] for each row; returns the std too, (B,)."""
     if largest is None:
         return low_res, None
     std = torch.rand(len(low_res), generator=generator, device=generator.device) * largest
@@ -62,10 +62,10 @@ def _add_noise(
 def _random_crops(
     pixels: Tensor, size: int, *, multiple: int, generator: torch.Generator
 ) -> Tensor:
-    """A square of each image (B, C, S, S) -> (B, C, size, size).
+    """Crop a random square from each image: (B, C, S, S) -> (B, C, size, size).
 
-    Corners are at multiples of `multiple`, so that the pixels of the low-resolution crop lie where
-    those of the whole low-resolution image do.
+    Corners are multiples of `multiple`, so that the low-resolution crop is aligned with the pixels
+    of the low-resolution image.
     """
     choices = (pixels.shape[-1] - size) // multiple + 1
     if choices == 1:
@@ -80,7 +80,7 @@ def _random_crops(
 
 
 def preview(model: Upsampler, batch: Batch, generator: torch.Generator) -> Tensor:
-    """True images, the small ones that the model is given, and its output; (3N, 3, S, S)."""
+    """N true images, then N inputs, then N outputs; (3N, 3, S, S) in [-1, 1]."""
     return preview_upsampler(model, upsampler_denoiser, batch, generator)
 
 

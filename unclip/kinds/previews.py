@@ -1,4 +1,4 @@
-"""Previews of models in training: the truth first, then what the model makes of the same rows."""
+"""Previews of models in training: true data first, then the model's output for the same rows."""
 
 # B batch, N = min(B, COLUMNS) rows shown, E width of the CLIP embeddings, S image size
 
@@ -13,14 +13,14 @@ from unclip.diffusion import schedule_of
 from unclip.objectives.batch import Batch
 from unclip.samplers import Denoise, ddim, randn
 
-COLUMNS = 8  # images beside each other
+COLUMNS = 8  # rows of the batch that are shown, next to each other
 PREVIEW_STEPS = 20
 
 
 def sample_with_ddim(
     model: Any, denoise: Denoise, shape: tuple[int, ...], generator: torch.Generator
 ) -> Tensor:
-    """x_0 of the given shape, in few deterministic steps from noise of the generator."""
+    """Sample x_0 of the given shape in a few deterministic steps; x_T is drawn on the generator."""
     device = next(model.parameters()).device
     return ddim(
         denoise,
@@ -35,9 +35,9 @@ def sample_with_ddim(
 def preview_decoder(
     model: Any, batch: Batch, image_embeds: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """True images, then decoded ones; (2N, 3, S, S) in [-1, 1].
+    """N true images, then N decoded ones; (2N, 3, S, S) in [-1, 1].
 
-    image_embeds: (B, E), with the norm that the decoder reads.
+    image_embeds: (B, E), with the norm that the decoder expects.
     """
     truth = batch["pixels"][:COLUMNS]
     denoise = decoder_denoiser(
@@ -55,9 +55,9 @@ def preview_decoder(
 def preview_upsampler(
     model: Any, denoiser: Any, batch: Batch, generator: torch.Generator
 ) -> Tensor:
-    """True images, the small ones that the model is given, and its output; (3N, 3, S, S).
+    """N true images, then N low-resolution inputs, then N outputs; (3N, 3, S, S) in [-1, 1].
 
-    denoiser: as `ModelSpec.denoiser`. Pixels are in [-1, 1].
+    denoiser: as `ModelSpec.denoiser`. The inputs are enlarged without interpolation.
     """
     truth = batch["pixels"][:COLUMNS]
     low_res = F.interpolate(truth, size=model.config.low_res_size, mode="area")
@@ -71,18 +71,18 @@ def preview_upsampler(
 def preview_diffusion_prior(model: Any, batch: Batch, generator: torch.Generator) -> Tensor:
     """`similarity_maps` of the predicted image embeddings; (2, 3, N, N)."""
     tokens, truth = batch["tokens"][:COLUMNS], batch["image_embeds"][:COLUMNS]
-    text_embeds = batch.get("text_embeds", truth)[:COLUMNS]  # Karlo's prior reads none
+    text_embeds = batch.get("text_embeds", truth)[:COLUMNS]  # Karlo's prior ignores them
     denoise = prior_denoiser(model, tokens, text_embeds, guidance_scale=1.0)
     drawn = sample_with_ddim(model, denoise, tuple(truth.shape), generator)
     return similarity_maps(truth, model.to_image_space(drawn))
 
 
 def similarity_maps(truth: Tensor, predicted: Tensor) -> Tensor:
-    """Cosines of embeddings as grey images; (2, 3, N, N) in [-1, 1].
+    """Cosine similarities of embeddings as two grey images; (2, 3, N, N) in [-1, 1].
 
-    truth, predicted: (N, E) of the same rows. The first image has the cosines of the true
-    embeddings with each other, the second those of the predicted ones (rows) with the true ones
-    (columns). A good prior makes the second look like the first, with a bright diagonal.
+    truth, predicted: (N, E) of the same rows. The first image shows the cosines between the true
+    embeddings, the second those of predicted (rows) with true ones (columns). A good prior makes
+    the second image look like the first, with a bright diagonal.
     """
     unit = F.normalize(truth.float(), dim=-1)
     of_truth = unit @ unit.T

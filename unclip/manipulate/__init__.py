@@ -1,8 +1,8 @@
 """Image manipulation in the latent space of a trained cascade (sections 3 and 4 of the paper).
 
-The latent of an image is (z_i, x_T): its CLIP embedding, and the noise that holds the rest. Every
-function takes the cascade first and returns images of the decoder's size, which `enlarge` passes
-through the upsamplers.
+The latent of an image is (z_i, x_T): its CLIP embedding, and the noise that encodes everything
+else. The manipulations take the cascade first and return images of the decoder's size; `enlarge`
+passes those through the upsamplers. `inpaint` works at all sizes and returns the largest.
 """
 
 from unclip.manipulate.inpainting import inpaint, shrink_mask

@@ -1,7 +1,7 @@
-"""Inpainting: replace a part of an image, and leave the other pixels as they are."""
+"""Inpainting: replace a part of an image and keep all other pixels."""
 
-# B batch, S image size, s size of the given mask, E width of the CLIP embeddings
-# masks are bool, True where the image is replaced
+# B batch, S image size, s size of a mask or image before resizing, E width of the CLIP embeddings
+# Masks are bool, True where the image is replaced.
 
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +27,7 @@ class _Canvas:
     mask: Tensor  # (B, 1, S, S) bool
 
     def keep(self, painted: Tensor) -> Tensor:
-        """The painted pixels within the mask, and the image's own outside of it."""
+        """The painted pixels inside the mask, and the image's own pixels outside."""
         return torch.where(self.mask, painted, self.pixels)
 
 
@@ -42,11 +42,11 @@ def inpaint(
     resamplings: int = 4,
     generator: Generators,
 ) -> Tensor:
-    """Paint where the mask is True, and return the images; (B, 3, S, S) in [-1, 1].
+    """Inpaint where the mask is True; (B, 3, S, S) in [-1, 1].
 
-    pixels: (B, 3, S, S) in [-1, 1] and mask: (B, 1, S, S) bool, of the cascade's largest size;
-    image_embeds: (B, E), of the wanted image; tokens: (B, L) int64; resamplings: how often the
-    decoder repeats each step, which fits the new part to the old.
+    pixels: (B, 3, S, S) in [-1, 1] and mask: (B, 1, S, S) bool, at the cascade's largest size;
+    image_embeds: (B, E), of the desired image; tokens: (B, L) int64; resamplings: how often the
+    decoder repeats each step, which harmonises the new part with the old.
     """
     small, *larger = _canvases(cascade, pixels, mask)
     check_rows(pixels=pixels, image_embeds=image_embeds)
@@ -68,10 +68,10 @@ def repaint(
     resamplings: int,
     generator: Generators,
 ) -> Tensor:
-    """RePaint (Lugmayr et al. 2022, algorithm 1) with DDIM's steps; x: (B, ...) at the last step.
+    """RePaint (Lugmayr et al. 2022, algorithm 1) with DDIM steps; x: (B, ...), the initial x_T.
 
-    Each step is taken `resamplings` times, with noise added again in between. `denoise` must return
-    the known values outside the mask, so that their x_t is the noised known image.
+    Each step is taken `resamplings` times, with noise added back in between. `denoise` must return
+    the known values of x_0 outside the mask, so that x_t there is the noised known image.
     """
     if resamplings < 1:
         raise ConfigError(f"resamplings={resamplings} must be at least 1; 1 takes each step once")
@@ -82,25 +82,25 @@ def repaint(
             noise = noise_from_x_start(x_start, x, timesteps, schedule=schedule)
             x = alpha_bar_prev**0.5 * x_start + (1 - alpha_bar_prev) ** 0.5 * noise
             if again:
-                share = alpha_bar / alpha_bar_prev  # of the signal that a step back leaves
+                alpha = alpha_bar / alpha_bar_prev  # of the forward step back to t
                 fresh = randn(tuple(x.shape), generator=generator, device=x.device)
-                x = share**0.5 * x + (1 - share) ** 0.5 * fresh
+                x = alpha**0.5 * x + (1 - alpha) ** 0.5 * fresh
     return x
 
 
 def shrink_mask(mask: Tensor, size: int) -> Tensor:
-    """(B, 1, s, s) bool at a smaller size: True where any of the covered pixels is."""
+    """Shrink a mask (B, 1, s, s) bool to `size`: True where any covered pixel is True."""
     return F.adaptive_max_pool2d(mask.float(), size) > 0
 
 
 def _canvases(cascade: Cascade, pixels: Tensor, mask: Tensor) -> list[_Canvas]:
-    """The image at the sizes of the cascade, smallest first."""
+    """The image and its mask at each size of the cascade, smallest first."""
     largest, hint = cascade.sizes[-1], "resize it to the largest size of this cascade"
     check_shape("pixels", pixels, ("B", 3, largest, largest), hint)
     check_shape("mask", mask, (len(pixels), 1, largest, largest), hint)
     if mask.dtype != torch.bool:
         raise ConfigError(
-            f"mask is of {mask.dtype}; give torch.bool, True where the image is to be painted"
+            f"mask has dtype {mask.dtype}; give torch.bool, True where the image is to be painted"
         )
     return [
         _Canvas(F.interpolate(pixels, size=size, mode="area"), shrink_mask(mask, size))
@@ -133,7 +133,7 @@ def _paint(
 def _refine(
     model: Any, low_res: Tensor, canvas: _Canvas, steps: int, generator: Generators
 ) -> Tensor:
-    """Inpaint with an upsampler; low_res: (B, 3, s, s) to (B, 3, S, S)."""
+    """Inpaint with an upsampler: low_res (B, 3, s, s) -> (B, 3, S, S)."""
     enlarged = model.condition(low_res)
     denoiser = spec_of(model).denoiser
     assert denoiser is not None

@@ -1,7 +1,7 @@
 """The latent of an image, and paths through the latent space (section 3 of the paper)."""
 
-# B images, N points on a path, E width of the CLIP embeddings, S decoder's image size
-# z_i image embedding, z_t text embedding
+# B images, N points on a path, D vector width, E width of the CLIP embeddings
+# S decoder's image size, z_i image embedding
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,21 +27,21 @@ ONE = "take one row at a time, with x[:1]"
 
 @dataclass(frozen=True)
 class Latent:
-    """The bipartite latent of an image: its CLIP embedding, and the noise that holds the rest."""
+    """The bipartite latent of an image: its CLIP embedding, and the noise that encodes the rest."""
 
-    image_embeds: Tensor  # z_i, (B, E), with the norm that the decoder reads
+    image_embeds: Tensor  # z_i, (B, E), with the norm that the decoder expects
     noise: Tensor  # x_T, (B, 3, S, S)
 
 
 def to_pixels(cascade: Cascade, images: Sequence[Image.Image]) -> Tensor:
-    """The central squares of images at the decoder's size; (B, 3, S, S) in [-1, 1]."""
+    """Centre-crop images to squares at the decoder's size; (B, 3, S, S) in [-1, 1]."""
     size = cascade.decoder.config.image_size
     pixels = torch.stack([_square(image, size) for image in images])
     return pixels.to(cascade.device)
 
 
 def encode(cascade: Cascade, pixels: Tensor, image_embeds: Tensor) -> Latent:
-    """Find x_T by DDIM inversion of the decoder, conditioned on z_i without a caption.
+    """Encode images: x_T is found by DDIM inversion of the decoder, conditioned on z_i alone.
 
     pixels: (B, 3, S, S) in [-1, 1], S the decoder's size; image_embeds: (B, E) of the same images.
     """
@@ -66,10 +66,10 @@ def decode(
     eta: float = 0.0,
     generator: Generators | None = None,
 ) -> Tensor:
-    """The images of a latent, (B, 3, S, S) in [-1, 1]; eta = 0 reproduces the encoded images.
+    """Decode a latent to images (B, 3, S, S) in [-1, 1]; eta = 0 reproduces the encoded images.
 
-    Always by DDIM, the sampler that `encode` inverts. With eta above 0 it draws noise from the
-    generator.
+    Always samples with DDIM, which `encode` inverts. With eta above 0 the steps draw noise, so a
+    generator is required.
     """
     if eta > 0 and generator is None:
         raise ConfigError(f"eta={eta} adds noise; give a generator to draw it from, or eta=0")
@@ -79,9 +79,9 @@ def decode(
 
 
 def enlarge(cascade: Cascade, pixels: Tensor, *, seed: int = 0) -> Tensor:
-    """Pass (B, 3, S, S) through the upsamplers, if any; each image starts from the same noise.
+    """Pass images (B, 3, S, S) through the upsamplers, if any, all with the noise of `seed`.
 
-    One image at a time, because a batch at full size may not fit a GPU.
+    Images are upsampled one at a time, because a batch at full size may not fit on a GPU.
     """
     large = []
     for image in pixels.split(1):  # type: ignore[no-untyped-call]
@@ -93,9 +93,10 @@ def enlarge(cascade: Cascade, pixels: Tensor, *, seed: int = 0) -> Tensor:
 def variations(
     cascade: Cascade, latent: Latent, *, count: int, eta: float, generator: Generators
 ) -> Tensor:
-    """Images that share the CLIP embedding (section 3.1, figure 3); (count, 3, S, S).
+    """Variations of an image that share its CLIP embedding (section 3.1, figure 3).
 
-    latent: of one image. The larger eta is, the more they differ in everything else.
+    latent: of one image. The larger eta, the more the variations differ in everything that the
+    embedding does not determine. Returns (count, 3, S, S).
     """
     return decode(cascade, _repeat(latent, count), eta=eta, generator=generator)
 
@@ -110,8 +111,8 @@ def interpolate(
 ) -> Tensor:
     """Interpolate spherically between two images (section 3.2, figure 4); (N, 3, S, S).
 
-    start, end: of one image each; weights: (N,) in [0, 1]. x_T is interpolated too, so that both
-    ends are reconstructions. If noise (1, 3, S, S) is given, it is the x_T of all images.
+    start, end: of one image each; weights: (N,) in [0, 1]. x_T is interpolated too, so weights 0
+    and 1 reconstruct the images. noise: (1, 3, S, S), if given, is the x_T of all images instead.
     """
     weights = weights.to(start.noise.device)
     image_embeds = slerp(start.image_embeds, end.image_embeds, weights)  # (N, E)
@@ -129,11 +130,11 @@ def text_diff(
     from_text_embeds: Tensor | None = None,
     thetas: Tensor,
 ) -> Tensor:
-    """Turn an image towards a caption (section 3.3, figure 5); (N, 3, S, S).
+    """Rotate an image's embedding towards a caption (section 3.3, figure 5); (N, 3, S, S).
 
-    latent: of one image; text_embeds: (1, E) of the caption; from_text_embeds: (1, E) of a caption
-    of the image, which is subtracted; thetas: (N,) in [0, 1], how far to turn, up to 0.25 to 0.5 in
-    the paper. x_T does not change.
+    latent: of one image; text_embeds: (1, E) of the new caption; from_text_embeds: (1, E) of a
+    caption of the image itself, subtracted if given; thetas: (N,) in [0, 1], the interpolation
+    weights, for which the paper uses at most 0.25 to 0.5. x_T does not change.
     """
     if from_text_embeds is not None:
         text_embeds = text_embeds - from_text_embeds
@@ -152,7 +153,7 @@ def pca_reconstruct(
 ) -> Tensor:
     """Reconstruct an image from the first components of z_i (section 4, figure 7); (N, 3, S, S).
 
-    latent: of one image; components: N counts; a count above the width means all components.
+    latent: of one image; components: N counts of components to keep; counts above E keep all.
     """
     width = latent.image_embeds.shape[-1]
     basis = basis.to(latent.image_embeds.device)
@@ -165,11 +166,11 @@ def pca_reconstruct(
 def slerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
     """Spherical interpolation between two vectors (1, D) at weights (N,); (N, D).
 
-    The angle to `start` is proportional to the weight, and weights 0 and 1 give the two vectors.
-    Vectors of equal norm keep that norm; for others the same coefficients are used.
+    The angle to `start` is proportional to the weight; weights 0 and 1 give the two vectors. If
+    both vectors have the same norm, so do the results.
     """
     check_shape("the start", start, (1, "D"), ONE)
-    check_shape("the end", end, tuple(start.shape), "take both of the same CLIP or decoder")
+    check_shape("the end", end, tuple(start.shape), "take both from the same CLIP or decoder")
     weight = weights.to(start.dtype)[:, None]  # (N, 1)
     cosine = F.cosine_similarity(start, end, dim=-1).clamp(-1, 1)[:, None]  # (1, 1)
     angle = cosine.acos()
@@ -182,20 +183,20 @@ def slerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
 
 
 def as_long_as(lengths: Tensor, directions: Tensor) -> Tensor:
-    """`directions` (N, E) with the norms of the rows of `lengths`, (N, E) or (1, E)."""
+    """`directions` (N, E), rescaled to the norms of the rows of `lengths`, (N, E) or (1, E)."""
     norms: Tensor = lengths.norm(dim=-1, keepdim=True)
     return F.normalize(directions, dim=-1) * norms
 
 
 def _repeat(latent: Latent, count: int) -> Latent:
-    """The latent of one image, `count` times."""
+    """The latent of one image, repeated `count` times."""
     check_shape("latent.image_embeds", latent.image_embeds, (1, "E"), ONE)
     check_rows(image_embeds=latent.image_embeds, noise=latent.noise)
     return Latent(latent.image_embeds.expand(count, -1), latent.noise.expand(count, -1, -1, -1))
 
 
 def _square(image: Image.Image, size: int) -> Tensor:
-    """The central square, reduced or enlarged as in training; (3, size, size) in [-1, 1]."""
+    """The central square, resized as the training data; (3, size, size) in [-1, 1]."""
     smaller = min(image.size) > size
     method = Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC
     fitted = ImageOps.fit(to_rgb(image), (size, size), method=method)

@@ -12,7 +12,7 @@ from unclip.manipulate.latents import Latent, as_long_as, variations
 from unclip.samplers import Generators, randn
 from unclip.validation import check_embeds
 
-CONDITIONS = {  # name -> the decoder's condition beside the caption
+CONDITIONS = {  # name -> the decoder's condition besides the caption
     "caption": "the null embedding: the caption alone",
     "text embedding": "z_t of the caption in place of z_i",
     "prior": "z_i that the prior samples for the caption",
@@ -28,11 +28,12 @@ def importance_of_the_prior(
     *,
     generator: Generators,
 ) -> dict[str, Tensor]:
-    """Decode each caption under up to four conditions from equal noise (section 5.1, figure 8).
+    """Decode each caption under up to four conditions from the same noise (section 5.1, figure 8).
 
-    tokens: (B, L) int64; text_embeds: (B, E); image_embeds: (B, E) of true images, if there are
-    any. Returns images (B, 3, S, S) in [-1, 1] for each name of `CONDITIONS`. Where the paper uses
-    a zero embedding, this uses the learned null embedding that training used.
+    tokens: (B, L) int64; text_embeds: (B, E); image_embeds: (B, E) of the true images, if known.
+    Returns images (B, 3, S, S) in [-1, 1] by the names of `CONDITIONS`; "true embedding" only if
+    image_embeds are given. The paper passes a zero embedding with the caption alone; this passes
+    the learned null embedding, because training did.
     """
     size = cascade.decoder.config.image_size
     noise = randn((len(tokens), 3, size, size), generator=generator, device=cascade.device)
@@ -60,11 +61,11 @@ def typographic_attack(
     eta: float,
     generator: Generators,
 ) -> tuple[Tensor, Tensor]:
-    """CLIP's classification of an image, and variations of it from the same embedding.
+    """CLIP's classification of an image, and variations decoded from the same embedding.
 
-    If the image carries a misleading word, CLIP may classify it by the word while the variations
-    still show the object (section 3.3, figure 6). latent: of one image; class_embeds: (K, E).
-    Returns the classes' probabilities (K,) and variations (count, 3, S, S).
+    If the image carries a misleading word, CLIP may classify it by the word although the variations
+    still show the object (section 4, figure 6). latent: of one image; class_embeds: (K, E)
+    unit-norm. Returns the class probabilities (K,) and the variations (count, 3, S, S).
     """
     probabilities = class_probabilities(latent.image_embeds, class_embeds, logit_scale=logit_scale)
     varied = variations(cascade, latent, count=count, eta=eta, generator=generator)

@@ -1,4 +1,4 @@
-"""Metrics of generated images and embeddings: functions of float tensors."""
+"""Metrics of generated images and embeddings, as functions of float tensors."""
 
 from unclip.metrics.frechet import frechet_distance, frechet_from_moments
 from unclip.metrics.manifold import PrecisionRecall, diversity, precision_recall

@@ -14,7 +14,7 @@ _CHUNK = 1024  # rows of the distance matrix at a time
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionRecall:
-    """Share of generated samples near real ones, and of real ones near generated; in [0, 1]."""
+    """Fraction of generated samples near real ones, and of real near generated; in [0, 1]."""
 
     precision: float
     recall: float
@@ -23,13 +23,14 @@ class PrecisionRecall:
 def precision_recall(real: Tensor, generated: Tensor, *, neighbours: int = 3) -> PrecisionRecall:
     """Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
-    real: (N, D), generated: (M, D). A sample counts as part of a set when it is no farther from
-    one of its members than that member's `neighbours`-th nearest neighbour in the set.
+    real: (N, D), generated: (M, D). Each member of a set covers a ball whose radius is the distance
+    to its `neighbours`-th nearest neighbour in the set. Precision is the fraction of generated
+    samples in the balls of the real ones; recall is the reverse.
     """
     fewest = min(len(real), len(generated))
     if not 1 <= neighbours < fewest:
         raise ValueError(
-            f"neighbours={neighbours} must be in [1, {fewest - 1}], below the samples of each side"
+            f"neighbours={neighbours} must be in [1, {fewest - 1}], below the size of each set"
         )
     return PrecisionRecall(
         precision=_share_inside(generated, real, neighbours),
@@ -38,21 +39,21 @@ def precision_recall(real: Tensor, generated: Tensor, *, neighbours: int = 3) ->
 
 
 def diversity(embeds: Tensor) -> float:
-    """Mean of 1 − cosine over all pairs of different rows of (N, D): 0 when all are alike."""
+    """Mean of 1 − cosine over all pairs of different rows of (N, D); 0 if all rows are equal."""
     count = len(embeds)
     if count < 2:
         raise ValueError(f"diversity needs at least 2 embeddings, not {count}")
-    # the sum over all pairs is the square of the sum, and each row's cosine with itself is 1
+    # The sum of all dot products is the squared norm of the sum; each row's with itself is 1.
     total = F.normalize(embeds.double(), dim=-1).sum(0).square().sum()
     return float(1 - (total - count) / (count * (count - 1)))
 
 
 def _share_inside(samples: Tensor, members: Tensor, neighbours: int) -> float:
-    """The share of `samples` that lie within the radius of at least one of `members`."""
+    """The fraction of `samples` in the ball of at least one of `members`."""
     members = members.float()
     radii = torch.cat(
         [
-            torch.cdist(rows, members).kthvalue(neighbours + 1, dim=1).values  # + 1: itself
+            torch.cdist(rows, members).kthvalue(neighbours + 1, dim=1).values  # + 1: the row itself
             for rows in torch.split(members, _CHUNK)
         ]
     )

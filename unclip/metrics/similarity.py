@@ -1,4 +1,4 @@
-"""Agreement of paired embeddings.
+"""Similarity of paired embeddings.
 
 Shape legend: N pairs, D embedding width.
 """
@@ -25,16 +25,16 @@ class CosineStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieval:
-    """The share of queries whose own target is among the first k, and that share by chance."""
+    """The fraction of queries whose own target is in the top k, and that fraction by chance."""
 
     recall: float
     chance: float
 
 
 def clip_score(image_embeds: Tensor, text_embeds: Tensor, *, weight: float = 100.0) -> float:
-    """Mean of weight · max(cosine, 0) over pairs (N, D) and (N, D) (Hessel et al. 2021, eq. 1).
+    """CLIPScore (Hessel et al. 2021): mean of weight · max(cosine, 0) over pairs, each (N, D).
 
-    The weight in that paper is 2.5; most others report 100.
+    That paper uses the weight 2.5; most other work uses 100.
     """
     return weight * cosines(image_embeds, text_embeds).clamp(min=0).mean().item()
 
@@ -63,10 +63,10 @@ def cosine_statistics(a: Tensor, b: Tensor) -> CosineStatistics:
 
 
 def retrieval_at_k(queries: Tensor, targets: Tensor, *, k: int) -> Retrieval:
-    """How often the target of the same row is among the k targets of highest cosine to a query.
+    """Recall at k: how often a query's own target is among the k targets of highest cosine.
 
-    queries, targets: (N, D). Ties count against the query, so embeddings that have collapsed to one
-    point retrieve nothing.
+    queries, targets: (N, D), paired by row. Ties count against the query, so embeddings that have
+    collapsed to one point retrieve nothing.
     """
     if queries.shape != targets.shape:
         raise ValueError(
@@ -80,6 +80,6 @@ def retrieval_at_k(queries: Tensor, targets: Tensor, *, k: int) -> Retrieval:
     for start in range(0, len(queries), _CHUNK):
         rows = slice(start, start + _CHUNK)
         similarity = F.normalize(queries[rows].float(), dim=-1) @ unit_targets.T
-        at_least = similarity >= own[rows, None] - 1e-6  # its own target too
+        at_least = similarity >= own[rows, None] - 1e-6  # includes its own target
         found += int((at_least.sum(-1) <= k).sum())
     return Retrieval(recall=found / len(queries), chance=k / len(queries))

@@ -1,4 +1,4 @@
-"""The networks. Each is built from one frozen config, which it keeps as `.config`."""
+"""The networks. Each is built from a frozen config, which it keeps as `.config`."""
 
 from unclip.models.ar_prior import ARPrior, ARPriorConfig
 from unclip.models.decoder import Decoder, DecoderConfig

@@ -2,11 +2,11 @@
 
 The embedding's coordinates along its first principal components are quantised into buckets, the
 codes. A causal transformer predicts them in the order of falling eigenvalue (section 2.2 of the
-paper). It reads [caption, z_t, dot product z_i · z_t, codes]. `calibrate` sets what follows from
-the training data: the basis, the edges of the buckets and the bins of the dot product.
+paper). Its input is [caption, z_t, dot product z_i · z_t, codes]. `calibrate` sets the statistics
+of the training data: the basis, the edges of the buckets and the bins of the dot product.
 """
 
-# B batch, L tokens of the captions, W text encoder width, E width of the CLIP embeddings, D width
+# B batch, L tokens of the captions, E width of the CLIP embeddings, D transformer width
 # K components kept, k codes so far, z_t text embedding, z_i image embedding
 
 from collections.abc import Sequence
@@ -32,23 +32,23 @@ class ARPriorConfig(Config):
     """A causal transformer over quantised principal components (section 2.2 of the paper)."""
 
     tag: ClassVar[str] = "autoregressive_prior"
-    unit_norm: ClassVar[bool] = True  # of the image embeddings that it makes
+    unit_norm: ClassVar[bool] = True  # it predicts unit-norm image embeddings
 
     embed_dim: int
     width: int
     depth: int
     heads: int
-    text_encoder: TextEncoderConfig | FrozenTextConfig  # trained with the prior, or CLIP's
-    dimensions: int  # principal components that are kept, one code each
-    buckets: int  # of equal width, for each component
-    bucket_reach: float  # the outermost edges, in standard deviations of the component
-    dot_bins: int  # of the dot product z_i · z_t; equally frequent in training
+    text_encoder: TextEncoderConfig | FrozenTextConfig  # trained, or CLIP's frozen one
+    dimensions: int  # principal components that are kept, one code for each
+    buckets: int  # per component, all of equal width
+    bucket_reach: float  # outermost edges, in standard deviations of the component
+    dot_bins: int  # of the dot product z_i · z_t; equally frequent in the training data
     text_dropout: float
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
         check_divisible("prior.width", self.width, self.heads)
-        check_divisible("prior.dot_bins", self.dot_bins, 2)  # sampling draws from the top half
+        check_divisible("prior.dot_bins", self.dot_bins, 2)  # sampling draws from the upper half
         check_rate("prior.text_dropout", self.text_dropout)
         if not 1 <= self.dimensions <= self.embed_dim:
             raise ConfigError(
@@ -63,12 +63,12 @@ class ARPriorConfig(Config):
 
     @property
     def context_length(self) -> int:
-        """Tokens of the longest sequence: caption, z_t, dot product, all codes but the last."""
+        """Length of the longest sequence: caption, z_t, dot product, all codes but the last."""
         return self.text_encoder.context_length + 1 + self.dimensions
 
 
 class ARPrior(nn.Module):
-    """Predicts the code of each component from the caption and the codes before it."""
+    """Predicts the code of each component from the caption, z_t and the codes before it."""
 
     mean: Tensor  # (E,)
     components: Tensor  # (K, E), orthonormal
@@ -84,7 +84,7 @@ class ARPrior(nn.Module):
         self.null_text_embeds = nn.Parameter(torch.randn(config.width) * 0.02)
         self.from_dots = nn.Embedding(config.dot_bins, config.width)
         self.null_dot = nn.Parameter(torch.randn(config.width) * 0.02)
-        # One table for all components: equal codes are equally many standard deviations.
+        # One table for all components: a code means the same number of standard deviations in each.
         self.from_codes = nn.Embedding(config.buckets, config.width)
         self.positions = nn.Parameter(torch.randn(config.context_length, config.width) * 0.02)
         self.transformer = Transformer(width=config.width, depth=config.depth, heads=config.heads)
@@ -94,7 +94,7 @@ class ARPrior(nn.Module):
         self._register_statistics()
 
     def _register_statistics(self) -> None:
-        """Placeholders until weights are loaded or the prior is calibrated."""
+        """Register placeholders, used until weights are loaded or the prior is calibrated."""
         config = self.config
         kept = torch.eye(config.dimensions, config.embed_dim)
         scales = torch.full((config.dimensions,), config.embed_dim**-0.5)
@@ -108,7 +108,7 @@ class ARPrior(nn.Module):
         """Set the statistics of the training data.
 
         basis: of the training embeddings; dot_edges: (dot_bins - 1,), the quantiles of z_i · z_t
-        over the training pairs. Raises `ConfigError` if their sizes are not those of the config.
+        over the training pairs. Raises `ConfigError` if their sizes differ from the config's.
         """
         config, kept = self.config, self.config.dimensions
         if len(basis.mean) != config.embed_dim or len(dot_edges) != config.dot_bins - 1:
@@ -123,28 +123,29 @@ class ARPrior(nn.Module):
         self.dot_edges.copy_(dot_edges)
 
     def encode(self, image_embeds: Tensor) -> Tensor:
-        """The codes of image embeddings: (B, E) unit-norm -> (B, K) int64."""
-        with torch.autocast(image_embeds.device.type, enabled=False):  # bf16 is coarser than codes
+        """Encode image embeddings as codes: (B, E) unit-norm -> (B, K) int64."""
+        with torch.autocast(image_embeds.device.type, enabled=False):  # bf16 is too coarse
             coordinates = (image_embeds.float() - self.mean) @ self.components.T  # (B, K)
         return quantise(coordinates, self.edges)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """The embeddings of codes (B, K); (B, E) unit-norm."""
+        """Decode codes to image embeddings: (B, K) int64 -> (B, E) unit-norm."""
         with torch.autocast(codes.device.type, enabled=False):
             embeds = self.mean + dequantise(codes, self.edges) @ self.components  # (B, E)
         return F.normalize(embeds, dim=-1)
 
     def dots(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
-        """The bin of each dot product of (B, E) with (B, E); (B,) int64."""
+        """The bins of the dot products z_i · z_t of unit-norm rows, each (B, E); (B,) int64."""
         products = (image_embeds.float() * text_embeds.float()).sum(-1)  # (B,)
         return torch.bucketize(products, self.dot_edges)
 
     def condition(
         self, tokens: Tensor, text_embeds: Tensor, dots: Tensor, dropped: Tensor
     ) -> PriorCondition:
-        """The prefix of the sequence. Where `dropped` (B,) is True it holds nulls only.
+        """Encode the prefix of the sequence: caption, z_t and dot product; (B, L + 2, D).
 
-        tokens: (B, L) int64; text_embeds: (B, E) unit-norm; dots: (B,) int64.
+        tokens: (B, L) int64; text_embeds: (B, E) unit-norm; dots: (B,) int64, from `dots`; dropped:
+        (B,) bool, True where learned nulls replace all three.
         """
         check_embeds("text_embeds", text_embeds, self.config.embed_dim)
         check_rows(tokens=tokens, text_embeds=text_embeds)
@@ -166,10 +167,10 @@ class ARPrior(nn.Module):
         condition: PriorCondition,
         caches: Sequence[KeyValueCache] | None = None,
     ) -> Tensor:
-        """Logits of the first code and of the code after each of `codes` (B, k), k from 0 to K - 1.
+        """Logits of the first code and of the code after each of `codes`; (B, k + 1, buckets).
 
-        Returns (B, k + 1, buckets). With caches, it computes only the tokens that are not cached,
-        and returns only their logits.
+        codes: (B, k) int64, 0 <= k < K. With caches, only the tokens that are not cached yet are
+        computed, and only their logits are returned.
         """
         sequence = torch.cat([condition.hidden, self.from_codes(codes)], dim=1)
         own = self.config.dimensions + 1  # positions after the caption, which may be short
@@ -177,15 +178,15 @@ class ARPrior(nn.Module):
         positions = torch.cat([self.positions[:text], self.positions[-own:]])
         sequence = sequence + positions[: sequence.shape[1]]  # (B, L + 2 + k, D)
         seen, length = caches[0].length if caches else 0, sequence.shape[1]
-        places = torch.arange(length, device=codes.device)
-        causal = places[seen:, None] >= places
+        indices = torch.arange(length, device=codes.device)
+        causal = indices[seen:, None] >= indices
         visible = F.pad(condition.visible, (0, codes.shape[1]), value=True)[:, None, None, :]
         hidden = self.transformer(sequence[:, seen:], causal & visible, caches)
         logits: Tensor = self.to_logits(hidden[:, -(codes.shape[1] + 1) :])
         return logits
 
     def new_caches(self) -> list[KeyValueCache]:
-        """One cache for each block, with room for the longest sequence."""
+        """Empty caches, one for each block, with room for the longest sequence."""
         return [KeyValueCache(self.config.context_length) for _ in range(self.config.depth)]
 
     def _edges(self, scales: Tensor) -> Tensor:

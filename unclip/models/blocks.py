@@ -14,35 +14,34 @@ from unclip.validation import check_divisible
 
 
 def convolve_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A 3x3 convolution of x (B, C, H, W) at twice its resolution; (B, C, 2H, 2W).
+    """Upsample x (B, C, H, W) by 2 (nearest) and apply a 3x3 convolution; (B, C, 2H, 2W).
 
-    Only four of the nine pixels under the kernel differ, so a transposed convolution with four
-    taps for each pixel does the same with 16 products in place of 36.
+    Only four of the nine pixels under the kernel differ, so a transposed convolution with merged
+    taps gives the same result with 16 products per input pixel instead of 36.
     """
     taps = torch.zeros(3, 4, device=x.device, dtype=conv.weight.dtype)
-    taps[[0, 0, 1, 1, 2, 2], [3, 2, 2, 1, 1, 0]] = (
-        1  # the kernel's rows under each of the four taps
-    )
+    # [i, j] = 1 if row i of the kernel contributes to row j of the 4x4 kernel; columns alike.
+    taps[[0, 0, 1, 1, 2, 2], [3, 2, 2, 1, 1, 0]] = 1
     both = taps[:, None, :, None] * taps[:, None, :]  # (3, 3, 4, 4)
     kernel = torch.einsum("oihw,hwkl->iokl", conv.weight, both)
     return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
 
 
 def _pays_to_merge_taps(x: Tensor) -> bool:
-    """Measured on a CPU: for fewer pixels, making the kernel costs more than it saves."""
+    """Whether `convolve_doubled` is faster; on small maps, building its kernel costs more."""
     return x.device.type == "cpu" and x.shape[0] * x.shape[2] * x.shape[3] >= 512
 
 
 def _silu(x: Tensor) -> Tensor:
-    """SiLU of a tensor that nothing else reads; in place when no gradients are recorded."""
+    """SiLU of a tensor that is not used again; in place when no gradients are recorded."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class ResidualBlock(nn.Module):
     """Two convolutions; the conditioning vector scales and shifts the output of the second norm.
 
-    Without `scale_shift` the vector is added before that norm, as in Ho et al. 2020. With
-    `resample` "up" or "down" the block doubles or halves the resolution on both branches.
+    Without `scale_shift`, the vector's projection is added before that norm (Ho et al. 2020). With
+    `resample` "up" or "down", the block doubles or halves the resolution on both branches.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Each pixel attends to all pixels and to the context, if there is one (GLIDE)."""
+    """Self-attention over pixels, whose keys include the context tokens, if any (as in GLIDE)."""
 
     def __init__(
         self, channels: int, *, head_channels: int, norm_groups: int, context_width: int | None
@@ -111,7 +110,7 @@ class AttentionBlock(nn.Module):
         self.to_out = zero_init(nn.Linear(channels, channels))
 
     def project(self, context: Tensor) -> Tensor:
-        """The keys and values of a context (B, N, E); (2, B, h, N, C/h)."""
+        """Project a context (B, N, E) to keys and values; (2, B, h, N, C/h)."""
         assert self.context_to_kv is not None
         projected: Tensor = rearrange(
             self.context_to_kv(context), "b n (two h d) -> two b h n d", two=2, h=self.heads
@@ -119,7 +118,7 @@ class AttentionBlock(nn.Module):
         return projected
 
     def forward(self, x: Tensor, projected: Tensor | None, visible: Tensor | None) -> Tensor:
-        """x: (B, C, H, W); projected: the context's (2, B, h, N, C/h); visible: (B, N) bool."""
+        """x: (B, C, H, W); projected: (2, B, h, N, C/h), from `project`; visible: (B, N) bool."""
         pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")
         q, k, v = rearrange(
             self.to_qkv(pixels), "b n (three h d) -> three b h n d", three=3, h=self.heads

@@ -1,4 +1,4 @@
-"""Whether models can feed each other, judged by their configs."""
+"""Checks by their configs whether the models of a cascade fit together."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from unclip.config import ConfigError
 
 
 def check_compatibility(prior: Any, decoder: Any, upsamplers: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` where one model of a cascade cannot read the output of the one before.
+    """Raise `ConfigError` if a model of a cascade cannot use the output of the one before it.
 
     prior: a config or None; decoder: a config; upsamplers: configs by name, smallest first.
     """
@@ -24,7 +24,7 @@ def check_compatibility(prior: Any, decoder: Any, upsamplers: Mapping[str, Any])
 
 
 def check_embeddings(prior: Any, decoder: Any) -> None:
-    """Raise `ConfigError` unless the decoder reads embeddings such as the prior makes."""
+    """Raise `ConfigError` unless the decoder expects embeddings of the prior's width and norm."""
     if prior.embed_dim != decoder.embed_dim:
         raise ConfigError(
             f"prior.embed_dim={prior.embed_dim} and decoder.embed_dim={decoder.embed_dim} "
@@ -33,6 +33,5 @@ def check_embeddings(prior: Any, decoder: Any) -> None:
     if prior.unit_norm != decoder.unit_norm:
         raise ConfigError(
             f"{type(prior).__name__} and {type(decoder).__name__} use image embeddings of "
-            "different lengths (one has norm 1, the other CLIP's own); take both from Karlo or "
-            "neither"
+            "different norms (one norm 1, the other CLIP's own); take both from Karlo or neither"
         )

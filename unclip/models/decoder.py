@@ -1,6 +1,6 @@
 """The decoder: from a CLIP image embedding and a caption to a small image."""
 
-# B batch, C channels, S image size, L tokens of the captions, W text encoder width
+# B batch, S image size, L tokens of the captions, W text encoder width
 # E width of the CLIP embeddings, I extra image tokens, D width of the U-Net's conditioning vector
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class DecoderConfig(Config):
 
     tag: ClassVar[str] = "decoder"
 
-    unit_norm: ClassVar[bool] = True  # of the image embeddings that it reads
+    unit_norm: ClassVar[bool] = True  # it expects unit-norm image embeddings
 
     image_size: int
     embed_dim: int
@@ -34,8 +34,8 @@ class DecoderConfig(Config):
     schedule: str
     train_timesteps: int
     prediction: str  # "epsilon", "v" or "x_0"
-    learned_variance: bool  # three more output channels, for the variance
-    min_snr_gamma: float | None  # caps the loss weight of nearly clean images; None: no weights
+    learned_variance: bool  # three more output channels predict the variance
+    min_snr_gamma: float | None  # cap on the SNR in min-SNR loss weights; None: no weighting
     image_dropout: float
     text_dropout: float
 
@@ -51,20 +51,20 @@ class DecoderConfig(Config):
 
 
 class DecoderCondition(NamedTuple):
-    """The U-Net's conditions, computed once for all steps of a sample."""
+    """The U-Net's conditions, computed once for all sampling steps."""
 
     embedding: Tensor  # (B, D)
     context: Tensor  # (B, L + I, W)
     visible: Tensor  # (B, L + I) bool
-    projected: Sequence[Tensor] = ()  # the context's keys and values, from `precompute`
+    projected: Sequence[Tensor] = ()  # keys and values of the context, from `precompute`
 
 
 class Decoder(nn.Module):
     """A U-Net conditioned on the CLIP image embedding and on the caption.
 
-    The image embedding is added to the timestep embedding, and is projected to extra context
-    tokens after the encoded caption. As in GLIDE, the pooled encoding of the caption is added to
-    the timestep embedding too.
+    The image embedding is projected and added to the timestep embedding, and projected to extra
+    context tokens that follow the encoded caption. As in GLIDE, the pooled encoding of the caption
+    is also added to the timestep embedding.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -88,7 +88,11 @@ class Decoder(nn.Module):
     def condition(
         self, image_embeds: Tensor, tokens: Tensor, *, drop_image: Tensor, drop_text: Tensor
     ) -> DecoderCondition:
-        """image_embeds: (B, E) unit-norm; tokens: (B, L) int64; drop_*: (B,) bool."""
+        """Encode the conditions.
+
+        image_embeds: (B, E) unit-norm; tokens: (B, L) int64; drop_*: (B,) bool, True where the
+        learned null replaces the condition.
+        """
         check_embeds("image_embeds", image_embeds, self.config.embed_dim)
         check_rows(tokens=tokens, image_embeds=image_embeds)
         text = self.text_encoder.drop(self.text_encoder(tokens), drop_text)
@@ -107,14 +111,14 @@ class Decoder(nn.Module):
         )
 
     def precompute(self, condition: DecoderCondition) -> DecoderCondition:
-        """The condition with the keys and values of its context, for many steps of a sample."""
+        """The condition with keys and values of its context, to be reused in all sampling steps."""
         return condition._replace(projected=self.unet.project_context(condition.context))
 
     def forward(self, x: Tensor, timesteps: Tensor, condition: DecoderCondition) -> Tensor:
         """The prediction for x: (B, 3, S, S) at timesteps: (B,) int64; (B, 3, S, S).
 
-        With a learned variance (B, 6, S, S): the last three channels are its fraction between the
-        smallest (-1) and the largest (1).
+        With a learned variance (B, 6, S, S): the last three channels interpolate between the
+        smallest (-1) and the largest (1) log variance.
         """
         out: Tensor = self.unet(
             x,

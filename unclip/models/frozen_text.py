@@ -1,4 +1,4 @@
-"""CLIP's frozen text tower, whose hidden states a prior can read as the encoded caption."""
+"""CLIP's frozen text tower, whose hidden states can serve a prior as the encoded caption."""
 
 # B batch, L tokens of the captions, W width of the tower
 
@@ -33,7 +33,7 @@ OPEN_CLIP_NAMES = {  # tensors of one block: our name -> open_clip's
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenTextConfig(Config):
-    """Sizes of the tower, which must be those of the CLIP that its weights come from."""
+    """Sizes of the tower, which must equal those of the CLIP that provides its weights."""
 
     tag: ClassVar[str] = "frozen_text"
 
@@ -55,7 +55,7 @@ class FrozenTextConfig(Config):
 
 
 def check_clip_text(name: str, text: Config, clip: ClipArchitecture) -> None:
-    """Raise `ConfigError` if the model of that name reads a text tower of other sizes."""
+    """Raise `ConfigError` if the named model has a frozen text tower of other sizes than CLIP's."""
     if not isinstance(text, FrozenTextConfig):
         return
     given = (text.context_length, text.width, text.depth, text.heads, text.quick_gelu)
@@ -63,12 +63,12 @@ def check_clip_text(name: str, text: Config, clip: ClipArchitecture) -> None:
     if given != wanted:
         raise ConfigError(
             f"{name}.model.text_encoder has (context_length, width, depth, heads, quick_gelu)="
-            f"{given}, but the text tower of section clip has {wanted}; make them equal"
+            f"{given}, but the text tower in section clip has {wanted}; make them equal"
         )
 
 
 class FrozenText(nn.Module):
-    """CLIP's causal transformer over a caption; only the null token for no caption is trained."""
+    """CLIP's causal transformer over a caption, frozen; only the null token is trained."""
 
     def __init__(self, config: FrozenTextConfig) -> None:
         super().__init__()
@@ -85,9 +85,9 @@ class FrozenText(nn.Module):
         self.null = nn.Parameter(torch.randn(config.width) * 0.02)
 
     def forward(self, tokens: Tensor) -> EncodedText:
-        """tokens: (B, L) int64 as CLIP's tokenizer makes them, padded with 0.
+        """tokens: (B, L) int64 from CLIP's tokenizer, padded with 0.
 
-        Tokens beyond CLIP's context are cut off; in a causal tower this changes no other token.
+        Tokens beyond CLIP's context are cut off. In a causal tower this does not change the others.
         """
         tokens = without_empty_columns(tokens)[:, : self.config.context_length]
         length = tokens.shape[1]
@@ -106,7 +106,7 @@ class FrozenText(nn.Module):
         quick = any(type(module).__name__ == "QuickGELU" for module in clip.modules())
         if quick != self.config.quick_gelu:
             raise ConfigError(
-                f"text_encoder.quick_gelu={self.config.quick_gelu}, but the CLIP has it {quick}; "
+                f"text_encoder.quick_gelu={self.config.quick_gelu}, but the CLIP's is {quick}; "
                 f"set it to {str(quick).lower()}"
             )
         for name, source in self._sources().items():
@@ -121,7 +121,7 @@ class FrozenText(nn.Module):
         depth, block = self.config.depth, f"transformer.resblocks.{self.config.depth}.ln_1.weight"
         if block in theirs:
             raise ConfigError(
-                f"text_encoder.depth={depth}, but the CLIP's is deeper; give all of it"
+                f"text_encoder.depth={depth}, but the CLIP's tower is deeper; give its full depth"
             )
 
     def _sources(self) -> dict[str, str]:

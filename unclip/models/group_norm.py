@@ -1,6 +1,6 @@
-"""Group normalisation with gains for each sample, and a backward pass that is fast on a CPU."""
+"""Group normalisation with per-sample gain and bias, and a backward pass that is fast on a CPU."""
 
-# B batch, C channels, H height, W width, P pixels, G groups
+# B batch, C channels, H height, W width, P pixels
 
 from typing import Any
 
@@ -8,11 +8,11 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
-LARGE = 1024  # pixels, from which torch's own backward over channels_last is slower than ours
+LARGE = 1024  # pixels; from here on, torch's backward for channels_last is slower than ours
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's group norm, then an optional scale and shift of each sample's channels."""
+    """torch's group norm, followed by an optional per-sample scale and shift of the channels."""
 
     def forward(
         self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
@@ -40,7 +40,7 @@ def _is_slow_in_torch(x: Tensor) -> bool:
 
 
 class _PerSample(torch.autograd.Function):
-    """Group norm with gain and bias (B, C), and a backward pass that reads each pixel few times."""
+    """Group norm with gain and bias (B, C); its backward pass reads the pixels only a few times."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
@@ -55,19 +55,19 @@ class _PerSample(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         """With x̂ = (x - mean) rstd and g = gain · grad: dx = rstd (g - mean(g) - x̂ mean(g x̂))."""
         x, gain, mean, rstd = ctx.saved_tensors
-        group = x.shape[1] // mean.shape[1]  # channels
+        group = x.shape[1] // mean.shape[1]  # channels per group
         pixels, grads = (rearrange(t, "b c h w -> b (h w) c") for t in (x, grad))
         exact = torch.promote_types(x.dtype, torch.float32)
         of_grad = grads.sum(1, dtype=exact)  # (B, C)
         of_product = (grads * pixels).sum(1, dtype=exact)  # (B, C)
         mean, rstd = (repeat(t.to(exact), "b g -> b (g n)", n=group) for t in (mean, rstd))
-        grad_gain = (of_product - mean * of_grad) * rstd  # (B, C): of grad · x̂
+        grad_gain = (of_product - mean * of_grad) * rstd  # (B, C): sum of grad · x̂
 
         def mean_over_group(of_channels: Tensor) -> Tensor:
             means = reduce(of_channels, "b (g n) -> b g", "mean", n=group) / pixels.shape[1]
             return repeat(means, "b g -> b (g n)", n=group)
 
-        slope = -mean_over_group(gain * grad_gain) * rstd**2  # (B, C): dx = slope x + offset + ...
+        slope = -mean_over_group(gain * grad_gain) * rstd**2  # (B, C); dx = slope x + offset + ...
         offset = -mean_over_group(gain * of_grad) * rstd - slope * mean
         slope, offset, factor = (t[:, None].to(x.dtype) for t in (slope, offset, gain * rstd))
         dx = torch.addcmul(offset, pixels, slope).addcmul_(grads, factor)  # (B, P, C)

@@ -1,6 +1,6 @@
 """Layers that several models share."""
 
-# B batch, D width
+# B batch, D width, h heads, N queries, M keys, d width of a head
 
 import math
 from typing import TypeVar
@@ -13,7 +13,7 @@ _Affine = TypeVar("_Affine", nn.Linear, nn.Conv2d)
 
 
 def zero_init(module: _Affine) -> _Affine:
-    """Set the weights to zero, so that a residual branch starts as the identity."""
+    """Set weights and bias to zero, so that a residual block starts as the identity."""
     nn.init.zeros_(module.weight)
     if module.bias is not None:
         nn.init.zeros_(module.bias)
@@ -21,7 +21,7 @@ def zero_init(module: _Affine) -> _Affine:
 
 
 def sinusoids(timesteps: Tensor, width: int, *, max_period: float = 10_000.0) -> Tensor:
-    """Cosines and sines of the timestep at falling frequencies; (B,) -> (B, width) float32."""
+    """Cosines, then sines, of timesteps at falling frequencies; (B,) -> (B, width) float32."""
     exponents = torch.arange(width // 2, device=timesteps.device) / (width // 2)
     frequencies = torch.exp(-math.log(max_period) * exponents)  # (D/2,)
     angles = timesteps.float()[:, None] * frequencies  # (B, D/2)
@@ -29,10 +29,10 @@ def sinusoids(timesteps: Tensor, width: int, *, max_period: float = 10_000.0) ->
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot-product attention of (B, h, N, d) on (B, h, M, d); mask: True where it attends.
+    """Scaled dot-product attention; q: (B, h, N, d); k, v: (B, h, M, d); mask: True to attend.
 
-    On a CPU, bfloat16 runs in float32 for training: the backward pass of the fused kernel is
-    several times slower in bfloat16.
+    On a CPU, bfloat16 inputs are attended to in float32 during training, because the backward pass
+    of the fused kernel is several times slower in bfloat16.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
         with torch.autocast("cpu", enabled=False):
@@ -42,7 +42,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class TimestepEmbedding(nn.Module):
-    """A two-layer perceptron over sinusoids of the timestep."""
+    """Sinusoids of the timestep, followed by a two-layer MLP."""
 
     def __init__(self, frequencies: int, width: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The diffusion prior: from a caption and its CLIP text embedding to a CLIP image embedding."""
 
-# B batch, L tokens of the captions, W text encoder width, E width of the CLIP embeddings, D width
-# z_t text embedding, z_i image embedding
+# B batch, L tokens of the captions, E width of the CLIP embeddings, D transformer width
+# N tokens of a sequence, z_t text embedding, z_i image embedding
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from unclip.models.text_encoder import TextEncoderConfig
 from unclip.models.transformer import KeyValueCache, Transformer
 from unclip.validation import check_divisible, check_embeds, check_rate, check_rows
 
-OWN_TOKENS = 3  # timestep, noised z_i and query: the tokens that change from step to step
+OWN_TOKENS = 3  # timestep, noised z_i and query, which are computed anew in each step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +28,17 @@ class DiffusionPriorConfig(Config):
 
     tag: ClassVar[str] = "diffusion_prior"
 
-    unit_norm: ClassVar[bool] = True  # of the image embeddings that it makes
+    unit_norm: ClassVar[bool] = True  # it predicts unit-norm image embeddings
     x_start_limit: ClassVar[float | None] = None  # no clamp while sampling
 
     embed_dim: int
     width: int
     depth: int
     heads: int
-    text_encoder: TextEncoderConfig | FrozenTextConfig  # trained with the prior, or CLIP's
+    text_encoder: TextEncoderConfig | FrozenTextConfig  # trained, or CLIP's frozen one
     schedule: str
     train_timesteps: int
-    embedding_scale: float  # of unit-norm embeddings before noise; sqrt(embed_dim): unit variance
+    embedding_scale: float  # multiplies unit-norm embeddings; sqrt(embed_dim) gives unit variance
     text_dropout: float
 
     def __post_init__(self) -> None:
@@ -55,15 +55,18 @@ class DiffusionPriorConfig(Config):
 
 
 class PriorCondition(NamedTuple):
-    """An encoded caption and its CLIP embedding, computed once for all steps of a sample."""
+    """An encoded caption and its CLIP embedding, computed once for all sampling steps."""
 
     hidden: Tensor  # (B, L + 1, D): the caption's tokens and z_t
     visible: Tensor  # (B, L + 1) bool
-    caches: Sequence[KeyValueCache] = ()  # keys and values of these tokens, or nothing
+    caches: Sequence[KeyValueCache] = ()  # keys and values of these tokens, from `precompute`
 
 
 class SequencePrior(nn.Module):
-    """Reads [caption, z_t, timestep, noised z_i, query], and predicts z_i at the query."""
+    """A causal transformer over [caption, z_t, timestep, noised z_i, query] -> z_i at the query.
+
+    Subclasses create the modules below.
+    """
 
     time: TimestepEmbedding
     from_image_embeds: nn.Linear
@@ -73,9 +76,9 @@ class SequencePrior(nn.Module):
     to_image_embeds: nn.Linear
 
     def precompute(self, condition: PriorCondition) -> PriorCondition:
-        """The condition with the keys and values of its tokens, for many steps of a sample.
+        """The condition with the keys and values of its tokens, to be reused in all sampling steps.
 
-        The caption and z_t attend to no later token, so they are the same at each step. With
+        The caption and z_t do not attend to later tokens, so these are the same in each step. With
         gradients enabled, the condition is returned unchanged.
         """
         if torch.is_grad_enabled():
@@ -87,7 +90,7 @@ class SequencePrior(nn.Module):
         return condition._replace(caches=caches)
 
     def forward(self, x: Tensor, timesteps: Tensor, condition: PriorCondition) -> Tensor:
-        """Predict x_0; x: (B, E) noised and scaled; timesteps: (B,) int64. Returns (B, E)."""
+        """Predict x_0 (B, E) from x: (B, E), the x_t at timesteps: (B,) int64."""
         query = self.query.expand(len(x), -1)
         own = torch.stack([self.time(timesteps), self.from_image_embeds(x), query], dim=1)
         own = own + self.positions[-OWN_TOKENS:]  # (B, 3, D)
@@ -102,14 +105,14 @@ class SequencePrior(nn.Module):
         return x_start
 
     def _given(self, condition: PriorCondition) -> Tensor:
-        """The condition's tokens with their positions; (B, L + 1, D)."""
+        """The condition's tokens plus their position embeddings; (B, L + 1, D)."""
         text = condition.hidden.shape[1] - 1  # captions may be shorter than the context
         z_t = len(self.positions) - OWN_TOKENS - 1
         return condition.hidden + torch.cat([self.positions[:text], self.positions[z_t : z_t + 1]])
 
 
 def _causal(length: int, visible: Tensor) -> Tensor:
-    """Each token attends to itself and to visible tokens before it; (B, 1, N, N) bool."""
+    """The mask in which tokens attend to visible tokens up to themselves; (B, 1, N, N) bool."""
     causal = torch.ones(length, length, dtype=torch.bool, device=visible.device).tril()
     return causal & visible[:, None, None, :]
 
@@ -134,7 +137,11 @@ class DiffusionPrior(SequencePrior):
         self.to_image_embeds = nn.Linear(config.width, config.embed_dim)
 
     def condition(self, tokens: Tensor, text_embeds: Tensor, dropped: Tensor) -> PriorCondition:
-        """tokens: (B, L) int64; text_embeds: (B, E) unit-norm; dropped: (B,) bool."""
+        """Encode the caption and z_t.
+
+        tokens: (B, L) int64; text_embeds: (B, E) unit-norm; dropped: (B,) bool, True where learned
+        nulls replace both.
+        """
         check_embeds("text_embeds", text_embeds, self.config.embed_dim)
         check_rows(tokens=tokens, text_embeds=text_embeds)
         text = self.text_encoder.drop(self.text_encoder(tokens), dropped)
@@ -144,9 +151,9 @@ class DiffusionPrior(SequencePrior):
         return PriorCondition(hidden, F.pad(text.visible, (0, 1), value=True))
 
     def standardise(self, image_embeds: Tensor) -> Tensor:
-        """x_0 of unit-norm image embeddings (B, E)."""
+        """Convert unit-norm image embeddings (B, E) to x_0."""
         return image_embeds * self.config.embedding_scale
 
     def to_image_space(self, standardised: Tensor) -> Tensor:
-        """The inverse of `standardise`; (B, E) unit-norm, whatever the norm of x_0."""
+        """Convert x_0 (B, E) to unit-norm image embeddings, whatever its norm."""
         return F.normalize(standardised, dim=-1)

@@ -1,6 +1,6 @@
-"""The text encoder that is trained as a part of a prior or a decoder."""
+"""The text encoder that is trained as part of a prior or a decoder."""
 
-# B batch, L context length, W width of the text encoder
+# B batch, L tokens of the captions, W width of the text encoder
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -15,7 +15,7 @@ from unclip.validation import check_divisible
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoderConfig(Config):
-    """A transformer over CLIP's byte-pair tokens; depth 0 only embeds them."""
+    """A transformer over CLIP's byte-pair tokens; at depth 0 they are embedded and normalised."""
 
     tag: ClassVar[str] = "text_encoder"
 
@@ -38,7 +38,7 @@ class TextEncoderConfig(Config):
 class EncodedText(NamedTuple):
     """A batch of encoded captions."""
 
-    hidden: Tensor  # (B, L, W), L at most that of the given tokens
+    hidden: Tensor  # (B, L, W); shared padding may be cut off, so L can be below that of the tokens
     visible: Tensor  # (B, L) bool: False where the caption is padded
 
 
@@ -46,7 +46,7 @@ def visible_tokens(tokens: Tensor) -> Tensor:
     """True up to the last token that is not 0: (B, L) int64 -> (B, L) bool.
 
     Only trailing zeros are padding, because 0 is also the token of "!". The first position is
-    always visible: attention over no token at all would be NaN.
+    always visible, because attention without any visible token would be NaN.
     """
     nonzero_from_here = tokens.ne(0).int().flip(1).cumsum(1).flip(1)
     visible = nonzero_from_here > 0
@@ -55,10 +55,10 @@ def visible_tokens(tokens: Tensor) -> Tensor:
 
 
 def without_empty_columns(tokens: Tensor) -> Tensor:
-    """On a CPU, cut (B, L) after the longest caption.
+    """On a CPU, cut tokens (B, L) off after the longest caption.
 
-    Nothing attends to padding, so the results are the same and come sooner. On a GPU this would
-    synchronise, and every new shape would be compiled again.
+    Nothing attends to padding, so the results do not change, and less is computed. On a GPU the cut
+    would synchronise with the host, and each new shape would trigger a recompilation.
     """
     if tokens.device.type != "cpu":
         return tokens
@@ -67,7 +67,7 @@ def without_empty_columns(tokens: Tensor) -> Tensor:
 
 
 def drop_text(encoded: EncodedText, dropped: Tensor, null: Tensor) -> EncodedText:
-    """Replace each caption by one token, null (W,), where `dropped` (B,) is True."""
+    """Replace captions by a single token, null (W,), where `dropped` (B,) is True."""
     first = torch.zeros_like(encoded.visible[:1])  # (1, L)
     first[:, 0] = True
     hidden = torch.where(dropped[:, None, None], null, encoded.hidden)
@@ -75,7 +75,7 @@ def drop_text(encoded: EncodedText, dropped: Tensor, null: Tensor) -> EncodedTex
 
 
 class TextEncoder(nn.Module):
-    """A bidirectional transformer over a caption, with a learned null token for no caption."""
+    """A bidirectional transformer over a caption, with a learned null token to replace it."""
 
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.embed.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> EncodedText:
-        """tokens: (B, L) int64, padded with 0, L at most the context length."""
+        """tokens: (B, L) int64, padded with 0; L is at most the context length."""
         if tokens.shape[1] > self.config.context_length:
             raise ConfigError(
                 f"tokens have shape {tuple(tokens.shape)}, but the text encoder's "
@@ -99,5 +99,5 @@ class TextEncoder(nn.Module):
         return EncodedText(self.transformer(hidden, visible[:, None, None, :]), visible)
 
     def drop(self, encoded: EncodedText, dropped: Tensor) -> EncodedText:
-        """Replace each caption by the learned null token where `dropped` (B,) is True."""
+        """Replace captions by the learned null token where `dropped` (B,) is True."""
         return drop_text(encoded, dropped, self.null)

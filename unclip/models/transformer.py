@@ -1,6 +1,6 @@
 """A pre-norm transformer over token sequences."""
 
-# B batch, N tokens, M tokens that are attended to, D width, h heads
+# B batch, N tokens, M tokens that they attend to, D width, h heads
 
 from collections.abc import Sequence
 
@@ -48,10 +48,10 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor, cache: KeyValueCache | None = None, *, keep: int | None
     ) -> Tensor:
-        """x: (B, N, D); mask: True where a query sees a key, broadcastable to (B, h, N, M).
+        """x: (B, N, D); mask: True where a query attends to a key, broadcastable to (B, h, N, M).
 
-        With a cache, x holds the tokens after the cached ones, and attends to those too. keep: the
-        number of last tokens that are queries, None for all. Returns (B, keep, D).
+        With a cache, x holds the tokens after the cached ones and attends to both. keep: only the
+        last `keep` tokens are queries; None: all. Returns (B, keep, D).
         """
         q, k, v = self._project(x, keep)
         if cache is not None:
@@ -84,7 +84,7 @@ class QuickGelu(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, and a perceptron of four times the width, each on a residual branch."""
+    """A pre-norm block: attention, and an MLP with hidden width 4 D."""
 
     def __init__(self, width: int, heads: int, *, quick_gelu: bool = False) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks and a final norm; depth 0 is the norm alone."""
+    """Blocks and a final norm; at depth 0 only the norm."""
 
     def __init__(self, *, width: int, depth: int, heads: int, quick_gelu: bool = False) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Transformer(nn.Module):
         self._scale_residual_branches(depth)
 
     def _scale_residual_branches(self, depth: int) -> None:
-        """Divide each branch's output by sqrt(2 depth), so that depth does not raise the scale."""
+        """Divide output weights by sqrt(2 depth), so that depth does not increase the scale."""
         for block in self.blocks:
             assert isinstance(block, Block)
             for linear in (block.attention.to_out, block.mlp[-1]):
@@ -143,7 +143,8 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """x: (B, N, D); mask as for `Attention`; caches: one for each block.
 
-        keep: the number of last tokens to return, None for all; the last block skips the others.
+        keep: return only the last `keep` tokens, whose queries alone the last block computes; None:
+        all. Returns (B, keep, D).
         """
         last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):

@@ -1,6 +1,7 @@
 """The ADM U-Net (Dhariwal and Nichol 2021), with or without attention."""
 
-# B batch, C channels, H height, W width, D width of the conditioning vector, N context tokens
+# B batch, C channels, H height, W width, D width of the conditioning vector
+# N context tokens, E their width
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,14 +20,14 @@ from unclip.validation import check_divisible, check_rate
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig(Config):
-    """Sizes of a U-Net; each entry of `channel_multipliers` is a level, at half the resolution."""
+    """Sizes of a U-Net with one level per channel multiplier; each next level halves the size."""
 
     tag: ClassVar[str] = "unet"
 
     channels: int
     channel_multipliers: tuple[int, ...]
     residual_blocks: int  # per level
-    attention_resolutions: tuple[int, ...]  # in pixels of the feature map; () for none
+    attention_resolutions: tuple[int, ...]  # sides of the feature maps with attention; () for none
     head_channels: int
     norm_groups: int
     dropout: float
@@ -39,12 +40,12 @@ class UNetConfig(Config):
         if self.residual_blocks < 1 or not self.channel_multipliers:
             raise ConfigError(
                 f"unet.residual_blocks={self.residual_blocks} and unet.channel_multipliers="
-                f"{self.channel_multipliers}: a U-Net needs a block and a level"
+                f"{self.channel_multipliers}; give at least one block and one level"
             )
 
     @property
     def stride(self) -> int:
-        """Pixels of the input under one cell of the coarsest level."""
+        """Downsampling factor of the coarsest level."""
         return 1 << (len(self.channel_multipliers) - 1)
 
     @property
@@ -53,7 +54,7 @@ class UNetConfig(Config):
         return 4 * self.channels
 
     def check_image_size(self, image_size: int) -> None:
-        """Raise `ConfigError` unless levels can halve it, and attention is at existing levels."""
+        """Raise `ConfigError` if the levels cannot halve it or lack an attention resolution."""
         check_divisible("image_size", image_size, self.stride)
         sizes = [image_size >> level for level in range(len(self.channel_multipliers))]
         unknown = [size for size in self.attention_resolutions if size not in sizes]
@@ -65,7 +66,7 @@ class UNetConfig(Config):
 
 
 class UNetBlock(nn.Module):
-    """A residual block, followed by attention at the resolutions that have it."""
+    """A residual block, followed by an optional attention block."""
 
     def __init__(self, residual: ResidualBlock, attention: AttentionBlock | None) -> None:
         super().__init__()
@@ -77,7 +78,7 @@ class UNetBlock(nn.Module):
     ) -> Tensor:
         """x: (B, C, H, W); condition: (B, D); visible: (B, N).
 
-        projected: iterates over the context's keys and values, one entry for each attention.
+        projected: iterates over the context's keys and values, one entry per attention block.
         """
         x = self.residual(x, condition)
         if self.attention is None:
@@ -87,7 +88,7 @@ class UNetBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Goes down to the coarsest level and up again, with a skip from each block to its mirror."""
+    """A U-Net: levels down and up again, with a skip from each down block to an up block."""
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class UNet(nn.Module):
         in_channels: int,
         out_channels: int,
         context_width: int | None = None,
-        scale_shift: bool = True,  # timesteps scale and shift the norms; False: are added
+        scale_shift: bool = True,  # as in `ResidualBlock`
     ) -> None:
         super().__init__()
         config.check_image_size(image_size)
@@ -146,7 +147,7 @@ class UNet(nn.Module):
         return UNetBlock(residual, attention)
 
     def _make_down(self, widths: list[int], attends: list[bool]) -> tuple[nn.ModuleList, list[int]]:
-        """The blocks on the way down, and the channels of each skip, the stem's first."""
+        """The down blocks, and the channels of each skip, starting with the stem's."""
         blocks, skips = nn.ModuleList(), [self.config.channels]
         for level, (width, attend) in enumerate(zip(widths, attends, strict=True)):
             for _ in range(self.config.residual_blocks):
@@ -158,7 +159,7 @@ class UNet(nn.Module):
         return blocks, skips
 
     def _make_up(self, widths: list[int], attends: list[bool], skips: list[int]) -> nn.ModuleList:
-        """The blocks on the way up: one for each skip, the last skip first."""
+        """The up blocks: one for each skip, last skip first, and one to upsample between levels."""
         blocks, channels, remaining = nn.ModuleList(), widths[-1], list(skips)
         for level in reversed(range(len(widths))):
             for _ in range(self.config.residual_blocks + 1):
@@ -170,7 +171,7 @@ class UNet(nn.Module):
         return blocks
 
     def project_context(self, context: Tensor) -> tuple[Tensor, ...]:
-        """The keys and values of a context (B, N, E) for each attention; equal at all timesteps."""
+        """Keys and values of a context (B, N, E) per attention block; equal at all timesteps."""
         blocks = [*self.down, *self.middle, *self.up]
         return tuple(b.attention.project(context) for b in blocks if b.attention is not None)
 
@@ -187,7 +188,7 @@ class UNet(nn.Module):
         """x: (B, C, H, W), H and W multiples of the stride; timesteps: (B,) int64.
 
         embedding: (B, D), added to the timestep's; context: (B, N, E) with visible: (B, N) bool.
-        projected: from `project_context`, if it was called before.
+        projected: from `project_context`, to skip that step. Returns (B, out_channels, H, W).
         """
         if context is not None and not projected:
             projected = self.project_context(context)

@@ -1,4 +1,4 @@
-"""The upsampler: from an image to a larger one, by diffusion without a caption."""
+"""The upsampler: a diffusion model from a small image to a larger one, without a caption."""
 
 # B batch, S image size, s low-resolution size, D width of the U-Net's conditioning vector
 
@@ -29,14 +29,13 @@ class UpsamplerConfig(Config):
     schedule: str
     train_timesteps: int
     prediction: str  # "epsilon", "v" or "x_0"
-    min_snr_gamma: float | None  # caps the loss weight of nearly clean images; None: no weights
-    # None: x_0 is the image. Otherwise x_0 is its difference from the enlarged image, times this
-    # scale, so that an untrained model enlarges bicubically; 1 / std gives unit variance.
-    residual_scale: float | None
-    crop_fraction: float  # side of the training crops / image_size; 0.25 in the paper
-    degradation: str  # of the input while training: "gaussian_blur" or "bsr"
+    min_snr_gamma: float | None  # cap on the SNR in min-SNR loss weights; None: no weighting
+    # 1 / std of the difference gives x_0 unit variance.
+    residual_scale: float | None  # x_0 = (image - enlarged) * scale; None: x_0 is the image
+    crop_fraction: float  # side of the training crops over image_size; 0.25 in the paper
+    degradation: str  # of the input during training: "gaussian_blur" or "bsr"
     degradation_probability: float
-    low_res_noise: float | None  # noise up to this std on the input; the network reads the std
+    low_res_noise: float | None  # largest std of noise on the input; the network is given the std
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
@@ -73,7 +72,7 @@ class UpsamplerConfig(Config):
 
     @property
     def scale(self) -> int:
-        """How many times larger the output is."""
+        """The ratio of output size to input size."""
         return self.image_size // self.low_res_size
 
     @property
@@ -96,7 +95,7 @@ class Upsampler(nn.Module):
         )
 
     def condition(self, low_res: Tensor) -> Tensor:
-        """Enlarge low_res: (B, 3, s, s) in [-1, 1] to (B, 3, S, S); once for all steps.
+        """Enlarge low_res (B, 3, s, s) in [-1, 1] to (B, 3, S, S), once for all steps.
 
         Height and width may differ; S must be a multiple of the U-Net's stride.
         """
@@ -107,12 +106,12 @@ class Upsampler(nn.Module):
         return enlarged.clamp(-1, 1)
 
     def to_diffused(self, pixels: Tensor, enlarged: Tensor) -> Tensor:
-        """x_0 of pixels (B, 3, S, S) in [-1, 1]; the inverse of `to_pixels`."""
+        """Convert pixels (B, 3, S, S) in [-1, 1] to x_0; the inverse of `to_pixels`."""
         scale = self.config.residual_scale
         return pixels if scale is None else (pixels - enlarged) * scale
 
     def to_pixels(self, diffused: Tensor, enlarged: Tensor) -> Tensor:
-        """Pixels (B, 3, S, S) of x_0."""
+        """Convert x_0 (B, 3, S, S) to pixels; not clamped."""
         scale = self.config.residual_scale
         return diffused if scale is None else enlarged + diffused / scale
 

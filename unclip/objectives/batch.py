@@ -1,4 +1,6 @@
-"""A batch of training rows, and its checks before a loss reads it."""
+"""A batch of training rows, and the checks that a loss makes on it."""
+
+# B batch, S image size, E width of the CLIP embeddings, L tokens of the captions
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,15 +9,17 @@ from torch import Tensor
 
 from unclip.config import ConfigError
 
-# Tensors by name, whose first axis is the row: "pixels" (B, 3, S, S) in [-1, 1] at the model's
-# image_size, "image_embeds" and "text_embeds" (B, E) unit-norm, "image_norm" (B,) with the length
-# that the image embeddings had before, "tokens" (B, L) int64 padded with 0. The list "keys" of str
-# names the rows in messages.
+# Tensors by name; their first axis is the row:
+# - "pixels": (B, 3, S, S) in [-1, 1], at the model's image_size
+# - "image_embeds", "text_embeds": (B, E) unit-norm
+# - "image_norm": (B,), the norms of the image embeddings before they were normalised
+# - "tokens": (B, L) int64, padded with 0
+# The list "keys" of str identifies the rows in messages.
 Batch = Mapping[str, Any]
 
 
 def take(batch: Batch, *names: str) -> list[Tensor]:
-    """The tensors of these names; raises `ConfigError` if one is missing."""
+    """The tensors with these names; raises `ConfigError` if one is missing."""
     missing = [name for name in names if name not in batch]
     if missing:
         raise ConfigError(
@@ -26,7 +30,7 @@ def take(batch: Batch, *names: str) -> list[Tensor]:
 
 
 def expect(batch: Batch, name: str, shape: tuple[int, ...]) -> Tensor:
-    """The tensor of that name; raises `ConfigError` unless each row has the given shape."""
+    """The tensor with that name; raises `ConfigError` unless its rows have the given shape."""
     tensor = take(batch, name)[0]
     if tuple(tensor.shape[1:]) != shape:
         raise ConfigError(
@@ -37,6 +41,6 @@ def expect(batch: Batch, name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def unnormalised_image_embeds(batch: Batch, width: int) -> Tensor:
-    """Image embeddings with the length that CLIP gave them; (B, width) float32."""
+    """Image embeddings with CLIP's own norm; (B, width) float32."""
     unit, norm = expect(batch, "image_embeds", (width,)), expect(batch, "image_norm", ())
     return unit.float() * norm.float()[:, None]

@@ -1,4 +1,4 @@
-"""The loss of a denoiser: its squared error, and the variational bound of a learned variance."""
+"""The denoising loss: squared error, plus the variational bound for a learned variance."""
 
 # B batch, C channels, S image size
 
@@ -18,7 +18,7 @@ from unclip.diffusion import (
 )
 from unclip.samplers import randn
 
-VLB_WEIGHT = 0.001  # λ of L_hybrid, on the sum of the bound's terms over all timesteps
+VLB_WEIGHT = 0.001  # λ of L_hybrid, the weight of the bound, which sums over all timesteps
 
 
 def denoising_loss(
@@ -32,10 +32,11 @@ def denoising_loss(
     min_snr_gamma: float | None = None,
     generator: torch.Generator,
 ) -> Tensor:
-    """Noise x_0 to the timesteps; the mean squared error in the space that the network predicts.
+    """Noise x_0 and return the mean squared error of the network's prediction; a scalar.
 
-    x_start: (B, C, S, S); timesteps: (B,) int64. network: maps x_t and timesteps to the prediction
-    (B, C, S, S). With a learned variance it returns (B, 2C, S, S), the variance last.
+    x_start: (B, C, S, S); timesteps: (B,) int64; network: maps x_t and timesteps to the prediction
+    (B, C, S, S), or with a learned variance to (B, 2C, S, S), the variance output last. A learned
+    variance adds the variational bound (`_variance_losses`). min_snr_gamma: see `min_snr_weights`.
     """
     noise = randn(tuple(x_start.shape), generator=generator, device=x_start.device)
     x = q_sample(x_start, timesteps, noise=noise, schedule=schedule)
@@ -67,8 +68,8 @@ def _variance_losses(
 ) -> Tensor:
     """The term that L_hybrid adds to L_simple (Nichol and Dhariwal 2021, eq. 16); (B,).
 
-    The bound is a sum over all T timesteps. One timestep was drawn, so its term counts T times.
-    predicted_x_start carries no gradient: the bound trains the variance and not the mean.
+    The bound is a sum over all T timesteps. One was drawn, so its term is multiplied by T.
+    predicted_x_start carries no gradient, so the bound trains the variance but not the mean.
     """
     log_variance = interpolated_log_variance(output, timesteps, schedule=schedule)
     terms = vlb_terms(

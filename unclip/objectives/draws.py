@@ -1,4 +1,4 @@
-"""Random draws of a training step; all of them come from the generator that the caller passes."""
+"""Random draws of a training step, all from the generator that the caller passes."""
 
 # B batch
 
@@ -12,7 +12,7 @@ from torch import Tensor
 def draw_timesteps(
     count: int, train_timesteps: int, generator: torch.Generator, device: torch.device
 ) -> Tensor:
-    """Uniform timesteps; (B,) int64."""
+    """Uniform timesteps in [0, train_timesteps); (B,) int64."""
     drawn = torch.randint(train_timesteps, (count,), generator=generator, device=generator.device)
     return drawn.to(device)
 

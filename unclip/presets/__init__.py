@@ -1,4 +1,4 @@
-"""Typed configs to start from: three sizes of our own, and the size of Karlo's weights."""
+"""Typed configs to start from: three sizes of our own, and Karlo's published models."""
 
 from unclip.presets.ar_priors import paper_ar_prior, small_ar_prior, tiny_ar_prior
 from unclip.presets.cascades import paper, small, tiny

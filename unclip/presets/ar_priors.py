@@ -1,4 +1,4 @@
-"""Autoregressive priors in the three sizes of `cascades`."""
+"""Autoregressive priors, in the three sizes of `cascades`."""
 
 from unclip.models import ARPriorConfig
 from unclip.presets.cascades import text_encoder
@@ -21,7 +21,7 @@ def tiny_ar_prior() -> ARPriorConfig:
 
 
 def small_ar_prior() -> ARPriorConfig:
-    """One GPU, with a 512-d CLIP such as ViT-B/32."""
+    """For one GPU, with a 512-d CLIP such as ViT-B/32."""
     return ARPriorConfig(
         embed_dim=512,
         width=768,
@@ -37,10 +37,10 @@ def small_ar_prior() -> ARPriorConfig:
 
 
 def paper_ar_prior() -> ARPriorConfig:
-    """Table 3 of the paper; as there, its transformer reads the caption's token embeddings.
+    """Table 3 of the paper; the transformer takes the caption's token embeddings directly.
 
-    The text says that 256 caption tokens, z_t, the dot product and 319 codes are in one sequence.
-    That needs 576 tokens, so the context of 384 tokens in the table cannot be meant.
+    According to the text, a sequence has 256 caption tokens, z_t, the dot product and 319 codes.
+    The last code is never an input, so that makes 576 tokens. The table's 384 would be too few.
     """
     return ARPriorConfig(
         embed_dim=1024,

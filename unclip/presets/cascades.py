@@ -11,7 +11,7 @@ from unclip.presets.preset import CLIP_VOCAB_SIZE, Preset
 
 
 def tiny() -> Preset:
-    """The demo, trained in minutes on two CPU cores: 16 -> 32 -> 64 pixels, a 64-d CLIP."""
+    """For the demo, which trains in minutes on two CPU cores: 16 -> 32 -> 64 pixels, 64-d CLIP."""
     return Preset(
         prior=DiffusionPriorConfig(
             embed_dim=64,
@@ -43,7 +43,7 @@ def tiny() -> Preset:
 
 
 def small() -> Preset:
-    """One GPU, with a 512-d CLIP such as ViT-B/32: 64 -> 256 -> 1024 pixels."""
+    """For one GPU: 64 -> 256 -> 1024 pixels, with a 512-d CLIP such as ViT-B/32."""
     return Preset(
         prior=DiffusionPriorConfig(
             embed_dim=512,
@@ -113,8 +113,8 @@ def small() -> Preset:
 def paper() -> Preset:
     """Table 3 of the paper, with a 1024-d CLIP: 64 -> 256 -> 1024 pixels.
 
-    The prior's transformer reads the caption's token embeddings directly (a text encoder of depth
-    0): with this reading of the table it has the stated 1B parameters.
+    The prior's transformer takes the caption's token embeddings directly (text encoder of depth 0).
+    Under this reading of the table, the prior has the stated 1B parameters.
     """
     return Preset(
         prior=DiffusionPriorConfig(
@@ -220,7 +220,7 @@ def _unet(
 
 
 def text_encoder(*, context_length: int, width: int, depth: int, heads: int) -> TextEncoderConfig:
-    """A text encoder of these sizes that reads CLIP's tokens."""
+    """A text encoder of these sizes, with CLIP's vocabulary."""
     return TextEncoderConfig(
         vocab_size=CLIP_VOCAB_SIZE,
         context_length=context_length,

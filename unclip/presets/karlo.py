@@ -1,4 +1,4 @@
-"""Karlo, a public unCLIP: configs that its published weights fit."""
+"""Karlo, a public unCLIP: the configs of its published weights."""
 
 from unclip.models import (
     KarloDecoderConfig,
@@ -11,7 +11,7 @@ from unclip.presets.preset import CLIP_VOCAB_SIZE, Preset
 
 
 def karlo() -> Preset:
-    """64 -> 256 pixels, on the text tower of CLIP ViT-L/14."""
+    """Karlo v1.0 alpha: 64 -> 256 pixels, with the text tower of CLIP ViT-L/14."""
     text = ClipTextConfig(
         vocab_size=CLIP_VOCAB_SIZE,
         context_length=77,
@@ -29,7 +29,7 @@ def karlo() -> Preset:
             text_encoder=text,
             schedule="cosine",
             train_timesteps=1000,
-            x_start_limit=10.0,  # as in its code; the folder of diffusers says 5, and is obeyed
+            x_start_limit=10.0,  # as in Karlo's code; diffusers folders have 5, which import uses
             text_dropout=0.2,
         ),
         decoder=KarloDecoderConfig(
@@ -45,10 +45,10 @@ def karlo() -> Preset:
             text_dropout=0.3,
         ),
         upsamplers={
-            "upsampler_1": KarloUpsamplerConfig(  # of two networks
+            "upsampler_1": KarloUpsamplerConfig(  # two networks
                 image_size=256,
                 low_res_size=64,
-                unet=_unet(attention=(), head_channels=8),  # as in its file; no layer attends
+                unet=_unet(attention=(), head_channels=8),  # no layer attends; 8 as in Karlo's file
                 schedule="cosine",
                 train_timesteps=1000,
             ),

@@ -1,4 +1,4 @@
-"""The models of a cascade as one typed config, checked to fit each other."""
+"""The models of a cascade as one typed config, which checks that they fit together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,19 +15,19 @@ from unclip.models import (
 )
 from unclip.models.compatibility import check_compatibility
 
-CLIP_VOCAB_SIZE = 49_408  # of the byte-pair encoding of CLIP (Radford et al. 2021)
+CLIP_VOCAB_SIZE = 49_408  # of CLIP's byte-pair encoding (Radford et al. 2021)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset(Config):
-    """The models of a cascade, whose sizes fit together."""
+    """The configs of a cascade's models, whose sizes fit together."""
 
     prior: DiffusionPriorConfig | ARPriorConfig | KarloPriorConfig
     decoder: DecoderConfig | KarloDecoderConfig
     upsamplers: Mapping[str, UpsamplerConfig | KarloUpsamplerConfig]  # smallest first
 
     def __post_init__(self) -> None:
-        """Refuse models that cannot feed each other."""
+        """Refuse models that do not fit together."""
         check_compatibility(self.prior, self.decoder, self.upsamplers)
 
     @property
@@ -37,7 +37,7 @@ class Preset(Config):
 
 
 def with_embed_dim(preset: Preset, embed_dim: int) -> Preset:
-    """The preset for a CLIP of another width; scaled embeddings keep their variance."""
+    """The preset for a CLIP of another width; the prior's scaled embeddings keep their variance."""
     prior = replace(preset.prior, embed_dim=embed_dim)
     if isinstance(prior, DiffusionPriorConfig):
         scale = prior.embedding_scale * (embed_dim / preset.prior.embed_dim) ** 0.5

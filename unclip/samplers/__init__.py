@@ -1,4 +1,4 @@
-"""Samplers: from noise to data. The algorithms and their table are in `algorithms`."""
+"""Samplers: from noise x_T to data x_0. The algorithms and `SAMPLERS` are in `algorithms`."""
 
 from unclip.samplers.algorithms import (
     ETA,

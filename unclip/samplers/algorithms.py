@@ -1,8 +1,8 @@
 """The samplers: from noise x_T to data x_0, one function for each algorithm.
 
-A sampler takes a denoiser and x_T, and as keywords schedule, num_inference_steps and generator.
-`@needs` above a function says what else it takes. A new sampler is one function here and its name
-in `SAMPLERS`; users name a function of their own as "module:function".
+A sampler takes a denoiser and x_T, and the keywords schedule, num_inference_steps and generator.
+`@needs` declares anything else that it needs. To add a sampler, write a function here and add its
+name to `SAMPLERS`. Users name their own function as "module:function".
 """
 
 # B batch; x (B, ...); N inference steps
@@ -30,9 +30,9 @@ from unclip.samplers.common import (
 Sampler = Callable[..., Tensor]
 AnySampler = TypeVar("AnySampler", bound=Sampler)
 
-ETA = "eta"  # a keyword: how much noise the steps add
-NOISE_NORMS = "noise_norms"  # a keyword: (N,) from `estimate_noise_norms`
-LEARNED_VARIANCE = "learned_variance"  # a denoiser that returns the variance too
+ETA = "eta"  # keyword: how much noise the steps add, in [0, 1]
+NOISE_NORMS = "noise_norms"  # keyword: (N,) from `estimate_noise_norms`
+LEARNED_VARIANCE = "learned_variance"  # the denoiser is a `DenoiseWithVariance`
 
 
 def needs(*what: str) -> Callable[[AnySampler], AnySampler]:
@@ -46,7 +46,7 @@ def needs(*what: str) -> Callable[[AnySampler], AnySampler]:
 
 
 def needs_of(sampler: Sampler) -> frozenset[str]:
-    """What `@needs` declares of a sampler; nothing for a function without it."""
+    """The needs that `@needs` declared for a sampler; empty without `@needs`."""
     declared: frozenset[str] = getattr(sampler, "needs", frozenset())
     return declared
 
@@ -64,7 +64,7 @@ def ddim(
 ) -> Tensor:
     """DDIM (Song et al. 2021, eq. 12).
 
-    eta = 0 is deterministic in x_T, and eta = 1 has the variance of ancestral sampling.
+    eta = 0 is deterministic given x_T; eta = 1 has the variance β̃ of `ddpm_fixed_small`.
     """
     for timestep, alpha_bar, alpha_bar_prev in steps_of(schedule, num_inference_steps):
         x_start = denoise(x, timesteps_of(x, timestep))
@@ -87,7 +87,7 @@ def ddpm_fixed_small(
     num_inference_steps: int,
     generator: Generators | None = None,
 ) -> Tensor:
-    """DDPM with the posterior's variance β̃ (Ho et al. 2020), optimal for data of one point."""
+    """DDPM with the posterior variance β̃ (Ho et al. 2020, section 3.2), optimal for fixed x_0."""
     for timestep, alpha_bar, alpha_bar_prev in steps_of(schedule, num_inference_steps):
         x_start = denoise(x, timesteps_of(x, timestep))
         of_x_start, of_x, variance = posterior_coefficients(alpha_bar, alpha_bar_prev)
@@ -106,7 +106,7 @@ def ddpm_fixed_large(
     num_inference_steps: int,
     generator: Generators | None = None,
 ) -> Tensor:
-    """DDPM with the forward process's variance β (Ho et al. 2020), optimal for normal data."""
+    """DDPM with the forward variance β (Ho et al. 2020, section 3.2), optimal for x_0 ~ N(0, I)."""
     for timestep, alpha_bar, alpha_bar_prev in steps_of(schedule, num_inference_steps):
         x_start = denoise(x, timesteps_of(x, timestep))
         of_x_start, of_x, _ = posterior_coefficients(alpha_bar, alpha_bar_prev)
@@ -128,7 +128,7 @@ def ddpm_learned(
 ) -> Tensor:
     """DDPM with a learned variance between β̃ and β (Nichol and Dhariwal 2021, eq. 15).
 
-    β̃ and β are those of the steps taken, so one network serves any number of steps.
+    β̃ and β are those of the respaced steps, so one network serves any number of steps.
     """
     for timestep, alpha_bar, alpha_bar_prev in steps_of(schedule, num_inference_steps):
         x_start, output = denoise(x, timesteps_of(x, timestep))
@@ -150,12 +150,12 @@ def dpm_solver_pp_2m(
     num_inference_steps: int,
     generator: Generators | None = None,  # noqa: ARG001
 ) -> Tensor:
-    """DPM-Solver++ (2M) (Lu et al. 2022b, algorithm 2): second order, one prediction a step.
+    """DPM-Solver++ (2M) (Lu et al. 2022b, algorithm 2): second order, one prediction per step.
 
-    Deterministic in x_T. The first step, which has no earlier prediction, and the last, which ends
-    without noise, are of first order.
+    Deterministic given x_T. The first step has no earlier prediction and the last ends at x_0, so
+    these two are of first order.
     """
-    earlier, earlier_width = None, 0.0  # the previous prediction, and the width of its step
+    earlier, earlier_width = None, 0.0  # the previous prediction, and the width of its step in λ
     for timestep, alpha_bar, alpha_bar_prev in steps_of(schedule, num_inference_steps):
         x_start = denoise(x, timesteps_of(x, timestep))
         if alpha_bar_prev == 1:
@@ -171,7 +171,7 @@ def dpm_solver_pp_2m(
 
 
 def half_log_snr(alpha_bar: float) -> float:
-    """λ = log(sqrt(ᾱ) / sqrt(1 - ᾱ)), the variable in which the solver is of second order."""
+    """λ = log(sqrt(ᾱ) / sqrt(1 - ᾱ)), the variable in which the solver takes its steps."""
     return 0.5 * (math.log(alpha_bar) - math.log1p(-alpha_bar))
 
 
@@ -186,14 +186,14 @@ def analytic_dpm(
     noise_norms: Tensor,
     generator: Generators | None = None,
 ) -> Tensor:
-    """Analytic-DPM (Bao et al. 2022): ancestral sampling with the optimal variance.
+    """Analytic-DPM (Bao et al. 2022): ancestral sampling with the estimated optimal variance.
 
     noise_norms: (N,) from `estimate_noise_norms` with the same number of steps.
     """
     if len(noise_norms) != num_inference_steps:
         raise ConfigError(
             f"noise_norms were estimated for {len(noise_norms)} steps, but num_inference_steps="
-            f"{num_inference_steps}; estimate them for as many"
+            f"{num_inference_steps}; estimate them for that number of steps"
         )
     steps = steps_of(schedule, num_inference_steps)
     for step, noise_norm in zip(steps, noise_norms.tolist(), strict=True):
@@ -216,10 +216,10 @@ SAMPLERS: Mapping[str, Sampler] = {
 
 
 def find_sampler(name: str, *, what: str, provided: frozenset[str]) -> Sampler:
-    """A built-in sampler, or the one that "module:function" names.
+    """The built-in sampler of that name, or the function that "module:function" names.
 
-    what: the setting, for messages; provided: the needs that the caller can meet. Raises
-    `ConfigError` for an unknown sampler, and for one that needs more.
+    what: the setting, for error messages; provided: the needs that the caller can meet. Raises
+    `ConfigError` for an unknown sampler, and for one with other needs.
     """
     usable = {n: sampler for n, sampler in SAMPLERS.items() if needs_of(sampler) <= provided}
     sampler = resolve(name, SAMPLERS, what=what)
@@ -235,7 +235,7 @@ def find_sampler(name: str, *, what: str, provided: frozenset[str]) -> Sampler:
 
 
 def sample(sampler: Sampler, denoise: Any, x: Tensor, *, options: Mapping[str, Any]) -> Tensor:
-    """Run a sampler with those of the `options` that it takes: the common ones and its needs."""
+    """Run a sampler with the `options` that it takes: the common ones, and those it needs."""
     keywords = {"schedule", "num_inference_steps", "generator", *needs_of(sampler)}
     drawn: Tensor = sampler(denoise, x, **{k: v for k, v in options.items() if k in keywords})
     return drawn

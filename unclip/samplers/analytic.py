@@ -1,4 +1,4 @@
-"""The optimal variance of ancestral sampling (Analytic-DPM, Bao et al. 2022), estimated once."""
+"""The optimal variance of ancestral sampling (Analytic-DPM, Bao et al. 2022)."""
 
 # B batch; x (B, ...); N inference steps
 
@@ -30,13 +30,13 @@ def estimate_noise_norms(
 ) -> Tensor:
     """E |ε(x_t)|² / d at each step, the paper's (1 - ᾱ_t) Γ_t; (N,) float64, first step first.
 
-    batches: a denoiser, and data x_0 (B, ...) drawn from the distribution that it denoises. The
-    denoiser must be unguided: guidance moves x̂_0 away from x_0, which counts as error here and
-    makes the norms too small.
+    batches: pairs of a denoiser and data x_0 (B, ...) from the distribution that it was trained on.
+    The denoiser must be unguided: guidance moves x̂_0 away from x_0, which counts as error here and
+    makes the norms too small. Raises `ConfigError` without data.
 
-    Computed from the error in x_0: E |ε(x_t)|² / d = 1 - ᾱ_t / (1 - ᾱ_t) E |x_0 - x̂_0|² / d holds
-    for the best denoiser. Near the end of the schedule the norm is so close to 1 that a direct
-    estimate would differ from it by chance alone.
+    The estimate uses the error in x_0: for the optimal denoiser,
+    E |ε(x_t)|² / d = 1 - ᾱ_t / (1 - ᾱ_t) E |x_0 - x̂_0|² / d. Near the end of the schedule the norm
+    is so close to 1 that the sampling error of a direct estimate would exceed the difference.
     """
     steps = list(steps_of(schedule, num_inference_steps))
     sums, rows = torch.zeros(len(steps), dtype=torch.float64), 0
@@ -48,7 +48,7 @@ def estimate_noise_norms(
             error = (predicted - x_start).double().square().flatten(1).mean(1).sum()
             sums[index] += len(x) - alpha_bar / (1 - alpha_bar) * error.cpu()
     if rows == 0:
-        raise ConfigError("noise norms cannot be estimated from no data; give at least one batch")
+        raise ConfigError("noise norms cannot be estimated without data; give at least one batch")
     return sums / rows
 
 

@@ -1,4 +1,4 @@
-"""What all samplers share: the denoiser they call, their noise, and the steps they take."""
+"""What all samplers share: the denoiser types, the noise and the steps."""
 
 # B rows, K draws for each row, G generators; x (B, ...)
 
@@ -11,10 +11,10 @@ from torch import Tensor
 from unclip.config import ConfigError
 from unclip.diffusion import Schedule, respaced_timesteps
 
-# From x_t (B, ...) and timesteps (B,) int64 to the predicted x_0 (B, ...).
+# Maps x_t (B, ...) and timesteps (B,) int64 to the predicted x_0 (B, ...).
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
-# The same, and the network's output for the variance: (B, ...), mostly in [-1, 1].
+# The same, and also returns the network's variance output: (B, ...), mostly in [-1, 1].
 DenoiseWithVariance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 # One generator for a whole batch, or one generator for each row of it.
@@ -30,7 +30,7 @@ class Step(NamedTuple):
 
 
 def steps_of(schedule: Schedule, num_inference_steps: int) -> Iterator[Step]:
-    """The steps from the last timestep to x_0."""
+    """The steps of a sampler, from the last timestep down to x_0."""
     timesteps = respaced_timesteps(schedule.train_timesteps, num_inference_steps)
     # Python floats: indexing a tensor on a GPU would synchronise at each step.
     alpha_bars = [*schedule.alphas_cumprod[timesteps].tolist(), 1.0]
@@ -43,11 +43,11 @@ def timesteps_of(x: Tensor, timestep: int) -> Tensor:
 
 
 def randn(shape: tuple[int, ...], *, generator: Generators | None, device: torch.device) -> Tensor:
-    """Standard normal noise, drawn on the generator's device: a seed gives equal noise anywhere.
+    """Standard normal noise, drawn on the generator's device: `device` does not change the values.
 
     With G generators, the first axis is split evenly: the first K = shape[0] / G rows come from
     the first generator, the next K from the second, and so on. A row's noise then does not depend
-    on its neighbours. Raises `ConfigError` if the rows cannot be split evenly.
+    on the other rows. Raises `ConfigError` if the rows cannot be split evenly.
     """
     if generator is None:
         return torch.randn(shape, device=device)

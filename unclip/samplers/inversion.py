@@ -1,4 +1,4 @@
-"""DDIM inversion: from data to the noise that leads to it."""
+"""DDIM inversion: from data x_0 to the noise x_T that DDIM maps to it."""
 
 # B batch; x (B, ...)
 
@@ -18,12 +18,12 @@ def ddim_inversion(
     num_inference_steps: int,
     iterations: int = 1,
 ) -> Tensor:
-    """The x_T from which `ddim` with eta = 0 and the same steps leads to x_0 (B, ...).
+    """The x_T that `ddim` with eta = 0 and the same steps maps to x_0; both (B, ...).
 
     Each inverse step solves x_t = f(ε(x_t)) for x_t. With one iteration the noise is predicted from
-    x_s, the less noisy of the two (Song et al. 2021, section 4.3); the error then grows with the
-    size of the steps. Each further iteration predicts it from the x_t found last, and converges to
-    the exact inverse.
+    x_s, the less noisy of the two (Song et al. 2021, section 4.3), so the error grows with the step
+    size. Each further iteration predicts the noise from the latest x_t. This fixed-point iteration
+    converges to the exact inverse if the steps are small enough.
     """
     x = x_start
     for timestep, alpha_bar, alpha_bar_prev in reversed(

@@ -1,4 +1,4 @@
-"""Where a training run keeps its state: a protocol, and a local folder that implements it."""
+"""Storage of training states: the protocol `Checkpoints`, and a local folder that implements it."""
 
 import logging
 import os
@@ -12,38 +12,38 @@ import torch
 log = logging.getLogger(__name__)
 
 State = dict[str, Any]  # tensors, numbers, strings, and lists and dicts of them
-OnNotice = Callable[[str], None]  # receives a sentence that the user should read
+OnNotice = Callable[[str], None]  # receives a message for the user
 
 
 class CheckpointUnreadableError(RuntimeError):
-    """The content of a checkpoint file is damaged."""
+    """A checkpoint file is damaged."""
 
 
 class Checkpoints(Protocol):
-    """Stores training states under the number of steps taken before them."""
+    """Stores training states by the number of steps taken."""
 
     def save(self, step: int, state: State) -> None:
-        """Store `state`; a kill at any point leaves this state or the one before. Rank 0 calls."""
+        """Store `state` atomically: a crash leaves this state or the last one. Rank 0 calls it."""
         ...
 
     def latest(self, on_notice: OnNotice) -> tuple[int, State] | None:
         """The newest readable state, on the CPU, and its step; None if there is none.
 
-        Every rank calls, and all must get the same state. `on_notice` receives one message for
+        Every rank calls it, and all must get the same state. `on_notice` receives one message for
         each newer checkpoint that cannot be read.
         """
         ...
 
 
 class LocalCheckpoints:
-    """Files `step-00000500.pt` in one folder, of which the newest `keep` stay."""
+    """Files such as `step-00000500.pt` in one folder; only the newest `keep` are kept."""
 
     def __init__(self, folder: Path, *, keep: int) -> None:
         self.folder = folder
         self.keep = keep
 
     def save(self, step: int, state: State) -> None:
-        """Write the file under another name, flush it to the disk and rename it."""
+        """Write the file under a temporary name, flush it to disk and rename it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob("*.partial"):
             leftover.unlink()
@@ -56,7 +56,7 @@ class LocalCheckpoints:
         return newest_readable(self._steps(), lambda step: read_state(self.path(step)), on_notice)
 
     def path(self, step: int) -> Path:
-        """The file of the state after `step` steps."""
+        """The file that holds the state after `step` steps."""
         return self.folder / f"step-{step:08d}.pt"
 
     def _steps(self) -> list[int]:
@@ -69,9 +69,9 @@ def newest_readable(
 ) -> tuple[int, State] | None:
     """The newest state that `read` can read, and its step; None if there is none.
 
-    steps: of the checkpoints, rising. Only `CheckpointUnreadableError` moves on to an older
-    checkpoint: any other error, such as a store that does not answer, is raised. Every damaged
-    checkpoint is reported to `on_notice`, with the step from which training goes on.
+    steps: of the checkpoints, ascending. `CheckpointUnreadableError` leads to the next older
+    checkpoint. Any other error, such as an unreachable store, is raised. `on_notice` receives a
+    message for each damaged checkpoint, with the step from which training continues.
     """
     damaged: list[tuple[int, str]] = []
     found: tuple[int, State] | None = None
@@ -90,7 +90,7 @@ def newest_readable(
 
 
 def write_state(path: Path, state: State) -> None:
-    """Write `state` to `path`, which appears whole or not at all."""
+    """Write `state` to `path` atomically: the file appears complete or not at all."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         torch.save(state, file)
@@ -108,7 +108,7 @@ def read_state(path: Path) -> State:
     with path.open("rb") as file:
         try:
             state: State = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises many types for a damaged file, OSError too
+        except Exception as error:  # torch.load raises many types for a damaged file, even OSError
             lines = str(error).strip().splitlines()
             reason = f"{type(error).__name__}: {lines[0] if lines else 'no details'}"
             raise CheckpointUnreadableError(reason) from error

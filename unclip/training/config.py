@@ -1,4 +1,4 @@
-"""How a model is trained: batch, logical ranks, optimiser, precision, loss spikes."""
+"""Training settings: batch, logical ranks, optimiser, precision, loss spikes."""
 
 import hashlib
 import json
@@ -12,37 +12,37 @@ from unclip.config import Config, ConfigError, not_in_key
 class TrainingConfig(Config):
     """Settings of one training run.
 
-    A logical rank is the unit of data order, of randomness and of gradient accumulation: the batch
-    of a step is the concatenation of `logical_ranks` microbatches of `batch_size / logical_ranks`
-    samples, and the workers share the logical ranks. Any number of workers that divides
-    `logical_ranks` takes the same steps.
+    A logical rank is the unit of data order, randomness and gradient accumulation. The batch of a
+    step is the concatenation of `logical_ranks` microbatches of `batch_size / logical_ranks`
+    samples, and the workers divide the logical ranks among themselves. Any number of workers that
+    divides `logical_ranks` takes the same steps.
     """
 
     tag: ClassVar[str] = "training"
 
     steps: int  # optimiser steps; 0 leaves the weights unchanged
-    batch_size: int  # samples of a step, over all logical ranks and workers
-    logical_ranks: int  # parts of a batch; the largest number of workers
-    learning_rate: float  # after the warm-up
-    lr_schedule: Literal["constant", "cosine"]  # after the warm-up; cosine falls to 0
-    warmup_steps: int  # steps of a linear rise from 0
+    batch_size: int  # samples per step, over all logical ranks and workers
+    logical_ranks: int  # microbatches per step; the number of workers must divide it
+    learning_rate: float  # peak, after the warm-up
+    lr_schedule: Literal["constant", "cosine"]  # after the warm-up; cosine decays to 0
+    warmup_steps: int  # steps of the linear warm-up from 0
     weight_decay: float  # of AdamW, on matrices only
     adam_beta1: float
     adam_beta2: float
     adam_eps: float
     max_grad_norm: float | None  # None: gradients are not clipped
-    ema_decay: float  # of the averaged weights, which are the result
-    precision: Literal["float32", "bfloat16"]  # of the arithmetic; weights stay float32
+    ema_decay: float  # of the moving average of the weights, which is the result
+    precision: Literal["float32", "bfloat16"]  # of the computation; weights stay float32
     log_every_steps: int = not_in_key()
     checkpoint_every_steps: int = not_in_key()
-    keep_checkpoints: int = not_in_key()  # newest checkpoints that stay
+    keep_checkpoints: int = not_in_key()  # number of newest checkpoints to keep
     sample_every_steps: int | None = not_in_key()  # None: no samples during training
-    seed: int  # of weights, order and noise
+    seed: int  # of initial weights, data order and noise
     max_loss_ratio: float | None = 10.0  # a loss above this times the running median is a spike
-    max_rollbacks: int = not_in_key(default=3)  # to one checkpoint, before training fails
+    max_rollbacks: int = not_in_key(default=3)  # to the same checkpoint; one more is an error
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
+        """Refuse settings that cannot work."""
         for name in ("steps", "seed"):
             self._require(name, getattr(self, name) >= 0, "0 or above")
         for name in (
@@ -71,13 +71,13 @@ class TrainingConfig(Config):
 
     @property
     def microbatch_size(self) -> int:
-        """Samples in the microbatch of a logical rank."""
+        """Samples in a logical rank's microbatch."""
         return self.batch_size // self.logical_ranks
 
     def digest(self) -> str:
-        """Identifies the steps that this configuration takes: a checkpoint resumes only its own.
+        """A hash of the settings that determine the steps; only an equal digest can resume.
 
-        Settings that change no step and settings at their default are left out. So is `steps`
+        Settings that change no step, and settings at their defaults, are left out. So is `steps`
         with a constant schedule, because a longer run starts with the same steps.
         """
         settings = {

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class Ema:
     """Averages the trainable parameters of `model` in float32.
 
-    After update t (from 0) the average is d·average + (1 − d)·weights, with
-    d = min(decay, (1 + t) / (10 + t)), so the initial weights lose their influence early.
+    Update t, counted from 0, sets the average to d·average + (1 − d)·weights, with
+    d = min(decay, (1 + t) / (10 + t)), so that the initial weights lose their influence early.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
@@ -23,7 +23,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Add the model's present weights to the average."""
+        """Update the average with the model's current weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         average = list(self._average.values())
         weights = [p.detach().float() for _, p in self._trainable()]
@@ -32,7 +32,7 @@ class Ema:
 
     @contextmanager
     def applied(self) -> Iterator[nn.Module]:
-        """The model with averaged weights in evaluation mode; restores its own at the end."""
+        """The model with the averaged weights, in evaluation mode; restores its own on exit."""
         own = {n: p.detach().clone() for n, p in self._trainable()}
         was_training = self._model.training
         self._write(self._average)
@@ -44,7 +44,7 @@ class Ema:
             self._model.train(was_training)
 
     def weights(self) -> dict[str, Tensor]:
-        """A state dict for the model, on the CPU: averaged parameters, unchanged buffers."""
+        """A state dict of the model, on the CPU: averaged parameters and the current buffers."""
         with self.applied() as model:
             return {n: t.detach().cpu().clone() for n, t in model.state_dict().items()}
 
@@ -53,7 +53,7 @@ class Ema:
         return {"updates": self.updates, "average": self._average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Return to a state that `state_dict` gave."""
+        """Restore a state from `state_dict`."""
         self.updates = state["updates"]
         for name, average in self._average.items():
             average.copy_(state["average"][name])

@@ -1,4 +1,4 @@
-"""Logical ranks: which worker computes which microbatch, and the random numbers of a microbatch."""
+"""Logical ranks: which worker computes which microbatch, and each microbatch's random numbers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from unclip.config import ConfigError
 from unclip.objectives.batch import Batch as Batch
 
-# batches(start_step, logical_ranks) yields, for start_step, start_step + 1, ... without end, the
-# microbatch of each of `logical_ranks`. A microbatch depends on its step and its logical rank only.
+# batches(start_step, logical_ranks) yields, for start_step, start_step + 1, ... without end, one
+# microbatch for each of `logical_ranks`. A microbatch depends only on its step and logical rank.
 Batches = Callable[[int, tuple[int, ...]], Iterator[Sequence[Batch]]]
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -33,9 +33,9 @@ def logical_ranks_of(rank: int, *, world_size: int, logical_ranks: int) -> tuple
 def seed_logical_rank(
     seed: int, step: int, logical_rank: int, *, device: torch.device
 ) -> torch.Generator:
-    """A generator on `device` whose state depends on (seed, step, logical rank) only.
+    """A generator on `device` whose state depends only on (seed, step, logical rank).
 
-    torch's global generators are seeded from the same numbers, because nn.Dropout draws from them.
+    Also seeds torch's global generators from the same numbers, because nn.Dropout draws from them.
     """
     states = np.random.SeedSequence([seed, step, logical_rank]).generate_state(2, np.uint64)
     own, shared = (int(s) >> 1 for s in states)  # 63 bits: torch takes signed seeds

@@ -1,9 +1,9 @@
 """The training loop.
 
-A step is forward and backward over this rank's logical ranks, an average of the gradients over all
-logical ranks, a search for a loss spike, and then the update. A step depends neither on earlier
-random draws nor on the number of workers, so a run that is resumed at any step, or with other
-workers, takes the same steps up to the order of summation.
+A step runs forward and backward over this rank's logical ranks, averages the gradients over all
+logical ranks, checks for a loss spike, and then updates the weights. A step depends neither on
+earlier random draws nor on the number of workers. So a run that is resumed at any step, or with
+another number of workers, takes the same steps up to the order of summation.
 """
 
 import logging
@@ -29,12 +29,12 @@ Stop = Callable[[], bool]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """The state at the end of a call of `train`."""
+    """The outcome of a call of `train`."""
 
     step: int
-    finished: bool  # False: `stop` ended training early; the next call goes on from here
-    loss: float  # of the run's last log entry; before the first, the mean loss so far
-    ema_weights: dict[str, Tensor]  # a state dict for the model, on the CPU
+    finished: bool  # False: `stop` ended training early; the next call continues from here
+    loss: float  # of the last log entry; before the first entry, the mean loss so far
+    ema_weights: dict[str, Tensor]  # a state dict of the model, on the CPU
     skipped_steps: tuple[int, ...]
     rollbacks: tuple[Rollback, ...]  # of this call
 
@@ -60,20 +60,20 @@ def train(
 
     With more than one worker, torch's default process group must be initialised.
 
-    Rank 0 calls `on_log` with the values of each log entry, `on_sample` with the model in
-    evaluation mode, `on_rollback`, and `on_notice` with sentences for the user, such as that a
-    checkpoint cannot be read. Every rank calls `on_checkpoint` with the last log entry, before
-    rank 0 saves: what it writes is never older than the checkpoint. `stop` is called in each step;
-    if any worker's returns True, that step is the last.
+    Only rank 0 calls `on_log`, with the values of each log entry; `on_sample`, with the averaged
+    model in evaluation mode; `on_rollback`; and `on_notice`, with messages for the user, such as
+    that a checkpoint cannot be read. Every rank calls `on_checkpoint` with the last log entry,
+    before rank 0 saves, so what the callback writes is never older than the checkpoint. Every rank
+    calls `stop` in each step; if it returns True on any rank, that step is the last.
 
     Log entries and weights do not depend on how often the run is interrupted. Raises `ConfigError`
-    for workers or a checkpoint that do not fit the configuration, and `TrainingDiverged` if more
-    than `config.max_rollbacks` rollbacks lead to one checkpoint.
+    if the number of workers or the checkpoint does not fit the configuration, and
+    `TrainingDiverged` after more than `config.max_rollbacks` rollbacks to the same checkpoint.
     """
-    leads = rank == 0
+    is_leader = rank == 0
 
     def notify(message: str) -> None:
-        if leads:
+        if is_leader:
             log.warning("training: %s", message)
             if on_notice:
                 on_notice(message)
@@ -82,10 +82,10 @@ def train(
     loop = _Loop(
         TrainState(model, loss, config, checkpoints, workers, notify),
         batches,
-        on_log=on_log if leads else None,
-        on_sample=on_sample if leads else None,
+        on_log=on_log if is_leader else None,
+        on_sample=on_sample if is_leader else None,
         on_checkpoint=on_checkpoint,
-        on_rollback=on_rollback if leads else None,
+        on_rollback=on_rollback if is_leader else None,
         stop=stop,
     )
     return loop.run()
@@ -93,7 +93,7 @@ def train(
 
 @dataclass
 class _Loop:
-    """Takes steps, and makes the log entries, samples and checkpoints that are due after each."""
+    """Takes steps, and after each makes the log entry, samples and checkpoint that are due."""
 
     state: TrainState
     batches: Batches
@@ -106,7 +106,7 @@ class _Loop:
     stopped: bool = False
 
     def run(self) -> TrainingResult:
-        """Train to the end or until `stop`."""
+        """Train to the last step or until `stop`."""
         state = self.state
         state.restore()
         while state.step < state.config.steps and not self.stopped:
@@ -125,7 +125,7 @@ class _Loop:
         )
 
     def _take_steps(self) -> Rollback | None:
-        """Take steps until the end, a stop or a rollback, which is returned."""
+        """Take steps until the end, a stop or a rollback; returns the rollback, if any."""
         state = self.state
         source = self.batches(state.step, state.logical_ranks)
         state.meter.start_clock()
@@ -144,7 +144,7 @@ class _Loop:
         return None
 
     def _take_step(self, microbatches: Sequence[Batch]) -> Rollback | None:
-        """Take one step, or roll back if its loss is a spike."""
+        """Take one step, or roll back if it is a loss spike."""
         stop = self.stop is not None and self.stop()
         gradients = self.state.gradients(microbatches, stop=stop)
         if reason := self.state.spikes.find_spike(gradients.loss, gradients.grad_norm):
@@ -184,7 +184,7 @@ def _is_due(step: int, every: int | None) -> bool:
 
 
 def _close(source: Iterator[Sequence[Batch]]) -> None:
-    """End a generator's threads now, not when it is collected."""
+    """Close a generator now, so that its threads end before it is garbage-collected."""
     close = getattr(source, "close", None)
     if close is not None:
         close()

@@ -1,4 +1,4 @@
-"""Loss spikes: finding a step that would harm the model before it is taken."""
+"""Loss spikes: detects a step that would harm the model, before the update."""
 
 import math
 from collections import deque
@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-MEDIAN_WINDOW = 101  # losses in the running median
-MIN_LOSSES = 20  # fewer losses give no usable median
-SHOWN_KEYS = 8  # of samples, in one message
+MEDIAN_WINDOW = 101  # losses in the running median, one per step
+MIN_LOSSES = 20  # with fewer losses the median is not used
+SHOWN_KEYS = 8  # sample keys in one message, at most
 
 
-class TrainingDiverged(RuntimeError):  # noqa: N818 - it says what happened
-    """Too many steps after the same checkpoint had to be skipped."""
+class TrainingDiverged(RuntimeError):  # noqa: N818 - the name says what happened
+    """Too many steps after the same checkpoint were loss spikes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankReport:
-    """Loss and sample keys of one logical rank in a step."""
+    """The loss and the sample keys of one logical rank in one step."""
 
     logical_rank: int
     loss: float
@@ -26,12 +26,12 @@ class RankReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollback:
-    """A step that was not taken, and the checkpoint that training returned to."""
+    """A step that was not taken, and the checkpoint to which training returned."""
 
     step: int
     reason: str
     back_to: int  # step of the checkpoint
-    keys: tuple[str, ...]  # of the samples that may be the cause, the most likely first
+    keys: tuple[str, ...]  # of samples that may be the cause, most likely first
 
     def __str__(self) -> str:
         shown = ", ".join(self.keys[:SHOWN_KEYS]) + (", ..." if len(self.keys) > SHOWN_KEYS else "")
@@ -45,11 +45,11 @@ class Rollback:
 class LossSpikeDetector:
     """Compares the loss of a step with the losses of the steps before it."""
 
-    max_loss_ratio: float | None  # None: only values that are not finite are spikes
+    max_loss_ratio: float | None  # None: only non-finite values are spikes
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=MEDIAN_WINDOW))
 
     def find_spike(self, loss: float, grad_norm: float) -> str | None:
-        """The reason not to take a step, or None; the answer is the same on every rank."""
+        """The reason not to take the step, or None; the result is the same on every rank."""
         if not math.isfinite(loss):
             return f"the loss is {loss}"
         if not math.isfinite(grad_norm):
@@ -63,7 +63,7 @@ class LossSpikeDetector:
 
 
 def suspect_keys(reports: Sequence[RankReport]) -> tuple[str, ...]:
-    """Keys of the ranks whose loss is not finite; else of all ranks, the largest loss first."""
+    """Sample keys of the ranks with a non-finite loss; if none, of all ranks by falling loss."""
     not_finite = [report for report in reports if not math.isfinite(report.loss)]
     ordered = not_finite or sorted(reports, key=lambda report: -report.loss)
     return tuple(key for report in ordered for key in report.keys)

@@ -7,10 +7,10 @@ from typing import Any
 
 
 class Meter:
-    """Sums over steps, from which log entries are made.
+    """Accumulates values over steps and makes log entries from them.
 
     The sums of loss and gradient norm are part of a checkpoint, so a resumed run makes the same
-    entries as an undisturbed one. The times are not: they cover the steps of this process only.
+    entries as an uninterrupted one. Times are not: they cover only the steps of this process.
     """
 
     def __init__(self, *, batch_size: int) -> None:
@@ -19,18 +19,18 @@ class Meter:
         self._clear()
 
     def start_clock(self) -> None:
-        """Measure times from now on."""
+        """Start measuring time."""
         self._timed_steps, self._waited_s, self._start_s = 0, 0.0, time.perf_counter()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time inside as waiting for data."""
+        """Count the time spent in the block as waiting for data."""
         start_s = time.perf_counter()
         yield
         self._waited_s += time.perf_counter() - start_s
 
     def add(self, *, loss: float, grad_norm: float, learning_rate: float) -> None:
-        """Count one step."""
+        """Add one step."""
         self._steps += 1
         self._timed_steps += 1
         self._loss_sum += loss
@@ -38,7 +38,7 @@ class Meter:
         self._learning_rate = learning_rate
 
     def make_entry(self) -> dict[str, float] | None:
-        """The log entry of the steps since the last one; None if none was taken."""
+        """The log entry for the steps since the last entry; None if no step was taken."""
         if not self._steps:
             return None
         elapsed_s = max(time.perf_counter() - self._start_s, 1e-9)
@@ -55,7 +55,7 @@ class Meter:
 
     @property
     def mean_loss(self) -> float:
-        """Mean loss of the steps since the last log entry; NaN if none was taken."""
+        """Mean loss of the steps since the last entry; NaN if no step was taken."""
         return self._loss_sum / self._steps if self._steps else float("nan")
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class Meter:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Return to a state that `state_dict` gave, and start the clock."""
+        """Restore a state from `state_dict`, and start the clock."""
         self._steps = state["steps"]
         self._loss_sum = state["loss_sum"]
         self._grad_norm_sum = state["grad_norm_sum"]

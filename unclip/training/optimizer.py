@@ -9,7 +9,7 @@ from unclip.training.config import TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """The rate of `step` (from 0): a linear warm-up, then constant or a half cosine to zero."""
+    """The learning rate of `step`, from 0: linear warm-up, then constant or half a cosine to 0."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.lr_schedule == "constant":
@@ -19,7 +19,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Fused AdamW; weights decay in matrices only, not in 1-d parameters and embedding tables."""
+    """Fused AdamW. Weight decay applies to matrices, not to 1-d parameters or embedding tables."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     decays: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for parameter in model.parameters():

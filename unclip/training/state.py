@@ -1,4 +1,4 @@
-"""The state of one training run on one worker, and what a step does to it."""
+"""The state of a training run on one worker, and the operations of a step."""
 
 import logging
 from collections.abc import Sequence
@@ -40,16 +40,16 @@ class Workers:
 
 @dataclass(frozen=True, kw_only=True)
 class Gradients:
-    """A step before its update; `loss`, `grad_norm` and `stop` are equal on every rank."""
+    """The result of a backward pass; `loss`, `grad_norm` and `stop` are equal on every rank."""
 
     loss: float
     grad_norm: float
     stop: bool
-    rank_losses: list[Tensor]  # one scalar for each logical rank of this worker
+    rank_losses: list[Tensor]  # scalars, one for each logical rank of this worker
 
 
 class _Objective(nn.Module):
-    """The loss as a module, so that DDP sees its forward whatever part of the model it calls."""
+    """The loss as a module, so that DDP wraps its forward, whichever methods the loss calls."""
 
     def __init__(self, model: nn.Module, loss: Loss[Any]) -> None:
         super().__init__()
@@ -63,8 +63,8 @@ class _Objective(nn.Module):
 class TrainState:
     """Weights, averaged weights, optimiser, step, skipped steps and meter.
 
-    A checkpoint holds all of it, so a resumed run takes the same steps and makes the same log
-    entries as an undisturbed one.
+    A checkpoint holds all of these, so a resumed run takes the same steps and makes the same log
+    entries as an uninterrupted one.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class TrainState:
         )
         self.objective: nn.Module = self.ddp or objective
         self.optimizer = adamw(model, config)
-        self.ema = Ema(model, decay=config.ema_decay)  # after DDP gave every rank equal weights
+        self.ema = Ema(model, decay=config.ema_decay)  # after DDP has broadcast the weights
         self.checkpoints = checkpoints
         self.on_notice = on_notice
         self.step = 0
@@ -101,7 +101,7 @@ class TrainState:
         self.meter = Meter(batch_size=config.batch_size)
 
     def restore(self) -> None:
-        """Load the latest checkpoint; save one to roll back to if there is none."""
+        """Load the latest checkpoint; if there is none, save one that training can roll back to."""
         found = self.checkpoints.latest(self.on_notice)
         self._require_equal_on_all_ranks(found[0] if found else -1)
         if found is None:
@@ -111,14 +111,14 @@ class TrainState:
             log.info("training resumes from the checkpoint of step %d", self.step)
 
     def save(self) -> None:
-        """Save a checkpoint of the present state."""
+        """Save a checkpoint of the current state."""
         if self.workers.rank == 0:
             self.checkpoints.save(self.step, self._state())
             log.debug("saved the checkpoint of step %d", self.step)
         self.saved_step = self.step
 
     def gradients(self, batches: Sequence[Batch], *, stop: bool) -> Gradients:
-        """Average the gradients of the step over all logical ranks, and clip them."""
+        """Compute the step's gradients, averaged over all logical ranks, and clip them."""
         self.optimizer.zero_grad()
         rank_losses = [
             self._forward_backward(logical_rank, batch, last=logical_rank == self.logical_ranks[-1])
@@ -132,7 +132,7 @@ class TrainState:
         return Gradients(loss=loss, grad_norm=grad_norm, stop=stops > 0, rank_losses=rank_losses)
 
     def update(self, gradients: Gradients) -> None:
-        """Take the step with the present gradients."""
+        """Update the weights with the current gradients."""
         rate = learning_rate(self.config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -143,13 +143,14 @@ class TrainState:
         self.step += 1
 
     def skip_step(self) -> None:
-        """Go past a step that is not taken."""
+        """Advance past a step without taking it."""
         self.step += 1
 
     def roll_back(self, reason: str, found: Gradients, batches: Sequence[Batch]) -> Rollback:
-        """Return to the last checkpoint; the present step is skipped from then on.
+        """Return to the last checkpoint; the current step is skipped from then on.
 
-        Raises `TrainingDiverged` if more than `max_rollbacks` steps after it are skipped.
+        Raises `TrainingDiverged` if more than `max_rollbacks` steps after the checkpoint would be
+        skipped.
         """
         reports = self._gather_from_all_ranks(
             [
@@ -174,10 +175,10 @@ class TrainState:
             )
         self.restore()
         self.skipped |= skipped
-        return replace(rollback, back_to=self.step)  # an older one if the last was damaged
+        return replace(rollback, back_to=self.step)  # an older checkpoint if the last is damaged
 
     def _forward_backward(self, logical_rank: int, batch: Batch, *, last: bool) -> Tensor:
-        """Forward and backward of one logical rank; its gradients add to those already there."""
+        """Run forward and backward for one logical rank; gradients accumulate. Returns the loss."""
         device = self.workers.device
         generator = seed_logical_rank(self.config.seed, self.step, logical_rank, device=device)
         moved = {
@@ -192,7 +193,7 @@ class TrainState:
         return loss.detach().float()
 
     def _clip(self) -> Tensor:
-        """Clip the gradients to `max_grad_norm`; returns the norm that they had before."""
+        """Clip the gradients to `max_grad_norm`; returns their norm before clipping."""
         limit = self.config.max_grad_norm
         return nn.utils.clip_grad_norm_(
             self.model.parameters(), float("inf") if limit is None else limit

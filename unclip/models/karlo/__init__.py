@@ -1,8 +1,8 @@
 """The networks of Karlo, a public unCLIP, built from this project's blocks.
 
-They differ from those of the paper: CLIP's frozen text tower reads the captions, image embeddings
-keep CLIP's norm, the prior standardises them by a stored mean and standard deviation, the decoder
-learns its variance, and the upsampler has a second network for its last step.
+They differ from those of the paper: CLIP's frozen text tower encodes the captions, image embeddings
+keep CLIP's norm, the prior standardises them by a stored mean and standard deviation, and the
+upsampler has a second network for its last step.
 """
 
 from unclip.models.karlo.decoder import KarloDecoder, KarloDecoderConfig

@@ -22,13 +22,13 @@ from unclip.validation import check_rate
 
 @dataclass(frozen=True, kw_only=True)
 class KarloDecoderConfig(Config):
-    """A U-Net that predicts ε and a fraction between the bounds of the variance."""
+    """A U-Net that predicts ε, and the variance as a fraction between its bounds."""
 
     tag: ClassVar[str] = "karlo_decoder"
 
     prediction: ClassVar[str] = "epsilon"
     learned_variance: ClassVar[bool] = True
-    unit_norm: ClassVar[bool] = False  # it reads image embeddings with CLIP's own norm
+    unit_norm: ClassVar[bool] = False  # it expects image embeddings with CLIP's own norm
 
     image_size: int
     embed_dim: int
@@ -53,7 +53,11 @@ class KarloDecoderConfig(Config):
 
 
 class KarloDecoder(nn.Module):
-    """Adds both embeddings to the timestep's; its context is image tokens and caption."""
+    """A U-Net conditioned on CLIP's image embedding and on the caption.
+
+    CLIP's image and text embeddings are projected and added to the timestep embedding. The context
+    consists of image tokens, projected from the image embedding, and the encoded caption.
+    """
 
     def __init__(self, config: KarloDecoderConfig) -> None:
         super().__init__()
@@ -79,7 +83,11 @@ class KarloDecoder(nn.Module):
     def condition(
         self, image_embeds: Tensor, tokens: Tensor, *, drop_image: Tensor, drop_text: Tensor
     ) -> DecoderCondition:
-        """image_embeds: (B, E), not normalised; tokens: (B, L) int64; drop_*: (B,) bool."""
+        """Encode the conditions.
+
+        image_embeds: (B, E), not normalised; tokens: (B, L) int64; drop_*: (B,) bool, True where
+        the null embedding or the empty caption replaces the condition.
+        """
         text = self.text_encoder(self.text_encoder.drop(tokens, drop_text))
         z_i = torch.where(drop_image[:, None], self.null_image_embeds, image_embeds)  # (B, E)
         image_tokens = rearrange(
@@ -93,13 +101,13 @@ class KarloDecoder(nn.Module):
         )
 
     def precompute(self, condition: DecoderCondition) -> DecoderCondition:
-        """The condition with the keys and values of its context, for many steps of a sample."""
+        """The condition with keys and values of its context, to be reused in all sampling steps."""
         return condition._replace(projected=self.unet.project_context(condition.context))
 
     def forward(self, x: Tensor, timesteps: Tensor, condition: DecoderCondition) -> Tensor:
-        """ε and variance fraction (B, 6, S, S) for x: (B, 3, S, S) at timesteps: (B,) int64.
+        """ε and variance output (B, 6, S, S) for x: (B, 3, S, S) at timesteps: (B,) int64.
 
-        A fraction of -1 stands for the smallest variance of a step, 1 for the largest.
+        The variance output interpolates between the smallest (-1) and largest (1) log variance.
         """
         out: Tensor = self.unet(
             x,

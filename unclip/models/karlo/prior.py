@@ -1,6 +1,6 @@
 """Karlo's diffusion prior: from a caption to the standardised CLIP image embedding."""
 
-# B batch, L tokens of the captions, W width of CLIP's text tower, E of its embeddings, D width
+# B batch, L tokens of the captions, E width of CLIP's embeddings, D transformer width
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,7 +23,7 @@ class KarloPriorConfig(Config):
     """A causal transformer that predicts the standardised image embedding x_0."""
 
     tag: ClassVar[str] = "karlo_prior"
-    unit_norm: ClassVar[bool] = False  # it makes image embeddings with CLIP's own norm
+    unit_norm: ClassVar[bool] = False  # it predicts image embeddings with CLIP's own norm
 
     embed_dim: int
     width: int
@@ -47,7 +47,7 @@ class KarloPriorConfig(Config):
 def check_clip_widths(where: str, embed_dim: int, text: ClipTextConfig) -> None:
     """Raise `ConfigError` unless CLIP's hidden states and embeddings have width embed_dim.
 
-    In this architecture, the layers that read both have that one width.
+    In this architecture, the layers that project them have this input width.
     """
     if {text.width, text.embed_dim} != {embed_dim}:
         raise ConfigError(
@@ -57,10 +57,10 @@ def check_clip_widths(where: str, embed_dim: int, text: ClipTextConfig) -> None:
 
 
 class KarloPrior(SequencePrior):
-    """Reads captions with CLIP's text tower, and predicts the standardised z_i."""
+    """Encodes captions with CLIP's text tower, and predicts the standardised z_i."""
 
-    mean: Tensor
-    std: Tensor
+    mean: Tensor  # (E,)
+    std: Tensor  # (E,)
 
     def __init__(self, config: KarloPriorConfig) -> None:
         super().__init__()
@@ -81,9 +81,9 @@ class KarloPrior(SequencePrior):
     def condition(
         self, tokens: Tensor, text_embeds: Tensor | None, dropped: Tensor
     ) -> PriorCondition:
-        """tokens: (B, L) int64; dropped: (B,) bool.
+        """Encode captions; tokens: (B, L) int64; dropped: (B,) bool, True for the empty caption.
 
-        text_embeds is ignored: the prior reads the text tower's own embedding, not normalised.
+        text_embeds is ignored: the prior uses its text tower's own embedding, not normalised.
         """
         del text_embeds
         text = self.text_encoder(self.text_encoder.drop(tokens, dropped))
@@ -92,9 +92,9 @@ class KarloPrior(SequencePrior):
         return PriorCondition(hidden, F.pad(text.visible, (0, 1), value=True))
 
     def standardise(self, image_embeds: Tensor) -> Tensor:
-        """x_0 of CLIP's image embeddings (B, E), which are not normalised."""
+        """Convert CLIP's image embeddings (B, E), not normalised, to x_0."""
         return (image_embeds - self.mean) / self.std
 
     def to_image_space(self, standardised: Tensor) -> Tensor:
-        """The inverse of `standardise`."""
+        """Convert x_0 (B, E) to image embeddings; the inverse of `standardise`."""
         return standardised * self.std + self.mean

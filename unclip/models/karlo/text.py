@@ -1,4 +1,4 @@
-"""The frozen text tower of CLIP (Radford et al. 2021), whose hidden states Karlo reads."""
+"""The frozen text tower of CLIP (Radford et al. 2021), with which Karlo encodes captions."""
 
 # B batch, L tokens of the captions, W width of the tower, E width of the CLIP embeddings
 
@@ -16,10 +16,10 @@ from unclip.validation import check_divisible
 
 @dataclass(frozen=True, kw_only=True)
 class ClipTextConfig(Config):
-    """Sizes of the tower; ViT-L/14's is 768 wide, 12 deep, with 12 heads."""
+    """Sizes of the tower; that of ViT-L/14 has width 768, depth 12 and 12 heads."""
 
     tag: ClassVar[str] = "clip_text"
-    vocab_size: int  # the last two tokens are start and end
+    vocab_size: int  # the last two tokens are the start and end tokens
     context_length: int
     width: int
     depth: int
@@ -42,7 +42,7 @@ class ClipTextConfig(Config):
 
     @property
     def end_token(self) -> int:
-        """The last token of every caption; the embedding is read there."""
+        """The last token of every caption; the text embedding is taken from its position."""
         return self.vocab_size - 1
 
 
@@ -55,7 +55,7 @@ class ClipTextEncoding(NamedTuple):
 
 
 class ClipText(nn.Module):
-    """A causal transformer over byte-pair tokens."""
+    """A frozen causal transformer over byte-pair tokens."""
 
     def __init__(self, config: ClipTextConfig) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class ClipText(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, tokens: Tensor) -> ClipTextEncoding:
-        """tokens: (B, L) int64 from start to end token, padded with 0."""
+        """tokens: (B, L) int64, from start token to end token, padded with 0."""
         if tokens.shape[1] > self.config.context_length:
             raise ConfigError(
                 f"tokens have shape {tuple(tokens.shape)}, but CLIP's context_length="
@@ -80,12 +80,12 @@ class ClipText(nn.Module):
         causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
         hidden = self.transformer(self.embed(tokens) + self.positions[:length], causal)
         rows = torch.arange(len(tokens), device=tokens.device)
-        ends = tokens.eq(self.config.end_token).int().argmax(dim=1)  # (B,): the first one
+        ends = tokens.eq(self.config.end_token).int().argmax(dim=1)  # (B,): of the first end token
         text_embeds = self.project(hidden[rows, ends])  # (B, E)
         return ClipTextEncoding(hidden, visible_tokens(tokens), text_embeds)
 
     def drop(self, tokens: Tensor, dropped: Tensor) -> Tensor:
-        """Tokens (B, L) in which the empty caption replaces rows where `dropped` (B,) is True."""
+        """Replace rows of tokens (B, L) by the empty caption where `dropped` (B,) is True."""
         if tokens.shape[1] < 2:
             tokens = nn.functional.pad(tokens, (0, 2 - tokens.shape[1]))
         empty = torch.zeros_like(tokens[:1])

@@ -17,7 +17,7 @@ from unclip.validation import check_divisible, check_shape
 
 @dataclass(frozen=True, kw_only=True)
 class KarloUpsamplerConfig(Config):
-    """Two convolutional U-Nets of one shape, over the noisy and the enlarged image."""
+    """Two convolutional U-Nets of equal sizes, over the noisy and the enlarged image."""
 
     tag: ClassVar[str] = "karlo_upsampler"
 
@@ -42,12 +42,12 @@ class KarloUpsamplerConfig(Config):
 
     @property
     def scale(self) -> int:
-        """How many times larger the output is."""
+        """The ratio of output size to input size."""
         return self.image_size // self.low_res_size
 
 
 class KarloUpsampler(nn.Module):
-    """Predicts ε of the large image from the noisy image and the enlarged one."""
+    """Predicts the noise ε from the noisy image and the enlarged low-resolution image."""
 
     def __init__(self, config: KarloUpsamplerConfig) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class KarloUpsampler(nn.Module):
         )
 
     def condition(self, low_res: Tensor) -> Tensor:
-        """Enlarge low_res: (B, 3, s, s) in [-1, 1] to (B, 3, S, S); once for all steps.
+        """Enlarge low_res (B, 3, s, s) in [-1, 1] to (B, 3, S, S), once for all steps.
 
         Height and width may differ; S must be a multiple of the U-Net's stride.
         """
@@ -72,22 +72,22 @@ class KarloUpsampler(nn.Module):
         size = [side * self.config.scale for side in low_res.shape[2:]]
         for side in size:
             check_divisible("side of the output", side, self.config.unet.stride)
-        # antialias selects another cubic kernel, the one that Karlo was trained with.
+        # antialias=True selects a different cubic kernel, which Karlo was trained with.
         return F.interpolate(low_res, size=size, mode="bicubic", antialias=True)
 
     def to_diffused(self, pixels: Tensor, enlarged: Tensor) -> Tensor:
-        """x_0 is the pixels themselves, (B, 3, S, S) in [-1, 1]."""
+        """The identity: x_0 is the image itself, (B, 3, S, S) in [-1, 1]."""
         del enlarged
         return pixels
 
-    to_pixels = to_diffused  # the inverse
+    to_pixels = to_diffused  # the identity too
 
     def forward(self, x: Tensor, timesteps: Tensor, enlarged: Tensor) -> Tensor:
-        """ε of x: (B, 3, S, S) at timesteps: (B,) int64, for all steps but the last."""
+        """ε for x: (B, 3, S, S) at timesteps: (B,) int64, in all steps but the last."""
         out: Tensor = self.unet(torch.cat([x, enlarged], dim=1), timesteps)
         return out
 
     def forward_last(self, x: Tensor, timesteps: Tensor, enlarged: Tensor) -> Tensor:
-        """As `forward`, for the last step."""
+        """As `forward`, with the network of the last step."""
         out: Tensor = self.last_unet(torch.cat([x, enlarged], dim=1), timesteps)
         return out
