@@ -50,7 +50,7 @@ def s3() -> Iterator[str]:
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("bucket")
+    s3fs.S3FileSystem().makedirs("bucket", exist_ok=True)
     yield "s3://bucket/store"
     server.stop()
     s3fs.S3FileSystem.clear_instance_cache()
