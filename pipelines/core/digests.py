@@ -14,7 +14,7 @@ from typing import Any
 
 import fsspec
 
-from pipelines.core.store import Folder
+from pipelines.core.folder import Folder
 
 log = logging.getLogger(__name__)
 

@@ -30,8 +30,8 @@ from typing import Any
 
 from pipelines.core.errors import AbortedError, WorkLostError, first_line
 from pipelines.core.filesystem import StoreError, filesystem, is_local, writing
+from pipelines.core.folder import Folder
 from pipelines.core.process import is_running, machine_id, start_time
-from pipelines.core.store import Folder
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ from typing import TypeVar
 
 from pipelines.core import fingerprint
 from pipelines.core.errors import PipelineError
+from pipelines.core.folder import Folder
 from pipelines.core.stage import Artifact, Graph, Stage
-from pipelines.core.store import Folder, Manifest, Store
+from pipelines.core.store import Manifest, Store
 from unclip.config import UnclipError
 
 log = logging.getLogger(__name__)

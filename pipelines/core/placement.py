@@ -16,7 +16,7 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[a
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from pipelines.core.store import Folder
+from pipelines.core.folder import Folder
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipelines.core.filesystem import StoreError
-from pipelines.core.store import Folder
+from pipelines.core.folder import Folder
 
 log = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from pipelines.core import shard_records
 from pipelines.core.capacity import describe_capacity
 from pipelines.core.errors import PipelineError, WorkLostError, first_line
 from pipelines.core.events import Emit, Note, Progress
+from pipelines.core.folder import Folder
 from pipelines.core.resources import Resources
 from pipelines.core.shard_records import ShardRecord
 from pipelines.core.stage import Metadata, ShardWorker
-from pipelines.core.store import Folder
 from pipelines.core.tables import check_schema
 
 log = logging.getLogger(__name__)

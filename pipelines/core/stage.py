@@ -18,7 +18,8 @@ import pyarrow as pa
 from pipelines.core import fingerprint
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Emit
-from pipelines.core.store import Folder, Manifest, Store
+from pipelines.core.folder import Folder
+from pipelines.core.store import Manifest, Store
 
 Metadata = dict[str, Any]  # JSON-able
 T = TypeVar("T")

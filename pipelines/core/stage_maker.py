@@ -14,12 +14,13 @@ from pipelines.core import shards
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Emit, Note
 from pipelines.core.filesystem import StoreError
+from pipelines.core.folder import Folder
 from pipelines.core.lease import Holder, Leases
 from pipelines.core.plan import Step
 from pipelines.core.provenance import provenance
 from pipelines.core.shards import PoolSettings
 from pipelines.core.stage import Artifact, Metadata, ShardWorker, Stage, load_artifact
-from pipelines.core.store import Folder, Manifest, Store
+from pipelines.core.store import Manifest, Store
 
 log = logging.getLogger(__name__)
 

@@ -32,9 +32,9 @@ from pipelines.core.capacity import describe_capacity, nodes, places
 from pipelines.core.cluster import in_thread
 from pipelines.core.errors import PipelineError, WorkLostError, first_line
 from pipelines.core.events import Emit, Note
+from pipelines.core.folder import Folder
 from pipelines.core.placement import PublishController, release_left_behind, waits_for_room
 from pipelines.core.shards import PoolSettings
-from pipelines.core.store import Folder
 
 log = logging.getLogger(__name__)
 

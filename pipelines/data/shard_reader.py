@@ -21,8 +21,7 @@ from PIL import Image, ImageOps
 from pipelines.artifacts.schema import PAIRS, SELECTION
 from pipelines.core.errors import PipelineError, first_line
 from pipelines.core.filesystem import StoreError
-from pipelines.core.tables import read_table
-from pipelines.data.arrow import to_numpy
+from pipelines.core.tables import read_table, to_numpy
 
 log = logging.getLogger(__name__)
 

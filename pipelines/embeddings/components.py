@@ -11,9 +11,9 @@ import torch
 
 from pipelines.artifacts import EmbeddingShards, PcaBasisFile, SelectionShards
 from pipelines.artifacts.schema import MOMENTS, pca_basis
+from pipelines.core.folder import Folder
 from pipelines.core.stage import Metadata
-from pipelines.core.store import Folder
-from pipelines.data.arrow import to_column, to_numpy
+from pipelines.core.tables import to_column, to_numpy
 from unclip.embeddings.pca import Moments, PcaBasis, fit
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,7 @@ from PIL import Image
 from pipelines.artifacts import ClipWeights
 from pipelines.artifacts.schema import PAIRS, embeddings
 from pipelines.core.stage import Metadata
-from pipelines.core.tables import read_table
-from pipelines.data.arrow import to_column
+from pipelines.core.tables import read_table, to_column
 from unclip.clip.frozen import FrozenClip
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipelines.artifacts import EmbeddingShards
 from pipelines.artifacts.schema import SELECTION, is_held_out
 from pipelines.core.stage import Metadata
-from pipelines.data.arrow import to_numpy
+from pipelines.core.tables import to_numpy
 
 log = logging.getLogger(__name__)
 

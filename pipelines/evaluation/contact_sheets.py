@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from pipelines.core.store import Folder
+from pipelines.core.folder import Folder
 from pipelines.evaluation.grids import Tile, draw_grid
 from pipelines.evaluation.images import decode_png, encode_png
 from pipelines.evaluation.rows import Values

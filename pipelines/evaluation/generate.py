@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipelines.artifacts.schema import predicted_by, samples
+from pipelines.core.folder import Folder
 from pipelines.core.stage import Metadata
-from pipelines.core.store import Folder
 from pipelines.data.shard_reader import decode_pixels
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.images import encode_png, encode_thumbnail, to_images

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipelines.artifacts import MODEL_FILE, TrainedModel
 from pipelines.core.errors import PipelineError
-from pipelines.core.store import Folder
+from pipelines.core.folder import Folder
 from pipelines.evaluation.inputs import Weights
 from pipelines.evaluation.rows import input_file, shard_name
 from pipelines.evaluation.samples import to_matrix

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards
 from pipelines.core.errors import PipelineError
-from pipelines.core.store import Folder
+from pipelines.core.folder import Folder
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.inputs import Sources
 

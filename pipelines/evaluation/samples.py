@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pipelines.artifacts.schema import predicted_by
-from pipelines.core.store import Folder
-from pipelines.data.arrow import to_numpy
+from pipelines.core.folder import Folder
+from pipelines.core.tables import to_numpy
 from pipelines.evaluation.images import decode_thumbnails
 from pipelines.evaluation.rows import REFERENCE, Values
 

@@ -12,7 +12,7 @@ from pipelines.artifacts import (
     SelectionShards,
     TrainedModel,
 )
-from pipelines.core.store import Folder
+from pipelines.core.folder import Folder
 
 
 @dataclass(frozen=True)

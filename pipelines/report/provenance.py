@@ -7,7 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 from pipelines.artifacts import EmbeddingShards, TrainedModel
-from pipelines.core.store import MANIFEST, Folder
+from pipelines.core.folder import MANIFEST, Folder
 from pipelines.report import plots
 from pipelines.report.inputs import Inputs
 

@@ -12,8 +12,9 @@ from pipelines.artifacts import (
     SelectionShards,
     TrainedModel,
 )
+from pipelines.core.folder import Folder
 from pipelines.core.stage import Artifact, Context, Stage
-from pipelines.core.store import Folder, Manifest
+from pipelines.core.store import Manifest
 from pipelines.training.initial_weights import InitialWeights, check_weights, weights_digest
 from unclip.config import Config, ConfigError, not_in_key
 from unclip.training import TrainingConfig

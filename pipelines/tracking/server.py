@@ -21,7 +21,8 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from pipelines.core.errors import PipelineError
-from pipelines.core.store import Folder, Store
+from pipelines.core.folder import Folder
+from pipelines.core.store import Store
 from pipelines.tracking.location import artifact_root, migration_lock
 from pipelines.tracking.run_values import step_of
 from pipelines.tracking.spool import Record

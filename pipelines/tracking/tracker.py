@@ -17,10 +17,11 @@ from typing import Any
 
 from pipelines.core.errors import first_line
 from pipelines.core.events import Event, Metrics, Note, Output, Progress
+from pipelines.core.folder import MANIFEST
 from pipelines.core.plan import Plan, Step
 from pipelines.core.provenance import git_commit
 from pipelines.core.stage import Artifact, Stage
-from pipelines.core.store import MANIFEST, Manifest, Store
+from pipelines.core.store import Manifest, Store
 from pipelines.tracking.descriptions import duration, pipeline_note, run_page, stage_note
 from pipelines.tracking.run_values import (
     artifact_folder,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipelines.core.store import Folder
+from pipelines.core.folder import Folder
 from unclip.training import read_state, write_state
 from unclip.training.checkpoints import OnNotice, State, newest_readable
 

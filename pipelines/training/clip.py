@@ -12,8 +12,8 @@ from torch import nn
 
 from pipelines.artifacts import ClipWeights
 from pipelines.artifacts.schema import PAIRS, SELECTION, is_held_out
+from pipelines.core.folder import Folder
 from pipelines.core.stage import Context, Metadata
-from pipelines.core.store import Folder
 from pipelines.core.tables import read_table
 from pipelines.data.shard_reader import list_shards
 from pipelines.training.worker import TrainingJob, train_worker

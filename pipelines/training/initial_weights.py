@@ -12,7 +12,7 @@ from pipelines.artifacts import MODEL_FILE
 from pipelines.core.digests import file_digest
 from pipelines.core.errors import PipelineError
 from pipelines.core.fingerprint import canonical, differences
-from pipelines.core.store import Folder
+from pipelines.core.folder import Folder
 from unclip.checkpoint import CheckpointError, check_file, load_model
 from unclip.config import Config
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from pipelines.core.events import Emit, Metrics, Note, Output, Progress
-from pipelines.core.store import Folder
+from pipelines.core.folder import Folder
 from pipelines.data.loader import LoaderConfig, TrainingLoader
 from pipelines.data.order import OrderConfig
 from pipelines.data.shard_reader import ShardFiles

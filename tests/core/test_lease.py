@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 from pipelines.core import lease
+from pipelines.core.folder import Folder
 from pipelines.core.lease import Holder, LeaseLostError, Leases, holder_of
-from pipelines.core.store import Folder, Store
+from pipelines.core.store import Store
 
 LABEL = "embed/k1"
 

@@ -13,8 +13,9 @@ import pytest
 from pipelines.artifacts import SelectionShards
 from pipelines.core import shard_records
 from pipelines.core.filesystem import StoreError, StoreWriteError, temporary_name
+from pipelines.core.folder import Folder
 from pipelines.core.shard_records import ShardRecord
-from pipelines.core.store import Folder, Manifest, Store
+from pipelines.core.store import Manifest, Store
 from pipelines.core.tables import SchemaError
 
 
@@ -153,7 +154,7 @@ def test_a_store_that_cannot_be_read_is_refused_with_its_address() -> None:
 KILLED_WRITER = """
 import os, sys
 from pathlib import Path
-from pipelines.core.store import Folder
+from pipelines.core.folder import Folder
 import pipelines.core.store as store
 def die(*_): os.kill(os.getpid(), 9)
 class Dying:

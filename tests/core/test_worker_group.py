@@ -11,10 +11,10 @@ from pipelines.core import worker_group
 from pipelines.core.cluster import connected
 from pipelines.core.errors import WorkLostError
 from pipelines.core.events import Event, Note
+from pipelines.core.folder import Folder
 from pipelines.core.placement import CONTROLLER_FILE, release_left_behind, waits_for_room
 from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.shards import PoolSettings
-from pipelines.core.store import Folder
 from pipelines.core.worker_group import raised_by_function, run_worker_group
 from tests.core.processes import until
 from tests.core.toys import walk

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import torch
 
 from pipelines.core.events import Event
+from pipelines.core.folder import Folder
 from pipelines.core.stage import Artifact, Metadata, ShardWorker, Stage, load_artifact
 from pipelines.core.stage_maker import _manifest
-from pipelines.core.store import Folder, Manifest, Store
+from pipelines.core.store import Manifest, Store
 from pipelines.core.tables import check_schema
 
 A = TypeVar("A", bound=Artifact)

@@ -12,7 +12,8 @@ import torch
 
 from pipelines.artifacts import MODEL_FILE
 from pipelines.config.load import load_config
-from pipelines.core.store import Folder, Store
+from pipelines.core.folder import Folder
+from pipelines.core.store import Store
 from pipelines.embeddings.components import load_basis
 from pipelines.stages.train import LoaderSettings, TrainModel
 from pipelines.training.calibration import calibrate, training_similarities

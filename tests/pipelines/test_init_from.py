@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from pipelines.artifacts import MODEL_FILE
 from pipelines.config.load import ConfigFileError, load_config
-from pipelines.core.store import Folder, Store
+from pipelines.core.folder import Folder
+from pipelines.core.store import Store
 from pipelines.graph import unclip_graph
 from pipelines.stages.train import LoaderSettings, TrainModel
 from pipelines.training.initial_weights import InitialWeights, InitialWeightsError

@@ -13,9 +13,10 @@ from PIL import Image
 from pipelines.artifacts import MODEL_FILE, TrainedModel
 from pipelines.config.load import ConfigFileError, load_config
 from pipelines.core.errors import PipelineError
+from pipelines.core.folder import Folder
 from pipelines.core.stage import Stage
-from pipelines.core.store import Folder, Store
-from pipelines.data.arrow import to_numpy
+from pipelines.core.store import Store
+from pipelines.core.tables import to_numpy
 from pipelines.graph import unclip_graph
 from pipelines.stages.train import LoaderSettings, TrainModel
 from pipelines.training import initial_weights

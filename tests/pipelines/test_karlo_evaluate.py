@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from pipelines.core.errors import PipelineError
-from pipelines.core.store import Folder, Store
+from pipelines.core.folder import Folder
+from pipelines.core.store import Store
 from pipelines.evaluation.generate import GenerationWorker
 from pipelines.evaluation.inputs import Sources
 from pipelines.evaluation.rows import gather

@@ -1,8 +1,7 @@
 """Metrics of generated images and embeddings, as functions of float tensors."""
 
-from unclip.metrics.frechet import frechet_distance, frechet_from_moments
+from unclip.metrics.distances import cmmd, frechet_distance, frechet_from_moments
 from unclip.metrics.manifold import PrecisionRecall, diversity, precision_recall
-from unclip.metrics.mmd import cmmd
 from unclip.metrics.similarity import (
     CosineStatistics,
     Retrieval,

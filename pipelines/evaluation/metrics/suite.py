@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from pipelines.artifacts.schema import predicted_by
-from pipelines.core.store import Folder
+from pipelines.core.folder import Folder
 from pipelines.evaluation.metrics.colour import colour_metrics
 from pipelines.evaluation.metrics.decoder import decoder_metrics
 from pipelines.evaluation.metrics.embeddings import (

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.data.arrow import to_column, to_numpy
+from pipelines.core.tables import to_column, to_numpy
 
 VECTORS = np.arange(12, dtype=np.float32).reshape(4, 3)
 
