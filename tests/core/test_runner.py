@@ -203,5 +203,5 @@ def test_workers_log_where_the_driver_does(tmp_path: Path, trace: Path) -> None:
     driver = start(tmp_path / "store", "sum", "verbose=yes")
     out, err = driver.communicate(timeout=120)
     assert driver.returncode == 0, err
-    assert "pipelines.core.runner: starts count/" in err
-    assert "DEBUG   pipelines.core.shards: makes shard 00000" in out + err
+    assert "pipelines.core.runner: starting count/" in err
+    assert "DEBUG   pipelines.core.shards: making shard 00000" in out + err

@@ -65,7 +65,9 @@ class RealServer:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
+                # Not /health, which answers before the server can use its database.
+                found = f"{self.uri}/api/2.0/mlflow/experiments/get?experiment_id=0"
+                urllib.request.urlopen(found, timeout=30).close()
                 return
             except OSError:
                 time.sleep(0.2)
