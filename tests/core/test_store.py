@@ -154,15 +154,14 @@ def test_a_store_that_cannot_be_read_is_refused_with_its_address() -> None:
 KILLED_WRITER = """
 import os, sys
 from pathlib import Path
-from pipelines.core.folder import Folder
-import pipelines.core.store as store
+from pipelines.core import folder
 def die(*_): os.kill(os.getpid(), 9)
 class Dying:
     def __init__(self, fs): self.fs = fs
     def __getattr__(self, name): return die if name == "mv" else getattr(self.fs, name)
-original = store.filesystem
-store.filesystem = lambda url: Dying(original(url))
-Folder(sys.argv[1]).write_bytes("a.bin", b"1234")
+original = folder.filesystem
+folder.filesystem = lambda url: Dying(original(url))
+folder.Folder(sys.argv[1]).write_bytes("a.bin", b"1234")
 """
 
 

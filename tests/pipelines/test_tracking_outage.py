@@ -131,7 +131,7 @@ def test_records_made_while_the_server_was_down_are_sent_in_order_when_it_is_bac
     uri = prepare(settings, store, said.append)
     plan = plan_of(store)
     tracker = Tracker(plan, store, settings, uri=uri, warn=said.append, clock=clock)
-    tracker.outbox.clock = clock
+    tracker.outbox.server.clock = tracker.outbox.store.clock = clock
     tracker.begin(name="toy", config={"a": 1})
     assert tracker.url is not None
     tell(tracker, store, plan, "pairs")
