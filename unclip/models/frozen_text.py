@@ -10,15 +10,8 @@ from torch import Tensor, nn
 
 from unclip.clip.config import ClipArchitecture
 from unclip.config import Config, ConfigError
-from unclip.models.text_encoder import (
-    EncodedText,
-    TextEncoder,
-    TextEncoderConfig,
-    drop_text,
-    visible_tokens,
-    without_empty_columns,
-)
-from unclip.models.transformer import Transformer
+from unclip.models.clip_text import ClipTextTower
+from unclip.models.text_encoder import EncodedText, TextEncoder, TextEncoderConfig, drop_text
 from unclip.validation import check_divisible
 
 OPEN_CLIP_NAMES = {  # tensors of one block: our name -> open_clip's
@@ -67,21 +60,12 @@ def check_clip_text(name: str, text: Config, clip: ClipArchitecture) -> None:
         )
 
 
-class FrozenText(nn.Module):
-    """CLIP's causal transformer over a caption, frozen; only the null token is trained."""
+class FrozenText(ClipTextTower):
+    """CLIP's text tower as the encoder of captions; only the null token is trained."""
 
     def __init__(self, config: FrozenTextConfig) -> None:
-        super().__init__()
+        super().__init__(config, quick_gelu=config.quick_gelu)
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.width)
-        self.positions = nn.Parameter(torch.zeros(config.context_length, config.width))
-        self.transformer = Transformer(
-            width=config.width,
-            depth=config.depth,
-            heads=config.heads,
-            quick_gelu=config.quick_gelu,
-        )
-        self.requires_grad_(False)
         self.null = nn.Parameter(torch.randn(config.width) * 0.02)
 
     def forward(self, tokens: Tensor) -> EncodedText:
@@ -89,11 +73,7 @@ class FrozenText(nn.Module):
 
         Tokens beyond CLIP's context are cut off. In a causal tower this does not change the others.
         """
-        tokens = without_empty_columns(tokens)[:, : self.config.context_length]
-        length = tokens.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
-        hidden = self.transformer(self.embed(tokens) + self.positions[:length], causal)
-        return EncodedText(hidden, visible_tokens(tokens))  # (B, L, W)
+        return self.encode(tokens[:, : self.config.context_length])
 
     def drop(self, encoded: EncodedText, dropped: Tensor) -> EncodedText:
         """Replace each caption by the learned null token where `dropped` (B,) is True."""

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unclip.config import Config, ConfigError
-from unclip.models.text_encoder import visible_tokens, without_empty_columns
-from unclip.models.transformer import Transformer
+from unclip.models.clip_text import ClipTextTower
 from unclip.validation import check_divisible
 
 
@@ -54,17 +53,12 @@ class ClipTextEncoding(NamedTuple):
     text_embeds: Tensor  # (B, E), not normalised
 
 
-class ClipText(nn.Module):
-    """A frozen causal transformer over byte-pair tokens."""
+class ClipText(ClipTextTower):
+    """CLIP's text tower with its projection to the text embedding."""
 
     def __init__(self, config: ClipTextConfig) -> None:
-        super().__init__()
+        super().__init__(config, quick_gelu=True, position_std=0.01)
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.width)
-        self.positions = nn.Parameter(torch.randn(config.context_length, config.width) * 0.01)
-        self.transformer = Transformer(
-            width=config.width, depth=config.depth, heads=config.heads, quick_gelu=True
-        )
         self.project = nn.Linear(config.width, config.embed_dim, bias=False)
         self.requires_grad_(False)
 
@@ -75,14 +69,11 @@ class ClipText(nn.Module):
                 f"tokens have shape {tuple(tokens.shape)}, but CLIP's context_length="
                 f"{self.config.context_length}; tokenize to at most that length"
             )
-        tokens = without_empty_columns(tokens)
-        length = tokens.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
-        hidden = self.transformer(self.embed(tokens) + self.positions[:length], causal)
+        hidden, visible = self.encode(tokens)
         rows = torch.arange(len(tokens), device=tokens.device)
         ends = tokens.eq(self.config.end_token).int().argmax(dim=1)  # (B,): of the first end token
         text_embeds = self.project(hidden[rows, ends])  # (B, E)
-        return ClipTextEncoding(hidden, visible_tokens(tokens), text_embeds)
+        return ClipTextEncoding(hidden, visible, text_embeds)
 
     def drop(self, tokens: Tensor, dropped: Tensor) -> Tensor:
         """Replace rows of tokens (B, L) by the empty caption where `dropped` (B,) is True."""
