@@ -117,15 +117,14 @@ class Longer(Stage[Shards]):
         raise AssertionError
 
 
-def test_the_plan_says_which_result_the_work_goes_on_from(tmp_path: Any) -> None:
-    store, short = Store(str(tmp_path)), Longer(600)
-    store.folder(short.name, short.key).write_json("made.json", 600)
+def finished(store: Store, stage: Stage[Any]) -> None:
+    store.folder(stage.name, stage.key).write_json("made.json", stage.description)
     store.commit(
         Manifest(
-            stage=short.name,
-            key=short.key,
+            stage=stage.name,
+            key=stage.key,
             version=1,
-            description=short.description,
+            description=stage.description,
             dependencies={},
             metadata={"rows": {}, "counts": {}},
             outputs={},
@@ -135,9 +134,28 @@ def test_the_plan_says_which_result_the_work_goes_on_from(tmp_path: Any) -> None
             duration_s=1.0,
         )
     )
+
+
+def test_the_plan_says_which_result_the_work_goes_on_from(tmp_path: Any) -> None:
+    store, short = Store(str(tmp_path)), Longer(600)
+    finished(store, short)
     step = make_plan(Graph([Longer(1000)]), store, Scope())["longer"]
     assert step.continues is not None
     assert step.reason == f"longer.steps: 600 → 1000; goes on from the result {short.key}"
-    afresh = make_plan(Graph([Longer(100)]), store, Scope())["longer"]
-    assert afresh.continues is None
-    assert "goes on" not in afresh.reason
+    for afresh in (
+        make_plan(Graph([Longer(100)]), store, Scope())["longer"],
+        make_plan(Graph([Longer(1000)]), store, Scope(force=["longer"]))["longer"],
+    ):
+        assert afresh.continues is None
+        assert "goes on" not in afresh.reason
+
+
+def test_a_forced_stage_is_made_afresh_even_if_outputs_are_gone(tmp_path: Any) -> None:
+    store, stage = Store(str(tmp_path)), Longer(600)
+    finished(store, stage)
+    store.folder(stage.name, stage.key).remove_file("made.json")
+    found = make_plan(Graph([stage]), store, Scope())["longer"]
+    assert "made.json" in found.reason
+    forced = make_plan(Graph([stage]), store, Scope(force=["longer"]))["longer"]
+    assert forced.manifest is not None  # so that it is put aside
+    assert forced.forced
