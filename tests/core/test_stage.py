@@ -8,7 +8,9 @@ import pytest
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.plan import Scope, make_plan
+from pipelines.core.runner import RunSettings
 from pipelines.core.stage import Artifact, Context, Graph, Shards, Stage
+from pipelines.core.stage_maker import StageContext
 from pipelines.core.store import Manifest, Store
 from tests.core.toys import Add, Count, Sum
 
@@ -159,3 +161,13 @@ def test_a_forced_stage_is_made_afresh_even_if_outputs_are_gone(tmp_path: Any) -
     forced = make_plan(Graph([stage]), store, Scope(force=["longer"]))["longer"]
     assert forced.manifest is not None  # so that it is put aside
     assert forced.forced
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_forced_stage_is_offered_no_earlier_result(tmp_path: Any, forced: bool) -> None:
+    store, stage = Store(str(tmp_path)), Longer(600)
+    finished(store, stage)
+    settings = RunSettings().of(stage)
+    folder = store.folder(stage.name, stage.key)
+    ctx = StageContext(stage, folder, lambda event: None, settings, store, forced)
+    assert [manifest.key for manifest in ctx.earlier()] == ([] if forced else [stage.key])
