@@ -64,7 +64,7 @@ def test_a_dead_ray_ends_the_driver_within_seconds_and_in_one_sentence(
     child(driver.pid, process).kill()
     killed_at = time.monotonic()
     _, err = driver.communicate(timeout=60)
-    assert time.monotonic() - killed_at < 10
+    assert time.monotonic() - killed_at < 30  # Ray alone: 60 s without its control service
     assert driver.returncode == EXIT_WORK_LOST
     assert is_one_paragraph(err), err
     assert "has ended, and the run with it" in err
@@ -87,7 +87,7 @@ def test_ctrl_c_works_while_a_cluster_has_no_control_service(
         asked_at = time.monotonic()
         _, err = driver.communicate(timeout=60)
         assert driver.returncode == 130, err
-        assert time.monotonic() - asked_at < 10
+        assert time.monotonic() - asked_at < 20
     finally:
         cluster.shutdown()
 
@@ -208,7 +208,7 @@ def test_a_lease_of_a_dead_driver_is_taken_over_at_once(
     first.communicate()
     killed_at = time.monotonic()
     until(lambda: f'"pid": {second.pid}' in next(iter(root.glob(".leases/*/*.json"))).read_text())
-    assert time.monotonic() - killed_at < 10
+    assert time.monotonic() - killed_at < 30  # and not the 60 s of its expiry
     _, err = second.communicate(timeout=120)
     assert second.returncode == 0, err
 
