@@ -215,5 +215,6 @@ def test_both_kinds_of_prior_are_trained_and_compared(tmp_path: Path) -> None:
     metrics = json.loads(next(store.glob("evaluate/*/metrics.json")).read_text())
     assert {"held_out/prior/cosine", "held_out/second_prior/cosine"} <= set(metrics)
     page = next(store.glob("report/*/report.html")).read_text()
-    assert '<th class="n">autoregressive</th>' in page
+    headers = re.findall(r'<th class="n">(.*?)<small>(.*?)</small></th>', page)
+    assert {("prior", "autoregressive"), ("second_prior", "diffusion")} <= set(headers)
     assert "no stage had to run" in unclip(store, "run", **kinds)
