@@ -216,5 +216,5 @@ def test_both_kinds_of_prior_are_trained_and_compared(tmp_path: Path) -> None:
     assert {"held_out/prior/cosine", "held_out/second_prior/cosine"} <= set(metrics)
     page = next(store.glob("report/*/report.html")).read_text()
     headers = re.findall(r'<th class="n">(.*?)<small>(.*?)</small></th>', page)
-    assert {("prior", "autoregressive"), ("second_prior", "diffusion")} <= set(headers)
+    assert {("prior", "autoregressive"), ("second prior", "diffusion")} <= set(headers)
     assert "no stage had to run" in unclip(store, "run", **kinds)
