@@ -99,12 +99,8 @@ def _field_names(config: type, place: tuple[Any, ...]) -> list[str]:
             found = [each for each in found if part in _tags(each)] or found
         else:
             found = [member for each in found for member in _members(each, str(part))]
-    names = [f.name for each in found if dataclasses.is_dataclass(each) for f in _fields(each)]
-    return list(dict.fromkeys(names))
-
-
-def _fields(config: Any) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(config)
+    sections = [each for each in found if dataclasses.is_dataclass(each)]
+    return list(dict.fromkeys(f.name for each in sections for f in dataclasses.fields(each)))
 
 
 def _tags(config: Any) -> tuple[str, ...]:

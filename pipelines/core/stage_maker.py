@@ -147,7 +147,7 @@ class StageMaker:
             if replaced and stage.label in self.leases.held:
                 _bring_back(folder, aside)
             raise
-        committed = self.store.commit(_manifest(stage, artifact, links, time.monotonic() - began))
+        committed = self.store.commit(manifest_of(stage, artifact, links, time.monotonic() - began))
         aside.remove()
         return committed
 
@@ -169,9 +169,10 @@ def _bring_back(folder: Folder, aside: Folder) -> None:
         log.warning("the earlier result stays in %s: %s", aside.url, error)
 
 
-def _manifest(
+def manifest_of(
     stage: Stage[Artifact], artifact: Artifact, links: Mapping[str, str], duration_s: float
 ) -> Manifest:
+    """The record of a stage that was just made."""
     return Manifest(
         stage=stage.name,
         key=stage.key,

@@ -13,7 +13,7 @@ import torch
 from pipelines.core.events import Event
 from pipelines.core.folder import Folder
 from pipelines.core.stage import Artifact, Metadata, ShardWorker, Stage, load_artifact
-from pipelines.core.stage_maker import _manifest
+from pipelines.core.stage_maker import manifest_of
 from pipelines.core.store import Manifest, Store
 from pipelines.core.tables import check_schema
 
@@ -66,7 +66,7 @@ def make(store: Store, stage: Stage[A], events: list[Event] | None = None) -> A:
         folder = store.folder(stage.name, stage.key)
         torch.set_num_threads(1)  # more threads are slower on a busy machine
         artifact = stage.run(LocalContext(store, folder, [] if events is None else events))
-        store.commit(_manifest(stage, artifact, {}, 1.0))
+        store.commit(manifest_of(stage, artifact, {}, 1.0))
     return load_artifact(store, stage)
 
 

@@ -1,43 +1,24 @@
 """A longer training goes on from where a shorter one ended, where its schedule allows that."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from pipelines.artifacts import MODEL_FILE, TrainedModel
-from pipelines.config.load import load_config
 from pipelines.core.events import Event, Note
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.stage import Graph
-from pipelines.core.stage_maker import _manifest
+from pipelines.core.stage_maker import manifest_of
 from pipelines.core.store import Manifest, Store
-from pipelines.stages.train import LoaderSettings, TrainModel
-from pipelines.training.worker import TrainingWorker
-from tests.pipelines import given
-from tests.pipelines.given_pairs import GivenPairs
+from pipelines.stages.train import TrainModel
 from tests.pipelines.local import LocalContext, make
+from tests.pipelines.test_init_from import MODEL, TrainingContext
+from tests.pipelines.test_init_from import stage_of as prior_stage
 from unclip.checkpoint import save_model
 from unclip.kinds import build
-
-MODEL = given.small_models().prior
-QUICK = replace(
-    load_config("demo").priors["prior"].training,
-    lr_schedule="constant",
-    warmup_steps=0,
-    batch_size=16,
-    log_every_steps=1,
-    checkpoint_every_steps=100,
-)
-
-
-class TrainingContext(LocalContext):
-    def train(self, function: Any, config: Mapping[str, Any]) -> None:
-        TrainingWorker(config["job"], rank=0, world_size=1, device=torch.device("cpu")).run()
 
 
 class ForcedContext(TrainingContext):
@@ -45,21 +26,10 @@ class ForcedContext(TrainingContext):
         return ()
 
 
-def stage_of(init_from: Path | None = None, **changes: Any) -> TrainModel:
-    pairs, clip = GivenPairs(48), given.GivenClip()
-    embeddings = given.GivenEmbeddings(pairs, clip)
-    selection = given.GivenSelection(embeddings)
-    training = replace(QUICK, **changes)
-    return TrainModel(
-        pairs,
-        embeddings,
-        selection,
-        MODEL,
-        training,
-        LoaderSettings(shuffle_shards=2),
-        init_from=str(init_from) if init_from else None,
-        name="prior",
-    )
+def stage_of(
+    init_from: Path | None = None, *, steps: int, lr_schedule: str = "constant"
+) -> TrainModel:
+    return prior_stage(init_from, steps=steps, lr_schedule=lr_schedule, checkpoint_every_steps=100)
 
 
 @pytest.fixture
@@ -77,7 +47,7 @@ def train(
     torch.set_num_threads(1)
     events: list[Event] = []
     made = stage.run(context(store, store.folder(stage.name, stage.key), events))
-    store.commit(_manifest(stage, made, {}, 1.0))
+    store.commit(manifest_of(stage, made, {}, 1.0))
     return made, [event.text for event in events if isinstance(event, Note)]
 
 
