@@ -13,7 +13,7 @@ from pydantic import Field
 from pipelines.config.checks import check_models, check_towers, check_widths
 from pipelines.config.models import DecoderSection, ModelSection, PriorSection, UpsamplerSection
 from pipelines.core.resources import ClusterSettings, Resources
-from pipelines.data.download import DownloadConfig
+from pipelines.data.download_config import DownloadConfig
 from pipelines.data.filter_config import FilterConfig
 from pipelines.data.sources import SourceConfig
 from pipelines.evaluation.config import EvaluateConfig
@@ -27,7 +27,7 @@ from pipelines.tracking.settings import TrackingSettings
 from unclip.config import Config, ConfigError
 from unclip.extension import did_you_mean
 
-BEFORE_MODELS = ("download", "filter", "clip", "embed", "select", "pca")
+BEFORE_MODELS = ("list", "download", "filter", "clip", "embed", "select", "pca")
 AFTER_MODELS = ("evaluate", "report")
 
 

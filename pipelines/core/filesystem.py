@@ -24,6 +24,7 @@ from pipelines.core.process import is_running, machine_id
 log = logging.getLogger(__name__)
 
 TEMPORARY = ".tmp-"
+OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
 STALE_AFTER_S = 24 * 3600.0  # age of a temporary file whose writer cannot be checked
 _WRITER = re.compile(rf"{re.escape(TEMPORARY)}(?P<machine>[0-9a-f]{{12}})-(?P<pid>\d+)-")
 _HINTS = {
@@ -59,7 +60,16 @@ def filesystem(url: str) -> Any:
 
 def is_local(fs: Any) -> bool:
     """Whether the file system is this machine's own."""
-    return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+    return "file" in _protocols(fs)
+
+
+def is_object_store(fs: Any) -> bool:
+    """Whether a file appears only once it is complete, and folders need not be made."""
+    return bool(OBJECT_STORES & _protocols(fs))
+
+
+def _protocols(fs: Any) -> set[str]:
+    return set(fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
 
 
 @contextlib.contextmanager

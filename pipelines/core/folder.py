@@ -1,7 +1,7 @@
 """A folder of the store: the only code that reads and writes the files of stages.
 
-Files are written under a temporary name and then renamed, so a process that is killed at any point
-leaves no half-written file under a final name.
+A process that is killed at any point leaves no half-written file under a final name: files are
+written under a temporary name and then renamed. An object store needs no such step.
 """
 
 import atexit
@@ -21,6 +21,7 @@ from pipelines.core.filesystem import (
     StoreError,
     filesystem,
     is_local,
+    is_object_store,
     reading,
     remove_stale,
     temporary_name,
@@ -29,6 +30,7 @@ from pipelines.core.filesystem import (
 from pipelines.core.tables import read_table
 
 MANIFEST = "manifest.json"  # written last: its presence is the commit
+SHARDS = "shards"  # the folder of a stage that holds the shards of all its results
 HIDDEN = "."  # files and folders whose names start with it are working state, not outputs
 
 
@@ -55,8 +57,12 @@ class Folder:
         with reading(self.file(name)):
             return bool(filesystem(self.url).exists(self._path(name)))
 
+    def shared(self) -> "Folder":
+        """For a stage's folder `<stage>/<key>`: the shards that its results share."""
+        return Folder(f"{self.url.rstrip('/').rpartition('/')[0]}/{SHARDS}")
+
     def publish(self, local: Path, name: str) -> None:
-        """Upload a local file, then rename it: readers see all of it or nothing."""
+        """Upload a local file: readers see all of it or nothing."""
         with self._published(name) as (fs, temporary):
             fs.put_file(str(local), temporary)
 
@@ -172,11 +178,14 @@ class Folder:
 
     @contextlib.contextmanager
     def _published(self, name: str) -> Iterator[tuple[Any, str]]:
-        """Give a temporary path to write to; rename it when done, delete it after an error."""
+        """Give a path to write to: a temporary one, renamed when done, unless writes are atomic."""
         fs, final = filesystem(self.url), self._path(name)
-        parent = str(PurePosixPath(final).parent)
-        temporary = f"{parent}/{temporary_name()}"
         with writing(self.file(name)):
+            if is_object_store(fs):  # which shows an object only once it is complete
+                yield fs, final
+                return
+            parent = str(PurePosixPath(final).parent)
+            temporary = f"{parent}/{temporary_name()}"
             try:
                 fs.makedirs(parent, exist_ok=True)
                 yield fs, temporary

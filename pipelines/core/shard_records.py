@@ -1,14 +1,20 @@
-"""Records of finished shards: file size and metadata, by which damaged shards are detected.
+"""Records of finished shards, by which later runs find them.
 
-While a stage runs, every shard has a mark `.done/<name>.json`. When all shards are made, their
-records are published together as `shards.json`, which stays: a later run of the stage makes only
-the shards that are missing or differ from their record.
+A shard is a Parquet file `<stem>.parquet`, and perhaps further files `<stem>.<name>.parquet`. It
+may exist in several versions, `<stem>@<version>`, of which the last in the order of names counts.
+While a stage runs, the driver writes the records of finished shards to its journal, several at a
+time. When all are made, they are published together as `shards.json`. A shard that no record names,
+because the driver was killed, is known by the metadata in its file.
 """
 
+import json
 import logging
+import time
+import uuid
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -18,83 +24,121 @@ from pipelines.core.folder import Folder
 
 log = logging.getLogger(__name__)
 
-DONE = ".done"
+JOURNAL = ".journal"
 RECORDS = "shards.json"
-READERS = 16  # threads that open shards to check them
+METADATA = b"unclip"  # key of the metadata in a shard's file
+VERSION = "@"
+SUFFIX = ".parquet"
+JOURNAL_EVERY_S = 10.0
+READERS = 64  # threads that open shards which have no record
 
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """One shard: the size of its file and the metadata that its worker returned."""
+    """One finished shard."""
 
-    size: int  # bytes
-    metadata: Mapping[str, Any]
+    stem: str  # of its file
+    rows: int
+    digest: str  # of the content, for the stages that read it
+    files: Mapping[str, int]  # file → bytes, the shard's own file first
+    metadata: Mapping[str, Any]  # from its worker
+
+    @property
+    def version(self) -> str:
+        """The shard's version; "" for the first one."""
+        return self.stem.partition(VERSION)[2]
 
 
-def mark(folder: Folder, name: str, record: ShardRecord) -> None:
-    """Record that a shard is made."""
-    folder.write_json(f"{DONE}/{name}.json", asdict(record))
+def new_version() -> str:
+    """A version that comes after all earlier ones in the order of names."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
 
 
-def intact(folder: Folder, names: Iterable[str]) -> dict[str, ShardRecord]:
-    """The records of those shards whose files have the recorded size and open as Parquet."""
-    wanted = set(names)
-    records = {n: r for n, r in _read(folder).items() if n in wanted}
-    if not records:
-        return {}
+def find(
+    folder: Folder, stems: Mapping[str, str], known: Mapping[str, ShardRecord]
+) -> dict[str, ShardRecord]:
+    """The shards of a folder that exist and are intact: name → record.
+
+    stems: the stem of each wanted name; the last version of it counts. known: records by stem.
+    A shard is intact if its files have the recorded sizes. One listing finds all files; only
+    shards without a record are opened.
+    """
     sizes = folder.files()
+    versions = _last_versions(sizes)
+    found: dict[str, ShardRecord] = {}
+    unrecorded: dict[str, str] = {}
+    for name, stem in stems.items():
+        last = versions.get(stem)
+        record = known.get(last) if last else None
+        if record and all(sizes.get(file) == size for file, size in record.files.items()):
+            found[name] = record
+        elif last:
+            unrecorded[name] = last
     with ThreadPoolExecutor(READERS) as threads:
-        found = threads.map(lambda n: _is_intact(folder, n, records[n], sizes), records)
-        return {name: records[name] for name, good in zip(records, found, strict=True) if good}
+        records = threads.map(lambda stem: _recover(folder, stem, sizes), unrecorded.values())
+        found |= {name: r for name, r in zip(unrecorded, records, strict=True) if r}
+    return {name: found[name] for name in stems if name in found}
 
 
-def publish(folder: Folder, records: Mapping[str, ShardRecord]) -> None:
-    """Write the records of all shards to one file."""
-    folder.write_json(RECORDS, {name: asdict(record) for name, record in records.items()})
+class Journal:
+    """The driver's records of finished shards, written several at a time."""
+
+    def __init__(self, result: Folder) -> None:
+        self.result = result
+        self._batch: list[ShardRecord] = []
+        self._written_at = time.monotonic()
+
+    def add(self, record: ShardRecord) -> None:
+        """Record a shard; written with others, at the latest with the next one after some time."""
+        self._batch.append(record)
+        if time.monotonic() - self._written_at > JOURNAL_EVERY_S:
+            self.write()
+
+    def write(self) -> None:
+        """Write the records that are not written yet."""
+        self._written_at = time.monotonic()
+        if self._batch:
+            batch, self._batch = [asdict(record) for record in self._batch], []
+            self.result.write_json(f"{JOURNAL}/{uuid.uuid4().hex}.json", batch)
 
 
-def forget(folder: Folder, names: Iterable[str]) -> None:
-    """Remove the records of these shards, so that the next run makes them again."""
-    dropped = set(names)
-    for name in dropped:
-        if folder.exists(f"{DONE}/{name}.json"):
-            folder.remove_file(f"{DONE}/{name}.json")
-    if folder.exists(RECORDS):
-        publish(folder, {n: r for n, r in _read(folder).items() if n not in dropped})
+def publish(folder: Folder, records: Iterable[ShardRecord]) -> None:
+    """Write the records of all shards of a result to one file."""
+    folder.write_json(RECORDS, [asdict(record) for record in records])
 
 
-def _read(folder: Folder) -> dict[str, ShardRecord]:
-    """All records: the published ones, and the marks of an interrupted run."""
-    published = _json(folder, RECORDS) if folder.exists(RECORDS) else {}
-    marks = {
-        path.removeprefix(f"{DONE}/").removesuffix(".json"): _json(folder, path)
-        for path in folder.marks(DONE)
-    }
-    found = {**(published or {}), **marks}
-    return {name: ShardRecord(**value) for name, value in found.items() if _is_record(value)}
+def read_records(folder: Folder) -> dict[str, ShardRecord]:
+    """The records of one result by stem: the published ones and the journal."""
+    files = [*([RECORDS] if folder.exists(RECORDS) else []), *folder.marks(JOURNAL)]
+    with ThreadPoolExecutor(READERS) as threads:
+        batches = list(threads.map(lambda file: _read(folder, file), files))
+    return {record.stem: record for batch in batches for record in batch}
 
 
-def _json(folder: Folder, name: str) -> Any:
+def _read(folder: Folder, file: str) -> list[ShardRecord]:
     try:
-        return folder.read_json(name)
-    except ValueError as error:
-        log.warning("%s cannot be read, so its shards are made again: %s", folder.file(name), error)
-        return None
+        return [ShardRecord(**values) for values in folder.read_json(file)]
+    except (TypeError, ValueError) as error:
+        log.warning("%s cannot be read, so its shards are opened: %s", folder.file(file), error)
+        return []
 
 
-def _is_record(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {"size", "metadata"}
+def _last_versions(files: Iterable[str]) -> dict[str, str]:
+    """Stem without version → stem of its last version."""
+    stems = sorted(f.removesuffix(SUFFIX) for f in files if "." not in f.removesuffix(SUFFIX))
+    return {stem.partition(VERSION)[0]: stem for stem in stems}
 
 
-def _is_intact(folder: Folder, name: str, record: ShardRecord, sizes: Mapping[str, int]) -> bool:
-    file = f"{name}.parquet"
-    if sizes.get(file) != record.size:
-        log.info("%s is gone or has changed in size", folder.file(file))
-        return False
+def _recover(folder: Folder, stem: str, sizes: Mapping[str, int]) -> ShardRecord | None:
+    """The record of a shard, from the shard itself; None if the file is damaged."""
+    file = f"{stem}{SUFFIX}"
     try:
         with folder.open(file) as source:
-            pq.ParquetFile(source)
-    except (StoreError, OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        log.info("%s cannot be opened: %s", folder.file(file), error)
-        return False
-    return True
+            text = pq.ParquetFile(source).metadata.metadata[METADATA]
+        metadata = json.loads(text)
+        rows, digest = metadata.pop("rows"), metadata.pop("digest")
+    except (StoreError, OSError, ValueError, KeyError, TypeError) as error:
+        log.info("%s cannot be used, so it is made again: %s", folder.file(file), error)
+        return None
+    others = {f: s for f, s in sizes.items() if f.startswith(f"{stem}.") and f != file}
+    return ShardRecord(stem, rows, digest, {file: sizes[file], **others}, metadata)

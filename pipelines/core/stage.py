@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -19,10 +19,14 @@ from pipelines.core import fingerprint
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Emit
 from pipelines.core.folder import Folder
+from pipelines.core.shard_records import ShardRecord
+from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.store import Manifest, Store
+from pipelines.core.tables import read_table
 
 Metadata = dict[str, Any]  # JSON-able
 T = TypeVar("T")
+SETTINGS_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -41,34 +45,57 @@ A_co = TypeVar("A_co", bound=Artifact, covariant=True)
 A = TypeVar("A", bound=Artifact)
 
 
+class ShardEntry(NamedTuple):
+    """Where one shard of a result is."""
+
+    rows: int
+    digest: str = ""  # of its content
+    stem: str = ""  # of its file in the stage's folder of shared shards; "": in the result's own
+
+
 @dataclass(frozen=True)
 class Shards(Artifact):
-    """Parquet shards `<name>.parquet`, with the rows of each and what was counted over all."""
+    """Parquet shards by name, and what was counted over all of them."""
 
-    rows: Mapping[str, int]
+    shards: Mapping[str, ShardEntry]
     counts: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        entries = {name: ShardEntry(*entry) for name, entry in self.shards.items()}
+        object.__setattr__(self, "shards", entries)  # a manifest has lists
 
     def schema(self) -> pa.Schema | None:
         """The schema that every shard has; None if readers expect no particular one."""
         return None
 
+    def url(self, name: str) -> str:
+        """The URL of a shard's file."""
+        stem = self.shards[name].stem
+        folder = self.folder.shared() if stem else self.folder
+        return folder.file(f"{stem or name}.parquet")
+
     def read(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """One shard's columns, in memory. Raises `SchemaError` unless it has the schema."""
-        return self.folder.read_table(f"{name}.parquet", columns, self.schema())
+        return read_table(self.url(name), columns, self.schema())
 
     @property
     def total_rows(self) -> int:
         """Rows over all shards."""
-        return sum(self.rows.values())
+        return sum(entry.rows for entry in self.shards.values())
+
+
+def entries(records: Mapping[str, ShardRecord]) -> dict[str, ShardEntry]:
+    """The entries of shared shards, by name."""
+    return {n: ShardEntry(r.rows, r.digest, r.stem) for n, r in records.items()}
 
 
 class ShardWorker(Protocol):
     """Makes one shard. Picklable: each worker process unpickles it once, for many shards.
 
-    Returns the table and its metadata, to which the engine adds "rows".
+    Writes the rows to `out` and returns metadata (JSON-able) for the shard's record.
     """
 
-    def __call__(self, item: Any, /) -> tuple[pa.Table, Metadata]: ...
+    def __call__(self, item: Any, out: ShardWriter, /) -> Metadata: ...
 
 
 class Context(Protocol):
@@ -92,10 +119,32 @@ class Context(Protocol):
         """Where a result is stored."""
         ...
 
+    @property
+    def is_forced(self) -> bool:
+        """Whether to start afresh, without earlier results."""
+        ...
+
+    def existing(self, made_from: Mapping[str, Any]) -> dict[str, ShardRecord]:
+        """The shards that exist already, by name; see `map_shards`."""
+        ...
+
     def map_shards(
-        self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
-    ) -> dict[str, Metadata]:
-        """Make every missing shard, each in a worker with the stage's resources."""
+        self,
+        worker: ShardWorker,
+        items: Mapping[str, Any],
+        *,
+        schema: pa.Schema,
+        unit: str,
+        made_from: Mapping[str, Any] | None = None,
+        versions: Mapping[str, str] | None = None,
+    ) -> dict[str, ShardRecord]:
+        """Make every missing shard, each in a worker with the stage's resources.
+
+        items: what the worker gets, by the shard's name; looked up only for missing shards.
+        made_from: what each shard is made from beside the stage's settings (JSON-able). Results
+        with the same settings then share shards that are made from the same. Without it, the
+        shards are the result's own. versions: the oldest version of each shard that will do.
+        """
         ...
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
@@ -161,6 +210,11 @@ class Stage(ABC, Generic[A_co]):
         """The canonical form: everything that the result depends on."""
         inputs = {path: stage.key for path, stage in self.dependencies.items()}
         return self.describe(inputs, self.digests())
+
+    @cached_property
+    def settings_digest(self) -> str:
+        """A digest of the kind, version and own settings, without inputs."""
+        return fingerprint.digest(self.describe({}, {}))[:SETTINGS_DIGITS]
 
     def describe(self, inputs: Mapping[str, str], digests: Mapping[str, str]) -> dict[str, Any]:
         """The description for given keys of dependencies and digests of outside inputs."""

@@ -3,8 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
@@ -14,12 +14,14 @@ from pipelines.core import shards
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Emit, Note
 from pipelines.core.filesystem import StoreError
+from pipelines.core.fingerprint import digest
 from pipelines.core.folder import Folder
 from pipelines.core.lease import Holder, Leases
 from pipelines.core.plan import Step
 from pipelines.core.provenance import provenance
-from pipelines.core.shards import PoolSettings
-from pipelines.core.stage import Artifact, Metadata, ShardWorker, Stage, load_artifact
+from pipelines.core.shard_records import ShardRecord, new_version, publish, read_records
+from pipelines.core.shards import PoolSettings, ShardFolder
+from pipelines.core.stage import Artifact, ShardWorker, Stage, load_artifact
 from pipelines.core.store import Manifest, Store
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,13 @@ class StageContext:
     emit: Emit
     settings: PoolSettings
     store: Store
-    forced: bool  # start afresh, without earlier results
+    fresh: str = ""  # version of the shards of a forced run, which uses no earlier results
+    used: list[ShardRecord] = field(default_factory=list)  # shared shards of the result
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether to start afresh, without earlier results."""
+        return bool(self.fresh)
 
     def load(self, stage: Stage[A]) -> A:
         """The artifact of a dependency."""
@@ -50,26 +58,55 @@ class StageContext:
 
     def earlier(self) -> Sequence[Manifest]:
         """The finished results that the work may start from, the newest first."""
-        return () if self.forced else self.store.manifests(self.stage.name)
+        return () if self.fresh else self.store.manifests(self.stage.name)
 
     def folder_of(self, manifest: Manifest) -> Folder:
         """Where a result is stored."""
         return self.store.folder(manifest.stage, manifest.key)
 
+    def existing(self, made_from: Mapping[str, Any]) -> dict[str, ShardRecord]:
+        """The shared shards that exist already."""
+        return self._shared(made_from).find()
+
     def map_shards(
-        self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
-    ) -> dict[str, Metadata]:
-        """Make every missing shard."""
-        return shards.map_shards(
+        self,
+        worker: ShardWorker,
+        items: Mapping[str, Any],
+        *,
+        schema: pa.Schema,
+        unit: str,
+        made_from: Mapping[str, Any] | None = None,
+        versions: Mapping[str, str] | None = None,
+    ) -> dict[str, ShardRecord]:
+        """Make every missing shard; shared with other results if `made_from` is given."""
+        if made_from is None:
+            stems = {name: name for name in items}
+            where = ShardFolder(self.folder, self.folder, stems, {})
+        else:
+            where = self._shared(made_from, versions or {})
+        records = shards.map_shards(
             worker,
             items,
+            where,
             stage=self.stage.name,
-            folder=self.folder,
             schema=schema,
             unit=unit,
             emit=self.emit,
             settings=self.settings,
         )
+        if made_from is not None:
+            self.used.extend(records.values())
+        return records
+
+    def _shared(
+        self, made_from: Mapping[str, Any], versions: Mapping[str, str] | None = None
+    ) -> ShardFolder:
+        prefix = self.stage.settings_digest
+        stems = {name: f"{prefix}-{digest(value)}" for name, value in made_from.items()}
+        oldest = dict.fromkeys(stems, self.fresh) if self.fresh else dict(versions or {})
+        newest = self.store.manifests(self.stage.name)[:1]  # shares most of its shards
+        known = read_records(self.folder_of(newest[0])) if newest else {}
+        return ShardFolder(self.folder.shared(), self.folder, stems, oldest, known)
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run one function in a worker."""
@@ -138,16 +175,19 @@ class StageMaker:
         if replaced:
             aside.remove()
             folder.move_to(aside)
+        fresh = new_version() if step.forced else ""
+        ctx = StageContext(stage, folder, self.emit, settings, self.store, fresh)
         try:
-            artifact = stage.run(
-                StageContext(stage, folder, self.emit, settings, self.store, step.forced)
-            )
+            artifact = stage.run(ctx)
+            if ctx.used:
+                publish(folder, ctx.used)
             self.leases.verify(stage.label)
         except BaseException:
             if replaced and stage.label in self.leases.held:
                 _bring_back(folder, aside)
             raise
-        committed = self.store.commit(manifest_of(stage, artifact, links, time.monotonic() - began))
+        took_s = time.monotonic() - began
+        committed = self.store.commit(manifest_of(stage, artifact, links, took_s, ctx.used))
         aside.remove()
         return committed
 
@@ -170,7 +210,11 @@ def _bring_back(folder: Folder, aside: Folder) -> None:
 
 
 def manifest_of(
-    stage: Stage[Artifact], artifact: Artifact, links: Mapping[str, str], duration_s: float
+    stage: Stage[Artifact],
+    artifact: Artifact,
+    links: Mapping[str, str],
+    duration_s: float,
+    used: Iterable[ShardRecord] = (),
 ) -> Manifest:
     """The record of a stage that was just made."""
     return Manifest(
@@ -185,4 +229,5 @@ def manifest_of(
         links=links,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         duration_s=round(duration_s, 1),
+        shards={file: size for record in used for file, size in record.files.items()},
     )

@@ -1,13 +1,14 @@
 """The store of all results, below any fsspec URL.
 
 `<root>/<stage>/<key>/` holds a stage's outputs and `manifest.json`, which is written last: its
-presence is the commit.
+presence is the commit. `<root>/<stage>/shards/` holds the shards that several results may share;
+the manifest lists those that belong to it.
 """
 
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipelines.core.filesystem import (
     remove_stale,
     temporary_name,
 )
-from pipelines.core.folder import MANIFEST, Folder, is_hidden
+from pipelines.core.folder import MANIFEST, SHARDS, Folder, is_hidden
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Manifest:
     links: Mapping[str, str]  # where people can look at it, such as its MLflow run
     created_at: str  # ISO 8601, UTC
     duration_s: float
+    shards: Mapping[str, int] = field(default_factory=dict)  # shared file → bytes
 
 
 class Store:
@@ -111,15 +113,19 @@ class Store:
 
     def missing_outputs(self, manifest: Manifest) -> list[str]:
         """Outputs that the manifest lists and that are gone or differ in size."""
-        found = self.folder(manifest.stage, manifest.key).files()
-        return [name for name, size in manifest.outputs.items() if found.get(name) != size]
+        folder = self.folder(manifest.stage, manifest.key)
+        own, shared = folder.files(), folder.shared().files() if manifest.shards else {}
+        return [
+            *(name for name, size in manifest.outputs.items() if own.get(name) != size),
+            *(name for name, size in manifest.shards.items() if shared.get(name) != size),
+        ]
 
     def manifests(self, stage: str) -> list[Manifest]:
         """All finished results of a stage, the newest first."""
         with self._readable():
             fs, root = filesystem(self.root), self.folder(stage, "")._path("").rstrip("/")
             paths = fs.ls(root, detail=False) if fs.exists(root) else []
-        names = [str(p).rsplit("/", 1)[-1] for p in paths]
+        names = [str(p).rsplit("/", 1)[-1] for p in paths if not str(p).endswith(f"/{SHARDS}")]
         found = [self.manifest(stage, name) for name in names if "." not in name]
         return sorted((m for m in found if m), key=lambda m: m.created_at, reverse=True)
 

@@ -11,6 +11,7 @@ from pipelines.artifacts import (
     PcaBasisFile,
     SelectionShards,
     TrainedModel,
+    VerdictShards,
 )
 from pipelines.core.folder import Folder
 
@@ -29,8 +30,8 @@ class Inputs:
     """Every artifact that the report reads, and the stages behind them."""
 
     evaluation: Evaluation
-    downloaded: PairShards
     pairs: PairShards
+    verdicts: VerdictShards
     embeddings: EmbeddingShards
     selection: SelectionShards
     pca: PcaBasisFile
@@ -50,8 +51,8 @@ class Inputs:
         """The folder of each stage that was read, by the stage's name."""
         artifacts = (
             self.evaluation,
-            self.downloaded,
             self.pairs,
+            self.verdicts,
             self.embeddings,
             self.selection,
             self.pca,

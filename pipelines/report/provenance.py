@@ -56,8 +56,8 @@ def data_section(inputs: Inputs) -> Values:
     )
     return {
         "funnel": _funnel(inputs),
-        "download_rejections": rejections(inputs.downloaded.counts),
-        "filter_rejections": rejections(inputs.pairs.counts),
+        "download_rejections": rejections(inputs.pairs.counts),
+        "filter_rejections": rejections(inputs.verdicts.counts),
         "selection_rejections": rejections(inputs.selection.counts),
         "similarity": Markup(similarity),
         "pca": inputs.pca,
@@ -67,13 +67,11 @@ def data_section(inputs: Inputs) -> Values:
 
 def _funnel(inputs: Inputs) -> dict[str, int]:
     """How many pairs are left after each stage."""
-    downloaded = inputs.downloaded
-    rejected = sum(downloaded.counts.get("rejected", {}).values())
     return {
-        "Listed": downloaded.counts.get("listed", downloaded.total_rows + rejected),
-        "Downloaded": downloaded.total_rows,
-        "Kept by the filter": inputs.pairs.total_rows,
-        "Selected": inputs.selection.total_rows,
+        "Listed": inputs.pairs.counts["listed"],
+        "Downloaded": inputs.pairs.total_rows,
+        "Kept by the filter": inputs.verdicts.counts["kept"],
+        "Selected": inputs.selection.training_rows + inputs.selection.held_out_rows,
         "For training": inputs.selection.training_rows,
         "Held out": inputs.selection.held_out_rows,
     }
@@ -93,7 +91,7 @@ def rejections(counts: Mapping[str, Any]) -> list[Values]:
 
 def read_similarity(embeddings: EmbeddingShards) -> np.ndarray:
     """Cosines of image and caption in the first `MAX_SHARDS` shards; (N,)."""
-    names = list(embeddings.rows)[:MAX_SHARDS]
+    names = sorted(embeddings.shards)[:MAX_SHARDS]
     columns = [embeddings.read(name, ["similarity"])["similarity"].to_numpy() for name in names]
     return np.concatenate([np.empty(0, np.float32), *columns])
 

@@ -13,6 +13,7 @@ from pipelines.artifacts import (
     Report,
     SelectionShards,
     TrainedModel,
+    VerdictShards,
 )
 from pipelines.core.events import Output
 from pipelines.core.stage import Artifact, Context, Graph, Stage
@@ -29,12 +30,12 @@ class BuildReport(Stage[Report]):
     """Metrics, samples, loss curves, data quality and lineage on one HTML page."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 3  # 3: any number of priors and upsamplers
+    version: ClassVar[int] = 4  # 4: verdicts of the filter
     artifact: ClassVar[type[Artifact]] = Report
 
     evaluation: Stage[Evaluation]
-    downloaded: Stage[PairShards]
     pairs: Stage[PairShards]
+    verdicts: Stage[VerdictShards]
     embeddings: Stage[EmbeddingShards]
     selection: Stage[SelectionShards]
     pca: Stage[PcaBasisFile]
@@ -51,8 +52,8 @@ class BuildReport(Stage[Report]):
 
         inputs = Inputs(
             evaluation=ctx.load(self.evaluation),
-            downloaded=ctx.load(self.downloaded),
             pairs=ctx.load(self.pairs),
+            verdicts=ctx.load(self.verdicts),
             embeddings=ctx.load(self.embeddings),
             selection=ctx.load(self.selection),
             pca=ctx.load(self.pca),

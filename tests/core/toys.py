@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Metrics
-from pipelines.core.stage import Artifact, Context, Shards, Stage
+from pipelines.core.shard_writer import ShardWriter
+from pipelines.core.stage import Artifact, Context, Shards, Stage, entries
 from tests.core import limited
 
 assert limited.MOST_BYTES  # importing it makes workers know its file system
@@ -48,7 +49,7 @@ class AddWorker:
     amount: int
     behaviour: Behaviour
 
-    def __call__(self, item: tuple[str, list[int]]) -> tuple[pa.Table, dict[str, Any]]:
+    def __call__(self, item: tuple[str, list[int]], out: ShardWriter) -> dict[str, Any]:
         name, values = item
         seen = Path(self.behaviour.trace) / f"{self.stage}-{name}"
         first = not seen.exists()
@@ -58,9 +59,8 @@ class AddWorker:
         if name == self.behaviour.fail_at:
             raise PipelineError(f"{name} cannot be added to.")
         time.sleep(self.behaviour.pause_s)
-        return pa.table({"value": [v + self.amount for v in values]}, schema=NUMBERS), {
-            "sum": sum(values)
-        }
+        out.write(pa.table({"value": [v + self.amount for v in values]}, schema=NUMBERS))
+        return {"sum": sum(values)}
 
 
 # Behaviours are looked up here, so that they are no part of a stage's identity.
@@ -96,8 +96,9 @@ class Count(Stage[Shards]):
             for i in range(self.shards)
         }
         worker = AddWorker("count", 0, behaviour("count"))
-        metadata = ctx.map_shards(worker, items, schema=NUMBERS, unit="shards")
-        return Shards(ctx.folder, {n: f["rows"] for n, f in metadata.items()}, {})
+        made_from = {name: values for name, (_, values) in items.items()}
+        records = ctx.map_shards(worker, items, schema=NUMBERS, unit="shards", made_from=made_from)
+        return Shards(ctx.folder, entries(records), {})
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,11 @@ class Add(Stage[Shards]):
 
     def run(self, ctx: Context) -> Shards:
         numbers = ctx.load(self.numbers)
-        items = {n: (n, numbers.read(n)["value"].to_pylist()) for n in numbers.rows}
+        items = {n: (n, numbers.read(n)["value"].to_pylist()) for n in numbers.shards}
         worker = AddWorker("add", self.amount, behaviour("add"))
-        metadata = ctx.map_shards(worker, items, schema=NUMBERS, unit="shards")
-        return Shards(ctx.folder, {n: f["rows"] for n, f in metadata.items()}, {})
+        made_from = {name: entry.digest for name, entry in numbers.shards.items()}
+        records = ctx.map_shards(worker, items, schema=NUMBERS, unit="shards", made_from=made_from)
+        return Shards(ctx.folder, entries(records), {})
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Total(Artifact):
 
 
 def add_up(shards: Shards) -> int:
-    return int(sum(sum(shards.read(n)["value"].to_pylist()) for n in shards.rows))
+    return int(sum(sum(shards.read(n)["value"].to_pylist()) for n in shards.shards))
 
 
 @dataclass(frozen=True)
