@@ -6,25 +6,26 @@ images grey, and accept a truncated JPEG, half of it grey. The resizer runs in o
 because it replaces the process's stdout while it works.
 """
 
+import asyncio
 import hashlib
 import io
 import logging
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal, TypeVar
-from urllib.parse import urljoin
 
 import pyarrow as pa
 
 from pipelines.artifacts import EXAMPLES_PER_REASON
 from pipelines.artifacts.schema import PAIRS, pair_key
 from pipelines.data.decode import decode_rgb, load_resizer
-from pipelines.data.fetch import Fetched, fetch_with_retries
-from pipelines.data.url_policy import Refused, UrlPolicy
+from pipelines.data.fetch import Fetcher
+from pipelines.data.fetch_limits import FetchLimits
+from pipelines.data.responses import Fetched
+from pipelines.data.url_policy import Refused, UrlPolicy, join_url
 from unclip.config import Config, ConfigError, not_in_key
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ Result = TypeVar("Result")
 
 # More extreme images are banners and rules; with keep_ratio they would grow to gigabytes.
 MAX_ASPECT_RATIO = 50.0
+MAX_RETRY_AFTER_S = 60.0
 QUALITIES = {"jpg": range(1, 101), "png": range(10)}  # for PNG it is the compression
 
 
@@ -75,21 +77,31 @@ class DownloadConfig(Config):
     @property
     def policy(self) -> UrlPolicy:
         """Which URLs may be fetched, and how much of each."""
-        return UrlPolicy(
-            max_bytes=self.max_bytes, timeout_s=self.timeout_s, allow_hosts=self.allow_hosts
+        return UrlPolicy(max_bytes=self.max_bytes, allow_hosts=self.allow_hosts)
+
+    @property
+    def limits(self) -> FetchLimits:
+        """How patiently a worker fetches."""
+        return FetchLimits(
+            connections=self.threads,
+            connections_per_host=self.threads,
+            retries=self.retries,
+            timeout_s=self.timeout_s,
+            max_retry_after_s=MAX_RETRY_AFTER_S,
         )
 
 
-def map_ahead(
-    pool: ThreadPoolExecutor, call: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Future[Result]]:
-    """Futures in the items' order; at most `ahead` of them run or wait to be taken."""
-    pending: deque[Future[Result]] = deque()
+async def map_ahead(
+    call: Callable[[Item], Coroutine[Any, Any, Result]], items: Iterable[Item], ahead: int
+) -> AsyncIterator[Awaitable[Result]]:
+    """Tasks in the items' order; at most `ahead` of them run or wait to be taken."""
+    pending: deque[asyncio.Task[Result]] = deque()
     for item in items:
-        pending.append(pool.submit(call, item))
+        pending.append(asyncio.create_task(call(item)))
         if len(pending) >= ahead:
             yield pending.popleft()
-    yield from pending
+    while pending:
+        yield pending.popleft()
 
 
 class Tally:
@@ -117,21 +129,27 @@ class DownloadWorker:
 
     def __call__(self, item: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
         """Returns PAIRS rows in the order of the list, and the rejections by reason."""
+        return asyncio.run(self.download(item))
+
+    async def download(self, item: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
+        """Fetch the rows ahead of the one that is decoded."""
         tally = Tally()
         pairs = list(self.without_repeats(item, tally))
         rows: list[dict[str, Any]] = []
         received_bytes = 0
-        with ThreadPoolExecutor(self.config.threads) as pool:
-            urls = [url for url, _ in pairs]
-            futures = map_ahead(pool, self.fetch, urls, ahead=2 * self.config.threads)
-            for (url, caption), future in zip(pairs, futures, strict=True):
+        async with Fetcher(self.config.policy, self.config.limits) as fetcher:
+            fetch = partial(self.fetch, fetcher)
+            answers = map_ahead(fetch, [url for url, _ in pairs], ahead=2 * self.config.threads)
+            for url, caption in pairs:
                 try:
-                    fetched = future.result()
+                    fetched = await (await anext(answers))
                     received_bytes += len(fetched.body)
                     if fetched.opts_out:
                         robots_tag = fetched.headers["X-Robots-Tag"]
                         raise Refused("robots_tag", f"X-Robots-Tag: {robots_tag}")
-                    rows.append(self.make_row(url, caption, fetched.body))
+                    # In a thread: the event loop keeps reading while an image is decoded.
+                    row = await asyncio.to_thread(self.make_row, url, caption, fetched.body)
+                    rows.append(row)
                 except Refused as refusal:
                     log.debug("rejected %s", refusal)
                     tally.add(refusal.reason, url)
@@ -158,11 +176,9 @@ class DownloadWorker:
                 seen.add(pair)
                 yield pair
 
-    def fetch(self, url: str) -> Fetched:
-        """Fetch one image; runs in the pool's threads."""
-        return fetch_with_retries(
-            urljoin(self.base_url, url), self.config.policy, retries=self.config.retries
-        )
+    async def fetch(self, fetcher: Fetcher, url: str) -> Fetched:
+        """Fetch one image."""
+        return await fetcher.fetch(join_url(self.base_url, url))
 
     def make_row(self, url: str, caption: str, content: bytes) -> dict[str, Any]:
         """A row of PAIRS from the downloaded bytes. Raises `Refused`."""
