@@ -54,6 +54,10 @@ KEEP_ALIVE_S = 2.0
 BACKOFF_S = 0.5
 
 
+class Paused(Refused):
+    """The host said when to come back, so the row needs no back-off of its own."""
+
+
 @dataclass
 class Patience:
     """What is left of a row's time."""
@@ -118,7 +122,8 @@ class Fetcher:
                 if is_last or not refusal.transient:
                     raise
                 log.debug("attempt %d of %s failed: %s", attempt, url, refusal)
-            await asyncio.sleep(backoff_s(attempt))
+                wait_s = 0.0 if isinstance(refusal, Paused) else backoff_s(attempt)
+            await asyncio.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
 
     async def follow(self, url: str, patience: Patience) -> Fetched:
@@ -200,6 +205,7 @@ class Fetcher:
             self.hosts.pause(target.name, after_s)
             if after_s > self.limits.max_retry_after_s:
                 return rate_limited(target.name, after_s, self.limits)
+            return Paused(f"http_{status}", target.host, transient=True)
         return Refused(f"http_{status}", target.host, transient=status in TRANSIENT_STATUSES)
 
 

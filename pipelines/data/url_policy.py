@@ -48,8 +48,8 @@ class UrlPolicy(Config):
 class Refused(Exception):  # noqa: N818 - an outcome that is counted, not an error
     """A row that yields no image: `reason` is a stable code, `transient` allows a retry.
 
-    `detail` never quotes the URL, which may contain a password. `attempts` counts how often the
-    row was tried.
+    `detail` never quotes the URL, which may contain a password. `attempts` is the number of the
+    attempt that failed, counted from 1.
     """
 
     def __init__(

@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import socket
 import threading
+import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_bodies_that_are_too_large_are_refused_with_or_without_a_content_length(
         (b"Content-Length: 8\r\n\r\nhalf", "incomplete_body"),
         (b"Transfer-Encoding: chunked\r\n\r\nff\r\nhalf", "incomplete_body"),
         (b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", "incomplete_body"),
-        (b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhalf\r\n0\r\n\r\n", "incomplete_body"),
+        (b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhalf\r\n0\r\n\r\n", None),
         (b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n4\r\nhalf\r\n0\r\n\r\n", None),
         (b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nhalf!", None),
         (b"Content-Length: -1\r\n\r\nhalf", None),
@@ -71,6 +72,22 @@ def test_lies_about_the_length_and_floods_of_headers_are_refused(
 def test_headers_without_an_end_are_a_bad_response(part: bytes) -> None:
     with web({"/x": endless(OK, part)}) as address:
         assert reason(f"{address}/x") == "bad_response"
+
+
+def test_a_chunk_that_turns_bad_after_good_ones_is_refused_in_time() -> None:
+    def page(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+        time.sleep(0.1)  # so that the client has read the headers
+        handler.wfile.write(b"zz\r\nhalf\r\n0\r\n\r\n")
+
+    with web({"/x": page}) as address:
+        # aiohttp may notice only by the time limit that such a body does not go on.
+        hasty = replace(LIMITS, timeout_s=0.5)
+        assert reason(f"{address}/x", limits=hasty) in {
+            "bad_response",
+            "incomplete_body",
+            "timeout",
+        }
 
 
 def test_endless_interim_responses_time_out() -> None:
