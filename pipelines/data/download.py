@@ -25,15 +25,16 @@ from pipelines.core.stage import Metadata
 from pipelines.core.tables import read_table
 from pipelines.data.download_config import DownloadConfig
 from pipelines.data.earlier import Earlier, Known, PairReader
-from pipelines.data.fetch import Fetcher, check_hash
+from pipelines.data.fetch import Fetcher
 from pipelines.data.images import ImageEncoder
+from pipelines.data.responses import Fetched, check_hash
 from pipelines.data.url_policy import Refused, without_credentials
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 BUFFER_ROWS = 32  # rows that are written at once
-AHEAD = 4  # rows under way for each connection
+AHEAD = 4  # rows under way for each connection, at least
 # Finished rows may wait this long for a slow one before them.
 MAX_WAITING_ROWS = 4096
 MAX_WAITING_BYTES = 64 << 20
@@ -191,10 +192,10 @@ class Session:
         self.worker, self.fetcher, self.decoder = worker, fetcher, decoder
         self.reader = PairReader()
         self.at_least = AHEAD * worker.config.limits.connections
-        self.under_way = asyncio.Semaphore(self.at_least)
         self.images: dict[str, asyncio.Task[Image]] = {}  # by URL, of the rows under way
         self.seen: set[str] = set()
-        self.waiting_bytes = 0
+        self.waiting_bytes = 0  # of finished rows
+        self.body_bytes = 0  # of images that are not decoded yet
 
     async def in_order(self, rows: list[Row], known: Mapping[int, Known]) -> AsyncIterator[Outcome]:
         """The outcomes in the rows' order."""
@@ -256,21 +257,36 @@ class Session:
 
     async def fetch(self, row: Row) -> Image:
         """The image behind a row's URL, or why there is none."""
-        async with self.under_way:
-            received = 0
-            try:
-                fetched = await self.fetcher.fetch(urljoin(self.worker.base_url, row["url"]))
-                received = len(fetched.body)
-                if fetched.opts_out:
-                    tag = fetched.headers["X-Robots-Tag"]
-                    raise Refused("robots_tag", f"X-Robots-Tag: {tag}", attempts=fetched.attempts)
-                if row["hash"]:
-                    check_hash(fetched.body, row["hash"])
-                columns = await self.in_thread(self.worker.encoder.columns, fetched.body)
-                return Image(columns, fetched.attempts, received)
-            except Refused as refusal:
-                log.debug("rejected %s", refusal)
-                return Image(None, refusal.attempts, received, refusal)
+        received = 0
+        try:
+            fetched = await self.fetcher.fetch(urljoin(self.worker.base_url, row["url"]))
+            received = len(fetched.body)
+            self.hold(received)
+            columns = await self.decode(row, fetched)
+            return Image(columns, fetched.attempts, received)
+        except Refused as refusal:
+            log.debug("rejected %s", refusal)
+            return Image(None, refusal.attempts, received, refusal)
+        finally:
+            self.hold(-received)
+
+    def hold(self, received: int) -> None:
+        """Count the bytes of bodies in memory; with too many, no further request begins."""
+        self.body_bytes += received
+        if self.body_bytes > MAX_WAITING_BYTES:
+            self.fetcher.room.clear()
+        else:
+            self.fetcher.room.set()
+
+    async def decode(self, row: Row, fetched: Fetched) -> Row:
+        """The image columns. Raises `Refused`."""
+        if fetched.opts_out:
+            detail = f"X-Robots-Tag: {fetched.headers['X-Robots-Tag']}"
+            raise Refused("robots_tag", detail, attempts=fetched.attempts)
+        if row["hash"]:
+            check_hash(fetched.body, row["hash"])
+        columns: Row = await self.in_thread(self.worker.encoder.columns, fetched.body)
+        return columns
 
     async def in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function in the one thread that decodes."""

@@ -6,13 +6,13 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
-from email.message import Message
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from multidict import CIMultiDict
 from PIL import Image
 
 from pipelines.artifacts.schema import PAIRS, pair_key
@@ -21,7 +21,7 @@ from pipelines.core.store import Store
 from pipelines.core.tables import check_schema
 from pipelines.data.decode import decode_rgb
 from pipelines.data.download import DownloadConfig, DownloadWorker
-from pipelines.data.fetch import Fetched
+from pipelines.data.responses import Fetched
 from pipelines.data.sources import SourceConfig
 from pipelines.data.url_policy import Refused
 from pipelines.demo.dataset import FAILING_ROWS, url_list
@@ -277,9 +277,7 @@ def test_shards_with_too_few_images_are_tried_again_by_the_next_run(tmp_path: Pa
 def test_an_owner_opts_out_for_every_robot_by_x_robots_tag(
     values: list[str], opts_out: bool
 ) -> None:
-    headers = Message()
-    for value in values:
-        headers["X-Robots-Tag"] = value
+    headers = CIMultiDict([("X-Robots-Tag", value) for value in values])
     assert Fetched(b"", headers).opts_out is opts_out
 
 
