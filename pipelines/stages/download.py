@@ -14,7 +14,7 @@ from pipelines.core.errors import PipelineError
 from pipelines.core.shard_records import forget
 from pipelines.core.stage import Artifact, Context, Metadata, Stage
 from pipelines.data.download import DownloadConfig, DownloadWorker
-from pipelines.data.sources import SourceConfig, find_source
+from pipelines.data.sources import SourceConfig, find_source, list_schema
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,8 @@ class Download(Stage[PairShards]):
     def run(self, ctx: Context) -> PairShards:
         """Download all rows. Raises `PipelineError` if fewer succeed than `min_success_rate`."""
         source = find_source(self.source)
-        urls = source.read()
+        batches = pa.Table.from_batches(source.all_batches(), list_schema(self.source))
+        urls = batches.select(["url", "caption"]).combine_chunks()
         items = Slices(urls, self.source.rows_per_shard)
         log.info("%d rows in %d shards", urls.num_rows, len(items))
         with source.served() as base_url:
