@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipelines.artifacts.schema import rendition
 from pipelines.data.decode import decode_rgb, load_resizer
-from pipelines.data.phash import phash
+from pipelines.data.image_statistics import phash
 from pipelines.data.pixels import decode_pixels
 from pipelines.data.url_policy import Refused
 

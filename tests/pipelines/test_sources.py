@@ -8,8 +8,8 @@ import pytest
 from pipelines.config.files import ConfigFileError, find_config
 from pipelines.config.load import load_config
 from pipelines.core.store import Store
+from pipelines.data.list_errors import UrlListError
 from pipelines.data.sources import DemoList, FileList, SourceConfig, find_source
-from pipelines.data.url_list import UrlListError
 from pipelines.demo.dataset import emoji
 from pipelines.graph import unclip_graph
 from pipelines.stages.download import Download
@@ -19,8 +19,6 @@ from tests.pipelines.web import body, web
 
 OWN_SOURCE = """
 from contextlib import contextmanager
-
-import pyarrow as pa
 
 from pipelines.core.errors import PipelineError
 from pipelines.data.sources import ListSource
@@ -37,8 +35,8 @@ class Table(ListSource):
     def digest(self):
         return str(ROWS)
 
-    def read(self):
-        return pa.table(ROWS)
+    def tables(self, file):
+        yield ROWS
 
     @contextmanager
     def served(self):
@@ -106,7 +104,7 @@ def test_the_demo_serves_its_images_below_the_address_that_relative_urls_need() 
     assert isinstance(source, DemoList)
     with (
         source.served() as base,
-        urllib.request.urlopen(base + source.read()["url"][0].as_py()) as a,
+        urllib.request.urlopen(base + next(source.all_batches())["url"][0].as_py()) as a,
     ):
         assert a.read() == emoji()["image"][0].as_py()
 
