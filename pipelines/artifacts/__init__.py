@@ -9,6 +9,7 @@ from pipelines.artifacts.schema import SELECTION, VERDICTS, embeddings, pairs, u
 from pipelines.core.stage import Artifact, Shards
 
 OUTCOMES_NAME = "outcomes"  # of the table beside each shard of pairs
+OUTCOMES_FILE = f".{OUTCOMES_NAME}.parquet"  # the end of its file's name
 MODEL_FILE = "model.safetensors"  # of every trained model of the cascade
 
 
@@ -43,7 +44,7 @@ class PairShards(Shards):
 
     def outcomes_url(self, name: str) -> str:
         """The URL of the outcomes of a slice."""
-        return f"{self.url(name).removesuffix('.parquet')}.{OUTCOMES_NAME}.parquet"
+        return self.url(name).removesuffix(".parquet") + OUTCOMES_FILE
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,10 @@ class EmbeddingShards(Shards):
     width: int
     clip_name: str
     clip_digest: str
-    dtype: str = "float32"
 
     def schema(self) -> pa.Schema:
         """The schema that every shard has."""
-        return embeddings(self.width, self.dtype)
+        return embeddings(self.width)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ OUTCOMES = pa.schema(
         pa.field("reason", pa.string()),  # null if it was downloaded
         pa.field("detail", pa.string()),
         pa.field("attempts", pa.int32(), nullable=False),  # requests for it; 0 if none was needed
-        pa.field("time", pa.timestamp("s", "UTC"), nullable=False),  # of the last attempt
+        pa.field("time", pa.timestamp("ms", "UTC"), nullable=False),  # of the last attempt
     ]
 )
 

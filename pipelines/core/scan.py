@@ -1,13 +1,10 @@
-"""Small columns of many shards as one stream, and a query engine that works out of core on them."""
+"""Small columns of many shards as one stream."""
 
-import contextlib
 import logging
-import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -16,7 +13,6 @@ from pipelines.core.tables import read_table
 log = logging.getLogger(__name__)
 
 READERS = 16  # shards that are read at the same time
-MEMORY = "1GB"  # of a query; what does not fit goes to local disk
 
 
 def scan(urls: Mapping[str, str], schema: pa.Schema) -> pa.RecordBatchReader:
@@ -48,18 +44,3 @@ def _named(name: str, future: "Future[pa.Table]", schema: pa.Schema) -> Iterator
     names = pa.array([name] * table.num_rows, pa.string())
     numbered = table.add_column(0, "number", numbers).add_column(0, "shard", names)
     yield from numbered.cast(schema).to_batches()
-
-
-@contextlib.contextmanager
-def engine(threads: int = 2) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB connection with bounded memory, whose overflow is on local disk until it closes."""
-    with tempfile.TemporaryDirectory() as scratch:
-        connection = duckdb.connect(f"{scratch}/scratch.db")
-        try:
-            connection.execute(f"SET memory_limit = '{MEMORY}'")
-            connection.execute(f"SET temp_directory = '{scratch}'")
-            connection.execute(f"SET threads = {threads}")
-            connection.execute("SET autoinstall_known_extensions = false")
-            yield connection
-        finally:
-            connection.close()

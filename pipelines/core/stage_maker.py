@@ -44,13 +44,9 @@ class StageContext:
     emit: Emit
     settings: PoolSettings
     store: Store
-    fresh: str = ""  # version of the shards of a forced run, which uses no earlier results
+    is_forced: bool = False  # start afresh, without earlier results
+    fresh: str = ""  # version of the shards that replace those of a finished result
     used: list[ShardRecord] = field(default_factory=list)  # shared shards of the result
-
-    @property
-    def is_forced(self) -> bool:
-        """Whether to start afresh, without earlier results."""
-        return bool(self.fresh)
 
     def load(self, stage: Stage[A]) -> A:
         """The artifact of a dependency."""
@@ -58,7 +54,7 @@ class StageContext:
 
     def earlier(self) -> Sequence[Manifest]:
         """The finished results that the work may start from, the newest first."""
-        return () if self.fresh else self.store.manifests(self.stage.name)
+        return () if self.is_forced else self.store.manifests(self.stage.name)
 
     def folder_of(self, manifest: Manifest) -> Folder:
         """Where a result is stored."""
@@ -175,8 +171,8 @@ class StageMaker:
         if replaced:
             aside.remove()
             folder.move_to(aside)
-        fresh = new_version() if step.forced else ""
-        ctx = StageContext(stage, folder, self.emit, settings, self.store, fresh)
+        fresh = new_version() if replaced else ""
+        ctx = StageContext(stage, folder, self.emit, settings, self.store, step.forced, fresh)
         try:
             artifact = stage.run(ctx)
             if ctx.used:

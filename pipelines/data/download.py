@@ -7,7 +7,7 @@ knows is copied from there, with its outcome, and not fetched.
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from pipelines.artifacts import OUTCOMES_NAME
 from pipelines.artifacts.schema import OUTCOMES, pair_key
+from pipelines.core.filesystem import StoreError
 from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Metadata
 from pipelines.core.tables import read_table
@@ -79,7 +80,9 @@ class Image:
 
     def outcome(self, row: Row) -> Outcome:
         """The outcome of a row with this URL."""
-        reason, detail = (self.refusal.reason, self.refusal.detail) if self.refusal else (None, None)
+        reason, detail = (
+            (self.refusal.reason, self.refusal.detail) if self.refusal else (None, None)
+        )
         return Outcome(
             row, self.columns, reason, detail, self.attempts, received_bytes=self.received_bytes
         )
@@ -197,7 +200,9 @@ class Session:
         self.waiting_bytes = 0  # of finished rows
         self.body_bytes = 0  # of images that are not decoded yet
 
-    async def in_order(self, rows: list[Row], known: Mapping[int, Known]) -> AsyncIterator[Outcome]:
+    async def in_order(
+        self, rows: list[Row], known: Mapping[int, Known]
+    ) -> AsyncGenerator[Outcome]:
         """The outcomes in the rows' order."""
         pending: deque[tuple[str, asyncio.Task[Outcome]]] = deque()
         try:
@@ -240,7 +245,7 @@ class Session:
     ) -> Outcome:
         """What became of a row: copied if it is known, else from its image."""
         if known is not None:
-            outcome = await self.copy(row, known)
+            outcome = await self.copy(row, known) or (await self.fetch(row)).outcome(row)
         elif image is None:
             outcome = Outcome(row, None, "duplicate_row")
         else:
@@ -248,11 +253,15 @@ class Session:
         self.waiting_bytes += outcome.nbytes
         return outcome
 
-    async def copy(self, row: Row, known: Known) -> Outcome:
-        """The outcome that an earlier shard has."""
+    async def copy(self, row: Row, known: Known) -> Outcome | None:
+        """The outcome that an earlier shard has; None if the shard is damaged."""
         pair = None
         if known.pair is not None:
-            pair = await self.in_thread(self.reader.read, *known.pair)
+            try:
+                pair = await self.in_thread(self.reader.read, *known.pair)
+            except StoreError as error:
+                log.warning("fetching a row again, because %s", error)
+                return None
         return Outcome(row, pair, known.reason, known.detail, known.attempts, known.time)
 
     async def fetch(self, row: Row) -> Image:

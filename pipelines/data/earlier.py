@@ -81,7 +81,9 @@ class EarlierUrls(Earlier):
     def read(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, Known]:  # noqa: ARG002
         """The outcomes of URLs that were fetched before."""
         table = read_where(self.url, "slice", self.name)
-        return {outcome["number"]: known(outcome, outcome["pairs"]) for outcome in table.to_pylist()}
+        return {
+            outcome["number"]: known(outcome, outcome["pairs"]) for outcome in table.to_pylist()
+        }
 
 
 def known(outcome: Mapping[str, Any], pairs: str) -> Known:

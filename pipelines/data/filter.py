@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 class FilterItem:
     """One shard of pairs, and where the rows that repeat others are listed."""
 
-    name: str
+    index: int  # of the shard in `repeats`
     pairs: str  # URL of the shard
-    repeats: str | None = None  # URL of a table `duplicates.REPEATS`
+    repeats: str | None = None  # URL of a table `duplicates.REJECTED`
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,11 @@ class FilterWorker:
         """The pairs as the rules see them; with the smallest image only if a rule needs it."""
         image = rendition(self.renditions[0]) if self.renditions else "image"
         visible = [*self.columns, *([image] if self.config.needs_image else [])]
+        names = ["image" if name == image else name for name in visible]
         repeats = _repeats(item)
         position = 0
         for batch in read_batches(item.pairs, visible):
-            for row in batch.rename_columns({image: "image"}).to_pylist():
+            for row in batch.rename_columns(names).to_pylist():
                 reason, key = repeats.get(position, (None, None))
                 yield {**row, "repeats": reason, "repeats_key": key}
                 position += 1
@@ -84,7 +85,7 @@ def _repeats(item: FilterItem) -> dict[int, tuple[str, str]]:
     """Row → reason and the key of the pair that is kept."""
     if item.repeats is None:
         return {}
-    found = read_where(item.repeats, "shard", item.name).to_pylist()
+    found = read_where(item.repeats, "shard", item.index).to_pylist()
     return {row["row"]: (row["reason"], row["kept_key"]) for row in found}
 
 

@@ -111,6 +111,15 @@ class FilterConfig(Config):
         return any(isinstance(rule, Duplicate) for rule in self.rules.values())
 
     @property
+    def max_distance(self) -> int | None:
+        """Bits in which near copies may differ; None if no rule asks for them."""
+        return None
+
+    def digests(self) -> Mapping[str, str]:
+        """The content of files that rules read."""
+        return {}
+
+    @property
     def needs_image(self) -> bool:
         """Whether a rule looks at the image itself."""
         return any(rule.needs_image for rule in self.rules.values())

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.artifacts.schema import OUTCOMES
 from pipelines.core.folder import Folder
-from pipelines.core.scan import engine, scan
+from pipelines.core.scan import scan
+from pipelines.data.out_of_core import Budget, scratch_database
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +40,17 @@ def find_known_urls(new: Mapping[str, str], earlier: Mapping[str, str], folder: 
     new: URL of each new slice, by its name. earlier: URL of each table of outcomes, by the URL of
     its shard of pairs. Returns the number of rows.
     """
-    with engine() as db, tempfile.TemporaryDirectory() as scratch:
+    with scratch_database(Budget()) as db, tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "known.parquet"
-        rows = scan(new, LISTED)
+        db.register("rows", scan(new, LISTED))
         db.execute("CREATE TABLE new AS SELECT * FROM rows")
-        outcomes = scan(earlier, FETCHED)
+        db.register("outcomes", scan(earlier, FETCHED))
         db.execute(
             "CREATE TABLE old AS SELECT * FROM outcomes "
             "WHERE reason IS DISTINCT FROM 'duplicate_row'"
         )
         db.execute(QUERY.format(path=path))
-        count = db.execute(f"SELECT count(*) FROM '{path}'").fetchone()
+        count = pq.ParquetFile(path).metadata.num_rows
         folder.publish(path, KNOWN_URLS)
-    log.info("%d rows of %d new slices have URLs that are known", count[0], len(new))
-    return int(count[0])
+    log.info("%d rows of %d new slices have URLs that are known", count, len(new))
+    return int(count)

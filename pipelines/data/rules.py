@@ -197,7 +197,7 @@ class Duplicate(FilterRule):
 
     def reason(self, row: Row) -> str | None:
         """Rejects as duplicate."""
-        return "duplicate" if row["repeats_earlier"] else None
+        return "duplicate" if row["repeats"] == "duplicate" else None
 
 
 RULES: Mapping[str, type[FilterRule]] = {

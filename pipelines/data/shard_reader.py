@@ -162,7 +162,8 @@ def image_column(url: str, image_size: int | None) -> str:
     """The column with the smallest image of at least this size."""
     with opened(url) as file:
         sizes = sorted(
-            int(name.removeprefix(RENDITION)) for name in file.schema_arrow.names
+            int(name.removeprefix(RENDITION))
+            for name in file.schema_arrow.names
             if name.startswith(RENDITION)
         )
     fitting = [size for size in sizes if image_size is not None and size >= image_size]

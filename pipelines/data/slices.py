@@ -17,7 +17,8 @@ import pyarrow as pa
 from pipelines.artifacts.schema import SLICES
 from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Metadata
-from pipelines.data.sources import ListFile, SourceConfig, find_source
+from pipelines.data.sources import SourceConfig, find_source
+from pipelines.data.url_list import ListFile
 
 log = logging.getLogger(__name__)
 

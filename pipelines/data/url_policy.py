@@ -7,6 +7,7 @@ host name that resolves differently a moment later does no harm.
 
 import ipaddress
 import logging
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -181,3 +182,8 @@ def check_addresses(target: Target, addresses: Sequence[str], policy: UrlPolicy)
     if private:
         log.info("refused %s, whose address %s is private", target.host, private[0])
         raise Refused("private_address", f"{target.host} is {', '.join(private)}")
+
+
+def without_credentials(url: str) -> str:
+    """The URL as records may show it: without a user name and password."""
+    return re.sub(r"//[^/@]*@", "//...@", url)

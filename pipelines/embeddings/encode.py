@@ -10,16 +10,26 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from PIL import Image
 
 from pipelines.artifacts import ClipWeights
-from pipelines.artifacts.schema import PAIRS, embeddings
+from pipelines.artifacts.schema import embeddings
+from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Metadata
 from pipelines.core.tables import read_table, to_column
 from unclip.clip.frozen import FrozenClip
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EmbedItem:
+    """One shard of pairs, and the filter's verdicts on them."""
+
+    pairs: str  # URL
+    verdicts: str  # URL
 
 
 @dataclass(frozen=True)
@@ -29,14 +39,20 @@ class EmbedWorker:
     clip: ClipWeights
     batch_size: int  # pairs that go through the CLIP at once
 
-    def __call__(self, url: str) -> tuple[pa.Table, Metadata]:
-        """Returns one row of embeddings for each pair, in the pairs' order."""
-        pairs = read_table(url, ["key", "caption", "image"], PAIRS)
+    def __call__(self, item: EmbedItem, out: ShardWriter) -> Metadata:
+        """Writes one row of embeddings for each kept pair, in the pairs' order."""
+        url = item.pairs
+        reasons = read_table(item.verdicts, ["reason"])["reason"]
+        pairs = read_table(url, ["key", "caption", "image"])
+        pairs = pairs.append_column("row", pa.array(range(pairs.num_rows), pa.int32())).filter(
+            pc.is_null(reasons)
+        )
         log.info("encoding %d pairs of %s with %s", pairs.num_rows, url, self.clip.name)
         image_embeds, image_norm, text_embeds = self.encode(pairs)
         similarity = (image_embeds * text_embeds).sum(axis=1)  # (N,)
         columns = {
             "key": pairs["key"].combine_chunks(),
+            "row": pairs["row"].combine_chunks(),
             "image_embeds": to_column(image_embeds),
             "text_embeds": to_column(text_embeds),
             "image_norm": pa.array(image_norm, pa.float32()),
@@ -45,7 +61,8 @@ class EmbedWorker:
         schema = embeddings(self.clip.width).with_metadata(
             {"clip_name": self.clip.name, "clip_digest": self.clip.digest}
         )
-        return pa.table(columns, schema=schema), {"similarity_sum": float(similarity.sum())}
+        out.write(pa.table(columns, schema=schema))
+        return {"similarity_sum": float(similarity.sum())}
 
     def encode(self, pairs: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image embeddings (N, W), their original norms (N,), text embeddings (N, W); all float32.

@@ -43,7 +43,8 @@ class SelectWorker:
         verdicts = []
         for position, row in enumerate(embedded):
             reason, of = self.reason(row["similarity"], repeats.get(position))
-            held_out = is_held_out(*splits[row["row"]], self.held_out_fraction)
+            given, sha256 = splits[row["row"]]
+            held_out = is_held_out(given, sha256, self.held_out_fraction)
             verdicts.append(verdict(row["key"], row["row"], position, held_out, reason, of))
             if reason:
                 rejected[reason] += 1

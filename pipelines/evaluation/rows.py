@@ -15,8 +15,9 @@ from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards
 from pipelines.artifacts.schema import SELECTION
 from pipelines.core.errors import PipelineError
 from pipelines.core.folder import Folder
-from pipelines.core.scan import engine, scan
+from pipelines.core.scan import scan
 from pipelines.core.tables import ParquetRows, to_numpy
+from pipelines.data.out_of_core import Budget, scratch_database
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.inputs import Sources
 
@@ -100,7 +101,7 @@ def choose(selection: SelectionShards, limit: int, *, held_out: bool) -> list[Ro
 
     Raises `PipelineError` if the split has fewer than two.
     """
-    with engine() as db:
+    with scratch_database(Budget()) as db:
         verdicts = scan({name: selection.url(name) for name in selection.shards}, VERDICT)
         db.register("verdicts", verdicts)
         found = db.execute(SMALLEST_KEYS, [held_out, limit]).fetchall()

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pipelines.artifacts import OUTCOMES_NAME, ListShards, PairShards
+from pipelines.artifacts import OUTCOMES_FILE, ListShards, PairShards
 from pipelines.artifacts.schema import pairs
 from pipelines.core import fingerprint
 from pipelines.core.digests import file_digest
 from pipelines.core.errors import PipelineError
 from pipelines.core.folder import Folder
 from pipelines.core.shard_records import ShardRecord
-from pipelines.core.stage import Artifact, Context, Metadata, Stage, entries
+from pipelines.core.stage import Artifact, Context, Stage, entries
 from pipelines.data.download import DownloadItem, DownloadWorker
 from pipelines.data.download_config import DownloadConfig
 from pipelines.data.earlier import EarlierUrls, EarlierVersion
@@ -41,7 +41,7 @@ class Items(Mapping[str, DownloadItem]):
         return len(self.names)
 
 
-def total_counts(metadata: Iterable[Metadata]) -> dict[str, Any]:
+def total_counts(metadata: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The sums of the shards' counts."""
     numbers: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
@@ -119,20 +119,22 @@ class Download(Stage[PairShards]):
             if name in existing:
                 stem = existing[name].stem
                 retries = tuple(e.retry for e in self._retries_after(stem, name))
-                files = (f"{stem}.parquet", f"{stem}.{OUTCOMES_NAME}.parquet")
-                return DownloadItem(url, EarlierVersion(*map(shared.file, files), retries))
-            known = EarlierUrls(ctx.folder.file(KNOWN_URLS), name) if knows else None
-            return DownloadItem(url, known)
+                pairs, outcomes = (f"{stem}{end}" for end in (".parquet", OUTCOMES_FILE))
+                known = EarlierVersion(shared.file(pairs), shared.file(outcomes), retries)
+                return DownloadItem(url, known)
+            return DownloadItem(
+                url, EarlierUrls(ctx.folder.file(KNOWN_URLS), name) if knows else None
+            )
 
         return make
 
     def _find_known(self, ctx: Context, new: Mapping[str, str]) -> None:
         """Look for the URLs of new slices in all shards with the same settings."""
-        shared, ending = ctx.folder.shared(), f".{OUTCOMES_NAME}.parquet"
+        shared = ctx.folder.shared()
         earlier = {
-            shared.file(f"{file.removesuffix(ending)}.parquet"): shared.file(file)
+            shared.file(f"{file.removesuffix(OUTCOMES_FILE)}.parquet"): shared.file(file)
             for file in shared.files()
-            if file.startswith(f"{self.settings_digest}-") and file.endswith(ending)
+            if file.startswith(f"{self.settings_digest}-") and file.endswith(OUTCOMES_FILE)
         }
         if ctx.folder.exists(KNOWN_URLS):
             ctx.folder.remove_file(KNOWN_URLS)
@@ -143,9 +145,7 @@ class Download(Stage[PairShards]):
         version = stem.partition("@")[2]
         return [e for e in self.retries if e.version > version and name in e.slices]
 
-    def _counts(
-        self, listed: ListShards, records: Mapping[str, ShardRecord]
-    ) -> dict[str, Any]:
+    def _counts(self, listed: ListShards, records: Mapping[str, ShardRecord]) -> dict[str, Any]:
         """The counts over all slices; rows of repeated slices are duplicates."""
         counts = total_counts(record.metadata for record in records.values())
         repeated = listed.counts["rejected"].get("duplicate_row", 0)

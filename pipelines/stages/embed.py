@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipelines.artifacts import ClipWeights, EmbeddingShards, PairShards
+from pipelines.artifacts import ClipWeights, EmbeddingShards, PairShards, VerdictShards
 from pipelines.artifacts.schema import embeddings
-from pipelines.core.stage import Artifact, Context, Stage
+from pipelines.core.stage import Artifact, Context, Stage, entries
+from pipelines.stages.download import check_books, total_counts
 from unclip.config import Config, ConfigError, not_in_key
 
 
@@ -37,13 +38,16 @@ class Embed(Stage[EmbeddingShards]):
 
     def run(self, ctx: Context) -> EmbeddingShards:
         """Encode shard by shard; a shard whose kept pairs did not change is not encoded again."""
-        from pipelines.embeddings.encode import EmbedWorker  # open_clip takes seconds to import
+        from pipelines.embeddings.encode import (
+            EmbedItem,
+            EmbedWorker,
+        )  # open_clip takes seconds to import
 
         pairs, verdicts, clip = ctx.load(self.pairs), ctx.load(self.verdicts), ctx.load(self.clip)
         records = ctx.map_shards(
-            EmbedWorker(clip, self.config),
+            EmbedWorker(clip, self.config.batch_size),
             {name: EmbedItem(pairs.url(name), verdicts.url(name)) for name in pairs.shards},
-            schema=embeddings(clip.width, self.config.dtype),
+            schema=embeddings(clip.width),
             unit="shards",
             made_from={
                 name: [entry.digest, verdicts.kept_digests[name], clip.digest]
@@ -61,5 +65,4 @@ class Embed(Stage[EmbeddingShards]):
             width=clip.width,
             clip_name=clip.name,
             clip_digest=clip.digest,
-            dtype=self.config.dtype,
         )

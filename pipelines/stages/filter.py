@@ -9,9 +9,9 @@ from pipelines.artifacts import PairShards, VerdictShards
 from pipelines.artifacts.schema import VERDICTS
 from pipelines.core.errors import PipelineError
 from pipelines.core.stage import Artifact, Context, Stage, entries
-from pipelines.data.duplicates import Repeats, find_repeats
 from pipelines.data.filter import FilterItem, FilterWorker
 from pipelines.data.filter_config import FilterConfig
+from pipelines.data.repeats import Repeats, find_repeats
 from pipelines.stages.download import check_books, total_counts
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,10 @@ class Filter(Stage[VerdictShards]):
         names = [name for name in pairs.schema().names if not name.startswith("image")]
         records = ctx.map_shards(
             FilterWorker(self.config, tuple(names), pairs.renditions),
-            {name: FilterItem(name, pairs.url(name), repeats.url) for name in pairs.shards},
+            {
+                name: FilterItem(index, pairs.url(name), repeats.url)
+                for index, name in enumerate(sorted(pairs.shards))
+            },
             schema=VERDICTS,
             unit="shards",
             made_from={

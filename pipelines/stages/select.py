@@ -64,7 +64,7 @@ class Select(Stage[SelectionShards]):
             repeats = find_near_duplicates(ctx, embeddings, self.config.near_duplicate_similarity)
         items = {
             name: SelectItem(index, embeddings.url(name), pairs.url(name), repeats.url)
-            for index, name in enumerate(embeddings.shards)
+            for index, name in enumerate(sorted(embeddings.shards))
         }
         records = ctx.map_shards(
             SelectWorker(self.config.min_similarity, self.config.held_out_fraction),

@@ -59,7 +59,7 @@ class UrlList(Stage[ListShards]):
         repeated = listed - sum(entry.rows for entry in shards.values())
         log.info("%d rows in %d slices, %d of them repeated", listed, len(shards), repeated)
         counts = {"listed": listed, "rejected": {"duplicate_row": repeated} if repeated else {}}
-        return ListShards(ctx.folder, shards, counts, dict(self.source.columns))
+        return ListShards(ctx.folder, shards, counts, dict(self.source.columns or {}))
 
 
 def slices_of(record: ShardRecord, slices: pa.Table) -> dict[str, ShardEntry]:

@@ -96,7 +96,7 @@ class SplitWorker:
         splits = read_splits(pairs)
         kept = [(row, v["key"]) for row, v in enumerate(judged) if v["reason"] is None]
         rows = [
-            verdict(key, row, position, is_held_out(*splits[row], self.fraction))
+            verdict(key, row, position, is_held_out(*splits[row], fraction=self.fraction))
             for position, (row, key) in enumerate(kept)
         ]
         out.write(pa.Table.from_pylist(rows, schema=SELECTION))
