@@ -44,6 +44,8 @@ MAX_CELL = 60  # characters
 def show_rows(project: Project, wanted: Wanted, *, limit: int, out: str | None) -> None:
     """Print the rows that are wanted, and write all of them to a file if one is named.
 
+    If all rows are wanted, prints only rejected ones.
+
     Raises `PipelineError` if nothing was downloaded yet, or for an unknown file suffix.
     """
     results = _results(project)
@@ -52,7 +54,8 @@ def show_rows(project: Project, wanted: Wanted, *, limit: int, out: str | None) 
     with _Writer(out) as writer:
         for _, fates in results.fates(wanted):
             counts.update((f["stage"] or "", f["reason"] or "kept") for f in fates)
-            first += fates[: limit - len(first)]
+            shown = fates if wanted.is_specific else [f for f in fates if f["reason"]]
+            first += shown[: limit - len(first)]
             writer.write(fates)
     if not counts:
         print("No row matches.")

@@ -103,7 +103,7 @@ class Outlook:
         new, rows = self.new, sum(self.rows[name] for name in self.new)
         if not new:
             return "all of its shards exist"
-        text = f"{len(new):,} of {len(self.rows):,} shards are new, with {rows:,} rows"
+        text = f"{len(new):,} of {len(self.rows):,} shards are new, with at most {rows:,} rows"
         return f"{text}; {self.note}" if self.note else text
 
 

@@ -26,6 +26,11 @@ class Wanted:
     urls: Sequence[str] = ()
     keys: Sequence[str] = ()
 
+    @property
+    def is_specific(self) -> bool:
+        """Whether any field restricts the rows."""
+        return bool(self.reasons or self.stages or self.urls or self.keys)
+
     def matches(self, fate: Fate) -> bool:
         """Whether a row is one of them."""
         fields = {"reason": self.reasons, "stage": self.stages, "url": self.urls, "key": self.keys}
