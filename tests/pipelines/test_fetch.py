@@ -140,6 +140,16 @@ def test_a_closed_port_and_a_server_that_hangs_up_are_connection_failures() -> N
         assert reason(f"{address}/x") == "connection"
 
 
+@pytest.mark.parametrize("answer", [b"nonsense", b"", OK + b"no colon\r\n", OK + b"X: " * 9999])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_detail_is_short_and_has_nothing_of_the_path(scheme: str, answer: bytes) -> None:
+    with web({"/x?token=secret": raw(answer)}) as address:
+        detail = refusal(address.replace("http", scheme) + "/x?token=secret").detail
+    assert detail.startswith(address.removeprefix("http://"))
+    assert len(detail) < 250
+    assert not [word for word in ("secret", "/x", " 0x", "\n") if word in detail]
+
+
 def test_a_name_without_addresses_is_unresolved() -> None:
     assert reason("http://pictures.invalid/x", STRICT) == "unresolved"
 
