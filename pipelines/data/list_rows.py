@@ -44,11 +44,15 @@ def csv_rows(lines: Lines, options: ListOptions, *, delimiter: str) -> Iterator[
     for line, record in records:
         if len(record) != len(header):
             raise ListContentError(
-                f"has {len(record)} fields, but the header has {len(header)}",
+                f"has {_fields(record)}, but the header has {_fields(header)}",
                 "Put a field that contains the delimiter, a quote or a line break into quotes.",
                 place=f"line {line:,}",
             )
         yield line, [record[position] for position in positions]
+
+
+def _fields(record: Sequence[str]) -> str:
+    return f"{len(record)} field{'' if len(record) == 1 else 's'}"
 
 
 def _records(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -96,13 +100,19 @@ def json_rows(lines: Lines, options: ListOptions) -> Iterator[Row]:
 def _object(line: str, number: int) -> dict[str, Any]:
     try:
         record = json.loads(line)
-        problem = "" if isinstance(record, dict) else f"is {shown(record)}, not a JSON object"
-    except (ValueError, RecursionError) as error:
-        problem = f"is not valid JSON ({error}): {shown(line.strip())}"
-    if problem:
-        hint = "Write one JSON object in each line."
-        raise ListContentError(problem, hint, place=f"line {number:,}")
-    return dict(record)
+    except json.JSONDecodeError as error:
+        problem = f"is not valid JSON ({error.msg} at character {error.pos + 1})"
+    except (ValueError, RecursionError):
+        problem = "is no JSON that can be read (it nests too deeply, or has too long a number)"
+    else:
+        if isinstance(record, dict):
+            return record
+        problem = "is not a JSON object"
+    raise ListContentError(
+        f"{problem}: {shown(line.strip())}",
+        "Write one JSON object in each line.",
+        place=f"line {number:,}",
+    )
 
 
 def _plain(value: Any, name: str, line: int) -> Any:
