@@ -45,6 +45,9 @@ def domains_of(host: str) -> tuple[str, ...]:
 
 
 def _address(host: str) -> str | None:
+    """The normal spelling of an address; None for a name."""
+    if ":" not in host and not host[-1:].isdigit():  # the usual case, without an exception
+        return None
     is_bracketed = host.startswith("[") and host.endswith("]")
     try:
         return str(ipaddress.ip_address(host[1:-1] if is_bracketed else host))

@@ -22,11 +22,6 @@ def phash(image: Image.Image) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def hash_distance(first: int, second: int) -> int:
-    """In how many bits two hashes differ, 0 to 64."""
-    return (first ^ second).bit_count()
-
-
 def colour_spread(image: Image.Image) -> float:
     """The largest standard deviation of the three channels, 0 (one colour) to 127.5.
 

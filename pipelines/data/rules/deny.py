@@ -83,7 +83,9 @@ def read_deny_list(setting: str, url: str) -> DenyList:
                 raise ConfigError(f"deny.{setting}: {url}, line {number}: {entry!r} is not {what}")
             hashes.append(_hash(normal))
     log.info("deny.%s: %d entries in %s", setting, len(hashes), url)
-    return DenyList(array("Q", np.unique(np.array(hashes, dtype=np.uint64)).tobytes()))
+    if hashes:  # an empty array has no buffer
+        np.frombuffer(hashes, dtype=np.uint64).sort()  # in place
+    return DenyList(hashes)
 
 
 def _lines(url: str) -> Iterator[tuple[int, str]]:
