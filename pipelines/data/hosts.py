@@ -56,14 +56,15 @@ def _address(host: str) -> str | None:
 
 
 def _ascii(label: str) -> str:
-    """A label in Punycode unless it is ASCII; unchanged if IDNA does not allow it.
+    """A label in Punycode unless it is ASCII; unchanged if UTS #46 does not allow it.
 
-    ASCII labels are left alone, because those of the web have underscores, which IDNA refuses.
+    As in browsers, ASCII labels may have underscores, and others may have emoji. IDNA 2008 refuses
+    both, so its own encoder is not used.
     """
     if label.isascii():
         return label
     try:
         mapped = idna.uts46_remap(label, std3_rules=False)
-        return mapped if mapped.isascii() else idna.alabel(mapped).decode()
     except idna.IDNAError:
         return label
+    return mapped if mapped.isascii() else f"xn--{mapped.encode('punycode').decode()}"

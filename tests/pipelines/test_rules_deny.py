@@ -26,6 +26,7 @@ bücher.example
 [2001:DB8::1]
 
 my_pictures.example
+☃.example
 """
 
 
@@ -58,6 +59,8 @@ def written(folder: Path, text: str, name: str = "list.txt") -> str:
         ("http://[2001:db8:0:0::1]:80/a.jpg", True),
         ("http://[2001:db8::2]/a.jpg", False),
         ("http://user@my_pictures.example/a.jpg", True),
+        ("http://www.☃.example/a.jpg", True),
+        ("http://xn--n3h.example/a.jpg", True),
         ("/relative/a.jpg", False),
         ("http://[bad/a.jpg", False),
     ],
