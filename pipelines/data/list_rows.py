@@ -43,21 +43,19 @@ def csv_rows(lines: Lines, options: ListOptions, *, delimiter: str) -> Iterator[
     positions = [header.index(name) for name in options.names]
     for line, record in records:
         if len(record) != len(header):
+            plural = "" if len(record) == 1 else "s"
             raise ListContentError(
-                f"has {_fields(record)}, but the header has {_fields(header)}",
+                f"has {len(record)} field{plural}, but the header has {len(header)}",
                 "Put a field that contains the delimiter, a quote or a line break into quotes.",
                 place=f"line {line:,}",
             )
         yield line, [record[position] for position in positions]
 
 
-def _fields(record: Sequence[str]) -> str:
-    return f"{len(record)} field{'' if len(record) == 1 else 's'}"
-
-
 def _records(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """The line where each row starts and its fields, without blank rows."""
-    csv.field_size_limit(lines.max_row_chars)  # Python's default refuses long captions
+    # Python's default refuses long captions.
+    csv.field_size_limit(max(csv.field_size_limit(), lines.max_row_chars))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         lines.start_row()
