@@ -114,8 +114,16 @@ def void(_: object) -> None:
 
 
 def test_the_time_limit_holds_for_all_redirects_together() -> None:
-    with web({"/x": redirect("/drip"), "/drip": drip}) as address:
-        assert reason(f"{address}/x", limits=replace(LIMITS, timeout_s=0.3)) == "timeout"
+    def slow(page: Page) -> Page:
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            time.sleep(0.3)
+            page(handler)
+
+        return answer
+
+    hops = {f"/{n}": slow(redirect(f"/{n + 1}")) for n in range(4)}
+    with web({**hops, "/4": body(b"ok")}) as address:
+        assert reason(f"{address}/0", limits=replace(LIMITS, timeout_s=1.0)) == "timeout"
 
 
 def test_statuses_become_reasons() -> None:
