@@ -6,6 +6,8 @@ from typing import ClassVar
 from pipelines.artifacts import ClipWeights, EmbeddingShards, PairShards
 from pipelines.artifacts.schema import embeddings
 from pipelines.core.stage import Artifact, Context, Stage
+from pipelines.core.tables import Precision
+from pipelines.embeddings.rows import PairRows
 from unclip.config import Config, ConfigError, not_in_key
 
 
@@ -15,11 +17,17 @@ class EmbedConfig(Config):
 
     tag: ClassVar[str] = "embed"
 
-    batch_size: int = not_in_key()  # pairs that go through the CLIP at once
+    batch_size: int = not_in_key()  # pairs that go through the CLIP at once, at most
+    decode_workers: int = not_in_key(0)  # processes that decode images per worker; 0: one thread
+    dtype: Precision = "float32"  # of stored embeddings; float16 halves them
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size={self.batch_size} must be at least 1")
+        if self.decode_workers < 0:
+            raise ConfigError(
+                f"decode_workers={self.decode_workers} must be at least 0; 0 decodes in a thread"
+            )
 
 
 @dataclass(frozen=True)
@@ -38,10 +46,11 @@ class Embed(Stage[EmbeddingShards]):
         """Encode shard by shard."""
         from pipelines.embeddings.encode import EmbedWorker  # open_clip takes seconds to import
 
-        pairs, clip = ctx.load(self.pairs), ctx.load(self.clip)
-        items = {name: pairs.folder.file(f"{name}.parquet") for name in pairs.rows}
-        worker = EmbedWorker(clip, self.config.batch_size)
-        metadata = ctx.map_shards(worker, items, schema=embeddings(clip.width), unit="shards")
+        pairs, clip, config = ctx.load(self.pairs), ctx.load(self.clip), self.config
+        items = {name: PairRows(pairs.folder.file(f"{name}.parquet")) for name in pairs.rows}
+        worker = EmbedWorker(clip, config.batch_size, config.decode_workers, config.dtype)
+        schema = embeddings(clip.width, config.dtype)
+        metadata = ctx.map_shards(worker, items, schema=schema, unit="shards")
         total = sum(shard["rows"] for shard in metadata.values())
         similarity = sum(shard["similarity_sum"] for shard in metadata.values())
         return EmbeddingShards(

@@ -25,6 +25,7 @@ from pipelines.artifacts import (
 from pipelines.artifacts.schema import SELECTION, embeddings, pca_basis
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.embeddings.encode import EmbedWorker
+from pipelines.embeddings.rows import PairRows
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.stages.evaluate import Evaluate
 from tests.pipelines.given_pairs import GivenPairs
@@ -96,7 +97,7 @@ class GivenEmbeddings(Stage[EmbeddingShards]):
 
     def run(self, ctx: Context) -> EmbeddingShards:
         pairs, clip = ctx.load(self.pairs), ctx.load(self.clip)
-        items = {name: pairs.folder.file(f"{name}.parquet") for name in pairs.rows}
+        items = {name: PairRows(pairs.folder.file(f"{name}.parquet")) for name in pairs.rows}
         worker = EmbedWorker(clip, batch_size=16)
         ctx.map_shards(worker, items, schema=embeddings(clip.width), unit="shards")
         counts = {"embedded": pairs.total_rows}
