@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
-from urllib.parse import urljoin
 
 import pyarrow as pa
 
@@ -29,7 +28,7 @@ from pipelines.data.earlier import Earlier, Known, PairReader
 from pipelines.data.fetch import Fetcher
 from pipelines.data.images import ImageEncoder
 from pipelines.data.responses import Fetched, check_hash
-from pipelines.data.url_policy import Refused, without_credentials
+from pipelines.data.url_policy import Refused, join_url, without_credentials
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +260,7 @@ class Session:
         """The image behind a row's URL, or why there is none."""
         received = 0
         try:
-            fetched = await self.fetcher.fetch(urljoin(self.worker.base_url, row["url"]))
+            fetched = await self.fetcher.fetch(join_url(self.worker.base_url, row["url"]))
             received = len(fetched.body)
             self.hold(received)
             columns = await self.decode(row, fetched)
