@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import gpu, lists, steps
+from benchmarks import duplicates, gpu, lists, steps
 from benchmarks.contest import random_inputs
 from benchmarks.sizes import CPU
 from benchmarks.timing import Seconds, median, ratio
@@ -59,3 +59,13 @@ def test_lists_are_read_in_processes_of_their_own() -> None:
     lists.main(["--rows", "50", "100"], shown.append)
     rows = [line.split(" | ") for line in shown[1:]]
     assert [row[1] for row in rows] == ["50", "100"] * len(lists.WRITERS)
+
+
+@pytest.mark.parametrize("search", ["exact", "semantic"])
+def test_duplicates_are_found_in_processes_of_their_own(
+    search: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    duplicates.main([search, "--rows", "1000", "2000", "--width", "32"])
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| 1,000", "| 2,000"]
+    assert all("_mb" in row for row in rows)
