@@ -86,8 +86,9 @@ def _print_manifest(manifest: Manifest) -> None:
 
 def _shortened(value: object) -> object:
     """A mapping by shard as its number of entries."""
-    is_long = isinstance(value, Mapping) and len(value) > MAX_ENTRIES
-    return f"{len(value):,} entries" if is_long else value
+    if isinstance(value, Mapping) and len(value) > MAX_ENTRIES:
+        return f"{len(value):,} entries"
+    return value
 
 
 def _as_yaml(value: object) -> str:
