@@ -162,11 +162,12 @@ class Download(Stage[PairShards]):
         return make
 
     def _find_known(self, ctx: Context, new: Mapping[str, str]) -> None:
-        """Look for the URLs of new slices in all shards with the same settings."""
-        earlier = self._earlier_outcomes(ctx.folder.shared())
-        if ctx.folder.exists(KNOWN_URLS):
-            ctx.folder.remove_file(KNOWN_URLS)
-        if new and earlier and not ctx.is_forced:
+        """Look for the URLs of new slices in all shards with the same settings.
+
+        Only once for a result: an interrupted run finds what it would have found undisturbed.
+        """
+        if new and not ctx.folder.exists(KNOWN_URLS):
+            earlier = {} if ctx.is_forced else self._earlier_outcomes(ctx.folder.shared())
             ctx.call(find_known_urls, new, earlier, ctx.folder)
 
     def _earlier_outcomes(self, shared: Folder) -> dict[str, str]:
