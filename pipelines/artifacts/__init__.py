@@ -131,7 +131,12 @@ class Evaluation(Artifact):
 
 
 @dataclass(frozen=True)
+class DataReport(Artifact):
+    """`data.html`: one file with its images inside; `data.json`: the figures on it."""
+
+
+@dataclass(frozen=True)
 class Report(Artifact):
-    """`report.html`: one file with its images inside."""
+    """`report.html`: one file with its images inside. Beside it, a copy of `data.html`."""
 
     title: str
