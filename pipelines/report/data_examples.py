@@ -20,6 +20,7 @@ from pipelines.report.page import clean
 
 KEPT = 24  # pictures of pairs that were selected
 PER_REASON = 6  # rejected pictures
+SPARE = 4  # times as many rows are chosen, because a list may have a row several times
 FAILURES_PER_REASON = 3  # rows that were not downloaded
 MAX_REASONS = 8  # of a stage that are shown with examples, the most frequent first
 PICTURE_SIDE = 112  # pixels, at most
@@ -124,12 +125,16 @@ def _lists(rejected: dict[str, Choices]) -> list[list[Choice]]:
 
 
 def choose(database: duckdb.DuckDBPyConnection, table: str, where: str, *, limit: int) -> Choices:
-    """By reason ("" for none), the rows with the smallest keys, at most `limit`."""
-    query = CHOOSE.format(table=table, where=where, limit=limit, reasons=MAX_REASONS)
-    return {
-        reason or "": [Choice(Place(row["shard"], row["number"]), row["repeats"]) for row in rows]
-        for reason, rows in database.execute(query).fetchall()
-    }
+    """By reason ("" for none), the rows with the smallest keys, at most `limit` different ones."""
+    query = CHOOSE.format(table=table, where=where, limit=SPARE * limit, reasons=MAX_REASONS)
+    found: Choices = {}
+    for reason, rows in database.execute(query).fetchall():
+        first = {row["key"]: row for row in reversed(rows)}  # of the rows with a key
+        chosen = sorted(first.values(), key=lambda row: row["key"])[:limit]
+        found[reason or ""] = [
+            Choice(Place(row["shard"], row["number"]), row["repeats"]) for row in chosen
+        ]
+    return found
 
 
 def find_originals(

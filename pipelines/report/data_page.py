@@ -79,8 +79,8 @@ def page_values(figures: Values) -> Values:
             _plot(sides, "Shorter side as downloaded", "pixels"),
             _plot(ratios, "Aspect ratio as downloaded", "width / height"),
             _plot(chars, "Length of captions", "characters"),
-            similarity_plot(figures),
         ],
+        "similarity_plot": similarity_plot(figures),
         "explained": explained_plot(figures),
     }
 

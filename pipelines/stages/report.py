@@ -23,7 +23,7 @@ REPORT_FILE = "report.html"
 
 @dataclass(frozen=True)
 class BuildReport(Stage[Report]):
-    """Metrics, samples, loss curves and lineage on one HTML page, with the data report beside it."""
+    """Metrics, samples, loss curves and lineage on one HTML page; beside it, the data report."""
 
     kind: ClassVar[str] = "report"
     version: ClassVar[int] = 5  # 5: figures of the data report

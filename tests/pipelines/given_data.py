@@ -66,7 +66,7 @@ def rows(base: str) -> list[dict[str, Any]]:
     pairs += [(f"{base}/page/{n}", "a page") for n in range(5)]
     pairs += [("http://10.0.0.1/private.png", "private"), (f"{base}/missing/{'x' * 10**6}", "long")]
     pairs += pairs[:3]  # the same rows once more
-    texts = ["CC0", "CC-BY", "CC-BY", MARKUP, None]
+    texts = [ARABIC, "CC-BY", REVERSED, MARKUP, None]
     return [
         {
             "url": url,
