@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import gpu, steps
+from benchmarks import duplicates, gpu, lists, steps
 from benchmarks.contest import random_inputs
 from benchmarks.sizes import CPU
 from benchmarks.timing import Seconds, median, ratio
@@ -52,3 +52,20 @@ def test_a_ratio_is_taken_within_a_round() -> None:
     theirs = [Seconds(2.0, 3.0), Seconds(20.0, 30.0), Seconds(4.0, 6.0)]
     assert ratio(theirs, ours) == (2.0, 3.0)
     assert median(ours) == (2.0, 2.0)
+
+
+def test_lists_are_read_in_processes_of_their_own() -> None:
+    shown: list[str] = []
+    lists.main(["--rows", "50", "100"], shown.append)
+    rows = [line.split(" | ") for line in shown[1:]]
+    assert [row[1] for row in rows] == ["50", "100"] * len(lists.WRITERS)
+
+
+@pytest.mark.parametrize("search", ["exact", "semantic"])
+def test_duplicates_are_found_in_processes_of_their_own(
+    search: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    duplicates.main([search, "--rows", "1000", "2000", "--width", "32"])
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| 1,000", "| 2,000"]
+    assert all("_mb" in row for row in rows)

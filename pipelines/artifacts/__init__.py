@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from pipelines.artifacts.schema import SELECTION, VERDICTS, embeddings, pairs, url_list
 from pipelines.core.stage import Artifact, Shards
+from pipelines.core.tables import Precision
 
 OUTCOMES_NAME = "outcomes"  # of the table beside each shard of pairs
 OUTCOMES_FILE = f".{OUTCOMES_NAME}.parquet"  # the end of its file's name
@@ -76,10 +77,11 @@ class EmbeddingShards(Shards):
     width: int
     clip_name: str
     clip_digest: str
+    dtype: Precision = "float32"
 
     def schema(self) -> pa.Schema:
         """The schema that every shard has."""
-        return embeddings(self.width)
+        return embeddings(self.width, self.dtype)
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ class PipelineConfig(Config):
             )
         self._check_names()
         self._check_resources()
+        self.filter.check_columns(self.source.columns or {})
         check_widths(self)
         check_models(self)
         check_towers(self)

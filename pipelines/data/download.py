@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
-from urllib.parse import urljoin
 
 import pyarrow as pa
 
@@ -29,7 +28,7 @@ from pipelines.data.earlier import Earlier, Known, PairReader
 from pipelines.data.fetch import Fetcher
 from pipelines.data.images import ImageEncoder
 from pipelines.data.responses import Fetched, check_hash
-from pipelines.data.url_policy import Refused, without_credentials
+from pipelines.data.url_policy import Refused, join_url, without_credentials
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,6 @@ class Outcome:
     detail: str | None = None
     attempts: int = 0
     time: datetime | None = None
-    received_bytes: int | None = None  # None if the row was not fetched
 
     @property
     def nbytes(self) -> int:
@@ -75,7 +73,6 @@ class Image:
 
     columns: Row | None
     attempts: int
-    received_bytes: int
     refusal: Refused | None = None
 
     def outcome(self, row: Row) -> Outcome:
@@ -83,9 +80,7 @@ class Image:
         reason, detail = (
             (self.refusal.reason, self.refusal.detail) if self.refusal else (None, None)
         )
-        return Outcome(
-            row, self.columns, reason, detail, self.attempts, received_bytes=self.received_bytes
-        )
+        return Outcome(row, self.columns, reason, detail, self.attempts)
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,8 @@ class DownloadWorker:
                 async with aclosing(session.in_order(rows, known)) as outcomes:
                     async for outcome in outcomes:
                         book.add(outcome)
-        return book.close(len(rows))
+        counts = book.close(len(rows))
+        return {**counts, "fetched": session.fetched, "received_bytes": session.received_bytes}
 
     @cached_property
     def encoder(self) -> ImageEncoder:
@@ -134,7 +130,7 @@ class Book:
         self.pairs: list[Row] = []
         self.outcomes: list[Row] = []
         self.rejected: Counter[str] = Counter()
-        self.downloaded = self.fetched = self.received_bytes = 0
+        self.downloaded = 0
 
     def add(self, outcome: Outcome) -> None:
         """The next row in the list's order."""
@@ -148,9 +144,6 @@ class Book:
             "time": outcome.time or datetime.now(UTC),
         }
         self.outcomes.append(values)
-        if outcome.received_bytes is not None:
-            self.fetched += 1
-            self.received_bytes += outcome.received_bytes
         if outcome.reason is not None:
             self.rejected[outcome.reason] += 1
             return
@@ -166,7 +159,7 @@ class Book:
         self.pairs = []
 
     def close(self, listed: int) -> Metadata:
-        """Write the rest; returns the counts."""
+        """Write the rest; returns the counts of rows."""
         self.flush()
         self.out.attach(OUTCOMES_NAME, pa.Table.from_pylist(self.outcomes, schema=OUTCOMES))
         rejected = sum(self.rejected.values())
@@ -175,8 +168,6 @@ class Book:
         return {
             "listed": listed,
             "downloaded": self.downloaded,
-            "fetched": self.fetched,
-            "received_bytes": self.received_bytes,
             "rejected": dict(sorted(self.rejected.items())),
         }
 
@@ -199,6 +190,7 @@ class Session:
         self.seen: set[str] = set()
         self.waiting_bytes = 0  # of finished rows
         self.body_bytes = 0  # of images that are not decoded yet
+        self.fetched = self.received_bytes = 0  # in all
 
     async def in_order(
         self, rows: list[Row], known: Mapping[int, Known]
@@ -268,16 +260,18 @@ class Session:
         """The image behind a row's URL, or why there is none."""
         received = 0
         try:
-            fetched = await self.fetcher.fetch(urljoin(self.worker.base_url, row["url"]))
+            fetched = await self.fetcher.fetch(join_url(self.worker.base_url, row["url"]))
             received = len(fetched.body)
             self.hold(received)
             columns = await self.decode(row, fetched)
-            return Image(columns, fetched.attempts, received)
+            return Image(columns, fetched.attempts)
         except Refused as refusal:
             log.debug("rejected %s", refusal)
-            return Image(None, refusal.attempts, received, refusal)
+            return Image(None, refusal.attempts, refusal)
         finally:
             self.hold(-received)
+            self.fetched += 1
+            self.received_bytes += received
 
     def hold(self, received: int) -> None:
         """Count the bytes of bodies in memory; with too many, no further request begins."""
