@@ -42,7 +42,7 @@ def scratch_database(budget: Budget) -> Iterator[duckdb.DuckDBPyConnection]:
                 yield database
             except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
                 raise PipelineError(
-                    f"The search for duplicates has no room: {first_line(error)}. It may use "
+                    f"A question about all rows has no room: {first_line(error)}. It may use "
                     f"memory_mib={budget.memory_mib} and the disk of {folder}: give it more "
                     "memory, or a larger disk."
                 ) from error

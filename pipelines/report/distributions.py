@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.artifacts import EmbeddingShards
-from pipelines.data.rules import language_identifier
+from pipelines.data.rules.captions import language_identifier
 from pipelines.report.data_tables import SAMPLE, scan_shards
 
 Values = dict[str, Any]
