@@ -11,6 +11,7 @@ from pipelines.core.tables import Precision
 
 OUTCOMES_NAME = "outcomes"  # of the table beside each shard of pairs
 OUTCOMES_FILE = f".{OUTCOMES_NAME}.parquet"  # the end of its file's name
+BASIS_FILE = "basis.parquet"  # of the principal components
 MODEL_FILE = "model.safetensors"  # of every trained model of the cascade
 
 
@@ -108,7 +109,7 @@ class SelectionShards(Shards):
 
 @dataclass(frozen=True)
 class PcaBasisFile(Artifact):
-    """`basis.parquet` (`schema.pca_basis(width)`)."""
+    """`BASIS_FILE` (`schema.pca_basis(width)`)."""
 
     width: int
     explained: float  # share of the variance that `dimensions` components keep

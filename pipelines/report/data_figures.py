@@ -6,8 +6,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from pipelines.artifacts import PcaBasisFile
-from pipelines.embeddings.components import BASIS_FILE
+from pipelines.artifacts import BASIS_FILE, PcaBasisFile
 from pipelines.report.data_tables import Sources
 
 MAX_REASONS = 100  # of a stage, the most frequent first
