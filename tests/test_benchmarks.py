@@ -1,9 +1,12 @@
 """The benchmarks run, at sizes that measure nothing."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks import gpu, steps
+from benchmarks import embedding, gpu, steps
 from benchmarks.contest import random_inputs
 from benchmarks.sizes import CPU
 from benchmarks.timing import Seconds, median, ratio
@@ -52,3 +55,17 @@ def test_a_ratio_is_taken_within_a_round() -> None:
     theirs = [Seconds(2.0, 3.0), Seconds(20.0, 30.0), Seconds(4.0, 6.0)]
     assert ratio(theirs, ours) == (2.0, 3.0)
     assert median(ours) == (2.0, 2.0)
+
+
+def test_embedding_is_timed_beside_a_bare_loop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    (tmp_path / "red.txt").write_text("a red picture")
+    embedding.main([str(tmp_path), "--model", "tiny", "--rows", "3", "--rounds", "1"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if "**" in line]
+    assert [row.split("|")[1].strip() for row in rows] == [
+        "unclip",
+        "bare loop",
+        "bare loop, padded captions",
+    ]
