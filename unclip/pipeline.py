@@ -27,7 +27,7 @@ from unclip.checkpoint import (
     load_model,
     save_model,
 )
-from unclip.clip.frozen import FrozenClip, Images
+from unclip.clip.frozen import FrozenClip, Images, shortened
 from unclip.config import ConfigError
 from unclip.generation import Cascade, Generated, SamplingConfig
 from unclip.models import KarloDecoder, KarloPrior
@@ -103,7 +103,9 @@ class UnclipPipeline:
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Tokenize captions for the models' own text encoders; (B, L) int64 padded with 0."""
-        tokens: Tensor = self._tokenizer(list(captions))
+        tokenizer = self._tokenizer
+        texts = [shortened(caption, tokenizer.context_length) for caption in captions]
+        tokens: Tensor = tokenizer(texts)
         return tokens.to(self.cascade.device)
 
     @torch.no_grad()
