@@ -50,8 +50,8 @@ def open_image(content: bytes, max_pixels: int) -> Image.Image:
         raise Refused("not_an_image", f"starts with {content[:16]!r}") from error
     except Image.DecompressionBombError as error:
         raise Refused("too_many_pixels", str(error)) from error
-    except Exception as error:  # broken data raises errors of any type
-        raise Refused("undecodable", str(error)) from error
+    except Exception as error:
+        raise refusal(error) from error
     if image.width * image.height > max_pixels:
         size = f"{image.width}x{image.height}"
         raise Refused("too_many_pixels", f"{size}, {max_pixels} pixels allowed")
@@ -94,6 +94,12 @@ def check_tiles(image: Image.Image, max_pixels: int) -> None:
         raise Refused("too_complex", f"tiles of {pixels} pixels, {max_pixels} allowed")
 
 
+def refusal(error: Exception) -> Refused:
+    """The refusal for an error of Pillow, which raises any type on broken data."""
+    reason = "truncated" if "truncated" in str(error).lower() else "undecodable"
+    return Refused(reason, str(error) or type(error).__name__)
+
+
 def to_8_bits(image: Image.Image) -> Image.Image:
     """The upper 8 bits of 16-bit grey; any other image unchanged."""
     if not image.mode.startswith("I"):
@@ -114,9 +120,8 @@ def decode_rgb(content: bytes, *, max_pixels: int) -> Image.Image:
         return to_rgb(to_8_bits(ImageOps.exif_transpose(image)))
     except Refused:
         raise
-    except Exception as error:  # broken data raises errors of any type
-        cut_off = "truncated" in str(error)
-        raise Refused("truncated" if cut_off else "undecodable", str(error)) from error
+    except Exception as error:
+        raise refusal(error) from error
 
 
 @cache
