@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
-from urllib.parse import urljoin
 
 import pyarrow as pa
 
@@ -29,7 +28,7 @@ from pipelines.data.earlier import Earlier, Known, PairReader
 from pipelines.data.fetch import Fetcher
 from pipelines.data.images import ImageEncoder
 from pipelines.data.responses import Fetched, check_hash
-from pipelines.data.url_policy import Refused, without_credentials
+from pipelines.data.url_policy import Refused, join_url, without_credentials
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +142,7 @@ class Book:
             "url": without_credentials(outcome.row["url"]),
             "row": None if outcome.pair is None else self.downloaded,
             "reason": outcome.reason,
-            "detail": outcome.detail and outcome.detail[:MAX_DETAIL],
+            "detail": outcome.detail and printable(outcome.detail[:MAX_DETAIL]),
             "attempts": outcome.attempts,
             "time": outcome.time or datetime.now(UTC),
         }
@@ -179,6 +178,11 @@ class Book:
             "received_bytes": self.received_bytes,
             "rejected": dict(sorted(self.rejected.items())),
         }
+
+
+def printable(text: str) -> str:
+    """The text with "�" for what would break a terminal or UTF-8; servers choose the words."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
 
 
 def _listed(row: Row) -> Row:
@@ -268,7 +272,7 @@ class Session:
         """The image behind a row's URL, or why there is none."""
         received = 0
         try:
-            fetched = await self.fetcher.fetch(urljoin(self.worker.base_url, row["url"]))
+            fetched = await self.fetcher.fetch(join_url(self.worker.base_url, row["url"]))
             received = len(fetched.body)
             self.hold(received)
             columns = await self.decode(row, fetched)
