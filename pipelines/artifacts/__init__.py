@@ -11,6 +11,7 @@ from pipelines.core.tables import Precision
 
 OUTCOMES_NAME = "outcomes"  # of the table beside each shard of pairs
 OUTCOMES_FILE = f".{OUTCOMES_NAME}.parquet"  # the end of its file's name
+BASIS_FILE = "basis.parquet"  # of the principal components
 MODEL_FILE = "model.safetensors"  # of every trained model of the cascade
 
 
@@ -108,7 +109,7 @@ class SelectionShards(Shards):
 
 @dataclass(frozen=True)
 class PcaBasisFile(Artifact):
-    """`basis.parquet` (`schema.pca_basis(width)`)."""
+    """`BASIS_FILE` (`schema.pca_basis(width)`)."""
 
     width: int
     explained: float  # share of the variance that `dimensions` components keep
@@ -133,7 +134,12 @@ class Evaluation(Artifact):
 
 
 @dataclass(frozen=True)
+class DataReport(Artifact):
+    """`data.html`: one file with its images inside; `data.json`: the figures on it."""
+
+
+@dataclass(frozen=True)
 class Report(Artifact):
-    """`report.html`: one file with its images inside."""
+    """`report.html`: one file with its images inside. Beside it, a copy of `data.html`."""
 
     title: str

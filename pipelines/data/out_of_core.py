@@ -38,11 +38,12 @@ def scratch_database(budget: Budget) -> Iterator[duckdb.DuckDBPyConnection]:
             "preserve_insertion_order": False,  # an ordered load holds more in memory
         }
         with duckdb.connect(f"{folder}/rows.duckdb", config=settings) as database:
+            database.execute("SET enable_progress_bar = false")  # it is on standard output
             try:
                 yield database
             except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
                 raise PipelineError(
-                    f"The search for duplicates has no room: {first_line(error)}. It may use "
+                    f"A question about all rows has no room: {first_line(error)}. It may use "
                     f"memory_mib={budget.memory_mib} and the disk of {folder}: give it more "
                     "memory, or a larger disk."
                 ) from error
