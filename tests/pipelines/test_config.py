@@ -244,6 +244,7 @@ def test_an_impossible_override_is_refused(override: str, message: str) -> None:
         ("second_prior.kind=diffusion", "second_prior is now priors.<another name>"),
         ("upsampler_2=null", "upsampler_2 is now upsamplers.upsampler_2"),
         ("decoder.lanes=2", "decoder.lanes is now decoder.logical_ranks"),
+        ("download.threads=4", "download.threads is now download.connections"),
         (
             "evaluate.sampling.prior_steps=3",
             "evaluate.sampling.prior_steps is now evaluate.sampling.prior.num_inference_steps",
