@@ -26,8 +26,7 @@ SAMPLING = {
     "upsampler_2_sampler": "upsamplers.upsampler_2.sampler",
     "upsampler_2_steps": "upsamplers.upsampler_2.num_inference_steps",
 }
-DOWNLOAD = {"threads": "connections"}
-ANYWHERE = {"lanes": "logical_ranks", "embed_width": "embed_dim"}
+ANYWHERE = {"lanes": "logical_ranks", "embed_width": "embed_dim", "threads": "connections"}
 
 
 def refuse_old_keys(raw: RawConfig) -> None:
@@ -48,8 +47,6 @@ def _old(values: Any, at: Keys) -> Iterator[tuple[Keys, str]]:
             yield keys, SECTIONS[name]
         elif at == ("evaluate", "sampling") and name in SAMPLING:
             yield keys, f"evaluate.sampling.{SAMPLING[name]}"
-        elif at == ("download",) and name in DOWNLOAD:
-            yield keys, f"download.{DOWNLOAD[name]}"
         elif name in ANYWHERE:
             yield keys, ".".join((*at, ANYWHERE[name]))
         else:
