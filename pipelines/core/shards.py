@@ -9,7 +9,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -168,12 +168,14 @@ class ShardFolder:
     result: Folder  # under way, which keeps the journal
     stems: Mapping[str, str]  # of the shards' files, by name
     versions: Mapping[str, str]  # by name, the oldest version that will do; any, if left out
-    known: Mapping[str, ShardRecord] = field(default_factory=dict)  # of another result, by stem
+    known: Mapping[str, ShardRecord] | None = None  # by stem; read from the result if not given
+    sizes: Mapping[str, int] | None = None  # of all files in the folder; listed if not given
 
     def find(self) -> dict[str, ShardRecord]:
         """The shards that exist, by name."""
-        records = {**self.known, **shard_records.read_records(self.result)}
-        found = shard_records.find(self.folder, self.stems, records)
+        known = shard_records.read_records(self.result) if self.known is None else self.known
+        sizes = self.folder.files() if self.sizes is None else self.sizes
+        found = shard_records.find(self.folder, sizes, self.stems, known)
         return {n: r for n, r in found.items() if r.version >= self.versions.get(n, "")}
 
     def new_stem(self, name: str) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
@@ -22,7 +23,7 @@ from pipelines.core.provenance import provenance
 from pipelines.core.shard_records import ShardRecord, new_version, publish, read_records
 from pipelines.core.shards import PoolSettings, ShardFolder
 from pipelines.core.stage import Artifact, ShardWorker, Stage, load_artifact
-from pipelines.core.store import Manifest, Store
+from pipelines.core.store import Header, Manifest, Store
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,9 @@ class StageContext:
         """The finished results that the work may start from, the newest first."""
         return () if self.is_forced else self.store.manifests(self.stage.name)
 
-    def folder_of(self, manifest: Manifest) -> Folder:
+    def folder_of(self, result: Header) -> Folder:
         """Where a result is stored."""
-        return self.store.folder(manifest.stage, manifest.key)
+        return self.store.folder(result.stage, result.key)
 
     def existing(self, made_from: Mapping[str, Any]) -> dict[str, ShardRecord]:
         """The shared shards that exist already."""
@@ -100,9 +101,20 @@ class StageContext:
         prefix = self.stage.settings_digest
         stems = {name: f"{prefix}-{digest(value)}" for name, value in made_from.items()}
         oldest = dict.fromkeys(stems, self.fresh) if self.fresh else dict(versions or {})
-        newest = self.store.manifests(self.stage.name)[:1]  # shares most of its shards
-        known = read_records(self.folder_of(newest[0])) if newest else {}
-        return ShardFolder(self.folder.shared(), self.folder, stems, oldest, known)
+        shared = self.folder.shared()
+        return ShardFolder(shared, self.folder, stems, oldest, self._known, self._sizes)
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        """Of the shared shards' files as the stage began. A stage makes no shard twice."""
+        return self.folder.shared().files()
+
+    @cached_property
+    def _known(self) -> dict[str, ShardRecord]:
+        """The records of shared shards as the stage began."""
+        newest = self.store.headers(self.stage.name)[:1]  # shares most of its shards
+        earlier = read_records(self.folder_of(newest[0])) if newest else {}
+        return {**earlier, **read_records(self.folder)}
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run one function in a worker."""
@@ -135,25 +147,27 @@ class StageMaker:
     on_busy: OnBusy
 
     def make(self, step: Step, links: Mapping[str, str], settings: PoolSettings) -> Manifest:
-        """Make the stage while holding its lease, unless another driver has made it meanwhile.
+        """Make the stage while holding its leases, unless another driver has made it meanwhile.
 
         Raises `StageBusyError`, `LeaseLostError`, or what the stage raises.
         """
         stage = step.stage
-        self._acquire(stage)
         try:
+            for label in stage.lease_labels:
+                self._acquire(stage, label)
             other = None if step.forced else self.store.manifest(stage.name, stage.key)
             if other is not None and not self.store.missing_outputs(other):
                 self.emit(Note(stage.name, "was finished by another run"))
                 return other
             return self._run(step, links, settings)
         finally:
-            self.leases.release(stage.label)
+            for label in stage.lease_labels:
+                self.leases.release(label)
 
-    def _acquire(self, stage: Stage[Artifact]) -> None:
-        """Acquire the stage's lease, or wait for it. Raises `StageBusyError` if on_busy="leave"."""
+    def _acquire(self, stage: Stage[Artifact], label: str) -> None:
+        """Acquire a lease of the stage, or wait. Raises `StageBusyError` if on_busy="leave"."""
         announced = None
-        while (holder := self.leases.acquire(stage.label)) is not None:
+        while (holder := self.leases.acquire(label)) is not None:
             if self.on_busy == "leave":
                 raise StageBusyError(busy_message(stage, holder))
             if holder.token != announced:
@@ -177,7 +191,8 @@ class StageMaker:
             artifact = stage.run(ctx)
             if ctx.used:
                 publish(folder, ctx.used)
-            self.leases.verify(stage.label)
+            for label in stage.lease_labels:
+                self.leases.verify(label)
         except BaseException:
             if replaced and stage.label in self.leases.held:
                 _bring_back(folder, aside)

@@ -61,6 +61,7 @@ class Download(Stage[PairShards]):
 
     kind: ClassVar[str] = "download"
     version: ClassVar[int] = 2  # 2: outcomes, perceptual hashes
+    varies: ClassVar[bool] = True
     artifact: ClassVar[type[Artifact]] = PairShards
 
     urls: Stage[ListShards]
