@@ -29,12 +29,15 @@ OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
 S3_PROTOCOLS = ("s3", "s3a")
 MAX_PUT_BYTES = 5 << 30  # S3's limit for one request
 STALE_AFTER_S = 24 * 3600.0  # age of a temporary file whose writer cannot be checked
-# Requests that fail are repeated after up to 1, 2, 4 … 20 s, about 40 s in all; s3fs adds five
-# rounds of its own for throttling and lost connections. Its default is 10 connections.
+AT_ONCE = 64  # requests to S3; botocore's default is 10 connections
+# A request that fails is repeated after up to 1, 2, 4, 8, 16 and 32 s; s3fs adds rounds of its own
+# for throttling and lost connections. The other modes of retries give up at once after some hundred
+# failures in all: with many requests under way, after a second.
 S3_CONFIG = {
-    "retries": {"mode": "standard", "total_max_attempts": 8},
+    "retries": {"mode": "legacy", "total_max_attempts": 7},
+    "connect_timeout": 15,
     "read_timeout": 30,
-    "max_pool_connections": 64,
+    "max_pool_connections": AT_ONCE,
 }
 _WRITER = re.compile(rf"{re.escape(TEMPORARY)}(?P<machine>[0-9a-f]{{12}})-(?P<pid>\d+)-")
 _HINTS = {
@@ -169,7 +172,7 @@ def remove_stale(fs: Any, files: Mapping[str, Mapping[str, Any]]) -> None:
     A file of a living process stays, and so does a young one that another machine writes.
     """
     for path, info in files.items():
-        if is_stale(path, _modified_time(info)):
+        if is_stale(path, modified_time(info)):
             try:
                 fs.rm_file(path)
                 log.info("removed %s, which its dead writer left behind", path)
@@ -177,7 +180,7 @@ def remove_stale(fs: Any, files: Mapping[str, Mapping[str, Any]]) -> None:
                 log.debug("%s stays: %s", path, first_line(error))
 
 
-def _modified_time(info: Mapping[str, Any]) -> float | None:
+def modified_time(info: Mapping[str, Any]) -> float | None:
     """When a file was last written, as Unix time, from its fsspec description."""
     for field in ("mtime", "LastModified", "last_modified", "updated", "created"):
         value = info.get(field)

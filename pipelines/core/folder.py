@@ -9,7 +9,8 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -18,10 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.core.filesystem import (
+    AT_ONCE,
     StoreError,
     filesystem,
     is_local,
     is_object_store,
+    modified_time,
     reading,
     remove_stale,
     temporary_name,
@@ -90,7 +93,9 @@ class Folder:
         fs, paths = filesystem(self.url), [self._path(name) for name in spans]
         starts, ends = [span[0] for span in spans.values()], [span[1] for span in spans.values()]
         with reading(self.url):
-            found = fs.cat_ranges(paths, starts, ends, on_error="return")
+            # Without a limit, an event loop that begins a thousand requests misses their answers.
+            limit = {"batch_size": AT_ONCE} if fs.async_impl else {}
+            found = fs.cat_ranges(paths, starts, ends, on_error="return", **limit)
             errors = [each for each in found if isinstance(each, BaseException)]
             for error in errors:
                 if not isinstance(error, FileNotFoundError):
@@ -137,6 +142,18 @@ class Folder:
         found = sorted(self._all_files().items())
         return {name: int(info["size"]) for name, info in found if not is_hidden(name)}
 
+    def modified(self) -> dict[str, float]:
+        """When every published file was written, as Unix time; now, if that is not known."""
+        found, now = self._all_files().items(), time.time()
+        return {name: modified_time(info) or now for name, info in found if not is_hidden(name)}
+
+    def remove_files(self, names: Iterable[str]) -> None:
+        """Delete files, many with one request."""
+        paths = [self._path(name) for name in names]
+        if paths:
+            with writing(self.url):
+                filesystem(self.url).rm(paths)
+
     def is_begun(self) -> bool:
         """Whether the folder holds any file, published or hidden."""
         return bool(self._all_files())
@@ -161,10 +178,8 @@ class Folder:
         """
         fs, root = filesystem(self.url), self._path("").rstrip("/")
         found = {name: int(info["size"]) for name, info in self._all_files().items()}
+        self.remove_files(name for name in sorted(found) if is_hidden(name))
         with writing(self.url):
-            hidden = [f"{root}/{name}" for name in sorted(found) if is_hidden(name)]
-            if hidden:
-                fs.rm(hidden)
             if not is_object_store(fs) and fs.exists(root):
                 for path in fs.ls(root, detail=False):  # folders that are empty now
                     if is_hidden(PurePosixPath(path).name):

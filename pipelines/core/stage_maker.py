@@ -112,9 +112,13 @@ class StageContext:
     @cached_property
     def _known(self) -> dict[str, ShardRecord]:
         """The records of shared shards as the stage began."""
-        newest = self.store.headers(self.stage.name)[:1]  # shares most of its shards
-        earlier = read_records(self.folder_of(newest[0])) if newest else {}
-        return {**earlier, **read_records(self.folder)}
+        name = self.stage.name
+        finished = [header.key for header in self.store.headers(name)]
+        begun = [key for key in self.store.keys(name) if key not in finished and "." not in key]
+        known: dict[str, ShardRecord] = {}
+        for key in [*finished[:1], *begun]:  # these share most shards with this result
+            known |= read_records(self.store.folder(name, key))
+        return known
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run one function in a worker."""

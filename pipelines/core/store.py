@@ -142,6 +142,14 @@ class Store:
 
     def headers(self, stage: str) -> list[Header]:
         """All finished results of a stage, the newest first, without what grows with their data."""
+        keys = [key for key in self.keys(stage) if "." not in key]  # no replaced results
+        with ThreadPoolExecutor(READERS) as threads:
+            read = threads.map(lambda key: self._read(Header, stage, key, [MANIFEST]), keys)
+            found = [header for header in read if header]
+        return sorted(found, key=lambda header: header.created_at, reverse=True)
+
+    def keys(self, stage: str) -> list[str]:
+        """The names of all results of a stage, finished or not."""
         with self._readable():
             fs, root = filesystem(self.root), self.folder(stage, "")._path("").rstrip("/")
             try:
@@ -149,11 +157,7 @@ class Store:
             except FileNotFoundError:
                 return []
         names = [PurePosixPath(path).name for path in paths]
-        keys = [name for name in names if name != SHARDS and "." not in name]
-        with ThreadPoolExecutor(READERS) as threads:
-            read = threads.map(lambda key: self._read(Header, stage, key, [MANIFEST]), keys)
-            found = [header for header in read if header]
-        return sorted(found, key=lambda header: header.created_at, reverse=True)
+        return [name for name in names if name != SHARDS]
 
     def manifests(self, stage: str) -> list[Manifest]:
         """All finished results of a stage, the newest first."""
