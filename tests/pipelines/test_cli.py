@@ -29,6 +29,7 @@ COMMANDS = (
     "run",
     "ls",
     "show",
+    "prune",
     "ui",
     "generate",
     "variations",
