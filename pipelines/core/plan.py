@@ -53,25 +53,32 @@ class Scope:
     start: str | None = None  # `--from`: run this one and all that depend on it
     force: Collection[str] = ()  # run these; for all others, their keys decide as usual
 
+    def afresh(self, graph: Graph) -> set[str]:
+        """The stages that run without anything from earlier results."""
+        named = {graph[name].name for name in self.force}
+        return named | (graph.downstream(self.start) if self.start else set())
+
     def forced(self, graph: Graph) -> set[str]:
         """The stages that run even if their results exist."""
-        named = {graph[name].name for name in (*self.force, *([self.only] if self.only else []))}
-        return named | (graph.downstream(self.start) if self.start else set())
+        return self.afresh(graph) | ({graph[self.only].name} if self.only else set())
 
 
 def make_plan(graph: Graph, store: Store, scope: Scope) -> Plan:
     """Compare the graph with the store. Raises `PipelineError` where `only` lacks its inputs."""
-    forced = scope.forced(graph)
-    steps = tuple(_step(stage, store, stage.name in forced) for stage in graph.stages.values())
+    forced, afresh = scope.forced(graph), scope.afresh(graph)
+    steps = tuple(
+        _step(stage, store, stage.name in forced, stage.name in afresh)
+        for stage in graph.stages.values()
+    )
     if scope.only is None:
         return Plan(steps)
     return _only(Plan(steps), scope.only)
 
 
-def _step(stage: Stage[Artifact], store: Store, forced: bool) -> Step:
+def _step(stage: Stage[Artifact], store: Store, forced: bool, afresh: bool) -> Step:
     manifest = store.manifest(stage.name, stage.key)
     if manifest is None:
-        return _unfinished(stage, store, forced)
+        return _unfinished(stage, store, afresh)
     if forced:
         return Step(stage, "run", "asked to run again", manifest, forced)
     missing = store.missing_outputs(manifest)
