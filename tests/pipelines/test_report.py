@@ -15,7 +15,7 @@ from pipelines.report.render import duration, number
 from pipelines.stages.evaluate import Evaluate
 from pipelines.stages.report import BuildReport
 from tests.pipelines import given
-from tests.pipelines.given_pairs import HOSTILE_CAPTION, HOSTILE_URL, GivenDownload
+from tests.pipelines.given_pairs import HOSTILE_CAPTION, HOSTILE_URL, GivenVerdicts
 from tests.pipelines.local import make
 from unclip.config import Config
 
@@ -29,8 +29,8 @@ def report_stage(title: str = TITLE, **other_priors: Config) -> BuildReport:
 def report_of(evaluate: Evaluate, title: str = TITLE) -> BuildReport:
     return BuildReport(
         evaluation=evaluate,
-        downloaded=GivenDownload(48, stands_for="downloaded"),
         pairs=evaluate.pairs,
+        verdicts=GivenVerdicts(evaluate.pairs),
         embeddings=evaluate.embeddings,
         selection=evaluate.selection,
         pca=given.GivenPca(),
