@@ -42,6 +42,11 @@ class Manifest:
     duration_s: float
     shards: Mapping[str, int] = field(default_factory=dict)  # shared file → bytes
 
+    @property
+    def total_bytes(self) -> int:
+        """The size of all files of the result, shared ones too."""
+        return sum(self.outputs.values()) + sum(self.shards.values())
+
 
 class Store:
     """Folders, manifests and commits of all stages below one root."""

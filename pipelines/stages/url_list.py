@@ -41,8 +41,8 @@ class UrlList(Stage[ListShards]):
 
     def foresee(self, store: Store, inputs: Mapping[str, Outlook], scratch: Path) -> Outlook:  # noqa: ARG002
         """Cut the list as a run would; slices of earlier results are old, new ones are kept."""
-        old = self._earlier_slices(store)
-        rows, urls = {}, {}
+        old, shared = self._earlier_slices(store), store.folder(self.name, self.key).shared()
+        rows, urls = {}, {name: shared.file(f"{entry.stem}.parquet") for name, entry in old.items()}
         source = find_source(self.source)
         for file in source.files():
             for table in Cutter(self.source.rows_per_shard).slices(source.batches(file)):

@@ -34,7 +34,9 @@ def server() -> Iterator[Site]:
 @pytest.fixture
 def rows(server: Site) -> Rows:
     server.requests.clear()
-    return [server.row(n, f'picture, "{n}"; über\n{n}' if n % 9 == 0 else None) for n in range(ROWS)]
+    return [
+        server.row(n, f'picture, "{n}"; über\n{n}' if n % 9 == 0 else None) for n in range(ROWS)
+    ]
 
 
 @pytest.fixture
@@ -156,7 +158,7 @@ def test_a_list_that_changes_while_it_is_read_commits_nothing(
     path = tmp_path / "list.csv"
     write_csv(path, rows)
     stage = list_stage(store, path)
-    changing = Changing(**vars(context(store, stage)))
+    changing = context(store, stage, kind=Changing)
     with pytest.raises(UrlListError, match=r"list\.csv changed while it was read.*Run again when"):
         stage.run(changing)
     assert store.manifests("list") == []
