@@ -75,7 +75,7 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cells(manifest: Manifest) -> list[str]:
-    size_mb = (sum(manifest.outputs.values()) + sum(manifest.shards.values())) / 1e6
+    size_mb = manifest.total_bytes / 1e6
     made = _minute(manifest)
     return [manifest.key, made, f"{manifest.duration_s:.0f} s", f"{size_mb:.1f} MB"]
 

@@ -84,7 +84,8 @@ def _step(stage: Stage[Artifact], store: Store, forced: bool, afresh: bool) -> S
     missing = store.missing_outputs(manifest)
     if missing:
         reason = (
-            f"{len(missing)} of its {len(manifest.outputs)} outputs are gone or changed in size: "
+            f"{len(missing)} of its {len(manifest.outputs) + len(manifest.shards)} files are gone "
+            "or changed in size: "
             f"{', '.join(missing[:3])}"
         )
         return Step(stage, "run", reason, None)

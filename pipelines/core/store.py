@@ -54,6 +54,11 @@ class Manifest(Header):
     outputs: Mapping[str, int]  # file → bytes
     shards: Mapping[str, int] = field(default_factory=dict)  # shared file → bytes
 
+    @property
+    def total_bytes(self) -> int:
+        """The size of all files of the result, shared ones too."""
+        return sum(self.outputs.values()) + sum(self.shards.values())
+
 
 class Store:
     """Folders, manifests and commits of all stages below one root."""

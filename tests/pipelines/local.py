@@ -75,11 +75,18 @@ def make(
 
 
 def context(
-    store: Store, stage: Stage[Any], events: list[Event] | None = None, *, force: bool = False
+    store: Store,
+    stage: Stage[Any],
+    events: list[Event] | None = None,
+    *,
+    folder: Folder | None = None,
+    force: bool = False,
+    kind: type[LocalContext] = LocalContext,
 ) -> LocalContext:
-    return LocalContext(
+    """What the stage runs in; by default, it writes to its folder in the store."""
+    return kind(
         stage,
-        store.folder(stage.name, stage.key),
+        folder or store.folder(stage.name, stage.key),
         (events if events is not None else []).append,
         PoolSettings(resources=Resources(), retries=0, wait_s=1.0),
         store,
