@@ -20,6 +20,7 @@ from pipelines.config.models import ModelSection
 from pipelines.config.sections import OwnStageSection, PipelineConfig
 from pipelines.core.stage import Artifact, Graph, Stage
 from pipelines.stages.clip import LoadClip, PretrainedClip, TrainClip
+from pipelines.stages.data_report import BuildDataReport
 from pipelines.stages.download import Download
 from pipelines.stages.embed import Embed
 from pipelines.stages.evaluate import Evaluate
@@ -67,17 +68,8 @@ def unclip_graph(config: PipelineConfig) -> Graph:
         "upsamplers": {name: models[name] for name in config.upsamplers},
     }
     evaluation = Evaluate(pairs, embeddings, selection, clip, **cascade, config=config.evaluate)
-    report = BuildReport(
-        evaluation,
-        pairs,
-        verdicts,
-        embeddings,
-        selection,
-        pca,
-        clip,
-        **cascade,
-        config=config.report,
-    )
+    data = BuildDataReport(urls, pairs, verdicts, embeddings, selection, pca)
+    report = BuildReport(evaluation, data, clip, **cascade, config=config.report)
     graph = Graph([models["decoder"], report])  # the decoder first: it takes longest
     return Graph([*graph.stages.values(), *own_stages(config.stages, graph).values()])
 

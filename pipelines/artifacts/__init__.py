@@ -7,9 +7,11 @@ import pyarrow as pa
 
 from pipelines.artifacts.schema import SELECTION, VERDICTS, embeddings, pairs, url_list
 from pipelines.core.stage import Artifact, Shards
+from pipelines.core.tables import Precision
 
 OUTCOMES_NAME = "outcomes"  # of the table beside each shard of pairs
 OUTCOMES_FILE = f".{OUTCOMES_NAME}.parquet"  # the end of its file's name
+BASIS_FILE = "basis.parquet"  # of the principal components
 MODEL_FILE = "model.safetensors"  # of every trained model of the cascade
 
 
@@ -76,10 +78,11 @@ class EmbeddingShards(Shards):
     width: int
     clip_name: str
     clip_digest: str
+    dtype: Precision = "float32"
 
     def schema(self) -> pa.Schema:
         """The schema that every shard has."""
-        return embeddings(self.width)
+        return embeddings(self.width, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class SelectionShards(Shards):
 
 @dataclass(frozen=True)
 class PcaBasisFile(Artifact):
-    """`basis.parquet` (`schema.pca_basis(width)`)."""
+    """`BASIS_FILE` (`schema.pca_basis(width)`)."""
 
     width: int
     explained: float  # share of the variance that `dimensions` components keep
@@ -131,7 +134,12 @@ class Evaluation(Artifact):
 
 
 @dataclass(frozen=True)
+class DataReport(Artifact):
+    """`data.html`: one file with its images inside; `data.json`: the figures on it."""
+
+
+@dataclass(frozen=True)
 class Report(Artifact):
-    """`report.html`: one file with its images inside."""
+    """`report.html`: one file with its images inside. Beside it, a copy of `data.html`."""
 
     title: str

@@ -1,14 +1,16 @@
 """The Parquet schema of every artifact. One row is one pair, which keeps its `key` in all stages.
 
 A schema is checked when a shard is written and when it is read (`core.tables.check_schema`).
-Embedding columns are fixed-size float32 lists of the CLIP's width, unit-norm; images stay encoded
-bytes.
+Embedding columns are fixed-size lists of the CLIP's width, unit-norm, float32 unless stated
+otherwise; images stay encoded bytes.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
+
+from pipelines.core.tables import Precision
 
 COLUMN_TYPES = {"number": pa.float64(), "text": pa.string()}  # of a list's extra columns
 
@@ -113,9 +115,12 @@ MOMENTS = pa.schema(
 )
 
 
-def embeddings(width: int) -> pa.Schema:
-    """What `embed` writes: the pairs that the filter kept, in their order."""
-    vector = pa.list_(pa.float32(), width)
+def embeddings(width: int, precision: Precision = "float32") -> pa.Schema:
+    """What `embed` writes: the pairs that the filter kept, in their order.
+
+    precision: of the two embeddings; the other numbers are float32.
+    """
+    vector = pa.list_(pa.type_for_alias(precision), width)
     return pa.schema(
         [
             pa.field("key", pa.string(), nullable=False),

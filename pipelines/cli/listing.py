@@ -1,6 +1,6 @@
 """Results of a store as text, for `unclip ls` and `unclip show`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import yaml
 
@@ -9,6 +9,8 @@ from pipelines.core.lookup import recorded
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.stage import Artifact, Stage
 from pipelines.core.store import Manifest
+
+MAX_ENTRIES = 40  # of a mapping that is printed
 
 
 def print_results(project: Project) -> None:
@@ -53,7 +55,7 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cells(manifest: Manifest) -> list[str]:
-    size_mb = sum(manifest.outputs.values()) / 1e6
+    size_mb = (sum(manifest.outputs.values()) + sum(manifest.shards.values())) / 1e6
     made = _minute(manifest)
     return [manifest.key, made, f"{manifest.duration_s:.0f} s", f"{size_mb:.1f} MB"]
 
@@ -72,11 +74,21 @@ def _print_lineage(project: Project, stage: Stage[Artifact], indent: str) -> Non
 
 def _print_manifest(manifest: Manifest) -> None:
     print("\nMetadata")
-    print(_as_yaml(dict(manifest.metadata)))
+    print(_as_yaml({name: _shortened(value) for name, value in manifest.metadata.items()}))
     print("\nOutputs")
     print(format_table([["", name, f"{size:,} bytes"] for name, size in manifest.outputs.items()]))
+    if manifest.shards:
+        print(f"and {len(manifest.shards):,} files of shared shards, ", end="")
+        print(f"{sum(manifest.shards.values()) / 1e6:,.1f} MB")
     print("\nMade by")
     print(_as_yaml({**manifest.provenance, **manifest.links, "took_s": manifest.duration_s}))
+
+
+def _shortened(value: object) -> object:
+    """A mapping by shard as its number of entries."""
+    if isinstance(value, Mapping) and len(value) > MAX_ENTRIES:
+        return f"{len(value):,} entries"
+    return value
 
 
 def _as_yaml(value: object) -> str:

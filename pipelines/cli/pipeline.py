@@ -31,11 +31,14 @@ def init(path: str, like: str) -> None:
 def plan(project: ProjectChoice, scope: ScopeChoice) -> None:
     """Show what a run would do, and why.
 
-    Starts nothing and writes nothing.
+    Starts nothing and writes nothing. Reads the list if it has changed, and counts what is new.
     """
     from pipelines.cli.progress import print_plan
+    from pipelines.core.outlook import outlooks
 
-    print_plan(_open(project).plan(scope))
+    opened = _open(project)
+    steps = opened.plan(scope)
+    print_plan(steps, outlooks(steps, opened.store))
 
 
 @command("run")

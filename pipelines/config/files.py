@@ -23,6 +23,7 @@ Keys = tuple[str, ...]  # from the top of the file down
 # Settings that hold a path, which is relative to the folder of the user's file.
 PATHS = (
     r"source\.urls",
+    r"filter\.rules\.deny\.(hosts|keys|hashes)",
     r"run\.store",
     r"clip\.source\.pretrained",
     r"(priors|upsamplers)\.[^.]+\.init_from",

@@ -28,7 +28,7 @@ from unclip.config import Config, ConfigError
 from unclip.extension import did_you_mean
 
 BEFORE_MODELS = ("list", "download", "filter", "clip", "embed", "select", "pca")
-AFTER_MODELS = ("evaluate", "report")
+AFTER_MODELS = ("evaluate", "data_report", "report")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,7 @@ class PipelineConfig(Config):
             )
         self._check_names()
         self._check_resources()
+        self.filter.check_columns(self.source.columns or {})
         check_widths(self)
         check_models(self)
         check_towers(self)

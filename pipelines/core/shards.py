@@ -9,19 +9,19 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from pipelines.core import shard_records
 from pipelines.core.capacity import describe_capacity
 from pipelines.core.errors import PipelineError, WorkLostError, first_line
 from pipelines.core.events import Emit, Note, Progress
 from pipelines.core.folder import Folder
 from pipelines.core.resources import Resources
+from pipelines.core.shard_folder import ShardFolder
 from pipelines.core.shard_records import Journal, ShardRecord
 from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import ShardWorker
@@ -158,30 +158,6 @@ class ShardPool:
     def _waits(self) -> bool:
         """Whether no actor is up: all of them, first ones or replacements, wait for resources."""
         return not self.idle and all(name is None for _, name in self.calls.values())
-
-
-@dataclass(frozen=True)
-class ShardFolder:
-    """Where the shards of a stage are, and what is known about them."""
-
-    folder: Folder
-    result: Folder  # under way, which keeps the journal
-    stems: Mapping[str, str]  # of the shards' files, by name
-    versions: Mapping[str, str]  # by name, the oldest version that will do; any, if left out
-    known: Mapping[str, ShardRecord] = field(default_factory=dict)  # of another result, by stem
-
-    def find(self) -> dict[str, ShardRecord]:
-        """The shards that exist, by name."""
-        records = {**self.known, **shard_records.read_records(self.result)}
-        found = shard_records.find(self.folder, self.stems, records)
-        return {n: r for n, r in found.items() if r.version >= self.versions.get(n, "")}
-
-    def new_stem(self, name: str) -> str:
-        """The stem of a shard that is made now."""
-        version = self.versions.get(name)
-        return (
-            f"{self.stems[name]}{shard_records.VERSION}{version}" if version else self.stems[name]
-        )
 
 
 def map_shards(

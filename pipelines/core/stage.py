@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import pyarrow as pa
@@ -82,6 +83,28 @@ class Shards(Artifact):
     def total_rows(self) -> int:
         """Rows over all shards."""
         return sum(entry.rows for entry in self.shards.values())
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a run of a stage would make, shard by shard."""
+
+    rows: Mapping[str, int]  # of each shard; of a new one, at most
+    old: Mapping[str, ShardEntry]  # the shards that exist already
+    urls: Mapping[str, str]  # of shards that can be read already
+    note: str = ""  # such as how many rows are fetched
+
+    @property
+    def new(self) -> list[str]:
+        """The shards that have to be made."""
+        return [name for name in self.rows if name not in self.old]
+
+    def __str__(self) -> str:
+        new, rows = self.new, sum(self.rows[name] for name in self.new)
+        if not new:
+            return "all of its shards exist"
+        text = f"{len(new):,} of {len(self.rows):,} shards are new, with at most {rows:,} rows"
+        return f"{text}; {self.note}" if self.note else text
 
 
 def entries(records: Mapping[str, ShardRecord]) -> dict[str, ShardEntry]:
@@ -194,6 +217,19 @@ class Stage(ABC, Generic[A_co]):
         """The earlier result that the work starts from, or None to start afresh.
 
         earlier: the finished results of stages of this name, the newest first.
+        """
+        return None
+
+    def foresee(
+        self,
+        store: Store,  # noqa: ARG002
+        inputs: Mapping[str, Outlook],  # noqa: ARG002
+        scratch: Path,  # noqa: ARG002
+    ) -> Outlook | None:
+        """What a run would make, for `unclip plan`. None: the shards' inputs tell.
+
+        inputs: of the dependencies that are shards, by the field's path. scratch: a folder for
+        files that later stages of the plan read.
         """
         return None
 

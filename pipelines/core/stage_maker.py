@@ -14,13 +14,13 @@ from pipelines.core import shards
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Emit, Note
 from pipelines.core.filesystem import StoreError
-from pipelines.core.fingerprint import digest
 from pipelines.core.folder import Folder
 from pipelines.core.lease import Holder, Leases
 from pipelines.core.plan import Step
 from pipelines.core.provenance import provenance
-from pipelines.core.shard_records import ShardRecord, new_version, publish, read_records
-from pipelines.core.shards import PoolSettings, ShardFolder
+from pipelines.core.shard_folder import ShardFolder, shared_shards
+from pipelines.core.shard_records import ShardRecord, new_version, publish
+from pipelines.core.shards import PoolSettings
 from pipelines.core.stage import Artifact, ShardWorker, Stage, load_artifact
 from pipelines.core.store import Manifest, Store
 
@@ -97,12 +97,8 @@ class StageContext:
     def _shared(
         self, made_from: Mapping[str, Any], versions: Mapping[str, str] | None = None
     ) -> ShardFolder:
-        prefix = self.stage.settings_digest
-        stems = {name: f"{prefix}-{digest(value)}" for name, value in made_from.items()}
-        oldest = dict.fromkeys(stems, self.fresh) if self.fresh else dict(versions or {})
-        newest = self.store.manifests(self.stage.name)[:1]  # shares most of its shards
-        known = read_records(self.folder_of(newest[0])) if newest else {}
-        return ShardFolder(self.folder.shared(), self.folder, stems, oldest, known)
+        oldest = dict.fromkeys(made_from, self.fresh) if self.fresh else versions
+        return shared_shards(self.store, self.stage, made_from, oldest)
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run one function in a worker."""

@@ -5,7 +5,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.filesystem import filesystem, reading
+
+Precision = Literal["float32", "float16"]  # of stored vectors; in memory they are float32
 
 
 class SchemaError(PipelineError):
@@ -125,14 +127,17 @@ def _readable(field: pa.Field) -> str:
 
 
 def to_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """A column of fixed-size lists as (N, D) float32, or one of numbers as (N,) float32."""
+    """A column of fixed-size lists as (N, D) float32, or one of numbers as (N,) float32.
+
+    Lists may be stored as float32 or float16.
+    """
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if not pa.types.is_fixed_size_list(whole.type):
         return np.asarray(whole, dtype=np.float32)
     return np.asarray(whole.flatten(), dtype=np.float32).reshape(len(whole), whole.type.list_size)
 
 
-def to_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
-    """(N, D) numbers as a column of fixed-size lists of D float32."""
-    flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel(), pa.float32())
-    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+def to_column(vectors: np.ndarray, precision: Precision = "float32") -> pa.FixedSizeListArray:
+    """(N, D) numbers as a column of fixed-size lists of D numbers of the precision."""
+    flat = np.ascontiguousarray(vectors, precision).ravel()
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors.shape[1])

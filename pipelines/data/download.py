@@ -59,7 +59,6 @@ class Outcome:
     detail: str | None = None
     attempts: int = 0
     time: datetime | None = None
-    received_bytes: int | None = None  # None if the row was not fetched
 
     @property
     def nbytes(self) -> int:
@@ -74,7 +73,6 @@ class Image:
 
     columns: Row | None
     attempts: int
-    received_bytes: int
     refusal: Refused | None = None
 
     def outcome(self, row: Row) -> Outcome:
@@ -82,9 +80,7 @@ class Image:
         reason, detail = (
             (self.refusal.reason, self.refusal.detail) if self.refusal else (None, None)
         )
-        return Outcome(
-            row, self.columns, reason, detail, self.attempts, received_bytes=self.received_bytes
-        )
+        return Outcome(row, self.columns, reason, detail, self.attempts)
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,8 @@ class DownloadWorker:
                 async with aclosing(session.in_order(rows, known)) as outcomes:
                     async for outcome in outcomes:
                         book.add(outcome)
-        return book.close(len(rows))
+        counts = book.close(len(rows))
+        return {**counts, "fetched": session.fetched, "received_bytes": session.received_bytes}
 
     @cached_property
     def encoder(self) -> ImageEncoder:
@@ -133,7 +130,7 @@ class Book:
         self.pairs: list[Row] = []
         self.outcomes: list[Row] = []
         self.rejected: Counter[str] = Counter()
-        self.downloaded = self.fetched = self.received_bytes = 0
+        self.downloaded = 0
 
     def add(self, outcome: Outcome) -> None:
         """The next row in the list's order."""
@@ -147,9 +144,6 @@ class Book:
             "time": outcome.time or datetime.now(UTC),
         }
         self.outcomes.append(values)
-        if outcome.received_bytes is not None:
-            self.fetched += 1
-            self.received_bytes += outcome.received_bytes
         if outcome.reason is not None:
             self.rejected[outcome.reason] += 1
             return
@@ -165,7 +159,7 @@ class Book:
         self.pairs = []
 
     def close(self, listed: int) -> Metadata:
-        """Write the rest; returns the counts."""
+        """Write the rest; returns the counts of rows."""
         self.flush()
         self.out.attach(OUTCOMES_NAME, pa.Table.from_pylist(self.outcomes, schema=OUTCOMES))
         rejected = sum(self.rejected.values())
@@ -174,8 +168,6 @@ class Book:
         return {
             "listed": listed,
             "downloaded": self.downloaded,
-            "fetched": self.fetched,
-            "received_bytes": self.received_bytes,
             "rejected": dict(sorted(self.rejected.items())),
         }
 
@@ -203,6 +195,7 @@ class Session:
         self.seen: set[str] = set()
         self.waiting_bytes = 0  # of finished rows
         self.body_bytes = 0  # of images that are not decoded yet
+        self.fetched = self.received_bytes = 0  # in all
 
     async def in_order(
         self, rows: list[Row], known: Mapping[int, Known]
@@ -276,12 +269,14 @@ class Session:
             received = len(fetched.body)
             self.hold(received)
             columns = await self.decode(row, fetched)
-            return Image(columns, fetched.attempts, received)
+            return Image(columns, fetched.attempts)
         except Refused as refusal:
             log.debug("rejected %s", refusal)
-            return Image(None, refusal.attempts, received, refusal)
+            return Image(None, refusal.attempts, refusal)
         finally:
             self.hold(-received)
+            self.fetched += 1
+            self.received_bytes += received
 
     def hold(self, received: int) -> None:
         """Count the bytes of bodies in memory; with too many, no further request begins."""

@@ -49,7 +49,7 @@ HEADERS = {
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 PAUSE_STATUSES = frozenset({429, 503})  # those with which a Retry-After is honoured
 MAX_HEADER_BYTES = 65_536  # of one header
-# Idle connections are in no limit, so they must not outlive a burst of rows of one host.
+# Idle connections count towards no limit, so they close soon after a host's last row.
 KEEP_ALIVE_S = 2.0
 BACKOFF_S = 0.5
 
@@ -69,9 +69,9 @@ class Patience:
 class Fetcher:
     """Fetches the rows of a list; an async context manager. A row is one call of `fetch`.
 
-    Rows that wait for their turn hold a coroutine each and nothing else, so a caller may have
-    thousands. At most `connections` bodies of at most `max_bytes` are being read. A caller that has
-    too many of them in memory clears the event `room`: no request begins until it is set again.
+    A row that waits for its turn holds a coroutine and nothing else, so thousands may wait. At
+    most `connections` bodies of at most `max_bytes` are being read; finished ones are the caller's.
+    A caller with too many of them clears the event `room`: no request begins until it is set again.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Fetcher:
         """Open the session: no cookies, no environment proxies, bodies as they are sent."""
         context = ssl.create_default_context()
         self.session = ClientSession(
-            # The semaphores are the limits: a turn ends a wait before the time-out begins.
+            # limit=0: the semaphores limit, so that no time-out includes the wait for a turn.
             connector=TCPConnector(limit=0, ssl=context, keepalive_timeout=KEEP_ALIVE_S),
             headers=HEADERS,
             cookie_jar=DummyCookieJar(),
@@ -124,7 +124,7 @@ class Fetcher:
                 is_last = attempt > self.limits.retries or refusal.reason == "rate_limited"
                 if is_last or not refusal.transient:
                     raise
-                log.debug("attempt %d of %s failed: %s", attempt, url, refusal)
+                log.debug("attempt %d failed: %s", attempt, refusal)
                 wait_s = 0.0 if isinstance(refusal, Paused) else backoff_s(attempt)
             await asyncio.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
@@ -142,14 +142,14 @@ class Fetcher:
     async def in_turn(self, target: Target, patience: Patience) -> Fetched | str:
         """Make a request once the host does not pause and a connection is free."""
         while True:
-            await self.wait_for(target.name, patience)
+            await self.wait_out_pause(target.name, patience)
             async with self.hosts.slots_of(target.name), self.slots:
                 await self.room.wait()
                 # The host may have asked for a pause while this row waited for its turn.
                 if not self.hosts.pause_left_s(target.name):
                     return await self.request(target, patience)
 
-    async def wait_for(self, host: str, patience: Patience) -> None:
+    async def wait_out_pause(self, host: str, patience: Patience) -> None:
         """Wait while the host pauses. Raises `Refused` if the row has not that much patience."""
         while left_s := self.hosts.pause_left_s(host):
             if left_s > patience.pauses_s:

@@ -36,8 +36,8 @@ class FilterWorker:
     """Callable on a FilterItem; created once per process."""
 
     config: FilterConfig
-    columns: tuple[str, ...]  # of a pair, without images
-    renditions: tuple[int, ...]
+    columns: tuple[str, ...] = ()  # of a pair, without images
+    renditions: tuple[int, ...] = ()
 
     def __call__(self, item: FilterItem, out: ShardWriter) -> Metadata:
         """Writes a verdict on every pair, in their order."""

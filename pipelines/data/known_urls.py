@@ -20,6 +20,15 @@ LISTED = pa.schema([pa.field("url", pa.string())])
 WANTED = ("url", "row", "reason", "detail", "attempts", "time")
 FETCHED = pa.schema([OUTCOMES.field(name) for name in WANTED])
 
+KNOWN = pa.schema(
+    [
+        pa.field("slice", pa.string()),
+        pa.field("number", pa.int32()),  # of the row in the slice
+        pa.field("pairs", pa.string()),  # URL of the shard that has the outcome
+        *(OUTCOMES.field(name).with_nullable(True) for name in WANTED[1:]),
+    ]
+)
+
 # One earlier outcome for each row of a new slice: a downloaded one, if there is one.
 QUERY = """
 COPY (
@@ -40,6 +49,9 @@ def find_known_urls(new: Mapping[str, str], earlier: Mapping[str, str], folder: 
     new: URL of each new slice, by its name. earlier: URL of each table of outcomes, by the URL of
     its shard of pairs. Returns the number of rows.
     """
+    if not earlier:
+        folder.write_table(KNOWN_URLS, KNOWN.empty_table())
+        return 0
     with scratch_database(Budget()) as db, tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "known.parquet"
         db.register("rows", scan(new, LISTED))

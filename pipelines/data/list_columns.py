@@ -12,9 +12,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.data.list_errors import ListContentError, shown
-from pipelines.data.list_values import Place, digests, is_list, no_blanks, numbers, text
+from pipelines.data.list_values import (
+    Place,
+    digests,
+    is_list,
+    no_blanks,
+    numbers,
+    optional_text,
+    text,
+)
 
 MAX_ROWS = 8192  # of a batch
+MAX_NAMES = 20  # of columns, in a message
 MAX_BYTES = 16 * 2**20  # of a batch, and so of a row
 LINE = "__line__"  # optional column of a table: the line of the file where the row starts
 RESERVED = {  # columns that pairs, or the tables about them, have already
@@ -64,11 +73,14 @@ def check_columns(found: Sequence[str], wanted: Sequence[str]) -> None:
     """Raise `ListContentError`, with the columns found, unless each wanted one is there once."""
     missing = [name for name in wanted if name not in found]
     if missing:
+        names = [*map(shown, found[:MAX_NAMES]), *(["…"] if len(found) > MAX_NAMES else [])]
         raise ListContentError(
-            f"has no column {', '.join(map(repr, missing))}; it has "
-            f"{', '.join(map(shown, found)) or 'none'}",
-            "Set url_column, caption_column and the other columns of the section source to columns "
-            "of the file.",
+            f"has no column {', '.join(map(repr, missing))}; it has {', '.join(names) or 'none'}",
+            "Name columns of the file in url_column, caption_column and the other settings of the "
+            "section source."
+            if all(map(str.isprintable, found))
+            else "It is compressed, or in another encoding than source.encoding: give it the "
+            "suffix of its compression, such as .csv.gz, or name its encoding, such as utf-16.",
         )
     twice = [name for name in wanted if list(found).count(name) > 1]
     if twice:
@@ -111,9 +123,9 @@ def _typed(batch: pa.RecordBatch, columns: ListColumns, place: Place) -> Iterato
         )
     names = columns.schema.names
     for start, end in _pieces(row_bytes):
-        piece = listed.take(pa.array(parents[start:end]))
+        piece = listed.take(pa.array(parents[start:end]))  # a copy, to send without the rest
         arrays = dict(zip(piece.schema.names, piece.columns, strict=True))
-        arrays["caption"] = captions.slice(start, end - start)
+        arrays["caption"] = captions.take(pa.array(np.arange(start, end)))
         yield pa.RecordBatch.from_arrays([arrays[n] for n in names], schema=columns.schema)
 
 
@@ -131,7 +143,7 @@ def _without_captions(batch: pa.RecordBatch, columns: ListColumns, place: Place)
         held_out = pc.is_in(split, value_set=pa.array(columns.held_out_splits, pa.string()))
         arrays["held_out"] = pc.if_else(pc.is_valid(split), held_out, None)
     for name, kind in (columns.extra or {}).items():
-        convert = numbers if kind == "number" else text
+        convert = numbers if kind == "number" else optional_text
         arrays[name] = convert(batch[name], name, place)
     return pa.RecordBatch.from_pydict(arrays)
 
@@ -153,7 +165,9 @@ def _captions(
     kept = pc.not_equal(pc.utf8_trim_whitespace(captions), "").to_numpy(zero_copy_only=False)
     none = np.setdiff1d(np.arange(batch.num_rows), parents[kept])
     parents = np.concatenate([parents[kept], none])
-    captions = pa.concat_arrays([captions.filter(pa.array(kept)), pa.array([""] * len(none))])
+    captions = pa.concat_arrays(
+        [captions.filter(pa.array(kept)), pa.array([""] * len(none), pa.string())]
+    )
     order = np.argsort(parents, kind="stable")
     return parents[order], captions.take(pa.array(order))
 

@@ -17,6 +17,7 @@ from pipelines.data.list_errors import ListContentError, shown
 from pipelines.data.list_lines import Lines
 from pipelines.data.list_rows import ListOptions, Row, csv_rows, json_rows
 
+MAX_REASON = 300  # characters of a parser's message
 READ_BYTES = 4 * 2**20  # at once of each column of Parquet
 
 
@@ -35,7 +36,8 @@ class ListFormat(ABC):
 
     def unreadable(self, error: Exception, place: str) -> ListContentError:
         """What to raise for a file that its parser or its decompression refuses."""
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        said = "".join(char if char.isprintable() else " " for char in str(error))
+        reason = " ".join(said.split())[:MAX_REASON].rstrip(".") or type(error).__name__
         return ListContentError(
             f"is not readable as {self.name} {place}: {reason}",
             "Check that the file is complete, or rename it with the suffix of its format.",
@@ -118,9 +120,7 @@ class Parquet(ListFormat):
             check_columns(file.schema_arrow.names, options.names)
             names = list(options.names)
             for index in range(file.num_row_groups):
-                size = min(
-                    options.batch_rows, _rows_that_fit(file.metadata.row_group(index), names)
-                )
+                size = min(options.batch_rows, _rows_that_fit(file.metadata.row_group(index)))
                 for batch in file.iter_batches(size, row_groups=[index], columns=names):
                     yield batch
                     row += batch.num_rows
@@ -130,13 +130,12 @@ class Parquet(ListFormat):
             raise self.unreadable(error, f"after row {row:,}") from error
 
 
-def _rows_that_fit(group: pq.RowGroupMetaData, names: Sequence[str]) -> int:
-    """How many rows of a row group have `MAX_BYTES` bytes in these columns, on average."""
-    chunks = [group.column(index) for index in range(group.num_columns)]
-    roots = tuple(f"{name}." for name in names)
-    read = [chunk for chunk in chunks if f"{chunk.path_in_schema}.".startswith(roots)]
-    size = sum(int(chunk.total_uncompressed_size) for chunk in read)
-    return max(1, MAX_BYTES * int(group.num_rows) // max(size, 1))
+def _rows_that_fit(group: pq.RowGroupMetaData) -> int:
+    """How many rows of a row group have `MAX_BYTES` bytes on average, in all its columns.
+
+    The sizes of single columns would be closer, but asking a damaged file for them aborts Python.
+    """
+    return max(1, MAX_BYTES * int(group.num_rows) // max(int(group.total_byte_size), 1))
 
 
 FORMATS: tuple[ListFormat, ...] = (

@@ -43,8 +43,9 @@ def csv_rows(lines: Lines, options: ListOptions, *, delimiter: str) -> Iterator[
     positions = [header.index(name) for name in options.names]
     for line, record in records:
         if len(record) != len(header):
+            plural = "" if len(record) == 1 else "s"
             raise ListContentError(
-                f"has {len(record)} fields, but the header has {len(header)}",
+                f"has {len(record)} field{plural}, but the header has {len(header)}",
                 "Put a field that contains the delimiter, a quote or a line break into quotes.",
                 place=f"line {line:,}",
             )
@@ -53,7 +54,8 @@ def csv_rows(lines: Lines, options: ListOptions, *, delimiter: str) -> Iterator[
 
 def _records(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """The line where each row starts and its fields, without blank rows."""
-    csv.field_size_limit(lines.max_row_chars)  # Python's default refuses long captions
+    # Python's default refuses long captions.
+    csv.field_size_limit(max(csv.field_size_limit(), lines.max_row_chars))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         lines.start_row()
@@ -96,13 +98,19 @@ def json_rows(lines: Lines, options: ListOptions) -> Iterator[Row]:
 def _object(line: str, number: int) -> dict[str, Any]:
     try:
         record = json.loads(line)
-        problem = "" if isinstance(record, dict) else f"is {shown(record)}, not a JSON object"
-    except (ValueError, RecursionError) as error:
-        problem = f"is not valid JSON ({error}): {shown(line.strip())}"
-    if problem:
-        hint = "Write one JSON object in each line."
-        raise ListContentError(problem, hint, place=f"line {number:,}")
-    return dict(record)
+    except json.JSONDecodeError as error:
+        problem = f"is not valid JSON ({error.msg} at character {error.pos + 1})"
+    except (ValueError, RecursionError):
+        problem = "is no JSON that can be read (it nests too deeply, or has too long a number)"
+    else:
+        if isinstance(record, dict):
+            return record
+        problem = "is not a JSON object"
+    raise ListContentError(
+        f"{problem}: {shown(line.strip())}",
+        "Write one JSON object in each line.",
+        place=f"line {number:,}",
+    )
 
 
 def _plain(value: Any, name: str, line: int) -> Any:

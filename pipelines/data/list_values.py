@@ -35,6 +35,12 @@ def text(array: pa.Array, name: str, place: Place) -> pa.Array:
     )
 
 
+def optional_text(array: pa.Array, name: str, place: Place) -> pa.Array:
+    """Text whose empty strings are null, as a CSV does not distinguish them."""
+    given = text(array, name, place)
+    return pc.if_else(pc.equal(given, ""), None, given)
+
+
 def _valid_text(array: pa.Array) -> pa.Array:
     converted = array.cast(pa.string())
     converted.validate(full=True)  # strings in Parquet files may hold any bytes

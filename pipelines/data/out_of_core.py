@@ -31,7 +31,7 @@ def scratch_database(budget: Budget) -> Iterator[duckdb.DuckDBPyConnection]:
     Raises `PipelineError` if the work within needs more memory or disk than there is.
     """
     with tempfile.TemporaryDirectory(prefix="unclip-", dir=budget.scratch) as folder:
-        settings: dict[str, str | int | bool] = {
+        settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{budget.memory_mib}MiB",
             "threads": budget.threads,
             "temp_directory": f"{folder}/spilled",
@@ -42,9 +42,9 @@ def scratch_database(budget: Budget) -> Iterator[duckdb.DuckDBPyConnection]:
                 yield database
             except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
                 raise PipelineError(
-                    f"The search for duplicates has no room: {first_line(error)}. It may use "
-                    f"memory_mib={budget.memory_mib} and the disk of {folder}: give it more memory, "
-                    "or a larger disk."
+                    f"A question about all rows has no room: {first_line(error)}. It may use "
+                    f"memory_mib={budget.memory_mib} and the disk of {folder}: give it more "
+                    "memory, or a larger disk."
                 ) from error
 
 

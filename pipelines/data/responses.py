@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 from aiohttp import (
     ClientConnectionError,
+    ClientConnectorCertificateError,
     ClientConnectorDNSError,
+    ClientConnectorError,
     ClientHttpProxyError,
     ClientPayloadError,
     ClientProxyConnectionError,
     ClientResponse,
+    ClientResponseError,
     ClientSSLError,
 )
 from multidict import MultiMapping
@@ -59,8 +62,7 @@ async def read_body(response: ClientResponse, max_bytes: int) -> bytes:
 
 def as_refusal(error: Exception, target: Target) -> Refused:
     """The refusal for an error of the socket, TLS or HTTP layer."""
-    cause = getattr(error, "_os_error", error)  # without the address of an SSLContext object
-    where = f"{target.host}:{target.port}: {' '.join(str(cause).split())[:200]}"
+    where = f"{target.host}:{target.port}: {' '.join(str(cause_of(error)).split())[:200]}"
     if isinstance(error, TimeoutError):
         return Refused("timeout", f"{target.host}:{target.port}: too slow", transient=True)
     if isinstance(error, ClientHttpProxyError):
@@ -75,6 +77,15 @@ def as_refusal(error: Exception, target: Target) -> Refused:
     if isinstance(error, ClientConnectionError | OSError):
         return Refused("connection", where, transient=True)
     return Refused("bad_response", where)  # not HTTP, or not a request that HTTP can carry
+
+
+def cause_of(error: Exception) -> object:
+    """What went wrong, without the URL of the request and without addresses of Python objects."""
+    if isinstance(error, ClientResponseError):
+        return error.message
+    if isinstance(error, ClientConnectorCertificateError):
+        return error.certificate_error
+    return error.os_error if isinstance(error, ClientConnectorError) else error
 
 
 def check_hash(body: bytes, expected: str) -> None:

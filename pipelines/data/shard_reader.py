@@ -95,16 +95,14 @@ class Shard:
     ) -> None:
         """image_size: of the field "pixels"; the smallest image that has it is read."""
         selection = select_rows(files.selection, held_out=held_out)
-        with found(files.pairs):
-            self.pairs = read_pairs(files.pairs, selection["row"].to_numpy(), fields, image_size)
+        self.pairs = read_pairs(files.pairs, selection["row"].to_numpy(), fields, image_size)
         check_keys(self.pairs["key"], selection["key"], where=files.pairs, other=files.selection)
         self.embeds: dict[str, np.ndarray] = {}
         columns = [f for f in fields if f in EMBEDDING_COLUMNS]
         if columns:
             assert files.embeddings is not None
-            with found(files.embeddings):
-                rows = ParquetRows(files.embeddings, ["key", *columns])
-                taken = rows.take(selection["position"].to_numpy())
+            positions = selection["position"].to_numpy()
+            taken = take_rows(files.embeddings, positions, ["key", *columns])
             check_keys(taken["key"], selection["key"], where=files.embeddings, other=files.pairs)
             self.embeds = {name: to_numpy(taken[name]) for name in columns}
         self.pixels: dict[int, np.ndarray] = {}
@@ -139,28 +137,37 @@ def select_rows(url: str, *, held_out: bool) -> pa.Table:
     return selection.filter(chosen).select(["key", "row", "position"])
 
 
+def take_rows(url: str, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:
+    """Rows of a shard, by their ascending positions.
+
+    Raises `TrainingDataError` if the shard has fewer rows, or cannot be read.
+    """
+    with found(url):
+        shard = ParquetRows(url, columns)
+        if len(rows) and rows[-1] >= shard.num_rows:
+            raise TrainingDataError(
+                f"Row {rows[-1]} of {url} is selected, which has only {shard.num_rows}. The "
+                "selection was made from other pairs. Run its stage with --force."
+            )
+        return shard.take(rows)
+
+
 def read_pairs(
     url: str, rows: np.ndarray, fields: Sequence[str], image_size: int | None
 ) -> pa.Table:
     """The key of some pairs of a shard, and the columns that the fields need.
 
-    Raises `TrainingDataError` if the shard has fewer rows.
+    Raises `TrainingDataError`.
     """
     image = image_column(url, image_size)
     columns = ["key", *(image if f == "pixels" else "caption" for f in fields if f in PAIR_FIELDS)]
-    pairs = ParquetRows(url, columns)
-    if len(rows) and rows[-1] >= pairs.num_rows:
-        raise TrainingDataError(
-            f"Row {rows[-1]} of {url} is selected, which has only {pairs.num_rows}. The selection "
-            "was made from other pairs. Run its stage with --force."
-        )
-    taken = pairs.take(rows).combine_chunks()
+    taken = take_rows(url, rows, columns).combine_chunks()
     return taken.rename_columns({image: "image"}) if image in columns else taken
 
 
 def image_column(url: str, image_size: int | None) -> str:
     """The column with the smallest image of at least this size."""
-    with opened(url) as file:
+    with found(url), opened(url) as file:
         sizes = sorted(
             int(name.removeprefix(RENDITION))
             for name in file.schema_arrow.names

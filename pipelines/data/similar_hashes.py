@@ -8,7 +8,7 @@ of 16 bits would compare 45 rows per hash at 3 million, and ever more beyond.
 """
 
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import duckdb
@@ -29,7 +29,7 @@ def block_masks(distance: int) -> list[int]:
             f"max_distance={distance} is not in 0..{MAX_DISTANCE} bits; give 3 or less"
         )
     ends = [64 * block // (distance + 2) for block in range(distance + 3)]
-    blocks = [(1 << end) - (1 << start) for start, end in zip(ends, ends[1:], strict=False)]
+    blocks = [(1 << end) - (1 << start) for start, end in pairwise(ends)]
     return [one | other for one, other in combinations(blocks, 2)]
 
 

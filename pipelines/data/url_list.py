@@ -132,21 +132,21 @@ def read_file(url: str, options: ListOptions) -> Generator[pa.RecordBatch, None,
             f"{', '.join(BY_SUFFIX)}; text formats may have {', '.join(DECOMPRESSORS)} after them."
         )
     with ExitStack() as stack, explained(url):
-        source = stack.enter_context(_opened(fs, path))
+        source = stack.enter_context(_opened(fs, path, url))
         if compression:
             source = stack.enter_context(DECOMPRESSORS[compression](source))
         yield from BY_SUFFIX[suffix].batches(source, options)
 
 
 @contextmanager
-def _opened(fs: Any, path: str) -> Iterator[IO[bytes]]:
-    """An open file. Parquet is read in large pieces here and there, which a cache would discard."""
+def _opened(fs: Any, path: str, url: str) -> Iterator[IO[bytes]]:
+    """An open file, uncached for Parquet, whose columns are read in turns in large pieces."""
     settings = {"cache_type": "none"} if format_of(path)[0] == ".parquet" else {}
     try:
         file = fs.open(path, "rb", **settings)
     except Exception as error:
         raise UrlListError(
-            f"The URL list {path} cannot be opened: {str(error).rstrip('.')}. Check that it is "
+            f"The URL list {url} cannot be opened: {str(error).rstrip('.')}. Check that it is "
             "there and that it may be read."
         ) from error
     with file:
@@ -165,7 +165,8 @@ def unchanged(file: ListFile) -> Iterator[None]:
 
 
 def _check_version(file: ListFile) -> None:
-    now = _version(*_open_fs(file.url))
+    fs, path = _open_fs(file.url)
+    now = _version(fs, path) if fs.exists(path) else "no file"
     if now != file.version:
         raise UrlListError(
             f"The URL list {file.url} changed while it was read (from {file.version} to {now}), so "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import torch
 
-from pipelines.artifacts import EmbeddingShards, PcaBasisFile, SelectionShards
+from pipelines.artifacts import BASIS_FILE, EmbeddingShards, PcaBasisFile, SelectionShards
 from pipelines.artifacts.schema import MOMENTS, pca_basis
 from pipelines.core.folder import Folder
 from pipelines.core.shard_writer import ShardWriter
@@ -18,8 +18,6 @@ from pipelines.data.shard_reader import select_rows
 from unclip.embeddings.pca import Moments, PcaBasis, fit
 
 log = logging.getLogger(__name__)
-
-BASIS_FILE = "basis.parquet"
 
 
 @dataclass(frozen=True)

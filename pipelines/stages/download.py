@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.artifacts import OUTCOMES_FILE, ListShards, PairShards
@@ -12,8 +13,10 @@ from pipelines.core import fingerprint
 from pipelines.core.digests import file_digest
 from pipelines.core.errors import PipelineError
 from pipelines.core.folder import Folder
+from pipelines.core.shard_folder import shared_shards
 from pipelines.core.shard_records import ShardRecord
-from pipelines.core.stage import Artifact, Context, Stage, entries
+from pipelines.core.stage import Artifact, Context, Outlook, Stage, entries, load_artifact
+from pipelines.core.store import Store
 from pipelines.data.download import DownloadItem, DownloadWorker
 from pipelines.data.download_config import DownloadConfig
 from pipelines.data.earlier import EarlierUrls, EarlierVersion
@@ -107,6 +110,36 @@ class Download(Stage[PairShards]):
         shards = entries(records)
         return PairShards(ctx.folder, shards, counts, listed.columns, self.config.renditions)
 
+    def so_far(self, store: Store) -> PairShards:
+        """What was downloaded, whether or not the stage has finished.
+
+        Raises `PipelineError` if there is nothing yet.
+        """
+        manifest = store.manifest(self.name, self.key)
+        if manifest is not None:
+            return load_artifact(store, self)
+        listed = load_artifact(store, self.urls)
+        where = shared_shards(store, self, {name: name for name in listed.shards})
+        found = entries(where.find())
+        if not found:
+            raise PipelineError(f"Nothing was downloaded yet to {store.root}. Run the pipeline.")
+        return PairShards(where.result, found, {}, listed.columns, self.config.renditions)
+
+    def foresee(self, store: Store, inputs: Mapping[str, Outlook], scratch: Path) -> Outlook:
+        """Which slices are new, and how many of their rows no earlier shard knows."""
+        listed = inputs["urls"]
+        where = shared_shards(store, self, {name: name for name in listed.rows})
+        found = where.find()
+        old = {n: e for n, e in entries(found).items() if not self._retries_after(e.stem, n)}
+        new = {name: listed.urls[name] for name in listed.rows if name not in found}
+        known = 0
+        if earlier := self._earlier_outcomes(where.folder):
+            known = find_known_urls(new, earlier, Folder(str(scratch)))
+        fetched = sum(listed.rows[name] for name in new) - known
+        again = " and those of the last retry" if len(old) < len(found) else ""
+        urls = {name: where.folder.file(f"{entry.stem}.parquet") for name, entry in old.items()}
+        return Outlook(listed.rows, old, urls, f"{fetched:,}{again} to fetch")
+
     def _item_maker(self, ctx: Context, listed: ListShards) -> Callable[[str], DownloadItem]:
         """How the item of a slice is made, given what exists before anything is fetched."""
         existing = ctx.existing({name: name for name in listed.shards})
@@ -129,17 +162,21 @@ class Download(Stage[PairShards]):
         return make
 
     def _find_known(self, ctx: Context, new: Mapping[str, str]) -> None:
-        """Look for the URLs of new slices in all shards with the same settings."""
-        shared = ctx.folder.shared()
-        earlier = {
+        """Look for the URLs of new slices in all shards with the same settings.
+
+        Only once for a result: an interrupted run finds what it would have found undisturbed.
+        """
+        if new and not ctx.folder.exists(KNOWN_URLS):
+            earlier = {} if ctx.is_forced else self._earlier_outcomes(ctx.folder.shared())
+            ctx.call(find_known_urls, new, earlier, ctx.folder)
+
+    def _earlier_outcomes(self, shared: Folder) -> dict[str, str]:
+        """The tables of outcomes with the same settings, by the URL of their shard of pairs."""
+        return {
             shared.file(f"{file.removesuffix(OUTCOMES_FILE)}.parquet"): shared.file(file)
             for file in shared.files()
             if file.startswith(f"{self.settings_digest}-") and file.endswith(OUTCOMES_FILE)
         }
-        if ctx.folder.exists(KNOWN_URLS):
-            ctx.folder.remove_file(KNOWN_URLS)
-        if new and earlier and not ctx.is_forced:
-            ctx.call(find_known_urls, new, earlier, ctx.folder)
 
     def _retries_after(self, stem: str, name: str) -> list[RetryEntry]:
         version = stem.partition("@")[2]

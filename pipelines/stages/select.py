@@ -10,7 +10,7 @@ from pipelines.core.errors import PipelineError
 from pipelines.core.shard_records import ShardRecord
 from pipelines.core.stage import Artifact, Context, Stage, entries
 from pipelines.data.repeats import Repeats
-from pipelines.embeddings.near_duplicates import find_near_duplicates
+from pipelines.embeddings.search import find_near_duplicates
 from pipelines.embeddings.selection import SelectItem, SelectWorker
 from pipelines.stages.download import check_books, total_counts
 from unclip.config import Config, ConfigError

@@ -3,17 +3,20 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.artifacts import ListShards
 from pipelines.artifacts.schema import SLICES
 from pipelines.core.errors import PipelineError
 from pipelines.core.shard_records import ShardRecord
-from pipelines.core.stage import Artifact, Context, ShardEntry, Stage
+from pipelines.core.stage import Artifact, Context, Outlook, ShardEntry, Stage
+from pipelines.core.store import Store
 from pipelines.core.tables import read_table
-from pipelines.data.slices import CutWorker
+from pipelines.data.slices import Cutter, CutWorker, slice_digest
 from pipelines.data.sources import SourceConfig, find_source
 
 log = logging.getLogger(__name__)
@@ -35,6 +38,29 @@ class UrlList(Stage[ListShards]):
     def check(self) -> None:
         """Raise `PipelineError` or `ConfigError` if the list cannot be used."""
         find_source(self.source).check()
+
+    def foresee(self, store: Store, inputs: Mapping[str, Outlook], scratch: Path) -> Outlook:  # noqa: ARG002
+        """Cut the list as a run would; slices of earlier results are old, new ones are kept."""
+        old = self._earlier_slices(store)
+        rows, urls = {}, {}
+        source = find_source(self.source)
+        for file in source.files():
+            for table in Cutter(self.source.rows_per_shard).slices(source.batches(file)):
+                name = slice_digest(table)
+                rows[name] = table.num_rows
+                if name not in old:
+                    path = scratch / f"{name}.parquet"
+                    pq.write_table(table, path)
+                    urls[name] = str(path)
+        return Outlook(rows, {name: old[name] for name in rows if name in old}, urls)
+
+    def _earlier_slices(self, store: Store) -> dict[str, ShardEntry]:
+        """The slices of all results in the store, by name."""
+        return {
+            name: ShardEntry(*entry)
+            for manifest in store.manifests(self.name)
+            for name, entry in manifest.metadata["shards"].items()
+        }
 
     def run(self, ctx: Context) -> ListShards:
         """Cut each file; a file that was cut before is not read. Raises `PipelineError`."""

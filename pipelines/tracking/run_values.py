@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,6 +13,7 @@ from pipelines.core.stage import Artifact, Stage
 from pipelines.core.store import Manifest, Store
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg")
+BY_SHARD = ("training", "held_out")  # rows of each shard
 DIGITS = re.compile(r"(\d+)$")
 SOURCE_TYPES = {"s3": "s3", "gs": "gs", "http": "http", "https": "http"}  # MLflow's names
 
@@ -58,14 +59,21 @@ def metadata_numbers(metadata: Mapping[str, Any]) -> dict[str, float]:
     """The numbers in an artifact's metadata; those below "metrics" keep their own names."""
     found: dict[str, float] = {}
     for name, value in metadata.items():
-        if name == "rows" and isinstance(value, Mapping):
-            found |= {"rows": float(sum(value.values())), "shards": float(len(value))}
+        if name == "shards" and isinstance(value, Mapping):
+            found |= {"rows": float(_rows(value)), "shards": float(len(value))}
+        elif name in BY_SHARD and isinstance(value, Mapping):
+            found[name] = float(sum(value.values()))
         elif isinstance(value, Mapping):
             inner = metadata_numbers(value)
             found |= inner if name == "metrics" else {f"{name}/{n}": v for n, v in inner.items()}
         elif isinstance(value, int | float) and not isinstance(value, bool):
             found[name] = float(value)
     return {safe_name(name): number for name, number in found.items()}
+
+
+def _rows(shards: Mapping[str, Sequence[Any]]) -> int:
+    """The rows of all entries (`ShardEntry`), which are lists in a manifest."""
+    return sum(int(rows) for rows, *_ in shards.values())
 
 
 def headline_numbers(manifest: Manifest) -> dict[str, float]:
@@ -76,8 +84,8 @@ def headline_numbers(manifest: Manifest) -> dict[str, float]:
 
 def dataset(manifest: Manifest, store: Store) -> dict[str, str] | None:
     """The stage's rows as a data set whose digest is the stage's key; None if it has no rows."""
-    rows = manifest.metadata.get("rows")
-    if not isinstance(rows, Mapping):
+    shards = manifest.metadata.get("shards")
+    if not isinstance(shards, Mapping):
         return None
     url = store.folder(manifest.stage, manifest.key).url
     scheme = url.split("://")[0] if "://" in url else ""
@@ -86,7 +94,7 @@ def dataset(manifest: Manifest, store: Store) -> dict[str, str] | None:
         "digest": manifest.key,
         "source_type": SOURCE_TYPES.get(scheme, "local"),
         "source": json.dumps({"uri": url}),
-        "profile": json.dumps({"num_rows": sum(rows.values()), "num_shards": len(rows)}),
+        "profile": json.dumps({"num_rows": _rows(shards), "num_shards": len(shards)}),
     }
 
 

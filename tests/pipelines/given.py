@@ -25,7 +25,8 @@ from pipelines.artifacts import (
 )
 from pipelines.artifacts.schema import SELECTION, embeddings, pca_basis
 from pipelines.core.stage import Artifact, Context, Stage
-from pipelines.embeddings.encode import EmbedItem, EmbedWorker
+from pipelines.embeddings.encode import EmbedWorker
+from pipelines.embeddings.rows import PairRows
 from pipelines.embeddings.selection import verdict
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.stages.evaluate import Evaluate
@@ -99,7 +100,7 @@ class GivenEmbeddings(Stage[EmbeddingShards]):
 
     def run(self, ctx: Context) -> EmbeddingShards:
         pairs, verdicts, clip = (ctx.load(s) for s in (self.pairs, self.verdicts, self.clip))
-        items = {name: EmbedItem(pairs.url(name), verdicts.url(name)) for name in pairs.shards}
+        items = {name: PairRows(pairs.url(name), verdicts.url(name)) for name in pairs.shards}
         worker = EmbedWorker(clip, batch_size=16)
         ctx.map_shards(worker, items, schema=embeddings(clip.width), unit="shards")
         shards = own_shards({name: entry.rows for name, entry in pairs.shards.items()})

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from pipelines.artifacts import PairShards, VerdictShards
-from pipelines.artifacts.schema import OUTCOMES, VERDICTS, pair_key, pairs
+from pipelines.artifacts import ListShards, PairShards, VerdictShards
+from pipelines.artifacts.schema import OUTCOMES, VERDICTS, pair_key, pairs, url_list
 from pipelines.core.stage import Artifact, Context, Stage
+from pipelines.core.tables import read_table
 from pipelines.demo.dataset import emoji
 from tests.pipelines.local import own_shards, write_table
 
@@ -76,6 +77,28 @@ OTHERS = [
     ("http://example.invalid/page.jpg", "not_an_image"),
     ("http://10.0.0.1/a.jpg", "private_address"),
 ]
+
+
+@dataclass(frozen=True)
+class GivenList(Stage[ListShards]):
+    """The list that these pairs were downloaded from, with their URLs for captions."""
+
+    kind: ClassVar[str] = "list"
+    artifact: ClassVar[type[Artifact]] = ListShards
+
+    pairs: Stage[PairShards]
+
+    def run(self, ctx: Context) -> ListShards:
+        pairs = ctx.load(self.pairs)
+        rows = {}
+        for name in pairs.shards:
+            urls = read_table(pairs.outcomes_url(name), ["url"])["url"].to_pylist()
+            listed = [{"url": url, "caption": url} for url in urls]
+            table = pa.Table.from_pylist(listed, schema=url_list({}))
+            write_table(ctx.folder, f"{name}.parquet", table)
+            rows[name] = len(urls)
+        counts = {"listed": sum(rows.values()), "rejected": {}}
+        return ListShards(ctx.folder, own_shards(rows), counts, {})
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,9 @@ HOSTILE: dict[str, Case] = {
         ["café"],
         settings={"encoding": "latin-1"},
     ),
-    "UTF-16": Case("x.tsv", "url\tcaption\na\tb\n".encode("utf-16"), error=r"no column 'url'"),
+    "UTF-16": Case(
+        "x.tsv", "url\tcaption\na\tb\n".encode("utf-16"), error=r"no column 'url'.*encoding"
+    ),
     "UTF-16, named": Case(
         "x.tsv", "url\tcaption\na\té\n".encode("utf-16"), ["é"], settings={"encoding": "utf-16"}
     ),
@@ -131,7 +133,7 @@ HOSTILE: dict[str, Case] = {
         "x.csv", "url,caption\na,\u202e👩‍🚀 שלום\n", ["\u202e👩‍🚀 שלום"]
     ),
     # rows that are not like the others
-    "too few fields": Case("x.csv", CSV + "b\n", error=r"Line 3 .*has 1 fields, but .* has 2"),
+    "too few fields": Case("x.csv", CSV + "b\n", error=r"Line 3 .*has 1 field, but .* has 2"),
     "too many fields": Case("x.csv", CSV + "b,c,d\n", error=r"Line 3 .*has 3 fields.*into quotes"),
     "lines are counted inside quotes": Case("x.csv", CSV + 'b,"c\nd"\ne\n', error=r"^Line 5 "),
     "a quote is not closed": Case("x.csv", CSV + 'b,"c\n' + ROW * 9, error=r"Line 3 .*every quote"),
@@ -144,7 +146,7 @@ HOSTILE: dict[str, Case] = {
         "x.parquet", two_columns_of_one_name, error=r"more than one"
     ),
     "NUL": Case("x.csv", "url,caption\na,b\0c\n", ["b c"]),
-    "zeros at the end": Case("x.csv", CSV + "\0" * 5000, error=r"Line 3 .*has 1 fields"),
+    "zeros at the end": Case("x.csv", CSV + "\0" * 5000, error=r"Line 3 .*has 1 field,"),
     # nothing in it
     "header alone": Case("x.csv", "url,caption\n", error=r"has no rows\. Give"),
     "empty": Case("x.csv", "", error=r"is empty\. Give"),
@@ -163,7 +165,7 @@ HOSTILE: dict[str, Case] = {
     "page as Parquet": Case(
         "x.parquet", "<html>" * 99, error=r"not readable as Parquet after row 0"
     ),
-    "gz as CSV": Case("x.csv", gzip.compress(CSV.encode()), error=r"no column|single column"),
+    "gz as CSV": Case("x.csv", gzip.compress(CSV.encode()), error=r"compressed"),
     "Parquet as JSON": Case("x.json", parquet(url=["a"], caption=["b"]), error=r"Line 1 .*JSON"),
     "Parquet in gz": Case("x.parquet.gz", b"", error=r"suffix '\.gz'"),
     "spreadsheet": Case("x.xlsx", b"", error=r"suffix '\.xlsx'"),
@@ -181,20 +183,24 @@ HOSTILE: dict[str, Case] = {
     "half a Parquet": Case("x.parquet", half_a_parquet, error=r"Parquet after row 0"),
     # JSON lines
     "broken JSON": Case(
-        "x.jsonl", '{"url": "a", "caption": "b"}\n{"url": "a', error=r"Line 2 .*valid"
+        "x.jsonl",
+        '{"url": "a", "caption": "b"}\n{"url": "a',
+        error=r"Line 2 .*Unterminated.*each line",
     ),
     "a line that is no object": Case(
         "x.jsonl", '{"url": "a", "caption": "b"}\n7\n', error=r"Line 2 .*7"
     ),
-    "a JSON array": Case("x.json", '[{"url": "a", "caption": "b"}]', error=r"Line 1 .*each line"),
+    "a JSON array": Case(
+        "x.json", '[{"url": "a", "caption": "b"}]', error=r"Line 1 .*not a JSON object: .*each line"
+    ),
     "a column that some lines lack": Case(
         "x.jsonl", '{"url": "a"}\n{"url": "b", "caption": "c"}\n', ["", "c"]
     ),
     "a column that all lines lack": Case(
         "x.jsonl", '{"url": "a", "text": "b"}', error=r"'caption'; it"
     ),
-    "deeply nested": Case("x.jsonl", "[" * 100_000, error=r"Line 1 .*recursion"),
-    "a number of many digits": Case("x.jsonl", "9" * 100_000, error=r"Line 1 .*digits"),
+    "deeply nested": Case("x.jsonl", "[" * 100_000, error=r"Line 1 .*nests too deeply"),
+    "a number of many digits": Case("x.jsonl", "9" * 100_000, error=r"Line 1 .*too long a number"),
     "a lone surrogate": Case("x.jsonl", SURROGATE, error=r"Line 2 .*\\ud83d.*not valid Unicode"),
     # wrong types
     "numbers as captions": Case("x.parquet", parquet(url=["a"], caption=[7]), ["7"]),

@@ -12,8 +12,9 @@ import torch
 from pipelines.core.events import Event
 from pipelines.core.folder import Folder
 from pipelines.core.resources import Resources
+from pipelines.core.shard_folder import ShardFolder
 from pipelines.core.shard_records import ShardRecord, new_version, publish
-from pipelines.core.shards import PoolSettings, ShardFolder, make_shard
+from pipelines.core.shards import PoolSettings, make_shard
 from pipelines.core.stage import Artifact, ShardEntry, ShardWorker, Stage, load_artifact
 from pipelines.core.stage_maker import StageContext, manifest_of
 from pipelines.core.store import Store

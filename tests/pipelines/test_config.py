@@ -65,7 +65,11 @@ def test_an_autoregressive_prior_depends_on_the_pca(name: str) -> None:
 def test_a_changed_pca_retrains_an_autoregressive_prior_alone() -> None:
     base = unclip_graph(load_config("demo"))
     changed = unclip_graph(load_config("demo", ["pca.dimensions=30"]))
-    assert {n for n in base.stages if base[n].key != changed[n].key} == {"pca", "report"}
+    assert {n for n in base.stages if base[n].key != changed[n].key} == {
+        "pca",
+        "data_report",
+        "report",
+    }
     prior = unclip_graph(load_config("demo", ["priors.prior.kind=autoregressive"]))["prior"]
     assert isinstance(prior, TrainModel)
     assert replace(prior, pca=changed["pca"]).key != prior.key  # type: ignore[arg-type]

@@ -103,8 +103,16 @@ def void(_: object) -> None:
 
 
 def test_the_time_limit_holds_for_all_redirects_together() -> None:
-    with web({"/x": redirect("/drip"), "/drip": drip}) as address:
-        assert reason(f"{address}/x", limits=replace(LIMITS, timeout_s=0.3)) == "timeout"
+    def slow(page: Page) -> Page:
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            time.sleep(0.3)
+            page(handler)
+
+        return answer
+
+    hops = {f"/{n}": slow(redirect(f"/{n + 1}")) for n in range(4)}
+    with web({**hops, "/4": body(b"ok")}) as address:
+        assert reason(f"{address}/0", limits=replace(LIMITS, timeout_s=1.0)) == "timeout"
 
 
 def test_statuses_become_reasons() -> None:
@@ -127,6 +135,16 @@ def test_a_closed_port_and_a_server_that_hangs_up_are_connection_failures() -> N
         assert reason(f"http://127.0.0.1:{unused.getsockname()[1]}/") == "connection"
     with web({"/x": raw(b"")}) as address:
         assert reason(f"{address}/x") == "connection"
+
+
+@pytest.mark.parametrize("answer", [b"nonsense", b"", OK + b"no colon\r\n", OK + b"X: " * 9999])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_detail_is_short_and_has_nothing_of_the_path(scheme: str, answer: bytes) -> None:
+    with web({"/x?token=secret": raw(answer)}) as address:
+        detail = refusal(address.replace("http", scheme) + "/x?token=secret").detail
+    assert detail.startswith(address.removeprefix("http://"))
+    assert len(detail) < 250
+    assert not [word for word in ("secret", "/x", " 0x", "\n") if word in detail]
 
 
 def test_a_name_without_addresses_is_unresolved() -> None:

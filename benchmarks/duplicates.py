@@ -1,0 +1,183 @@
+"""Time and peak memory of the search for duplicates, each size in processes of its own.
+
+`python -m benchmarks.duplicates exact` and `... semantic` print a table. Workers of the semantic
+search run in two processes with one thread each, as on a machine with two cores.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks import duplicate_data
+from pipelines.artifacts import EmbeddingShards
+from pipelines.artifacts.schema import embeddings as embeddings_schema
+from pipelines.core.folder import Folder
+from pipelines.core.tables import to_column
+from pipelines.data.duplicates import IDENTITY, find_duplicates
+from pipelines.data.out_of_core import Budget
+from pipelines.embeddings.near_duplicates import CompareWorker, drop_near_duplicates
+from pipelines.embeddings.partitions import (
+    AssignWorker,
+    SampleWorker,
+    assign_groups,
+    count_partitions,
+    train_partitions,
+)
+
+WORKERS = 2
+Work = Callable[[Any], Any]
+
+
+def peak_mb() -> int:
+    """The largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def measured(work: Work, item: Any) -> tuple[Any, int]:
+    """The result of a call, and the peak memory of its process."""
+    return work(item), peak_mb()
+
+
+def make_pairs(folder: Path, rows: int) -> None:
+    """One small Parquet file for each shard."""
+    for shard, batch in enumerate(duplicate_data.identities(rows)):
+        pq.write_table(pa.Table.from_batches([batch]), folder / f"{shard:06d}.parquet")
+
+
+def exact(folder: Path, rows: int, memory_mib: int) -> dict[str, Any]:
+    """Search the first rows for exact duplicates and near copies of pictures."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for path in sorted(folder.glob("*.parquet"))[: -(-rows // duplicate_data.SHARD_ROWS)]:
+            yield from pq.read_table(path, schema=IDENTITY).to_batches()
+
+    base, start = peak_mb(), time.perf_counter()
+    reader = pa.RecordBatchReader.from_batches(IDENTITY, batches())
+    with tempfile.TemporaryDirectory() as scratch:
+        found = find_duplicates(
+            reader,
+            Path(scratch) / "rejected.parquet",
+            max_distance=3,
+            budget=Budget(memory_mib=memory_mib),
+        )
+    return {"s": time.perf_counter() - start, "base_mb": base, "peak_mb": peak_mb(), **found}
+
+
+def make_embeddings(folder: Path, rows: int, width: int) -> None:
+    """Shards as `embed` writes them."""
+    rng = np.random.default_rng(0)
+    for shard, vectors in enumerate(duplicate_data.embeddings(rows, width)):
+        count = len(vectors)
+        start = shard * duplicate_data.SHARD_ROWS
+        columns = {
+            "key": [duplicate_data.key_of(start + row) for row in range(count)],
+            "image_embeds": to_column(vectors),
+            "text_embeds": to_column(np.zeros_like(vectors)),
+            "image_norm": pa.array(np.ones(count), pa.float32()),
+            "similarity": pa.array(rng.uniform(0.2, 0.4, count), pa.float32()),
+        }
+        table = pa.table(columns, schema=embeddings_schema(width))
+        pq.write_table(table, folder / f"{shard:06d}.parquet")
+
+
+def semantic(folder: Path, rows: int, width: int) -> dict[str, Any]:
+    """Search the first rows for near duplicates; seconds and peak memory of each step."""
+    paths = sorted(folder.glob("*.parquet"))[: -(-rows // duplicate_data.SHARD_ROWS)]
+    counts = {path.stem: pq.read_metadata(path).num_rows for path in paths}
+    embeddings = EmbeddingShards(Folder(str(folder)), counts, {}, width, "clip", "digest")
+    report: dict[str, Any] = {}
+    start = time.perf_counter()
+
+    def run(step: str, work: Work, items: Mapping[str, Any], out: Folder) -> dict[str, Any]:
+        began = time.perf_counter()
+        with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
+            results = list(pool.map(measured, [work] * len(items), items.values()))
+        for name, ((table, _), _) in zip(items, results, strict=True):
+            out.write_table(f"{name}.parquet", table)
+        report[f"{step}_s"] = round(time.perf_counter() - began, 1)
+        report[f"{step}_mb"] = max(peak for _, peak in results)
+        return {name: facts for name, ((_, facts), _) in zip(items, results, strict=True)}
+
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Folder(scratch)
+        names = tuple(counts)
+        samples = {"sample/0": names[::2], "sample/1": names[1::2]}
+        run("sample", SampleWorker(embeddings), samples, out)
+        train_partitions(out, list(samples), embeddings)
+        groups = {f"assign/{i}": g for i, g in enumerate(assign_groups(counts))}
+        written = run("assign", AssignWorker(embeddings, out, 0.95), groups, out)
+        assigned = tuple((name, facts["file"]) for name, facts in written.items())
+        partitions = {f"compare/{i}": i for i in range(count_partitions(rows))}
+        compared = run("compare", CompareWorker(out, assigned, 0.95), partitions, out)
+        target = Path(scratch) / "dropped.parquet"
+        dropped = drop_near_duplicates(out, list(partitions), 0.95, target, Budget())
+    read = sum(facts.get("read", 0) for facts in compared.values())
+    report |= {"s": time.perf_counter() - start, "dropped": dropped, "driver_mb": peak_mb()}
+    return {**report, "copies_of_a_row": round(read / rows, 2)}
+
+
+def in_a_process(call: str) -> dict[str, Any]:
+    """The result of a function of this module, computed in a new process."""
+    code = (
+        f"import json, pathlib; from benchmarks import duplicates as d; print(json.dumps({call}))"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True
+    )
+    return dict(json.loads(done.stdout))
+
+
+def print_row(rows: int, result: Mapping[str, Any], before: Mapping[int, float]) -> None:
+    """One line of the table, with the exponent of time since the size before."""
+    exponent = ""
+    if before:
+        smaller = max(before)
+        exponent = f"{math.log(result['s'] / before[smaller]) / math.log(rows / smaller):.2f}"
+    facts = ", ".join(f"{name} {value}" for name, value in result.items() if name != "s")
+    print(f"| {rows:,} | {result['s']:.1f} s | {exponent} | {facts} |", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table of one search."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("search", choices=["exact", "semantic"])
+    parser.add_argument("--rows", type=int, nargs="+", help="sizes, ascending")
+    parser.add_argument("--memory-mib", type=int, default=Budget().memory_mib)
+    parser.add_argument("--width", type=int, default=512)
+    given = parser.parse_args(arguments)
+    is_exact = given.search == "exact"
+    default = [10_000, 100_000, 1_000_000, 3_000_000] if is_exact else [100_000, 1_000_000]
+    sizes = given.rows or default
+    print("| rows | time | exponent | |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if is_exact:
+            make_pairs(folder, max(sizes))
+        else:
+            make_embeddings(folder, max(sizes), given.width)
+        before: dict[int, float] = {}
+        for rows in sizes:
+            last = given.memory_mib if is_exact else given.width
+            result = in_a_process(f"d.{given.search}(pathlib.Path({scratch!r}), {rows}, {last})")
+            print_row(rows, result, before)
+            before[rows] = result["s"]
+
+
+if __name__ == "__main__":
+    main()
