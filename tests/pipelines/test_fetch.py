@@ -14,7 +14,7 @@ from pipelines.data.fetch_limits import FetchLimits
 from pipelines.data.responses import check_hash
 from pipelines.data.url_policy import Refused
 from tests.pipelines.fetching import LIMITS, LOOPBACK, STRICT, fetch, port_of, reason, refusal
-from tests.pipelines.web import body, drip, endless, raw, redirect, web
+from tests.pipelines.web import Page, body, drip, endless, raw, redirect, web
 from unclip.config import ConfigError
 
 OK = b"HTTP/1.1 200 OK\r\n"
