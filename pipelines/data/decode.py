@@ -96,8 +96,8 @@ def check_tiles(image: Image.Image, max_pixels: int) -> None:
 
 def refusal(error: Exception) -> Refused:
     """The refusal for an error of Pillow, which raises any type on broken data."""
-    reason = "truncated" if "truncated" in str(error).lower() else "undecodable"
-    return Refused(reason, str(error) or type(error).__name__)
+    cut_off = "truncated" in str(error).lower()
+    return Refused("truncated" if cut_off else "undecodable", str(error) or type(error).__name__)
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:
