@@ -148,7 +148,7 @@ class _Writer:
         if self.suffix == ".parquet":
             self.parquet = pq.ParquetWriter(str(self.path), FATES)
         elif self.path:
-            self.text = Path(self.path).open("w", newline="")
+            self.text = Path(self.path).open("w", newline="")  # noqa: SIM115 - closed on exit
             if self.suffix == ".csv":
                 csv.writer(self.text).writerow(FATES.names)
 
