@@ -59,7 +59,7 @@ def open_image(content: bytes, max_pixels: int) -> Image.Image:
 
 
 def jpeg_markers(content: bytes) -> Iterator[int]:
-    """The markers of a JPEG up to its end, found as libjpeg finds them. Image data has none."""
+    """The markers of a JPEG up to its end, found as libjpeg finds them."""
     at = 0
     while found := MARKER.search(content, at):
         (marker,), at = found[1], found.end()
