@@ -1,9 +1,12 @@
 """The benchmarks run, at sizes that measure nothing."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks import data_report, duplicates, gpu, lists, steps
+from benchmarks import data_report, duplicates, embedding, gpu, lists, steps
 from benchmarks.contest import random_inputs
 from benchmarks.sizes import CPU
 from benchmarks.timing import Seconds, median, ratio
@@ -75,3 +78,17 @@ def test_duplicates_are_found_in_processes_of_their_own(
     rows = capsys.readouterr().out.splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| 1,000", "| 2,000"]
     assert all("_mb" in row for row in rows)
+
+
+def test_embedding_is_timed_beside_a_bare_loop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    (tmp_path / "red.txt").write_text("a red picture")
+    embedding.main([str(tmp_path), "--model", "tiny", "--rows", "3", "--rounds", "1"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if "**" in line]
+    assert [row.split("|")[1].strip() for row in rows] == [
+        "unclip",
+        "bare loop",
+        "bare loop, padded captions",
+    ]

@@ -26,7 +26,7 @@ SAMPLING = {
     "upsampler_2_sampler": "upsamplers.upsampler_2.sampler",
     "upsampler_2_steps": "upsamplers.upsampler_2.num_inference_steps",
 }
-ANYWHERE = {"lanes": "logical_ranks", "embed_width": "embed_dim"}
+ANYWHERE = {"lanes": "logical_ranks", "embed_width": "embed_dim", "threads": "connections"}
 
 
 def refuse_old_keys(raw: RawConfig) -> None:

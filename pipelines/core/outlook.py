@@ -73,7 +73,8 @@ def _from_inputs(
 
 
 def _settings(description: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in description.items() if name not in ("inputs", "digests")}
+    """All that a shard is made from beside its inputs: also the content of deny lists."""
+    return {name: value for name, value in description.items() if name != "inputs"}
 
 
 def _same_others(stage: Stage[Artifact], manifest: Manifest, inputs: Mapping[str, Outlook]) -> bool:

@@ -11,15 +11,16 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.core.filesystem import StoreError
+from pipelines.core.filesystem import StoreFileMissingError
 from pipelines.core.folder import Folder
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,12 @@ RECORDS = "shards.json"
 METADATA = b"unclip"  # key of the metadata in a shard's file
 VERSION = "@"
 SUFFIX = ".parquet"
+FILES = "files"  # in the metadata: the further files and their sizes
 JOURNAL_EVERY_S = 10.0
-READERS = 64  # threads that open shards which have no record
+JOURNAL_SHARE = 0.01  # of the time that the stage has run: so a long run has few batches
+READERS = 64  # threads that read batches of records
+TAIL_BYTES = 128 << 10  # of a shard; its metadata is there, for up to about 90 row groups
+BATCH = 1024  # shards whose metadata is read at once, in at most 128 MiB
 
 
 @dataclass(frozen=True)
@@ -55,29 +60,29 @@ def new_version() -> str:
 
 
 def find(
-    folder: Folder, stems: Mapping[str, str], known: Mapping[str, ShardRecord]
+    folder: Folder,
+    sizes: Mapping[str, int],
+    stems: Mapping[str, str],
+    known: Mapping[str, ShardRecord],
 ) -> dict[str, ShardRecord]:
     """The shards of a folder that exist and are intact: name → record.
 
-    stems: the stem of each wanted name; the last version of it counts. known: records by stem.
-    A shard is intact if its files have the recorded sizes. One listing finds all files; only
-    shards without a record are opened.
+    sizes: of all files of the folder. stems: the stem of each wanted name; the last version of it
+    counts. known: records by stem. A shard is intact if its files have the recorded sizes; only
+    shards without a fitting record are opened. Raises `StoreError` if they cannot be read.
     """
-    sizes = folder.files()
     versions = _last_versions(sizes)
-    found: dict[str, ShardRecord] = {}
-    unrecorded: dict[str, str] = {}
-    for name, stem in stems.items():
-        last = versions.get(stem)
-        record = known.get(last) if last else None
-        if record and all(sizes.get(file) == size for file, size in record.files.items()):
-            found[name] = record
-        elif last:
-            unrecorded[name] = last
-    with ThreadPoolExecutor(READERS) as threads:
-        records = threads.map(lambda stem: _recover(folder, stem, sizes), unrecorded.values())
-        found |= {name: r for name, r in zip(unrecorded, records, strict=True) if r}
+    last = {name: versions[stem] for name, stem in stems.items() if stem in versions}
+    found = {n: known[stem] for n, stem in last.items() if stem in known}
+    found = {n: record for n, record in found.items() if _is_intact(record, sizes)}
+    unrecorded = {stem: sizes[f"{stem}{SUFFIX}"] for n, stem in last.items() if n not in found}
+    recovered = {r.stem: r for r in _recover(folder, unrecorded) if _is_intact(r, sizes)}
+    found |= {n: recovered[stem] for n, stem in last.items() if stem in recovered}
     return {name: found[name] for name in stems if name in found}
+
+
+def _is_intact(record: ShardRecord, sizes: Mapping[str, int]) -> bool:
+    return all(sizes.get(file) == size for file, size in record.files.items())
 
 
 class Journal:
@@ -86,30 +91,31 @@ class Journal:
     def __init__(self, result: Folder) -> None:
         self.result = result
         self._batch: list[ShardRecord] = []
-        self._written_at = time.monotonic()
+        self._began = self._written = time.monotonic()
 
     def add(self, record: ShardRecord) -> None:
         """Record a shard; written with others, at the latest with the next one after some time."""
         self._batch.append(record)
-        if time.monotonic() - self._written_at > JOURNAL_EVERY_S:
+        wait_s = max(JOURNAL_EVERY_S, JOURNAL_SHARE * (self._written - self._began))
+        if time.monotonic() - self._written > wait_s:
             self.write()
 
     def write(self) -> None:
         """Write the records that are not written yet."""
-        self._written_at = time.monotonic()
+        self._written = time.monotonic()
         if self._batch:
-            batch, self._batch = [asdict(record) for record in self._batch], []
+            batch, self._batch = [vars(record) for record in self._batch], []
             self.result.write_json(f"{JOURNAL}/{uuid.uuid4().hex}.json", batch)
 
 
 def publish(folder: Folder, records: Iterable[ShardRecord]) -> None:
     """Write the records of all shards of a result to one file."""
-    folder.write_json(RECORDS, [asdict(record) for record in records])
+    folder.write_json(RECORDS, [vars(record) for record in records])
 
 
 def read_records(folder: Folder) -> dict[str, ShardRecord]:
     """The records of one result by stem: the published ones and the journal."""
-    files = [*([RECORDS] if folder.exists(RECORDS) else []), *folder.marks(JOURNAL)]
+    files = [RECORDS, *folder.marks(JOURNAL)]
     with ThreadPoolExecutor(READERS) as threads:
         batches = list(threads.map(lambda file: _read(folder, file), files))
     return {record.stem: record for batch in batches for record in batch}
@@ -118,6 +124,8 @@ def read_records(folder: Folder) -> dict[str, ShardRecord]:
 def _read(folder: Folder, file: str) -> list[ShardRecord]:
     try:
         return [ShardRecord(**values) for values in folder.read_json(file)]
+    except StoreFileMissingError:
+        return []
     except (TypeError, ValueError) as error:
         log.warning("%s cannot be read, so its shards are opened: %s", folder.file(file), error)
         return []
@@ -129,16 +137,39 @@ def _last_versions(files: Iterable[str]) -> dict[str, str]:
     return {stem.partition(VERSION)[0]: stem for stem in stems}
 
 
-def _recover(folder: Folder, stem: str, sizes: Mapping[str, int]) -> ShardRecord | None:
-    """The record of a shard, from the shard itself; None if the file is damaged."""
-    file = f"{stem}{SUFFIX}"
-    try:
-        with folder.open(file) as source:
-            text = pq.ParquetFile(source).metadata.metadata[METADATA]
-        metadata = json.loads(text)
-        rows, digest = metadata.pop("rows"), metadata.pop("digest")
-    except (StoreError, OSError, ValueError, KeyError, TypeError) as error:
-        log.info("%s cannot be used, so it is made again: %s", folder.file(file), error)
-        return None
-    others = {f: s for f, s in sizes.items() if f.startswith(f"{stem}.") and f != file}
-    return ShardRecord(stem, rows, digest, {file: sizes[file], **others}, metadata)
+def _recover(folder: Folder, sizes: Mapping[str, int]) -> Iterator[ShardRecord]:
+    """The records of shards, from the shards themselves; damaged ones are left out.
+
+    sizes: of the shards' own files, by stem.
+    """
+    stems = list(sizes)
+    for start in range(0, len(stems), BATCH):
+        yield from _from_tails(folder, {s: sizes[s] for s in stems[start : start + BATCH]})
+
+
+def _from_tails(folder: Folder, sizes: Mapping[str, int]) -> Iterator[ShardRecord]:
+    tails = _read_ends(folder, sizes, dict.fromkeys(sizes, TAIL_BYTES))
+    needed = {stem: _metadata_bytes(tail) for stem, tail in tails.items()}
+    longer = {s: n for s, n in needed.items() if len(tails[s]) < n <= sizes[s]}
+    for stem, tail in (tails | _read_ends(folder, sizes, longer)).items():
+        try:
+            metadata = json.loads(pq.read_metadata(pa.BufferReader(tail)).metadata[METADATA])
+            rows, digest = metadata.pop("rows"), metadata.pop("digest")
+            files = {f"{stem}{SUFFIX}": sizes[stem], **metadata.pop(FILES)}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.info("shard %s cannot be used, so it is made again: %s", stem, error)
+        else:
+            yield ShardRecord(stem, rows, digest, files, metadata)
+
+
+def _read_ends(
+    folder: Folder, sizes: Mapping[str, int], lengths: Mapping[str, int]
+) -> dict[str, bytes]:
+    """The last bytes of shards, by stem."""
+    spans = {f"{s}{SUFFIX}": (max(0, sizes[s] - n), sizes[s]) for s, n in lengths.items()}
+    return {f.removesuffix(SUFFIX): end for f, end in folder.read_ranges(spans).items()}
+
+
+def _metadata_bytes(tail: bytes) -> int:
+    """How long the end of a Parquet file is that holds its metadata, from the file's last bytes."""
+    return int.from_bytes(tail[-8:-4], "little") + 8

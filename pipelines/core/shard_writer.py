@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipelines.core.filesystem import writing
 from pipelines.core.folder import Folder
-from pipelines.core.shard_records import METADATA, SUFFIX, ShardRecord
+from pipelines.core.shard_records import FILES, METADATA, SUFFIX, ShardRecord
 from pipelines.core.tables import check_schema
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class ShardWriter:
         """
         self._flush()
         digest = digest or self._hash.hexdigest()
-        inside = {**metadata, "rows": self.rows, "digest": digest}
+        inside = {**metadata, "rows": self.rows, "digest": digest, FILES: self._attached}
         with writing(str(self._path)):
             self._file.add_key_value_metadata({METADATA: json.dumps(inside, sort_keys=True)})
             self._file.close()

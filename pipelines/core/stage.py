@@ -22,7 +22,7 @@ from pipelines.core.events import Emit
 from pipelines.core.folder import Folder
 from pipelines.core.shard_records import ShardRecord
 from pipelines.core.shard_writer import ShardWriter
-from pipelines.core.store import Manifest, Store
+from pipelines.core.store import Header, Manifest, Store
 from pipelines.core.tables import read_table
 
 Metadata = dict[str, Any]  # JSON-able
@@ -138,7 +138,7 @@ class Context(Protocol):
         """The finished results of stages of this name, the newest first; none with `--force`."""
         ...
 
-    def folder_of(self, manifest: Manifest) -> Folder:
+    def folder_of(self, result: Header) -> Folder:
         """Where a result is stored."""
         ...
 
@@ -189,6 +189,8 @@ class Stage(ABC, Generic[A_co]):
     version: ClassVar[int] = 1  # increased when a change of the code changes the result
     artifact: ClassVar[type[Artifact]]
     worker_group: ClassVar[bool] = False  # all workers start together, as in a training
+    # Whether a shard that is made twice may differ. Then runs with the same settings take turns.
+    varies: ClassVar[bool] = False
 
     name: str = field(default="", kw_only=True, metadata={"in_key": False})  # default: the kind
 
@@ -213,7 +215,7 @@ class Stage(ABC, Generic[A_co]):
         Called before a run starts, for the stages that will run.
         """
 
-    def continues(self, earlier: Sequence[Manifest]) -> Manifest | None:  # noqa: ARG002
+    def continues(self, earlier: Iterable[Manifest]) -> Manifest | None:  # noqa: ARG002
         """The earlier result that the work starts from, or None to start afresh.
 
         earlier: the finished results of stages of this name, the newest first.
@@ -273,6 +275,11 @@ class Stage(ABC, Generic[A_co]):
     def label(self) -> str:
         """The stage's folder in the store, "name/key"."""
         return f"{self.name}/{self.key}"
+
+    @property
+    def lease_labels(self) -> list[str]:
+        """The leases that a driver holds while it makes the stage."""
+        return [self.label, *([f"{self.name}/{self.settings_digest}"] if self.varies else [])]
 
 
 def _stages_in(value: object, path: str, owner: str) -> dict[str, Stage[Artifact]]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
@@ -18,11 +19,17 @@ from pipelines.core.folder import Folder
 from pipelines.core.lease import Holder, Leases
 from pipelines.core.plan import Step
 from pipelines.core.provenance import provenance
-from pipelines.core.shard_folder import ShardFolder, shared_shards
+from pipelines.core.shard_folder import (
+    Existing,
+    ShardFolder,
+    existing_shards,
+    own_shards,
+    shared_shards,
+)
 from pipelines.core.shard_records import ShardRecord, new_version, publish
 from pipelines.core.shards import PoolSettings
 from pipelines.core.stage import Artifact, ShardWorker, Stage, load_artifact
-from pipelines.core.store import Manifest, Store
+from pipelines.core.store import Header, Manifest, Store
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +63,9 @@ class StageContext:
         """The finished results that the work may start from, the newest first."""
         return () if self.is_forced else self.store.manifests(self.stage.name)
 
-    def folder_of(self, manifest: Manifest) -> Folder:
+    def folder_of(self, result: Header) -> Folder:
         """Where a result is stored."""
-        return self.store.folder(manifest.stage, manifest.key)
+        return self.store.folder(result.stage, result.key)
 
     def existing(self, made_from: Mapping[str, Any]) -> dict[str, ShardRecord]:
         """The shared shards that exist already."""
@@ -76,8 +83,7 @@ class StageContext:
     ) -> dict[str, ShardRecord]:
         """Make every missing shard; shared with other results if `made_from` is given."""
         if made_from is None:
-            stems = {name: name for name in items}
-            where = ShardFolder(self.folder, self.folder, stems, {})
+            where = own_shards(self.folder, items)
         else:
             where = self._shared(made_from, versions or {})
         records = shards.map_shards(
@@ -98,7 +104,12 @@ class StageContext:
         self, made_from: Mapping[str, Any], versions: Mapping[str, str] | None = None
     ) -> ShardFolder:
         oldest = dict.fromkeys(made_from, self.fresh) if self.fresh else versions
-        return shared_shards(self.store, self.stage, made_from, oldest)
+        return shared_shards(self.stage, self.folder, self._existing, made_from, oldest)
+
+    @cached_property
+    def _existing(self) -> Existing:
+        """The shared shards as the stage began, which makes no shard twice."""
+        return existing_shards(self.store, self.stage)
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run one function in a worker."""
@@ -131,25 +142,27 @@ class StageMaker:
     on_busy: OnBusy
 
     def make(self, step: Step, links: Mapping[str, str], settings: PoolSettings) -> Manifest:
-        """Make the stage while holding its lease, unless another driver has made it meanwhile.
+        """Make the stage while holding its leases, unless another driver has made it meanwhile.
 
         Raises `StageBusyError`, `LeaseLostError`, or what the stage raises.
         """
         stage = step.stage
-        self._acquire(stage)
         try:
+            for label in stage.lease_labels:
+                self._acquire(stage, label)
             other = None if step.forced else self.store.manifest(stage.name, stage.key)
             if other is not None and not self.store.missing_outputs(other):
                 self.emit(Note(stage.name, "was finished by another run"))
                 return other
             return self._run(step, links, settings)
         finally:
-            self.leases.release(stage.label)
+            for label in stage.lease_labels:
+                self.leases.release(label)
 
-    def _acquire(self, stage: Stage[Artifact]) -> None:
-        """Acquire the stage's lease, or wait for it. Raises `StageBusyError` if on_busy="leave"."""
+    def _acquire(self, stage: Stage[Artifact], label: str) -> None:
+        """Acquire a lease of the stage, or wait. Raises `StageBusyError` if on_busy="leave"."""
         announced = None
-        while (holder := self.leases.acquire(stage.label)) is not None:
+        while (holder := self.leases.acquire(label)) is not None:
             if self.on_busy == "leave":
                 raise StageBusyError(busy_message(stage, holder))
             if holder.token != announced:
@@ -173,7 +186,8 @@ class StageMaker:
             artifact = stage.run(ctx)
             if ctx.used:
                 publish(folder, ctx.used)
-            self.leases.verify(stage.label)
+            for label in stage.lease_labels:
+                self.leases.verify(label)
         except BaseException:
             if replaced and stage.label in self.leases.held:
                 _bring_back(folder, aside)

@@ -31,6 +31,9 @@ RESERVED = {  # columns that pairs, or the tables about them, have already
     *("sha256", "phash", "hash", "held_out", "row", "reason", "repeats_earlier"),
 }
 
+# Line breaks, tabs, NUL, escape sequences: they break terminals, logs and the keys of pairs.
+CONTROL_CHARACTERS = r"\p{Cc}+"
+
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
@@ -150,6 +153,7 @@ def _captions(
 ) -> tuple[Indices, pa.Array]:
     """The captions, and the position in the batch of the row that each belongs to.
 
+    A space takes the place of control characters, so that a caption is a single line of text.
     A column of strings gives one caption for each row. Several columns, or a column of lists, give
     those that are not blank, or "" for a row without one.
     """
@@ -174,7 +178,7 @@ def _captions_of(array: pa.Array, name: str, place: Place) -> tuple[Indices, pa.
         parents = pc.list_parent_indices(array).to_numpy().astype(np.int64)
         array = pc.list_flatten(array)
     values = text(array, name, lambda position: place(int(parents[position])))
-    return parents, pc.fill_null(values, "")
+    return parents, pc.replace_substring_regex(pc.fill_null(values, ""), CONTROL_CHARACTERS, " ")
 
 
 def _bytes(array: pa.Array) -> Indices:

@@ -38,6 +38,7 @@ def scratch_database(budget: Budget) -> Iterator[duckdb.DuckDBPyConnection]:
             "preserve_insertion_order": False,  # an ordered load holds more in memory
         }
         with duckdb.connect(f"{folder}/rows.duckdb", config=settings) as database:
+            database.execute("SET enable_progress_bar = false")  # it is on standard output
             try:
                 yield database
             except (duckdb.OutOfMemoryException, duckdb.IOException) as error:

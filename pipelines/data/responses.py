@@ -22,7 +22,7 @@ from pipelines.data.url_policy import Refused, Target
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 # Directives of the header X-Robots-Tag by which an owner opts out of training.
-OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
+OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 ALGORITHMS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}  # hex digits → hashlib's name
 
 

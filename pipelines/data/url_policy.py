@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+# Resolvers end a name at NUL; the others belong to other parts of a URL, or to no name.
+NOT_IN_A_HOST = re.compile(r"[\0- \x7f%<>\\^`{|}]")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -157,8 +159,8 @@ def check_url(url: str, policy: UrlPolicy) -> Target:
         raise Refused("bad_url", "its port, IPv6 address or host name is not valid") from error
     if scheme not in policy.allowed_schemes:
         raise Refused("scheme", f"{scheme!r} is none of {', '.join(policy.allowed_schemes)}")
-    if not host:
-        raise Refused("bad_url", "no host")
+    if not host or NOT_IN_A_HOST.search(ascii_host):
+        raise Refused("bad_url", f"{host!r} is no host")
     if parts.username is not None or parts.password is not None:
         raise Refused("credentials", f"name or password before {host}")
     # Header values of a redirect are bytes that need not be UTF-8; they are sent on unchanged.

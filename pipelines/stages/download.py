@@ -13,7 +13,7 @@ from pipelines.core import fingerprint
 from pipelines.core.digests import file_digest
 from pipelines.core.errors import PipelineError
 from pipelines.core.folder import Folder
-from pipelines.core.shard_folder import shared_shards
+from pipelines.core.shard_folder import ShardFolder, existing_shards, shared_shards
 from pipelines.core.shard_records import ShardRecord
 from pipelines.core.stage import Artifact, Context, Outlook, Stage, entries, load_artifact
 from pipelines.core.store import Store
@@ -64,6 +64,7 @@ class Download(Stage[PairShards]):
 
     kind: ClassVar[str] = "download"
     version: ClassVar[int] = 2  # 2: outcomes, perceptual hashes
+    varies: ClassVar[bool] = True
     artifact: ClassVar[type[Artifact]] = PairShards
 
     urls: Stage[ListShards]
@@ -119,7 +120,7 @@ class Download(Stage[PairShards]):
         if manifest is not None:
             return load_artifact(store, self)
         listed = load_artifact(store, self.urls)
-        where = shared_shards(store, self, {name: name for name in listed.shards})
+        where = self._shards(store, listed.shards)
         found = entries(where.find())
         if not found:
             raise PipelineError(f"Nothing was downloaded yet to {store.root}. Run the pipeline.")
@@ -128,7 +129,7 @@ class Download(Stage[PairShards]):
     def foresee(self, store: Store, inputs: Mapping[str, Outlook], scratch: Path) -> Outlook:
         """Which slices are new, and how many of their rows no earlier shard knows."""
         listed = inputs["urls"]
-        where = shared_shards(store, self, {name: name for name in listed.rows})
+        where = self._shards(store, listed.rows)
         found = where.find()
         old = {n: e for n, e in entries(found).items() if not self._retries_after(e.stem, n)}
         new = {name: listed.urls[name] for name in listed.rows if name not in found}
@@ -169,6 +170,12 @@ class Download(Stage[PairShards]):
         if new and not ctx.folder.exists(KNOWN_URLS):
             earlier = {} if ctx.is_forced else self._earlier_outcomes(ctx.folder.shared())
             ctx.call(find_known_urls, new, earlier, ctx.folder)
+
+    def _shards(self, store: Store, slices: Iterable[str]) -> ShardFolder:
+        """The shards of these slices, as they are now."""
+        made_from = {name: name for name in slices}
+        result, existing = store.folder(self.name, self.key), existing_shards(store, self)
+        return shared_shards(self, result, existing, made_from)
 
     def _earlier_outcomes(self, shared: Folder) -> dict[str, str]:
         """The tables of outcomes with the same settings, by the URL of their shard of pairs."""

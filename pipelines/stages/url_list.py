@@ -41,8 +41,8 @@ class UrlList(Stage[ListShards]):
 
     def foresee(self, store: Store, inputs: Mapping[str, Outlook], scratch: Path) -> Outlook:  # noqa: ARG002
         """Cut the list as a run would; slices of earlier results are old, new ones are kept."""
-        old = self._earlier_slices(store)
-        rows, urls = {}, {}
+        old, shared = self._earlier_slices(store), store.folder(self.name, self.key).shared()
+        rows, urls = {}, {name: shared.file(f"{entry.stem}.parquet") for name, entry in old.items()}
         source = find_source(self.source)
         for file in source.files():
             for table in Cutter(self.source.rows_per_shard).slices(source.batches(file)):
@@ -64,7 +64,8 @@ class UrlList(Stage[ListShards]):
 
     def run(self, ctx: Context) -> ListShards:
         """Cut each file; a file that was cut before is not read. Raises `PipelineError`."""
-        files = find_source(self.source).files()
+        source = find_source(self.source)
+        files = source.files()
         items = {file.digest: file for file in files}
         records = ctx.map_shards(
             CutWorker(self.source),
@@ -73,6 +74,7 @@ class UrlList(Stage[ListShards]):
             unit="files",
             made_from={digest: digest for digest in items},
         )
+        self._check_digest(source.digest())
         shards: dict[str, ShardEntry] = {}
         listed = 0
         for file in files:
@@ -86,6 +88,14 @@ class UrlList(Stage[ListShards]):
         log.info("%d rows in %d slices, %d of them repeated", listed, len(shards), repeated)
         counts = {"listed": listed, "rejected": {"duplicate_row": repeated} if repeated else {}}
         return ListShards(ctx.folder, shards, counts, dict(self.source.columns or {}))
+
+    def _check_digest(self, now: str) -> None:
+        """Raise `PipelineError` if the list is no longer the one that the key names."""
+        if now != self.description["digests"]["urls"]:
+            raise PipelineError(
+                f"The list {self.source.urls} has changed since the run began, so nothing of it "
+                "was used. Run again when it is complete."
+            )
 
 
 def slices_of(record: ShardRecord, slices: pa.Table) -> dict[str, ShardEntry]:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,7 +13,6 @@ from pipelines.core.stage import Artifact, Stage
 from pipelines.core.store import Manifest, Store
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg")
-BY_SHARD = ("training", "held_out")  # rows of each shard
 DIGITS = re.compile(r"(\d+)$")
 SOURCE_TYPES = {"s3": "s3", "gs": "gs", "http": "http", "https": "http"}  # MLflow's names
 
@@ -56,13 +55,19 @@ def stage_params(stage: Stage[Artifact]) -> dict[str, str]:
 
 
 def metadata_numbers(metadata: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers in an artifact's metadata; those below "metrics" keep their own names."""
+    """The numbers in an artifact's metadata; those below "metrics" keep their own names.
+
+    What is counted for each shard is summed: a page with a number for each shard grows with the
+    data.
+    """
     found: dict[str, float] = {}
+    shards = metadata.get("shards", {})
     for name, value in metadata.items():
-        if name == "shards" and isinstance(value, Mapping):
-            found |= {"rows": float(_rows(value)), "shards": float(len(value))}
-        elif name in BY_SHARD and isinstance(value, Mapping):
-            found[name] = float(sum(value.values()))
+        if name == "shards":
+            found |= {"rows": float(_total_rows(value)), "shards": float(len(value))}
+        elif isinstance(value, Mapping) and value and value.keys() == shards.keys():
+            numbers = [v for v in value.values() if isinstance(v, int | float)]
+            found |= {name: float(sum(numbers))} if numbers else {}
         elif isinstance(value, Mapping):
             inner = metadata_numbers(value)
             found |= inner if name == "metrics" else {f"{name}/{n}": v for n, v in inner.items()}
@@ -71,9 +76,9 @@ def metadata_numbers(metadata: Mapping[str, Any]) -> dict[str, float]:
     return {safe_name(name): number for name, number in found.items()}
 
 
-def _rows(shards: Mapping[str, Sequence[Any]]) -> int:
-    """The rows of all entries (`ShardEntry`), which are lists in a manifest."""
-    return sum(int(rows) for rows, *_ in shards.values())
+def _total_rows(shards: Mapping[str, Any]) -> int:
+    """The rows of all shards, from their entries in a manifest (`stage.ShardEntry`)."""
+    return sum(rows for rows, *_ in shards.values())
 
 
 def headline_numbers(manifest: Manifest) -> dict[str, float]:
@@ -94,7 +99,7 @@ def dataset(manifest: Manifest, store: Store) -> dict[str, str] | None:
         "digest": manifest.key,
         "source_type": SOURCE_TYPES.get(scheme, "local"),
         "source": json.dumps({"uri": url}),
-        "profile": json.dumps({"num_rows": _rows(shards), "num_shards": len(shards)}),
+        "profile": json.dumps({"num_rows": _total_rows(shards), "num_shards": len(shards)}),
     }
 
 

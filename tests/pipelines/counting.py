@@ -64,7 +64,9 @@ def write_csv(path: Path, rows: Iterable[tuple[str, str]]) -> None:
         csv.writer(out).writerows([("url", "caption"), *rows])
 
 
-def download_stage(path: Path, store: str, rows_per_shard: int = 20, **changes: Any) -> Download:
+def download_stage(
+    path: Path | str, store: str, rows_per_shard: int = 20, **changes: Any
+) -> Download:
     source = SourceConfig(
         urls=str(path), url_column="url", caption_column="caption", rows_per_shard=rows_per_shard
     )

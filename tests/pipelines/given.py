@@ -31,7 +31,7 @@ from pipelines.embeddings.selection import verdict
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.stages.evaluate import Evaluate
 from tests.pipelines.given_pairs import GivenPairs, GivenVerdicts
-from tests.pipelines.local import own_shards, write_table
+from tests.pipelines.local import own_entries, write_table
 from unclip import presets
 from unclip.checkpoint import save_model
 from unclip.clip.frozen import FrozenClip
@@ -103,7 +103,7 @@ class GivenEmbeddings(Stage[EmbeddingShards]):
         items = {name: PairRows(pairs.url(name), verdicts.url(name)) for name in pairs.shards}
         worker = EmbedWorker(clip, batch_size=16)
         ctx.map_shards(worker, items, schema=embeddings(clip.width), unit="shards")
-        shards = own_shards({name: entry.rows for name, entry in pairs.shards.items()})
+        shards = own_entries({name: entry.rows for name, entry in pairs.shards.items()})
         counts = {"embedded": pairs.total_rows}
         return EmbeddingShards(ctx.folder, shards, counts, clip.width, clip.name, clip.digest)
 
@@ -127,7 +127,7 @@ class GivenSelection(Stage[SelectionShards]):
             held_out[name] = len(range(0, entry.rows, 3))
             training[name] = entry.rows - held_out[name]
         counts = {"rejected": {"similarity": 1, "near_duplicate": 0}}
-        selected = own_shards({name: entry.rows for name, entry in shards.shards.items()})
+        selected = own_entries({name: entry.rows for name, entry in shards.shards.items()})
         return SelectionShards(ctx.folder, selected, counts, training, held_out)
 
 

@@ -12,7 +12,7 @@ from pipelines.artifacts.schema import OUTCOMES, VERDICTS, pair_key, pairs, url_
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.core.tables import read_table
 from pipelines.demo.dataset import emoji
-from tests.pipelines.local import own_shards, write_table
+from tests.pipelines.local import own_entries, write_table
 
 HOSTILE_CAPTION = '<script>alert("caption")</script>'
 HOSTILE_URL = 'http://example.invalid/"><img src=x onerror=alert(1)>'
@@ -57,7 +57,7 @@ class GivenPairs(Stage[PairShards]):
             write_table(ctx.folder, f"{name}.outcomes.parquet", listed)
         rejected = {"not_an_image": 2, "private_address": 1}
         counts = {"listed": self.rows + 3, "downloaded": self.rows, "rejected": rejected}
-        return PairShards(ctx.folder, own_shards({n: len(p) for n, p in shards.items()}), counts)
+        return PairShards(ctx.folder, own_entries({n: len(p) for n, p in shards.items()}), counts)
 
 
 def outcomes(downloaded: list[dict[str, Any]], others: list[tuple[str, str]]) -> pa.Table:
@@ -98,7 +98,7 @@ class GivenList(Stage[ListShards]):
             write_table(ctx.folder, f"{name}.parquet", table)
             rows[name] = len(urls)
         counts = {"listed": sum(rows.values()), "rejected": {}}
-        return ListShards(ctx.folder, own_shards(rows), counts, {})
+        return ListShards(ctx.folder, own_entries(rows), counts, {})
 
 
 @dataclass(frozen=True)
@@ -117,5 +117,5 @@ class GivenVerdicts(Stage[VerdictShards]):
             table = pa.Table.from_pylist([{"key": key} for key in keys], schema=VERDICTS)
             write_table(ctx.folder, f"{name}.parquet", table)
         counts = {"read": pairs.total_rows, "kept": pairs.total_rows, "rejected": {}}
-        shards = own_shards({name: entry.rows for name, entry in pairs.shards.items()})
+        shards = own_entries({name: entry.rows for name, entry in pairs.shards.items()})
         return VerdictShards(ctx.folder, shards, counts, {name: name for name in shards})

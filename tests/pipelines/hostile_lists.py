@@ -128,7 +128,7 @@ HOSTILE: dict[str, Case] = {
     "CR": Case("x.csv", (CSV + ROW).replace("\n", "\r"), ["one", "one"]),
     "no last line break": Case("x.csv", CSV.rstrip(), ["one"]),
     "blank lines": Case("x.csv", "\n" + CSV + "\n  \n" + ROW, ["one", "one"]),
-    "quoted line breaks": Case("x.csv", 'url,caption\na,"b\n""c""\r\n"\n', ['b\n"c"\r\n']),
+    "quoted line breaks": Case("x.csv", 'url,caption\na,"b\n""c""\r\n"\n', ['b "c" ']),
     "emoji and right-to-left": Case(
         "x.csv", "url,caption\na,\u202e👩‍🚀 שלום\n", ["\u202e👩‍🚀 שלום"]
     ),
@@ -145,7 +145,7 @@ HOSTILE: dict[str, Case] = {
     "two Parquet columns of a name": Case(
         "x.parquet", two_columns_of_one_name, error=r"more than one"
     ),
-    "NUL": Case("x.csv", "url,caption\na,b\0c\n", ["b\0c"]),
+    "NUL": Case("x.csv", "url,caption\na,b\0c\n", ["b c"]),
     "zeros at the end": Case("x.csv", CSV + "\0" * 5000, error=r"Line 3 .*has 1 field,"),
     # nothing in it
     "header alone": Case("x.csv", "url,caption\n", error=r"has no rows\. Give"),

@@ -12,7 +12,7 @@ import torch
 from pipelines.core.events import Event
 from pipelines.core.folder import Folder
 from pipelines.core.resources import Resources
-from pipelines.core.shard_folder import ShardFolder
+from pipelines.core.shard_folder import own_shards
 from pipelines.core.shard_records import ShardRecord, new_version, publish
 from pipelines.core.shards import PoolSettings, make_shard
 from pipelines.core.stage import Artifact, ShardEntry, ShardWorker, Stage, load_artifact
@@ -36,7 +36,7 @@ class LocalContext(StageContext):
         versions: Mapping[str, str] | None = None,
     ) -> dict[str, ShardRecord]:
         if made_from is None:
-            where = ShardFolder(self.folder, self.folder, {name: name for name in items}, {})
+            where = own_shards(self.folder, items)
         else:
             where = self._shared(made_from, versions)
         found = where.find()
@@ -75,11 +75,18 @@ def make(
 
 
 def context(
-    store: Store, stage: Stage[Any], events: list[Event] | None = None, *, force: bool = False
+    store: Store,
+    stage: Stage[Any],
+    events: list[Event] | None = None,
+    *,
+    folder: Folder | None = None,
+    force: bool = False,
+    kind: type[LocalContext] = LocalContext,
 ) -> LocalContext:
-    return LocalContext(
+    """What the stage runs in; by default, it writes to its folder in the store."""
+    return kind(
         stage,
-        store.folder(stage.name, stage.key),
+        folder or store.folder(stage.name, stage.key),
         (events if events is not None else []).append,
         PoolSettings(resources=Resources(), retries=0, wait_s=1.0),
         store,
@@ -108,7 +115,7 @@ def work_with_files(
         return folder.read_table("shard.parquet", schema=schema), dict(record.metadata), others
 
 
-def own_shards(rows: Mapping[str, int]) -> dict[str, ShardEntry]:
+def own_entries(rows: Mapping[str, int]) -> dict[str, ShardEntry]:
     """Entries of shards in a stage's own folder."""
     return {name: ShardEntry(count, digest=name) for name, count in rows.items()}
 

@@ -35,7 +35,7 @@ def line_of(path: str, text: str) -> int:
 def test_every_packaged_configuration_builds_a_graph(name: str) -> None:
     config = load_config(name)
     names = list(unclip_graph(config).stages)
-    assert names[0] == "download"
+    assert names[0] == "list"
     assert names[-1] == "report"
     assert {"prior", "decoder", "upsampler_1", "upsampler_2", "evaluate", "pca"} < set(names)
     assert set(names) == set(config.stage_names)
@@ -147,7 +147,7 @@ def test_where_it_runs_is_no_part_of_any_key() -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "download.threads=2",
+        "download.connections=2",
         "download.retries=3",
         "download.timeout_s=99.0",
         "download.allow_hosts=[]",
@@ -179,7 +179,7 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_one_that_was_meant(
 
 
 def test_each_mistake_has_a_line_of_its_own(tmp_path: Path) -> None:
-    path = edited(tmp_path, "  threads: 8\n  retries: 1\n", '  threads: "8"\n  retris: 1\n')
+    path = edited(tmp_path, "  connections: 8\n  retries: 1\n", '  connections: "8"\n  retris: 1\n')
     with pytest.raises(ConfigFileError) as refusal:
         load_config(path)
     lines = str(refusal.value).splitlines()
@@ -188,8 +188,8 @@ def test_each_mistake_has_a_line_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_wrong_type_is_refused_with_its_line_and_value(tmp_path: Path) -> None:
-    path = edited(tmp_path, "  threads: 8", '  threads: "8"')
-    with pytest.raises(ConfigFileError, match=r"download\.threads is '8': input should be a valid"):
+    path = edited(tmp_path, "  connections: 8", '  connections: "8"')
+    with pytest.raises(ConfigFileError, match=r"download\.connections is '8': input should"):
         load_config(path)
 
 
@@ -243,6 +243,7 @@ def test_an_impossible_override_is_refused(override: str, message: str) -> None:
         ("prior.steps=70", "prior is now priors.prior"),
         ("second_prior.kind=diffusion", "second_prior is now priors.<another name>"),
         ("upsampler_2=null", "upsampler_2 is now upsamplers.upsampler_2"),
+        ("download.threads=2", "download.threads is now download.connections"),
         ("decoder.lanes=2", "decoder.lanes is now decoder.logical_ranks"),
         (
             "evaluate.sampling.prior_steps=3",

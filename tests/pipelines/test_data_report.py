@@ -32,7 +32,7 @@ from tests.pipelines.given_data import (
     data_report_stage,
     served_list,
 )
-from tests.pipelines.local import make, own_shards, write_table
+from tests.pipelines.local import make, own_entries, write_table
 
 Row = dict[str, Any]
 FLOOR = -0.1  # the similarities of the random CLIP are on both sides
@@ -265,7 +265,7 @@ class ManyReasons(Stage[VerdictShards]):
             keys = pairs.read(name, ["key"])["key"].to_pylist()[self.lost :]
             rows = [{"key": key, "reason": self.reason(n)} for n, key in enumerate(keys)]
             write_table(ctx.folder, f"{name}.parquet", pa.Table.from_pylist(rows, schema=VERDICTS))
-        shards = own_shards({name: entry.rows for name, entry in pairs.shards.items()})
+        shards = own_entries({name: entry.rows for name, entry in pairs.shards.items()})
         return VerdictShards(ctx.folder, shards, {"kept": 0}, {n: n for n in shards})
 
     def reason(self, row: int) -> str | None:

@@ -14,21 +14,10 @@ from pipelines.data.fetch_limits import FetchLimits
 from pipelines.data.responses import check_hash
 from pipelines.data.url_policy import Refused
 from tests.pipelines.fetching import LIMITS, LOOPBACK, STRICT, fetch, port_of, reason, refusal
-from tests.pipelines.web import Page, body, drip, raw, redirect, web
+from tests.pipelines.web import Page, body, drip, endless, raw, redirect, web
 from unclip.config import ConfigError
 
 OK = b"HTTP/1.1 200 OK\r\n"
-
-
-def endless(head: bytes, part: bytes) -> Page:
-    """Write a part again and again, until the client hangs up."""
-
-    def write(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(head)
-        while True:
-            handler.wfile.write(part)
-
-    return write
 
 
 def test_bodies_that_are_too_large_are_refused_with_or_without_a_content_length() -> None:

@@ -16,7 +16,7 @@ from pipelines.core.store import Store
 
 ROOT = Path(__file__).parents[2]
 STAGES = (
-    *("download", "filter", "clip", "embed", "select", "pca"),
+    *("list", "download", "filter", "clip", "embed", "select", "pca"),
     *("prior", "decoder", "upsampler_1", "upsampler_2", "evaluate", "data_report", "report"),
 )
 # A few steps of everything: what is proven is the way, not what the models learn.
@@ -183,8 +183,8 @@ def test_a_driver_killed_in_every_kind_of_stage_ends_with_the_same_keys_and_weig
 ) -> None:
     store = tmp_path / "store"
     for pattern in (
-        "download/*/.done/*",
-        "embed/*/.done/*",
+        "download/shards/*.parquet",
+        "embed/shards/*.parquet",
         "decoder/*/.checkpoints/step-00000002.pt",
     ):
         driver = subprocess.Popen(command(store, "run"), cwd=ROOT, stdout=subprocess.DEVNULL)

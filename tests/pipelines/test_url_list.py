@@ -150,7 +150,7 @@ def test_a_list_without_rows_is_refused_from_its_beginning(
 def test_a_header_is_read_with_its_quotes_line_breaks_and_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_bytes('\ufeff"link","a\r\nb",text\r\n"http://a/1",1,"x\r\ny"\r\n'.encode())
-    assert read(path, **COLUMNS)["caption"].to_pylist() == ["x\r\ny"]
+    assert read(path, **COLUMNS)["caption"].to_pylist() == ["x y"]
     with pytest.raises(UrlListError, match="no column 'b'"):
         source(path, url_column="link", caption_column="b").check()
 

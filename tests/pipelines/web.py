@@ -35,6 +35,17 @@ def raw(answer: bytes) -> Page:
     return write
 
 
+def endless(head: bytes, part: bytes) -> Page:
+    """Write a part again and again, until the client hangs up."""
+
+    def write(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(head)
+        while True:
+            handler.wfile.write(part)
+
+    return write
+
+
 def redirect(location: str) -> Page:
     return body(b"", 302, Location=location)
 
