@@ -22,8 +22,9 @@ from PIL import Image
 
 from benchmarks.timing import Run, machine, median, race, ratio
 from pipelines.artifacts import ClipWeights
-from pipelines.artifacts.schema import PAIRS, pair_key
+from pipelines.artifacts.schema import embeddings, pair_key, pairs
 from pipelines.core.folder import Folder
+from pipelines.core.shards import make_shard
 from pipelines.embeddings.encode import EmbedWorker
 from pipelines.embeddings.rows import PairRows
 from unclip.clip.config import ClipArchitecture, ClipConfig
@@ -73,8 +74,8 @@ def ours(given: Given) -> Run:
     worker = EmbedWorker(weights, given.batch_size)
 
     def run() -> None:
-        table, _ = worker(PairRows(str(given.shard)))
-        pq.write_table(table, given.folder / "embeddings.parquet")
+        item = PairRows(str(given.shard))
+        make_shard(worker, item, Folder(str(given.folder)), "embeddings", embeddings(clip.width))
 
     return run
 
@@ -118,7 +119,7 @@ def write_shard(pictures: Path, path: Path, *, rows: int, side: int) -> None:
     files = sorted(file for file in pictures.iterdir() if file.suffix.lower() in SUFFIXES)
     if not files:
         raise SystemExit(f"{pictures} holds no pictures; give a folder of JPEG or PNG files")
-    table = pa.Table.from_pylist(list(islice(_pairs(files, side), rows)), schema=PAIRS)
+    table = pa.Table.from_pylist(list(islice(_pairs(files, side), rows)), schema=pairs({}, ()))
     pq.write_table(table, path, row_group_size=GROUP_ROWS)
 
 
@@ -131,7 +132,7 @@ def _pairs(files: Sequence[Path], side: int) -> Iterator[dict[str, object]]:
         sizes = dict.fromkeys(("width", "height", "original_width", "original_height"), side)
         url = f"http://example.invalid/{number}/{file.name}"
         key = pair_key(url, caption)
-        texts = {"key": key, "url": url, "caption": caption, "sha256": ""}
+        texts = {"key": key, "url": url, "caption": caption, "sha256": "", "phash": 0}
         yield {**texts, **sizes, "image": image.getvalue()}
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 
 from pipelines.artifacts import ClipWeights
-from pipelines.artifacts.schema import PAIRS, embeddings
+from pipelines.artifacts.schema import VERDICTS, embeddings, pairs
 from pipelines.core.errors import WorkLostError
 from pipelines.core.process import is_running
 from pipelines.core.store import Store
@@ -30,13 +31,29 @@ from pipelines.embeddings.rows import PairRows, batched, rows
 from pipelines.stages.embed import EmbedConfig
 from tests.pipelines.given import GivenClip
 from tests.pipelines.given_pairs import pair
-from tests.pipelines.local import make
+from tests.pipelines.local import make, work
 from unclip.clip.frozen import FrozenClip
 from unclip.config import ConfigError
 
 ROOT = Path(__file__).parents[2]
+PAIRS = pairs({}, ())
 ROWS = 23
 CAPTIONS = ["a", "two red hearts and one more", "", "word " * 60, "🙂 smile"]
+
+
+def run(worker: EmbedWorker, shard: PairRows) -> tuple[pa.Table, dict[str, Any]]:
+    """The embeddings of a shard, and the metadata."""
+    return work(worker, shard, embeddings(worker.clip.width, worker.precision))
+
+
+def keeping(shard: str, kept: list[int], folder: Path) -> PairRows:
+    """The shard with verdicts that keep these rows."""
+    keys = pq.read_table(shard)["key"].to_pylist()
+    verdicts = [
+        {"key": key, "reason": None if row in kept else "language"} for row, key in enumerate(keys)
+    ]
+    pq.write_table(pa.Table.from_pylist(verdicts, VERDICTS), folder / "verdicts.parquet")
+    return PairRows(shard, str(folder / "verdicts.parquet"))
 
 
 @pytest.fixture(scope="module")
@@ -64,24 +81,28 @@ def embeds(table: pa.Table) -> dict[str, np.ndarray]:
     return {name: to_numpy(table[name]) for name in names}
 
 
-def test_rows_are_the_kept_ones_in_order_whatever_the_row_groups(shard: str) -> None:
+def test_rows_are_the_kept_ones_in_order_whatever_the_row_groups(
+    shard: str, tmp_path: Path
+) -> None:
     keys = pq.read_table(shard)["key"].to_pylist()
     for keep in (None, [0, 6, 7, 22], [13], [], [14, 15, 20]):
-        given = PairRows(shard, None if keep is None else np.array(keep, np.int32))
-        found = [key for batch in rows(given) for key in batch["key"].to_pylist()]
-        assert found == [keys[row] for row in (range(ROWS) if keep is None else keep)]
+        given = PairRows(shard) if keep is None else keeping(shard, keep, tmp_path)
+        found = [row for batch in rows(given, 32) for row in batch.to_pylist()]
+        expected = list(range(ROWS) if keep is None else keep)
+        assert [row["row"] for row in found] == expected
+        assert [row["key"] for row in found] == [keys[row] for row in expected]
 
 
 @pytest.mark.parametrize("size", [1, 5, 7, 23, 100])
 def test_batches_hold_the_same_rows_in_equal_sizes(shard: str, size: int) -> None:
-    tables = list(batched(rows(PairRows(shard)), size))
+    tables = list(batched(rows(PairRows(shard), 32), size))
     assert pa.concat_tables(tables)["key"] == pq.read_table(shard)["key"]
     assert {table.num_rows for table in tables[:-1]} <= {size}
     assert 0 < tables[-1].num_rows <= size
 
 
 def test_embeddings_are_those_of_the_frozen_clip(clip: ClipWeights, shard: str) -> None:
-    table, metadata = EmbedWorker(clip, batch_size=4)(PairRows(shard))
+    table, metadata = run(EmbedWorker(clip, batch_size=4), PairRows(shard))
     check_schema(table, embeddings(clip.width), where="embeddings")
     pairs = pq.read_table(shard)
     assert table["key"] == pairs["key"]
@@ -101,35 +122,36 @@ def test_embeddings_are_those_of_the_frozen_clip(clip: ClipWeights, shard: str) 
 def test_the_number_of_decoding_processes_changes_no_bit(
     clip: ClipWeights, parallel: EmbedWorker, shard: str
 ) -> None:
-    expected, _ = EmbedWorker(clip, batch_size=4)(PairRows(shard))
+    expected, _ = run(EmbedWorker(clip, batch_size=4), PairRows(shard))
     for worker in (parallel, EmbedWorker(clip, batch_size=4, decode_workers=2)):
         for _ in range(2):  # the processes serve many shards
-            assert worker(PairRows(shard))[0] == expected
+            assert run(worker, PairRows(shard))[0] == expected
 
 
 def test_the_batch_size_changes_no_more_than_the_order_of_summation(
     clip: ClipWeights, shard: str
 ) -> None:
-    expected = embeds(EmbedWorker(clip, batch_size=ROWS)(PairRows(shard))[0])
+    expected = embeds(run(EmbedWorker(clip, batch_size=ROWS), PairRows(shard))[0])
     for size in (1, 5):
-        found = embeds(EmbedWorker(clip, batch_size=size)(PairRows(shard))[0])
+        found = embeds(run(EmbedWorker(clip, batch_size=size), PairRows(shard))[0])
         for name, column in expected.items():
             np.testing.assert_allclose(found[name], column, atol=2e-6, err_msg=name)
 
 
 def test_kept_rows_have_the_embeddings_that_they_have_among_all(
-    clip: ClipWeights, shard: str
+    clip: ClipWeights, shard: str, tmp_path: Path
 ) -> None:
-    keep = np.array([1, 8, 9, 20])
+    keep = [1, 8, 9, 20]
     worker = EmbedWorker(clip, batch_size=3)
-    every, some = worker(PairRows(shard))[0], worker(PairRows(shard, keep))[0]
-    assert some["key"].to_pylist() == [every["key"][int(row)].as_py() for row in keep]
+    every, some = run(worker, PairRows(shard))[0], run(worker, keeping(shard, keep, tmp_path))[0]
+    assert some["key"].to_pylist() == [every["key"][row].as_py() for row in keep]
+    assert some["row"].to_pylist() == keep
     for name, column in embeds(every).items():
         np.testing.assert_allclose(embeds(some)[name], column[keep], atol=2e-6, err_msg=name)
 
 
-def test_no_rows_give_an_empty_shard(clip: ClipWeights, shard: str) -> None:
-    table, metadata = EmbedWorker(clip, batch_size=4)(PairRows(shard, np.array([], np.int64)))
+def test_no_rows_give_an_empty_shard(clip: ClipWeights, shard: str, tmp_path: Path) -> None:
+    table, metadata = run(EmbedWorker(clip, batch_size=4), keeping(shard, [], tmp_path))
     check_schema(table, embeddings(clip.width), where="embeddings")
     assert (table.num_rows, metadata) == (0, {"similarity_sum": 0.0})
 
@@ -137,13 +159,14 @@ def test_no_rows_give_an_empty_shard(clip: ClipWeights, shard: str) -> None:
 def test_float16_halves_the_columns_and_changes_cosines_by_less_than_a_thousandth(
     clip: ClipWeights, shard: str
 ) -> None:
-    full, _ = EmbedWorker(clip, batch_size=4)(PairRows(shard))
-    half, _ = EmbedWorker(clip, batch_size=4, precision="float16")(PairRows(shard))
+    full, _ = run(EmbedWorker(clip, batch_size=4), PairRows(shard))
+    half, _ = run(EmbedWorker(clip, batch_size=4, precision="float16"), PairRows(shard))
     check_schema(half, embeddings(clip.width, "float16"), where="embeddings")
     with pytest.raises(SchemaError, match="image_embeds"):
         check_schema(half, embeddings(clip.width), where="embeddings")
     for name in ("image_embeds", "text_embeds"):
-        assert half[name].nbytes * 2 == full[name].nbytes
+        widths = [table[name].type.value_type.byte_width for table in (half, full)]
+        assert widths == [2, 4]
         exact, rounded = to_numpy(full[name]), to_numpy(half[name])
         assert rounded.dtype == np.float32
         assert not np.array_equal(rounded, exact)
@@ -153,7 +176,7 @@ def test_float16_halves_the_columns_and_changes_cosines_by_less_than_a_thousandt
 
 
 def test_float16_survives_a_file(clip: ClipWeights, shard: str, tmp_path: Path) -> None:
-    table, _ = EmbedWorker(clip, batch_size=4, precision="float16")(PairRows(shard))
+    table, _ = run(EmbedWorker(clip, batch_size=4, precision="float16"), PairRows(shard))
     pq.write_table(table, tmp_path / "00000.parquet")
     again = pq.read_table(tmp_path / "00000.parquet")
     check_schema(again, embeddings(clip.width, "float16"), where="embeddings")
@@ -184,16 +207,17 @@ def test_a_damaged_image_is_named_with_its_file(
     worker = parallel if workers else EmbedWorker(clip, batch_size=4)
     message = f"^The image of pair {pairs[9]['key']} in {path} cannot be decoded: .*run again"
     with pytest.raises(UndecodableImageError, match=message) as caught:
-        worker(PairRows(path))
+        run(worker, PairRows(path))
     assert "\n" not in str(caught.value)
-    assert worker(PairRows(shard))[0].num_rows == ROWS  # the worker is still good
+    assert run(worker, PairRows(shard))[0].num_rows == ROWS  # the worker is still good
 
 
 def test_a_killed_decoding_process_ends_the_shard_and_the_next_one_has_another(
     clip: ClipWeights, shard: str
 ) -> None:
     def batches() -> Iterator[EncodedPairs]:
-        pairs = EncodedPairs.of(pq.read_table(shard), where=shard)
+        table = next(batched(rows(PairRows(shard), 32), ROWS))
+        pairs = EncodedPairs.of(table, where=shard)
         for _ in range(10):
             yield pairs
 
@@ -217,7 +241,8 @@ from unclip.clip.frozen import FrozenClip
 if __name__ == "__main__":
     inputs = FrozenClip.load(sys.argv[1]).inputs
     image = Path(sys.argv[2]).read_bytes()
-    next(Decoder(inputs, workers=2)(iter([EncodedPairs("file", ["key"], ["caption"], [image])])))
+    batch = EncodedPairs("file", [("key", 0)], ["caption"], [image])
+    next(Decoder(inputs, workers=2)(iter([batch])))
     print(*(process.pid for process in multiprocessing.active_children()), flush=True)
     signal.pause()
 """
@@ -248,7 +273,7 @@ def test_an_error_of_the_model_ends_the_thread_that_decodes(clip: ClipWeights, s
     worker = EmbedWorker(clip, batch_size=2)
     worker.model.model.visual.conv1 = torch.nn.Conv2d(4, 64, 8)  # it gets three channels
     with pytest.raises(RuntimeError):
-        worker(PairRows(shard))
+        run(worker, PairRows(shard))
     assert not any(thread.name == "prefetch" for thread in threading.enumerate())
 
 
@@ -258,15 +283,16 @@ from pipelines.artifacts import ClipWeights
 from pipelines.core.folder import Folder
 from pipelines.embeddings.encode import EmbedWorker
 from pipelines.embeddings.rows import PairRows
+from tests.pipelines.test_embed import run
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 folder, small, large = sys.argv[1:]
 worker = EmbedWorker(ClipWeights(Folder(folder), "given", "", 64, 32, 24), batch_size=16)
-worker(PairRows(small))
+run(worker, PairRows(small))
 before = peak()
-rows = worker(PairRows(large))[0].num_rows
+rows = run(worker, PairRows(large))[0].num_rows
 print(rows, peak() - before)
 """
 
