@@ -34,6 +34,7 @@ from pipelines.artifacts import (
 )
 from pipelines.artifacts.schema import OUTCOMES, SELECTION, VERDICTS, pair_key, pairs, url_list
 from pipelines.core.folder import Folder
+from pipelines.core.shard_writer import ROW_GROUP_ROWS
 from pipelines.core.stage import ShardEntry
 from pipelines.report.data_page import make_data_page
 from pipelines.report.data_tables import Sources
@@ -67,9 +68,9 @@ def write_shards(root: Path, rows: int) -> None:
     for name in ("list", "pairs", "verdicts", "embeddings", "selection", "pca"):
         (root / name).mkdir(parents=True)
     for shard in range(-(-rows // SHARD_ROWS)):
-        write_slice(
-            root, f"{shard:06d}.parquet", range(SHARD_ROWS * shard, SHARD_ROWS * (shard + 1))
-        )
+        start = SHARD_ROWS * shard
+        numbers = range(start, min(start + SHARD_ROWS, rows))
+        write_slice(root, f"{shard:06d}.parquet", numbers)
     basis = pa.table({"eigenvalue": pa.array(0.95 ** np.arange(768), pa.float32())})
     pq.write_table(basis, root / "pca" / BASIS_FILE)
 
@@ -149,7 +150,7 @@ def write(path: Path, schema: pa.Schema, columns: pa.Table) -> None:
         else pa.nulls(columns.num_rows, field.type)
         for field in schema
     }
-    pq.write_table(pa.table(given, schema=schema), path)
+    pq.write_table(pa.table(given, schema=schema), path, row_group_size=ROW_GROUP_ROWS)
 
 
 def picture() -> bytes:

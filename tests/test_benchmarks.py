@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import duplicates, embedding, gpu, lists, steps
+from benchmarks import data_report, duplicates, embedding, gpu, lists, steps
 from benchmarks.contest import random_inputs
 from benchmarks.sizes import CPU
 from benchmarks.timing import Seconds, median, ratio
@@ -62,6 +62,12 @@ def test_lists_are_read_in_processes_of_their_own() -> None:
     lists.main(["--rows", "50", "100"], shown.append)
     rows = [line.split(" | ") for line in shown[1:]]
     assert [row[1] for row in rows] == ["50", "100"] * len(lists.WRITERS)
+
+
+def test_the_data_report_is_made_in_a_process_of_its_own() -> None:
+    shown: list[str] = []
+    data_report.main(["--rows", "60"], shown.append)
+    assert [row.split(" | ")[0] for row in shown[1:]] == ["| 60"]
 
 
 @pytest.mark.parametrize("search", ["exact", "semantic"])

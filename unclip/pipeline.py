@@ -104,9 +104,7 @@ class UnclipPipeline:
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Tokenize captions for the models' own text encoders; (B, L) int64 padded with 0."""
-        tokenizer = self._tokenizer
-        texts = [shortened(caption, tokenizer.context_length) for caption in captions]
-        tokens: Tensor = tokenizer(texts)
+        tokens: Tensor = self._tokenizer([shortened(caption) for caption in captions])
         return tokens.to(self.cascade.device)
 
     @torch.no_grad()

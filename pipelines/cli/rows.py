@@ -134,13 +134,23 @@ class _Writer:
             raise PipelineError(f"--out {path} must end in .csv, .jsonl or .parquet.")
 
     def __enter__(self) -> "_Writer":
+        """Raises `PipelineError` if the file cannot be written."""
+        try:
+            self._open()
+        except OSError as error:
+            raise PipelineError(
+                f"{self.path} cannot be written: {error.strerror or error}. Give another path "
+                "with --out."
+            ) from error
+        return self
+
+    def _open(self) -> None:
         if self.suffix == ".parquet":
             self.parquet = pq.ParquetWriter(str(self.path), FATES)
         elif self.path:
-            self.text = Path(self.path).open("w", newline="")
+            self.text = Path(self.path).open("w", newline="")  # noqa: SIM115 - closed on exit
             if self.suffix == ".csv":
                 csv.writer(self.text).writerow(FATES.names)
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self.suffix == ".parquet":

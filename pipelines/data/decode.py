@@ -59,7 +59,7 @@ def open_image(content: bytes, max_pixels: int) -> Image.Image:
 
 
 def jpeg_markers(content: bytes) -> Iterator[int]:
-    """The markers of a JPEG up to its end, found as libjpeg finds them. Image data has none."""
+    """The markers of a JPEG up to its end, found as libjpeg finds them."""
     at = 0
     while found := MARKER.search(content, at):
         (marker,), at = found[1], found.end()
@@ -96,8 +96,8 @@ def check_tiles(image: Image.Image, max_pixels: int) -> None:
 
 def refusal(error: Exception) -> Refused:
     """The refusal for an error of Pillow, which raises any type on broken data."""
-    reason = "truncated" if "truncated" in str(error).lower() else "undecodable"
-    return Refused(reason, str(error) or type(error).__name__)
+    cut_off = "truncated" in str(error).lower()
+    return Refused("truncated" if cut_off else "undecodable", str(error) or type(error).__name__)
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:

@@ -139,7 +139,7 @@ class Book:
             "url": without_credentials(outcome.row["url"]),
             "row": None if outcome.pair is None else self.downloaded,
             "reason": outcome.reason,
-            "detail": outcome.detail and printable(outcome.detail[:MAX_DETAIL]),
+            "detail": outcome.detail and outcome.detail[:MAX_DETAIL],
             "attempts": outcome.attempts,
             "time": outcome.time or datetime.now(UTC),
         }
@@ -170,11 +170,6 @@ class Book:
             "downloaded": self.downloaded,
             "rejected": dict(sorted(self.rejected.items())),
         }
-
-
-def printable(text: str) -> str:
-    """The text with "�" for what would break a terminal or UTF-8; servers choose the words."""
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
 
 
 def _listed(row: Row) -> Row:

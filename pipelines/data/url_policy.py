@@ -58,11 +58,16 @@ class Refused(Exception):  # noqa: N818 - an outcome that is counted, not an err
     def __init__(
         self, reason: str, detail: str, *, transient: bool = False, attempts: int = 1
     ) -> None:
-        super().__init__(f"{reason}: {detail}")
+        super().__init__(f"{reason}: {printable(detail)}")
         self.reason = reason
-        self.detail = detail
+        self.detail = printable(detail)
         self.transient = transient
         self.attempts = attempts
+
+
+def printable(text: str) -> str:
+    """The text with "�" for what would break a terminal or UTF-8; servers choose the words."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
 
 
 @dataclass(frozen=True)

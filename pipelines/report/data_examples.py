@@ -5,7 +5,7 @@ Keys are random, so the first ones are a fair sample, and the same one every tim
 
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,9 +31,8 @@ MAX_CAPTION, MAX_URL, MAX_DETAIL = 120, 160, 120  # characters
 Values = dict[str, Any]
 
 CHOOSE = """
-SELECT reason, min({{'key': key, 'shard': shard, 'number': number, 'repeats': repeats}}, {limit})
-FROM {table} WHERE {where} GROUP BY reason
-ORDER BY count(*) DESC, reason LIMIT {reasons}
+SELECT coalesce(reason, ''), min({{'key': key, 'shard': shard, 'number': number{repeats}}}, {limit})
+FROM {table} WHERE coalesce(reason, '') IN (SELECT unnest(?)) GROUP BY reason
 """
 # Several rows may have the key: the one that was kept comes first.
 FIND_KEPT = """
@@ -60,15 +59,11 @@ class Choice:
 Choices = dict[str, list[Choice]]
 
 
-def find_failures(database: duckdb.DuckDBPyConnection, sources: Sources) -> dict[str, list[Values]]:
+def find_failures(
+    database: duckdb.DuckDBPyConnection, sources: Sources, reasons: Iterable[str]
+) -> dict[str, list[Values]]:
     """Rows that were not downloaded, by reason, with URL, caption and detail."""
-    # The table has no column `repeats`.
-    chosen = choose(
-        database,
-        "(SELECT *, NULL::VARCHAR AS repeats FROM outcomes)",
-        "reason IS NOT NULL",
-        limit=FAILURES_PER_REASON,
-    )
+    chosen = choose(database, "outcomes", reasons, limit=FAILURES_PER_REASON, repeats="")
     places = [choice.place for choices in chosen.values() for choice in choices]
     rows = dict(_read_failures(places, sources))
     return {reason: [rows[choice.place] for choice in found] for reason, found in chosen.items()}
@@ -78,28 +73,28 @@ def _read_failures(places: Sequence[Place], sources: Sources) -> Iterator[tuple[
     outcomes = read_rows(sources.pairs.outcomes_url, places, ("url", "detail", "attempts"))
     listed = read_rows(sources.urls.url, places, ("caption",))
     for (place, outcome), (_, row) in zip(outcomes, listed, strict=True):
-        yield (
-            place,
-            {
-                "url": clean(outcome["url"], MAX_URL),
-                "caption": clean(row["caption"], MAX_CAPTION),
-                "detail": clean(outcome["detail"] or "", MAX_DETAIL),
-                "attempts": outcome["attempts"],
-            },
-        )
+        failure = {
+            "url": clean(outcome["url"], MAX_URL),
+            "caption": clean(row["caption"], MAX_CAPTION),
+            "detail": clean(outcome["detail"] or "", MAX_DETAIL),
+            "attempts": outcome["attempts"],
+        }
+        yield place, failure
 
 
-def find_pictures(database: duckdb.DuckDBPyConnection, sources: Sources) -> Values:
+def find_pictures(
+    database: duckdb.DuckDBPyConnection, sources: Sources, reasons: Mapping[str, Iterable[str]]
+) -> Values:
     """Pictures of selected pairs, and of those that filter and selection rejected, by reason.
 
-    A rejected pair that repeats another one has that one as its `original`.
+    reasons: of both stages, the most frequent first. A rejected pair that repeats another one has
+    that one as its `original`.
     """
-    selected = choose(database, "selection", "reason IS NULL", limit=KEPT)
+    kept = choose(database, "selection", [""], limit=KEPT).get("", [])
     rejected = {
-        stage: choose(database, table, "reason IS NOT NULL", limit=PER_REASON)
+        stage: choose(database, table, reasons[stage], limit=PER_REASON)
         for stage, table in (("filter", "verdicts"), ("select", "selection"))
     }
-    kept = next(iter(selected.values()), [])
     shown = [choice for choices in _lists(rejected) for choice in choices] + kept
     originals = find_originals(database, shown)
     places = [choice.place for choice in shown] + list(originals.values())
@@ -124,17 +119,34 @@ def _lists(rejected: dict[str, Choices]) -> list[list[Choice]]:
     return [found for choices in rejected.values() for found in choices.values()]
 
 
-def choose(database: duckdb.DuckDBPyConnection, table: str, where: str, *, limit: int) -> Choices:
-    """By reason ("" for none), the rows with the smallest keys, at most `limit` different ones."""
-    query = CHOOSE.format(table=table, where=where, limit=SPARE * limit, reasons=MAX_REASONS)
-    found: Choices = {}
-    for reason, rows in database.execute(query).fetchall():
-        first = {row["key"]: row for row in reversed(rows)}  # of the rows with a key
-        chosen = sorted(first.values(), key=lambda row: row["key"])[:limit]
-        found[reason or ""] = [
-            Choice(Place(row["shard"], row["number"]), row["repeats"]) for row in chosen
-        ]
-    return found
+def choose(
+    database: duckdb.DuckDBPyConnection,
+    table: str,
+    reasons: Iterable[str],
+    *,
+    limit: int,
+    repeats: str = ", 'repeats': repeats",
+) -> Choices:
+    """By reason, the rows with the smallest keys, at most `limit` with different keys.
+
+    reasons: the most frequent first; "" stands for none. repeats: empty for a table without that
+    column.
+    """
+    wanted = list(reasons)[:MAX_REASONS]
+    query = CHOOSE.format(table=table, limit=SPARE * limit, repeats=repeats)
+    rows = dict(database.execute(query, [wanted]).fetchall())
+    return {reason: _first(rows[reason], limit) for reason in wanted if reason in rows}
+
+
+def _first(rows: Sequence[Values], limit: int) -> list[Choice]:
+    """rows: by key; the first of those with the same key counts."""
+    by_key: dict[str, Values] = {}
+    for row in rows:
+        by_key.setdefault(row["key"], row)
+    return [
+        Choice(Place(row["shard"], row["number"]), row.get("repeats"))
+        for row in list(by_key.values())[:limit]
+    ]
 
 
 def find_originals(
@@ -152,14 +164,12 @@ def read_pictures(places: Iterable[Place], pairs: PairShards) -> Iterator[tuple[
     column = rendition(large_enough[0]) if large_enough else "image"
     names = ("caption", column, "original_width", "original_height")
     for place, row in read_rows(pairs.url, places, names):
-        yield (
-            place,
-            {
-                "caption": clean(row["caption"], MAX_CAPTION),
-                "size": f"{row['original_width']} × {row['original_height']}",
-                "image": thumbnail(row[column]),
-            },
-        )
+        picture = {
+            "caption": clean(row["caption"], MAX_CAPTION),
+            "size": f"{row['original_width']} × {row['original_height']}",
+            "image": thumbnail(row[column]),
+        }
+        yield place, picture
 
 
 def thumbnail(image: bytes) -> bytes:

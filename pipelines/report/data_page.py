@@ -37,7 +37,7 @@ def make_data_page(sources: Sources) -> DataPage:
     with scratch_database(Budget()) as database:
         load_tables(database, sources)
         figures = find_figures(database, sources)
-        pictures = data_examples.find_pictures(database, sources)
+        pictures = data_examples.find_pictures(database, sources, figures["reasons"])
     html = render_page("data.html", pictures=pictures, **page_values(figures))
     log.info("Rendered the data report: %.1f MB", len(html) / 1e6)
     return DataPage(html, figures)
@@ -47,14 +47,15 @@ def find_figures(database: duckdb.DuckDBPyConnection, sources: Sources) -> Value
     """All figures, by the section of the page."""
     similarity = distributions.describe_similarity(database, sources.embeddings)
     repeated = {"download": data_figures.repeated_rows(sources)}
+    reasons = {
+        stage: data_figures.count_reasons(database, table, repeated.get(stage, 0))
+        for stage, table in TABLES.items()
+    }
     return {
         "steps": data_figures.count_steps(database, sources, similarity["rows"]),
         "splits": data_figures.count_splits(sources),
-        "reasons": {
-            stage: data_figures.count_reasons(database, table, repeated.get(stage, 0))
-            for stage, table in TABLES.items()
-        },
-        "failures": data_examples.find_failures(database, sources),
+        "reasons": reasons,
+        "failures": data_examples.find_failures(database, sources, reasons["download"]),
         "hosts": data_figures.count_hosts(database),
         "pairs": distributions.describe_pairs(database),
         "similarity": similarity,

@@ -39,8 +39,7 @@ PAIR_COLUMNS = ("key", "caption", "original_width", "original_height")
 PAIR_TABLE = """
 SELECT key, length(caption) AS chars, least(original_width, original_height) AS side,
        original_width / original_height AS ratio,
-       CASE WHEN left(key, {digits}) <= '{limit}' THEN left(caption, {chars}) END AS sampled
-       {columns}
+       CASE WHEN left(key, {digits}) <= '{limit}' THEN left(caption, {chars}) END AS sampled{extra}
 FROM incoming
 """
 VERDICT_COLUMNS = ("key", "reason", "repeats")
@@ -65,14 +64,13 @@ def load_tables(database: duckdb.DuckDBPyConnection, sources: Sources) -> None:
     """Make the tables `outcomes`, `pairs`, `verdicts` and `selection`.
 
     `outcomes`, `verdicts` and `selection` have the place of each row: the shard's name and the
-    number of the row in the slice (outcomes) or in the shard of pairs (the others). The extra
-    columns of the list are `column_0`, `column_1` and so on in `pairs`.
+    number of the row in the slice (outcomes) or in the shard of pairs (the others). In `pairs`,
+    `column_name` names the extra columns of the list.
     """
     pairs = sources.pairs
     outcomes = {name: pairs.outcomes_url(name) for name in pairs.shards}
     _load(database, "outcomes", OUTCOME_TABLE, scan(outcomes, _part(OUTCOMES, OUTCOME_COLUMNS)))
-    columns = (*PAIR_COLUMNS, *pairs.columns)
-    _load(database, "pairs", _pair_table(pairs), scan_shards(pairs, _part(pairs.schema(), columns)))
+    _load(database, "pairs", _pair_table(pairs), _scan_pairs(pairs))
     verdicts = scan_shards(sources.verdicts, _part(VERDICTS, VERDICT_COLUMNS))
     _load(database, "verdicts", VERDICT_TABLE, verdicts)
     selection = scan_shards(sources.selection, _part(SELECTION, SELECTION_COLUMNS))
@@ -82,6 +80,20 @@ def load_tables(database: duckdb.DuckDBPyConnection, sources: Sources) -> None:
 def scan_shards(shards: Shards, schema: pa.Schema) -> pa.RecordBatchReader:
     """The columns of a schema from all shards."""
     return scan({name: shards.url(name) for name in shards.shards}, schema)
+
+
+def _scan_pairs(pairs: PairShards) -> pa.RecordBatchReader:
+    """The columns of pairs; those of the list under new names, as any name may be taken."""
+    rows = scan_shards(pairs, _part(pairs.schema(), (*PAIR_COLUMNS, *pairs.columns)))
+    own = rows.schema.names[: len(rows.schema) - len(pairs.columns)]
+    names = [*own, *map(column_name, range(len(pairs.columns)))]
+    schema = pa.schema([f.with_name(name) for f, name in zip(rows.schema, names, strict=True)])
+    return pa.RecordBatchReader.from_batches(schema, (b.rename_columns(names) for b in rows))
+
+
+def column_name(index: int) -> str:
+    """The name in the table `pairs` of a column of the list."""
+    return f"column_{index}"
 
 
 def _part(schema: pa.Schema, names: tuple[str, ...]) -> pa.Schema:
@@ -102,17 +114,13 @@ def _pair_table(pairs: PairShards) -> str:
         digits=KEY_DIGITS,
         limit=_sample_limit(pairs.total_rows),
         chars=MAX_TEXT,
-        columns="".join(
-            _extra_column(index, name, kind)
-            for index, (name, kind) in enumerate(pairs.columns.items())
-        ),
+        extra="".join(map(_extra_column, range(len(pairs.columns)), pairs.columns.values())),
     )
 
 
-def _extra_column(index: int, name: str, kind: str) -> str:
-    quoted = '"' + name.replace('"', '""') + '"'
-    value = quoted if kind == "number" else f"left({quoted}, {MAX_TEXT})"
-    return f", {value} AS column_{index}"
+def _extra_column(index: int, kind: str) -> str:
+    name = column_name(index)
+    return f", {name}" if kind == "number" else f", left({name}, {MAX_TEXT}) AS {name}"
 
 
 def _sample_limit(rows: int) -> str:

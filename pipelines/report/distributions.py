@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipelines.artifacts import EmbeddingShards
 from pipelines.data.rules.captions import language_identifier
-from pipelines.report.data_tables import SAMPLE, scan_shards
+from pipelines.report.data_tables import SAMPLE, column_name, scan_shards
 
 Values = dict[str, Any]
 Edges = Sequence[float]
@@ -91,7 +91,7 @@ def describe_columns(
     describe = {"number": _describe_numbers, "text": _describe_texts}
     found = {}
     for index, (name, kind) in enumerate(columns.items()):
-        column = f"column_{index}"
+        column = column_name(index)
         given = database.execute(f"SELECT count({column}), count(*) FROM pairs").fetchall()[0]
         values = {"kind": kind, "rows": given[0], "missing": given[1] - given[0]}
         found[name] = {**values, **describe[kind](database, column)}
@@ -101,7 +101,7 @@ def describe_columns(
 def _describe_numbers(database: duckdb.DuckDBPyConnection, column: str) -> Values:
     query = COLUMN_EDGES.format(column=column, bins=COLUMN_BINS)
     found = database.execute(query).fetchall()
-    edges = found[0][0] if found else [0.0]
+    edges = sorted(set(found[0][0])) if found else [0.0]
     return {"histogram": histogram(database, column, "pairs", edges)}
 
 

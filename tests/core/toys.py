@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -118,6 +118,35 @@ class Add(Stage[Shards]):
         made_from = {name: entry.digest for name, entry in numbers.shards.items()}
         records = ctx.map_shards(worker, items, schema=NUMBERS, unit="shards", made_from=made_from)
         return Shards(ctx.folder, entries(records), {})
+
+
+@dataclass(frozen=True)
+class Grow(Stage[Shards]):
+    """Shards of consecutive numbers, as many as are listed: longer lists share the first ones."""
+
+    kind: ClassVar[str] = "grow"
+    artifact: ClassVar[type[Artifact]] = Shards
+
+    rows: int
+    listed: int = field(metadata={"in_key": False})
+
+    def digests(self) -> Mapping[str, str]:
+        return {"list": str(self.listed)}
+
+    def run(self, ctx: Context) -> Shards:
+        starts = {f"{i:05d}": i * self.rows for i in range(self.listed)}
+        items = {n: (n, list(range(start, start + self.rows))) for n, start in starts.items()}
+        worker = AddWorker(self.name, 0, behaviour(self.name))
+        records = ctx.map_shards(worker, items, schema=NUMBERS, unit="shards", made_from=starts)
+        return Shards(ctx.folder, entries(records), {})
+
+
+@dataclass(frozen=True)
+class Draw(Grow):
+    """The same, but of shards that would differ if they were made twice."""
+
+    kind: ClassVar[str] = "draw"
+    varies: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

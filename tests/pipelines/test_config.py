@@ -19,10 +19,10 @@ from unclip.config import ConfigError
 NAMES = sorted({path.stem for path in PACKAGED.glob("*.yaml")} - {"karlo"})
 
 
-def edited(tmp_path: Path, old: str, new: str) -> str:
+def edited(tmp_path: Path, old: str, new: str, name: str = "edited.yaml") -> str:
     text = find_config("demo").read_text()
     assert old in text
-    path = tmp_path / "edited.yaml"
+    path = tmp_path / name
     path.write_text(text.replace(old, new, 1))
     return str(path)
 
@@ -265,7 +265,10 @@ def test_relative_paths_of_a_file_start_from_its_folder(
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "pairs.csv").write_text("url,caption\n")
     path = edited(tmp_path, "  urls: demo", "  urls: lists/pairs.csv")
+    plain = edited(tmp_path, "  store: runs/demo", "  store: results", "plain.yaml")
     monkeypatch.chdir("/")
+    assert load_config(plain).source.urls == "demo"  # a name
+    assert load_config(plain).run.store == str(tmp_path / "results")
     config = load_config(path, ["decoder.init_from=weights.safetensors"])
     assert config.source.urls == str(tmp_path / "lists" / "pairs.csv")
     assert config.run.store == str(tmp_path / "runs" / "demo")

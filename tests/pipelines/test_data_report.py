@@ -184,7 +184,7 @@ def test_columns_of_the_list_are_described(made: Made) -> None:
     pairs = made.rows(made.stage.pairs)
     assert list(made.figures["columns"]) == list(COLUMNS)
     score, licence = made.figures["columns"].values()
-    scores = [row["score"] for row in pairs if row["score"] is not None]
+    scores = [row["number"] for row in pairs if row["number"] is not None]
     assert (score["rows"], score["missing"]) == (len(scores), len(pairs) - len(scores))
     edges, counts = score["histogram"].values()
     assert counts == binned(scores, edges, bisect_left)

@@ -17,7 +17,7 @@ from pipelines.core.store import Store
 ROOT = Path(__file__).parents[2]
 STAGES = (
     *("list", "download", "filter", "clip", "embed", "select", "pca"),
-    *("prior", "decoder", "upsampler_1", "upsampler_2", "evaluate", "report"),
+    *("prior", "decoder", "upsampler_1", "upsampler_2", "evaluate", "data_report", "report"),
 )
 # A few steps of everything: what is proven is the way, not what the models learn.
 QUICK = {
@@ -135,7 +135,7 @@ class TestWholePipeline:
         assert picture.read_bytes().startswith(b"\x89PNG")
 
     def test_only_one_stage_is_planned_where_only_it_is_asked_for(self, finished: Path) -> None:
-        assert "1 to run, 12 cached" in unclip(finished, "plan", "--only", "evaluate")
+        assert "1 to run, 13 cached" in unclip(finished, "plan", "--only", "evaluate")
 
     def test_a_changed_field_plans_just_what_depends_on_it(self, finished: Path) -> None:
         planned = unclip(finished, "plan", **{"priors.prior.steps": "8"})

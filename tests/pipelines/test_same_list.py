@@ -101,7 +101,7 @@ def test_a_file_of_any_format_gives_the_slices_of_the_csv(
     for each in {"list.csv", name}:
         WRITERS[each](tmp_path / each, rows)
     from_csv, from_other = slices(store, tmp_path / "list.csv"), slices(store, tmp_path / name)
-    assert len(from_csv.shards) > 3
+    assert len(from_csv.shards) >= 3
     assert {n: e.rows for n, e in from_csv.shards.items()} == {
         n: e.rows for n, e in from_other.shards.items()
     }

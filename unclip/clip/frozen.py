@@ -67,9 +67,7 @@ class FrozenClip:
         self.image_size: int = _side(model_config["vision_cfg"]["image_size"], name)
         resize, normalise = split(preprocess)
         self.context_length: int = model_config["text_cfg"].get("context_length", 77)
-        self.inputs = ClipInputs(
-            resize, with_bounded_cache(tokenizer), self.image_size, self.context_length
-        )
+        self.inputs = ClipInputs(resize, with_bounded_cache(tokenizer), self.image_size)
         self._mean, self._std = (
             torch.tensor(colour, dtype=torch.float32, device=device).reshape(1, 3, 1, 1)
             for colour in (normalise.mean, normalise.std)
