@@ -1,6 +1,6 @@
 """The small columns of all shards as tables on disk, each loaded in one pass.
 
-Pictures are never read here. A row takes about 100 bytes of the disk in all.
+Pictures are never read here. A row takes about 60 bytes of the disk in all.
 """
 
 import logging
