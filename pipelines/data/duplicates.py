@@ -130,7 +130,7 @@ def find_duplicates(
     identities: one row for each pair (`IDENTITY`), in any order, read once.
     max_distance: bits in which the perceptual hashes of near copies differ, 0 to 3; None: only
     exact duplicates. Raises ValueError if it is larger.
-    budget: the memory of the engine, whatever the number of rows. The disk holds about 100 bytes
+    budget: the memory of the engine, whatever the number of rows. The disk holds about 125 bytes
     for each row, and as much again while a step runs.
     """
     with scratch_database(budget) as database:

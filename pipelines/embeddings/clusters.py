@@ -20,7 +20,7 @@ ITERATIONS = 10
 SEED = 0
 
 PROBES = 4  # clusters that a row near their borders belongs to, at most
-MARGIN = 0.1  # of the distance of two rows at the threshold; see `assign`
+MARGIN = 0.08  # of the distance of two rows at the threshold; see `assign`
 
 Read = Callable[[np.ndarray], np.ndarray]  # ranks (n,) int64 → unit vectors (n, W) float32
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # worse, better row (n,) int64; cosine (n,)
