@@ -83,9 +83,9 @@ def _step(stage: Stage[Artifact], store: Store, forced: bool, afresh: bool) -> S
         return Step(stage, "run", "asked to run again", manifest, forced)
     missing = store.missing_outputs(manifest)
     if missing:
+        count = len(manifest.outputs) + len(manifest.shards)
         reason = (
-            f"{len(missing)} of its {len(manifest.outputs) + len(manifest.shards)} files are gone "
-            "or changed in size: "
+            f"{len(missing)} of its {count} files are gone or changed in size: "
             f"{', '.join(missing[:3])}"
         )
         return Step(stage, "run", reason, None)
