@@ -52,7 +52,7 @@ def find_known_urls(new: Mapping[str, str], earlier: Mapping[str, str], folder: 
     if not earlier:
         folder.write_table(KNOWN_URLS, KNOWN.empty_table())
         return 0
-    with scratch_database(Budget()) as db, tempfile.TemporaryDirectory() as scratch:
+    with scratch_database(Budget.of_worker()) as db, tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "known.parquet"
         db.register("rows", scan(new, LISTED))
         db.execute("CREATE TABLE new AS SELECT * FROM rows")

@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 
 from pipelines.core.errors import PipelineError, first_line
 
@@ -22,6 +23,18 @@ class Budget:
     memory_mib: int = 256  # of tables and intermediate results; the rest is on disk
     threads: int = 2
     scratch: str | None = None  # folder for spilled data; None: the system's temporary folder
+
+    @classmethod
+    def of_worker(cls) -> "Budget":
+        """Half of the memory and all CPUs that Ray reserved for this worker.
+
+        The defaults where it reserved none (`run.resources.<stage>.memory_gib`), and outside Ray.
+        """
+        if not ray.is_initialized():
+            return cls()
+        reserved = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
+        memory_mib = int(reserved.get("memory", 0) / 2 / 2**20)
+        return cls(max(cls.memory_mib, memory_mib), max(cls.threads, int(reserved.get("CPU", 0))))
 
 
 @contextmanager
@@ -44,8 +57,9 @@ def scratch_database(budget: Budget) -> Iterator[duckdb.DuckDBPyConnection]:
             except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
                 raise PipelineError(
                     f"A question about all rows has no room: {first_line(error)}. It may use "
-                    f"memory_mib={budget.memory_mib} and the disk of {folder}: give it more "
-                    "memory, or a larger disk."
+                    f"{budget.memory_mib} MiB and the disk of {folder}. Give the stage more memory "
+                    "with run.resources.<stage>.memory_gib, of which it uses half, or a larger "
+                    "disk."
                 ) from error
 
 

@@ -42,7 +42,7 @@ class Repeats:
     def publish(cls, path: Path, folder: Folder, names: list[str]) -> "Repeats":
         """From a local table with the columns shard (index in `names`), row and kept_key."""
         folder.publish(path, REPEATS_FILE)
-        with scratch_database(Budget()) as database:
+        with scratch_database(Budget.of_worker()) as database:
             found = database.execute(DIGESTS.format(path=path)).fetchall()
         return cls(folder.file(REPEATS_FILE), {names[shard]: digest for shard, digest in found})
 
@@ -55,7 +55,7 @@ def find_repeats(pairs: PairShards, max_distance: int | None, folder: Folder) ->
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "repeats.parquet"
         identities = pa.RecordBatchReader.from_batches(IDENTITY, batches)
-        find_duplicates(identities, path, max_distance=max_distance, budget=Budget())
+        find_duplicates(identities, path, max_distance=max_distance, budget=Budget.of_worker())
         log.info("%d pairs repeat others", pq.ParquetFile(path).metadata.num_rows)
         return Repeats.publish(path, folder, names)
 

@@ -60,5 +60,5 @@ def _decide(
 ) -> Repeats:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "repeats.parquet"
-        drop_near_duplicates(folder, partitions, threshold, path, Budget())
+        drop_near_duplicates(folder, partitions, threshold, path, Budget.of_worker())
         return Repeats.publish(path, folder, names)

@@ -101,7 +101,7 @@ def choose(selection: SelectionShards, limit: int, *, held_out: bool) -> list[Ro
 
     Raises `PipelineError` if the split has fewer than two.
     """
-    with scratch_database(Budget()) as db:
+    with scratch_database(Budget.of_worker()) as db:
         verdicts = scan({name: selection.url(name) for name in selection.shards}, VERDICT)
         db.register("verdicts", verdicts)
         found = db.execute(SMALLEST_KEYS, [held_out, limit]).fetchall()

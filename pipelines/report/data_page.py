@@ -34,7 +34,7 @@ class DataPage:
 
 def make_data_page(sources: Sources) -> DataPage:
     """Count, choose examples and render. Memory does not grow with the number of rows."""
-    with scratch_database(Budget()) as database:
+    with scratch_database(Budget.of_worker()) as database:
         load_tables(database, sources)
         figures = find_figures(database, sources)
         pictures = data_examples.find_pictures(database, sources, figures["reasons"])

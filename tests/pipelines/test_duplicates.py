@@ -234,7 +234,7 @@ def test_rows_that_exceed_the_memory_are_spilled_and_give_the_same(tmp_path: Pat
 
 def test_too_little_memory_is_an_error_with_a_hint() -> None:
     with (
-        pytest.raises(PipelineError, match=r"memory_mib=8 .*give it more memory"),
+        pytest.raises(PipelineError, match=r"8 MiB .*Give the stage more memory"),
         scratch_database(Budget(memory_mib=8, threads=1)) as database,
     ):
         database.execute("CREATE TABLE one AS SELECT list(i) FROM range(10_000_000) AS t(i)")
