@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,20 +27,24 @@ from benchmarks import duplicate_data
 from pipelines.artifacts import EmbeddingShards
 from pipelines.artifacts.schema import embeddings as embeddings_schema
 from pipelines.core.folder import Folder
+from pipelines.core.shards import make_shard
+from pipelines.core.stage import Metadata, ShardEntry, ShardWorker
 from pipelines.core.tables import to_column
 from pipelines.data.duplicates import IDENTITY, find_duplicates
 from pipelines.data.out_of_core import Budget
-from pipelines.embeddings.near_duplicates import CompareWorker, drop_near_duplicates
+from pipelines.embeddings.near_duplicates import SIMILAR, CompareWorker, drop_near_duplicates
 from pipelines.embeddings.partitions import (
+    PARTITIONS,
     AssignWorker,
     SampleWorker,
     assign_groups,
     count_partitions,
+    sampled,
     train_partitions,
 )
 
 WORKERS = 2
-Work = Callable[[Any], Any]
+Place = tuple[str, pa.Schema]  # name and schema of a shard
 
 
 def peak_mb() -> int:
@@ -54,9 +58,10 @@ def cpu_s() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
-def measured(work: Work, item: Any) -> tuple[Any, int]:
-    """The result of a call, and the peak memory of its process."""
-    return work(item), peak_mb()
+def measured(work: ShardWorker, item: Any, out: Folder, place: Place) -> tuple[Metadata, int]:
+    """Make a shard; returns its metadata, and the peak memory of its process."""
+    record = make_shard(work, item, out, *place)
+    return dict(record.metadata), peak_mb()
 
 
 def make_pairs(folder: Path, rows: int) -> None:
@@ -106,31 +111,33 @@ def semantic(folder: Path, rows: int, width: int) -> dict[str, Any]:
     """Search the first rows for near duplicates; seconds and peak memory of each step."""
     paths = sorted(folder.glob("*.parquet"))[: -(-rows // duplicate_data.SHARD_ROWS)]
     counts = {path.stem: pq.read_metadata(path).num_rows for path in paths}
-    embeddings = EmbeddingShards(Folder(str(folder)), counts, {}, width, "clip", "digest")
+    shards = {name: ShardEntry(count) for name, count in counts.items()}
+    embeddings = EmbeddingShards(Folder(str(folder)), shards, {}, width, "clip", "digest")
     report: dict[str, Any] = {}
     start, cpu = time.perf_counter(), cpu_s()
 
-    def run(step: str, work: Work, items: Mapping[str, Any], out: Folder) -> dict[str, Any]:
-        began = cpu_s()
+    def run(work: ShardWorker, items: Mapping[str, Any], schema: pa.Schema) -> dict[str, Any]:
+        began, count = cpu_s(), len(items)
+        step = next(iter(items)).partition("/")[0]
+        places = [(name, schema) for name in items]
         with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
-            results = list(pool.map(measured, [work] * len(items), items.values()))
-        for name, ((table, _), _) in zip(items, results, strict=True):
-            out.write_table(f"{name}.parquet", table)
+            calls = pool.map(measured, [work] * count, items.values(), [out] * count, places)
+            results = list(calls)
         report[f"{step}_cpu_s"] = round(cpu_s() - began, 1)
         report[f"{step}_mb"] = max(peak for _, peak in results)
-        return {name: facts for name, ((_, facts), _) in zip(items, results, strict=True)}
+        return {name: facts for name, (facts, _) in zip(items, results, strict=True)}
 
     with tempfile.TemporaryDirectory() as scratch:
         out = Folder(scratch)
         names = tuple(counts)
         samples = {"sample/0": names[::2], "sample/1": names[1::2]}
-        run("sample", SampleWorker(embeddings), samples, out)
+        run(SampleWorker(embeddings), samples, sampled(width))
         train_partitions(out, list(samples), embeddings)
         groups = {f"assign/{i}": g for i, g in enumerate(assign_groups(counts))}
-        written = run("assign", AssignWorker(embeddings, out, 0.95), groups, out)
+        written = run(AssignWorker(embeddings, out, 0.95), groups, PARTITIONS)
         assigned = tuple((name, facts["file"]) for name, facts in written.items())
         partitions = {f"compare/{i}": i for i in range(count_partitions(rows))}
-        compared = run("compare", CompareWorker(out, assigned, 0.95), partitions, out)
+        compared = run(CompareWorker(out, assigned, 0.95), partitions, SIMILAR)
         target = Path(scratch) / "dropped.parquet"
         dropped = drop_near_duplicates(out, list(partitions), 0.95, target, Budget())
     read = sum(facts.get("read", 0) for facts in compared.values())

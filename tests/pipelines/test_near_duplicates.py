@@ -11,6 +11,8 @@ from benchmarks.duplicate_data import embeddings as clustered
 from benchmarks.duplicate_data import key_of
 from pipelines.artifacts import EmbeddingShards
 from pipelines.core.folder import Folder
+from pipelines.core.shards import make_shard
+from pipelines.core.stage import ShardWorker
 from pipelines.data.out_of_core import Budget
 from pipelines.embeddings import clusters, partitions
 from pipelines.embeddings.near_duplicates import (
@@ -20,13 +22,16 @@ from pipelines.embeddings.near_duplicates import (
     drop_near_duplicates,
 )
 from pipelines.embeddings.partitions import (
+    PARTITIONS,
     AssignWorker,
     SampleWorker,
     assign_groups,
     count_partitions,
+    sampled,
     train_partitions,
     unit,
 )
+from tests.pipelines.local import own_entries
 
 THRESHOLD = 0.95
 BUDGET = Budget(memory_mib=128, threads=1)
@@ -55,30 +60,32 @@ def store(
             "image_embeds": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
         }
         folder.write_table(f"{name}.parquet", pa.table(columns))
-    rows = {name: len(keys) for name, (_, _, keys) in shards.items()}
+    rows = own_entries({name: len(keys) for name, (_, _, keys) in shards.items()})
     width = next(iter(shards.values()))[0].shape[1]
     return StoredEmbeddings(folder, rows, {}, width, "clip", "digest")
+
+
+def rows_of(embeddings: EmbeddingShards) -> dict[str, int]:
+    return {name: entry.rows for name, entry in embeddings.shards.items()}
 
 
 def search(embeddings: EmbeddingShards, folder: Folder, threshold: float = THRESHOLD) -> Dropped:
     """The steps, as a stage runs them: workers are pickled, and their tables stored by name."""
 
-    def make(worker: object, items: dict[str, object]) -> dict[str, dict]:
+    def make(worker: ShardWorker, items: dict[str, object], schema: pa.Schema) -> dict[str, dict]:
         worker = pickle.loads(pickle.dumps(worker))
-        metadata = {}
-        for name, item in items.items():
-            table, metadata[name] = worker(item)
-            folder.write_table(f"{name}.parquet", table)
-        return metadata
+        records = {n: make_shard(worker, item, folder, n, schema) for n, item in items.items()}
+        return {name: dict(record.metadata) for name, record in records.items()}
 
-    names = tuple(embeddings.rows)
-    make(SampleWorker(embeddings), {"sample/0": names[::2], "sample/1": names[1::2]})
+    names = tuple(embeddings.shards)
+    samples = {"sample/0": names[::2], "sample/1": names[1::2]}
+    make(SampleWorker(embeddings), samples, sampled(embeddings.width))
     train_partitions(folder, ["sample/0", "sample/1"], embeddings)
-    groups = {f"assign/{i}": group for i, group in enumerate(assign_groups(embeddings.rows))}
-    written = make(AssignWorker(embeddings, folder, threshold), groups)
+    groups = {f"assign/{i}": group for i, group in enumerate(assign_groups(rows_of(embeddings)))}
+    written = make(AssignWorker(embeddings, folder, threshold), groups, PARTITIONS)
     assigned = tuple((name, facts["file"]) for name, facts in written.items())
     found = {f"compare/{i}": i for i in range(count_partitions(embeddings.total_rows))}
-    make(CompareWorker(folder, assigned, threshold), found)
+    make(CompareWorker(folder, assigned, threshold), found, SIMILAR)
     with folder.open("compare/0.parquet") as first:
         assert pq.read_schema(first).equals(SIMILAR)
     target = folder.local("dropped.parquet")
@@ -88,7 +95,7 @@ def search(embeddings: EmbeddingShards, folder: Folder, threshold: float = THRES
     assert dropped.num_rows == rows
     positions = list(zip(dropped["shard"].to_pylist(), dropped["row"].to_pylist(), strict=True))
     assert positions == sorted(set(positions))
-    shards = sorted(embeddings.rows)
+    shards = sorted(embeddings.shards)
     keys = {name: embeddings.read(name, ["key"])["key"].to_pylist() for name in shards}
     rest = zip(dropped["kept_key"].to_pylist(), dropped["cosine"].to_pylist(), strict=True)
     return {keys[shards[s]][r]: kept for (s, r), kept in zip(positions, rest, strict=True)}
