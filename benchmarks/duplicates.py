@@ -98,6 +98,7 @@ def make_embeddings(folder: Path, rows: int, width: int) -> None:
         start = shard * duplicate_data.SHARD_ROWS
         columns = {
             "key": [duplicate_data.key_of(start + row) for row in range(count)],
+            "row": pa.array(range(count), pa.int32()),
             "image_embeds": to_column(vectors),
             "text_embeds": to_column(np.zeros_like(vectors)),
             "image_norm": pa.array(np.ones(count), pa.float32()),
