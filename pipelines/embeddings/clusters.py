@@ -19,7 +19,7 @@ SAMPLE_PER_CLUSTER = 64  # rows that the clusters are trained on
 ITERATIONS = 10
 SEED = 0
 
-PROBES = 4  # clusters that a row near their borders belongs to, at most
+PROBES = 3  # clusters that a row near their borders belongs to, at most
 MARGIN = 0.08  # of the distance of two rows at the threshold; see `assign`
 
 Read = Callable[[np.ndarray], np.ndarray]  # ranks (n,) int64 → unit vectors (n, W) float32
@@ -84,7 +84,7 @@ def find_similar(read: Read, ranks: np.ndarray, threshold: float) -> Iterator[Pa
 
 def _split(read: Read, ranks: np.ndarray, threshold: float) -> list[np.ndarray]:
     """The ranks of each cluster, ascending."""
-    clusters = min(MAX_CLUSTERS, -(-2 * len(ranks) // LEAF_ROWS))
+    clusters = min(MAX_CLUSTERS, -(-2 * PROBES * len(ranks) // LEAF_ROWS))  # with the copies
     step = max(1, len(ranks) // (clusters * SAMPLE_PER_CLUSTER))
     centroids = train_centroids(read(ranks[::step]), clusters)
     members: list[np.ndarray] = []
