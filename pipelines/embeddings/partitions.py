@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 PARTITION_ROWS = 16_384  # on average, as long as there are fewer than MAX_PARTITIONS
 MAX_PARTITIONS = 1024
-SAMPLE_PER_PARTITION = 256
+SAMPLE_PER_PARTITION = 64
 ASSIGN_ROWS = 131_072  # of the shards that one call of AssignWorker reads, unless one has more
 WORK = "near"  # the folder of all files of the search, below that of the result
 CENTROIDS_FILE = f"{WORK}/centroids.parquet"
