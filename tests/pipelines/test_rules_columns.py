@@ -162,6 +162,7 @@ def test_errors_in_conditions_name_the_place_and_a_fix() -> None:
 
 def test_conditions_are_set_on_the_command_line_and_taken_out_by_null() -> None:
     flags = ["filter.rules.columns.a.min=1", "filter.rules.columns.b.max=2"]
+    flags += ["source.columns.a=number", "source.columns.b=number"]
     config = load_config("demo", [*flags, "filter.rules.columns.b=null"]).filter
     assert config.rules["columns"] == Columns(entries={"a": Condition(min=1.0)})
     with pytest.raises(ConfigFileError, match=r"columns\.a\.mn=1.*did you mean min\?"):
