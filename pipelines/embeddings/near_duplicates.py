@@ -15,9 +15,10 @@ Peak memory beside the process itself, at most: the largest shard and 12 S W byt
 train, with S = 64 P <= 65,536; ASSIGN_ROWS W (2 b + 8) to assign, or the largest shard if it has
 more rows; 2 ASSIGN_ROWS W b + READ_ROWS (12 W + 5 BLOCK_ROWS) + 65,536 * 8 W, and 100 bytes for
 each row of the partition, to compare. A partition has about 2 N / P rows on average; its vectors
-are mapped from a file on the local disk. P = N / 16,384, at most 1,024. A few pairs are missed: rows
-that no cluster has in common (`clusters.assign`), and, rarer still, rows that lose the better row
-they were dropped for, because another partition drops that one.
+are mapped from a file on the local disk. P = N / 16,384, at most 1,024.
+
+A few pairs are missed: rows that no cluster has in common (`clusters.assign`), and, rarer still,
+rows that lose the better row they were dropped for, because another partition drops that one.
 """
 
 import logging
