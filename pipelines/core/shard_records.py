@@ -71,7 +71,7 @@ def find(
     counts. known: records by stem. A shard is intact if its files have the recorded sizes; only
     shards without a fitting record are opened. Raises `StoreError` if they cannot be read.
     """
-    versions = _last_versions(sizes)
+    versions = last_versions(sizes)
     last = {name: versions[stem] for name, stem in stems.items() if stem in versions}
     found = {n: known[stem] for n, stem in last.items() if stem in known}
     found = {n: record for n, record in found.items() if _is_intact(record, sizes)}
@@ -131,7 +131,7 @@ def _read(folder: Folder, file: str) -> list[ShardRecord]:
         return []
 
 
-def _last_versions(files: Iterable[str]) -> dict[str, str]:
+def last_versions(files: Iterable[str]) -> dict[str, str]:
     """Stem without version → stem of its last version."""
     stems = sorted(f.removesuffix(SUFFIX) for f in files if "." not in f.removesuffix(SUFFIX))
     return {stem.partition(VERSION)[0]: stem for stem in stems}

@@ -1,5 +1,6 @@
 """Writes one shard: row groups to a local file as they come, then one upload."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -53,8 +54,11 @@ class ShardWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._scratch.cleanup()
+        try:
+            with contextlib.suppress(*([Exception] if error else [])):  # the first one matters
+                self._file.close()
+        finally:
+            self._scratch.cleanup()
 
     def write(self, table: pa.Table) -> None:
         """Add rows. Raises `SchemaError` unless the table has exactly the shard's schema."""

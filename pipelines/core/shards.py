@@ -182,10 +182,14 @@ def map_shards(
     log.info("%s: %d of %d shards have to be made", stage, len(missing), len(items))
     emit(Progress(stage, len(existing), len(items), unit))
     made: dict[str, ShardRecord] = {}
+    journal = Journal(where.result)
+    for record in existing.values():
+        if record.stem not in where.existing.known:  # it was found by its file
+            journal.add(record)
+    journal.write()
     if missing:
         actor = ray.remote(_ShardActor).options(**settings.resources.actor_options())
         shared = ray.put(worker)
-        journal = Journal(where.result)
         pool = ShardPool(
             stage, emit, settings, lambda: actor.remote(shared, where.folder, schema), journal
         )

@@ -36,7 +36,7 @@ Row = dict[str, Any]
 BUFFER_ROWS = 32  # rows that are written at once
 AHEAD = 4  # rows under way for each connection, at least
 # Finished rows may wait this long for a slow one before them.
-MAX_WAITING_ROWS = 4096
+MAX_WAITING_ROWS = 1024
 MAX_WAITING_BYTES = 64 << 20
 MAX_DETAIL = 300  # characters
 
@@ -186,7 +186,8 @@ class Session:
         self.worker, self.fetcher, self.decoder = worker, fetcher, decoder
         self.reader = PairReader()
         self.at_least = AHEAD * worker.config.limits.connections
-        self.images: dict[str, asyncio.Task[Image]] = {}  # by URL, of the rows under way
+        # By URL and hash, of the rows under way.
+        self.images: dict[tuple[str, str | None], asyncio.Task[Image]] = {}
         self.seen: set[str] = set()
         self.waiting_bytes = 0  # of finished rows
         self.body_bytes = 0  # of images that are not decoded yet
@@ -196,10 +197,10 @@ class Session:
         self, rows: list[Row], known: Mapping[int, Known]
     ) -> AsyncGenerator[Outcome]:
         """The outcomes in the rows' order."""
-        pending: deque[tuple[str, asyncio.Task[Outcome]]] = deque()
+        pending: deque[tuple[Row, asyncio.Task[Outcome]]] = deque()
         try:
             for number, row in enumerate(rows):
-                pending.append((row["url"], self.start(row, known.get(number))))
+                pending.append((row, self.start(row, known.get(number))))
                 while len(pending) >= self.limit():
                     yield await self.next(pending)
             while pending:
@@ -212,11 +213,11 @@ class Session:
         """How many rows may be under way or wait for a slow one before them."""
         return self.at_least if self.waiting_bytes > MAX_WAITING_BYTES else MAX_WAITING_ROWS
 
-    async def next(self, pending: deque[tuple[str, asyncio.Task[Outcome]]]) -> Outcome:
+    async def next(self, pending: deque[tuple[Row, asyncio.Task[Outcome]]]) -> Outcome:
         """The outcome of the first row."""
-        url, task = pending.popleft()
+        row, task = pending.popleft()
         outcome = await task
-        self.images.pop(url, None)  # rows with the same URL that are under way have it already
+        self.images.pop((row["url"], row["hash"]), None)  # those under way have it already
         self.waiting_bytes -= outcome.nbytes
         return outcome
 
@@ -225,11 +226,12 @@ class Session:
         key = pair_key(row["url"], row["caption"])
         is_repeat = key in self.seen
         self.seen.add(key)
-        image = None
+        known, image = None if is_repeat else known, None
         if not is_repeat and known is None:
-            image = self.images.get(row["url"])
+            image = self.images.get((row["url"], row["hash"]))
             if image is None:
-                image = self.images[row["url"]] = asyncio.create_task(self.fetch(row))
+                image = asyncio.create_task(self.fetch(row))
+                self.images[row["url"], row["hash"]] = image
         return asyncio.create_task(self.outcome(row, known, image))
 
     async def outcome(

@@ -14,7 +14,7 @@ from pipelines.core.tables import ParquetRows, read_table, read_where
 log = logging.getLogger(__name__)
 
 OPEN_SHARDS = 4  # from which rows are copied, each with a row group in memory
-# Columns of a pair that depend on its image only.
+# Columns of a pair that do not come from its image.
 OF_THE_ROW = frozenset({"key", "url", "caption", "held_out"})
 
 

@@ -36,7 +36,8 @@ COPY (
            old.row, old.reason, old.detail, old.attempts, old.time
     FROM new JOIN old USING (url)
     QUALIFY row_number() OVER (
-        PARTITION BY new.shard, new.number ORDER BY old.row IS NULL, old.shard, old.row
+        PARTITION BY new.shard, new.number
+        ORDER BY old.row IS NULL, old.time DESC, old.shard, old.row
     ) = 1
     ORDER BY slice, number
 ) TO '{path}' (FORMAT parquet, ROW_GROUP_SIZE 8192)
@@ -59,7 +60,7 @@ def find_known_urls(new: Mapping[str, str], earlier: Mapping[str, str], folder: 
         db.register("outcomes", scan(earlier, FETCHED))
         db.execute(
             "CREATE TABLE old AS SELECT * FROM outcomes "
-            "WHERE reason IS DISTINCT FROM 'duplicate_row'"
+            "WHERE coalesce(reason, '') NOT IN ('duplicate_row', 'hash_mismatch', 'bad_hash')"
         )
         db.execute(QUERY.format(path=path))
         count = pq.ParquetFile(path).metadata.num_rows

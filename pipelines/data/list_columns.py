@@ -28,7 +28,7 @@ MAX_BYTES = 16 * 2**20  # of a batch, and so of a row
 LINE = "__line__"  # optional column of a table: the line of the file where the row starts
 RESERVED = {  # columns that pairs, or the tables about them, have already
     *("key", "url", "caption", "image", "width", "height", "original_width", "original_height"),
-    *("sha256", "phash", "hash", "held_out", "row", "reason", "repeats_earlier"),
+    *("sha256", "phash", "hash", "held_out", "row", "reason", "repeats", "repeats_key"),
 }
 
 # Line breaks, tabs, NUL, escape sequences: they break terminals, logs and the keys of pairs.

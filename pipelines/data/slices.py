@@ -74,8 +74,9 @@ def row_digests(batch: pa.RecordBatch) -> list[bytes]:
 
 
 def slice_digest(table: pa.Table) -> str:
-    """The name of a slice: a digest of its rows, in hexadecimal digits."""
+    """The name of a slice: a digest of its columns and rows, in hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    digest.update(repr([(field.name, str(field.type)) for field in table.schema]).encode())
     for batch in table.to_batches():
         for row in row_digests(batch):
             digest.update(row)

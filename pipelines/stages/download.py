@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from pipelines.core.digests import file_digest
 from pipelines.core.errors import PipelineError
 from pipelines.core.folder import Folder
 from pipelines.core.shard_folder import ShardFolder, existing_shards, shared_shards
-from pipelines.core.shard_records import ShardRecord
+from pipelines.core.shard_records import ShardRecord, last_versions
 from pipelines.core.stage import Artifact, Context, Outlook, Stage, entries, load_artifact
 from pipelines.core.store import Store
 from pipelines.data.download import DownloadItem, DownloadWorker
@@ -89,7 +90,7 @@ class Download(Stage[PairShards]):
         inputs = {path: stage.key for path, stage in self.dependencies.items()}
         return f"{fingerprint.digest(self.describe(inputs, {}))}.retries.json"
 
-    @property
+    @cached_property
     def retries(self) -> list[RetryEntry]:
         """The retries so far, the oldest first."""
         return read_retries(self.log_folder, self.log_name) if self.store else []
@@ -179,10 +180,14 @@ class Download(Stage[PairShards]):
 
     def _earlier_outcomes(self, shared: Folder) -> dict[str, str]:
         """The tables of outcomes with the same settings, by the URL of their shard of pairs."""
+        files = shared.files()
+        last = [
+            s for s in last_versions(files).values() if s.startswith(f"{self.settings_digest}-")
+        ]
         return {
-            shared.file(f"{file.removesuffix(OUTCOMES_FILE)}.parquet"): shared.file(file)
-            for file in shared.files()
-            if file.startswith(f"{self.settings_digest}-") and file.endswith(OUTCOMES_FILE)
+            shared.file(f"{stem}.parquet"): shared.file(f"{stem}{OUTCOMES_FILE}")
+            for stem in last
+            if f"{stem}{OUTCOMES_FILE}" in files
         }
 
     def _retries_after(self, stem: str, name: str) -> list[RetryEntry]:
@@ -217,7 +222,7 @@ def check_success_rate(counts: Mapping[str, Any], floor: float) -> None:
     if downloaded and downloaded >= floor * listed:
         return
     reasons = ", ".join(f"{reason} {n}" for reason, n in counts["rejected"].items())
-    worst = next(iter(counts["rejected"]), "timeout")
+    worst = next((r for r in counts["rejected"] if r != "duplicate_row"), "timeout")
     raise PipelineError(
         f"Only {downloaded} of {listed} rows were downloaded ({downloaded / max(listed, 1):.1%}; "
         f"download.min_success_rate is {floor:.1%}). Rejected: {reasons}. `unclip rows --reason "

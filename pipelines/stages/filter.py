@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipelines.artifacts import PairShards, VerdictShards
-from pipelines.artifacts.schema import VERDICTS
+from pipelines.artifacts.schema import VERDICTS, rendition
 from pipelines.core.errors import PipelineError
 from pipelines.core.stage import Artifact, Context, Stage, entries
 from pipelines.data.filter import FilterItem, FilterWorker
@@ -43,7 +43,8 @@ class Filter(Stage[VerdictShards]):
         repeats = Repeats.none()
         if self.config.finds_duplicates:
             repeats = ctx.call(find_repeats, pairs, self.config.max_distance, ctx.folder)
-        names = [name for name in pairs.schema().names if not name.startswith("image")]
+        images = {"image", *map(rendition, pairs.renditions)}
+        names = [name for name in pairs.schema().names if name not in images]
         records = ctx.map_shards(
             FilterWorker(self.config, tuple(names), pairs.renditions),
             {

@@ -202,3 +202,32 @@ def test_a_damaged_shard_costs_its_own_rows_only(
     Path(pairs.folder.file("manifest.json")).unlink()
     assert all_pairs(download(store, csv_file)).equals(all_pairs(pairs))
     assert server.taken() == pairs.shards[name].rows
+
+
+def test_an_edit_after_force_or_a_retry_copies_the_last_outcome(
+    store: Store, csv_file: Path, server: Site
+) -> None:
+    download(store, csv_file)
+    server.broken = {7: 404}
+    forced = download(store, csv_file, force=True)
+    assert forced.counts["rejected"] == {"http_404": 1}
+    server.taken()
+    rows = [server.row(number) for number in range(ROWS)]
+    rows[7] = server.row(7, "another caption")
+    write_csv(csv_file, rows)
+    edited = download(store, csv_file)
+    assert server.taken() == 0
+    assert edited.counts["rejected"] == {"http_404": 1}
+
+
+def test_a_repeated_row_is_counted_whether_its_url_is_known_or_not(
+    store: Store, csv_file: Path, server: Site
+) -> None:
+    rows = [server.row(number) for number in range(30)]
+    write_csv(csv_file, rows)
+    download(store, csv_file, rows_per_shard=1000)
+    write_csv(csv_file, [*rows, rows[3], server.row(30)])
+    server.taken()
+    pairs = download(store, csv_file, rows_per_shard=1000)
+    assert server.taken() == 1
+    assert (pairs.total_rows, pairs.counts["rejected"]) == (31, {"duplicate_row": 1})
