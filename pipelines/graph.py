@@ -14,11 +14,13 @@ from pipelines.artifacts import (
     PairShards,
     PcaBasisFile,
     SelectionShards,
+    VerdictShards,
 )
 from pipelines.config.models import ModelSection
 from pipelines.config.sections import OwnStageSection, PipelineConfig
 from pipelines.core.stage import Artifact, Graph, Stage
 from pipelines.stages.clip import LoadClip, PretrainedClip, TrainClip
+from pipelines.stages.data_report import BuildDataReport
 from pipelines.stages.download import Download
 from pipelines.stages.embed import Embed
 from pipelines.stages.evaluate import Evaluate
@@ -27,6 +29,7 @@ from pipelines.stages.pca import Pca
 from pipelines.stages.report import BuildReport
 from pipelines.stages.select import Select
 from pipelines.stages.train import LoaderSettings, TrainModel
+from pipelines.stages.url_list import UrlList
 from unclip.config import ConfigError
 from unclip.extension import did_you_mean, resolve
 from unclip.kinds import spec_of
@@ -46,11 +49,12 @@ class _TrainingInputs:
 
 def unclip_graph(config: PipelineConfig) -> Graph:
     """All stages: from a list of URLs to evaluated models and their report, and the user's own."""
-    downloaded = Download(config.source, config.download)
-    pairs = Filter(downloaded, config.filter)
-    clip = clip_stage(config, pairs)
-    embeddings = Embed(pairs, clip, config.embed)
-    selection = Select(embeddings, config.select)
+    urls = UrlList(config.source)
+    pairs = Download(urls, config.download, config.source, config.run.store)
+    verdicts = Filter(pairs, config.filter)
+    clip = clip_stage(config, pairs, verdicts)
+    embeddings = Embed(pairs, verdicts, clip, config.embed)
+    selection = Select(pairs, embeddings, config.select)
     pca = Pca(embeddings, selection, config.pca)
 
     inputs = _TrainingInputs(pairs, embeddings, selection, pca, clip)
@@ -64,27 +68,20 @@ def unclip_graph(config: PipelineConfig) -> Graph:
         "upsamplers": {name: models[name] for name in config.upsamplers},
     }
     evaluation = Evaluate(pairs, embeddings, selection, clip, **cascade, config=config.evaluate)
-    report = BuildReport(
-        evaluation,
-        downloaded,
-        pairs,
-        embeddings,
-        selection,
-        pca,
-        clip,
-        **cascade,
-        config=config.report,
-    )
+    data = BuildDataReport(urls, pairs, verdicts, embeddings, selection, pca)
+    report = BuildReport(evaluation, data, clip, **cascade, config=config.report)
     graph = Graph([models["decoder"], report])  # the decoder first: it takes longest
     return Graph([*graph.stages.values(), *own_stages(config.stages, graph).values()])
 
 
-def clip_stage(config: PipelineConfig, pairs: Stage[PairShards]) -> Stage[ClipWeights]:
+def clip_stage(
+    config: PipelineConfig, pairs: Stage[PairShards], verdicts: Stage[VerdictShards]
+) -> Stage[ClipWeights]:
     """The CLIP, loaded or trained here."""
     if isinstance(config.clip, PretrainedClip):
         return LoadClip(config.clip, name="clip")
     fraction = config.select.held_out_fraction
-    return TrainClip(pairs, config.clip, fraction, config.loader, name="clip")
+    return TrainClip(pairs, verdicts, config.clip, fraction, config.loader, name="clip")
 
 
 def training_stage(

@@ -1,9 +1,12 @@
 """The benchmarks run, at sizes that measure nothing."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks import gpu, steps
+from benchmarks import data_report, duplicates, embedding, gpu, lists, steps
 from benchmarks.contest import random_inputs
 from benchmarks.sizes import CPU
 from benchmarks.timing import Seconds, median, ratio
@@ -52,3 +55,40 @@ def test_a_ratio_is_taken_within_a_round() -> None:
     theirs = [Seconds(2.0, 3.0), Seconds(20.0, 30.0), Seconds(4.0, 6.0)]
     assert ratio(theirs, ours) == (2.0, 3.0)
     assert median(ours) == (2.0, 2.0)
+
+
+def test_lists_are_read_in_processes_of_their_own() -> None:
+    shown: list[str] = []
+    lists.main(["--rows", "50", "100"], shown.append)
+    rows = [line.split(" | ") for line in shown[1:]]
+    assert [row[1] for row in rows] == ["50", "100"] * len(lists.WRITERS)
+
+
+def test_the_data_report_is_made_in_a_process_of_its_own() -> None:
+    shown: list[str] = []
+    data_report.main(["--rows", "60"], shown.append)
+    assert [row.split(" | ")[0] for row in shown[1:]] == ["| 60"]
+
+
+@pytest.mark.parametrize("search", ["exact", "semantic"])
+def test_duplicates_are_found_in_processes_of_their_own(
+    search: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    duplicates.main([search, "--rows", "1000", "2000", "--width", "32"])
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| 1,000", "| 2,000"]
+    assert all("_mb" in row for row in rows)
+
+
+def test_embedding_is_timed_beside_a_bare_loop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    (tmp_path / "red.txt").write_text("a red picture")
+    embedding.main([str(tmp_path), "--model", "tiny", "--rows", "3", "--rounds", "1"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if "**" in line]
+    assert [row.split("|")[1].strip() for row in rows] == [
+        "unclip",
+        "bare loop",
+        "bare loop, padded captions",
+    ]

@@ -28,6 +28,7 @@ from unclip.checkpoint import (
     save_model,
 )
 from unclip.clip.frozen import FrozenClip, Images
+from unclip.clip.inputs import shortened
 from unclip.config import ConfigError
 from unclip.generation import Cascade, Generated, SamplingConfig
 from unclip.models import KarloDecoder, KarloPrior
@@ -103,7 +104,7 @@ class UnclipPipeline:
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Tokenize captions for the models' own text encoders; (B, L) int64 padded with 0."""
-        tokens: Tensor = self._tokenizer(list(captions))
+        tokens: Tensor = self._tokenizer([shortened(caption) for caption in captions])
         return tokens.to(self.cascade.device)
 
     @torch.no_grad()

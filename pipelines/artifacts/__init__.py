@@ -1,23 +1,63 @@
 """The artifacts that stages pass to each other: typed, and small enough for a manifest."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from pipelines.artifacts.schema import PAIRS, SELECTION, embeddings
+from pipelines.artifacts.schema import SELECTION, VERDICTS, embeddings, pairs, url_list
 from pipelines.core.stage import Artifact, Shards
+from pipelines.core.tables import Precision
 
-EXAMPLES_PER_REASON = 3  # of rejected rows, beside their counts
+OUTCOMES_NAME = "outcomes"  # of the table beside each shard of pairs
+OUTCOMES_FILE = f".{OUTCOMES_NAME}.parquet"  # the end of its file's name
+BASIS_FILE = "basis.parquet"  # of the principal components
 MODEL_FILE = "model.safetensors"  # of every trained model of the cascade
 
 
 @dataclass(frozen=True)
+class ListShards(Shards):
+    """The list of URLs, cut into slices; the name of a slice is a digest of its rows."""
+
+    columns: Mapping[str, str]  # extra columns: name → "number" or "text"
+
+    def schema(self) -> pa.Schema:
+        """The schema that every slice has."""
+        return url_list(self.columns)
+
+
+@dataclass(frozen=True)
 class PairShards(Shards):
-    """Image-text pairs (`schema.PAIRS`); `counts` holds what was rejected, by reason."""
+    """Image-text pairs, a shard for each slice; `counts` holds what was rejected, by reason.
+
+    Beside each shard is a table of the outcomes of the slice's rows (`schema.OUTCOMES`).
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)  # as in the list
+    renditions: tuple[int, ...] = ()  # sides in pixels, ascending
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "renditions", tuple(self.renditions))
 
     def schema(self) -> pa.Schema:
         """The schema that every shard has."""
-        return PAIRS
+        return pairs(self.columns, self.renditions)
+
+    def outcomes_url(self, name: str) -> str:
+        """The URL of the outcomes of a slice."""
+        return self.url(name).removesuffix(".parquet") + OUTCOMES_FILE
+
+
+@dataclass(frozen=True)
+class VerdictShards(Shards):
+    """The filter's verdicts on the pairs, row-aligned with them."""
+
+    kept_digests: Mapping[str, str]  # by shard, of which pairs are kept
+
+    def schema(self) -> pa.Schema:
+        """The schema that every shard has."""
+        return VERDICTS
 
 
 @dataclass(frozen=True)
@@ -33,23 +73,34 @@ class ClipWeights(Artifact):
 
 @dataclass(frozen=True)
 class EmbeddingShards(Shards):
-    """CLIP embeddings (`schema.embeddings(width)`), row-aligned with the pairs."""
+    """CLIP embeddings (`schema.embeddings(width)`) of the pairs that the filter kept."""
 
     width: int
     clip_name: str
     clip_digest: str
+    dtype: Precision = "float32"
 
     def schema(self) -> pa.Schema:
         """The schema that every shard has."""
-        return embeddings(self.width)
+        return embeddings(self.width, self.dtype)
 
 
 @dataclass(frozen=True)
 class SelectionShards(Shards):
-    """The rows that training and evaluation read (`schema.SELECTION`)."""
+    """Verdicts on the embedded pairs (`schema.SELECTION`)."""
 
-    training_rows: int
-    held_out_rows: int
+    training: Mapping[str, int]  # selected pairs of each shard that are not held out
+    held_out: Mapping[str, int]  # selected pairs of each shard that are
+
+    @property
+    def training_rows(self) -> int:
+        """Pairs to train on."""
+        return sum(self.training.values())
+
+    @property
+    def held_out_rows(self) -> int:
+        """Pairs to evaluate on."""
+        return sum(self.held_out.values())
 
     def schema(self) -> pa.Schema:
         """The schema that every shard has."""
@@ -58,7 +109,7 @@ class SelectionShards(Shards):
 
 @dataclass(frozen=True)
 class PcaBasisFile(Artifact):
-    """`basis.parquet` (`schema.pca_basis(width)`)."""
+    """`BASIS_FILE` (`schema.pca_basis(width)`)."""
 
     width: int
     explained: float  # share of the variance that `dimensions` components keep
@@ -83,7 +134,12 @@ class Evaluation(Artifact):
 
 
 @dataclass(frozen=True)
+class DataReport(Artifact):
+    """`data.html`: one file with its images inside; `data.json`: the figures on it."""
+
+
+@dataclass(frozen=True)
 class Report(Artifact):
-    """`report.html`: one file with its images inside."""
+    """`report.html`: one file with its images inside. Beside it, a copy of `data.html`."""
 
     title: str

@@ -1,36 +1,106 @@
 """The Parquet schema of every artifact. One row is one pair, which keeps its `key` in all stages.
 
 A schema is checked when a shard is written and when it is read (`core.tables.check_schema`).
-Embedding columns are fixed-size float32 lists of the CLIP's width, unit-norm; images stay encoded
-bytes.
+Embedding columns are fixed-size lists of the CLIP's width, unit-norm, float32 unless stated
+otherwise; images stay encoded bytes.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-# What `download` and `filter` write.
-PAIRS = pa.schema(
+from pipelines.core.tables import Precision
+
+COLUMN_TYPES = {"number": pa.float64(), "text": pa.string()}  # of a list's extra columns
+
+
+def columns_of(columns: Mapping[str, str]) -> list[pa.Field]:
+    """The fields of a list's extra columns, which travel with the row."""
+    return [pa.field(name, COLUMN_TYPES[kind]) for name, kind in columns.items()]
+
+
+def url_list(columns: Mapping[str, str]) -> pa.Schema:
+    """What `list` writes: a row of the list."""
+    return pa.schema(
+        [
+            pa.field("url", pa.string(), nullable=False),
+            pa.field("caption", pa.string(), nullable=False),
+            pa.field("hash", pa.string()),  # of the file behind the URL, if the list has it
+            pa.field("held_out", pa.bool_()),  # null if the list does not say
+            *columns_of(columns),
+        ]
+    )
+
+
+# What `list` writes about each file: the slices that it was cut into.
+SLICES = pa.schema(
     [
-        pa.field("key", pa.string(), nullable=False),  # pair_key(url, caption)
-        pa.field("url", pa.string(), nullable=False),
-        pa.field("caption", pa.string(), nullable=False),
-        pa.field("image", pa.binary(), nullable=False),  # RGB JPEG or PNG, resized
-        pa.field("width", pa.int32(), nullable=False),  # of `image`, in pixels
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("original_width", pa.int32(), nullable=False),  # as downloaded
-        pa.field("original_height", pa.int32(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),  # of the downloaded bytes
+        pa.field("name", pa.string(), nullable=False),  # a digest of its rows
+        pa.field("rows", pa.int32(), nullable=False),
     ]
 )
 
-# What `select` writes: the rows that training and evaluation read, by position in the pairs shard.
+
+def pairs(columns: Mapping[str, str], renditions: Sequence[int]) -> pa.Schema:
+    """What `download` writes. renditions: sides in pixels of the smaller versions."""
+    image = pa.large_binary()  # a column may hold more than 2 GiB
+    return pa.schema(
+        [
+            pa.field("key", pa.string(), nullable=False),  # pair_key(url, caption)
+            pa.field("url", pa.string(), nullable=False),
+            pa.field("caption", pa.string(), nullable=False),
+            pa.field("image", image, nullable=False),  # RGB JPEG or PNG, resized
+            *(pa.field(rendition(size), image, nullable=False) for size in renditions),
+            pa.field("width", pa.int32(), nullable=False),  # of `image`, in pixels
+            pa.field("height", pa.int32(), nullable=False),
+            pa.field("original_width", pa.int32(), nullable=False),  # as downloaded
+            pa.field("original_height", pa.int32(), nullable=False),
+            pa.field("sha256", pa.string(), nullable=False),  # of the downloaded bytes
+            pa.field("phash", pa.uint64(), nullable=False),  # perceptual hash of the image
+            pa.field("held_out", pa.bool_()),  # as the list says; null if it does not
+            *columns_of(columns),
+        ]
+    )
+
+
+def rendition(size: int) -> str:
+    """The column of the centre squares of `size` pixels."""
+    return f"image_{size}"
+
+
+# What became of each row of a slice, in the slice's order.
+OUTCOMES = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("row", pa.int32()),  # in the shard of pairs; null if the row was rejected
+        pa.field("reason", pa.string()),  # null if it was downloaded
+        pa.field("detail", pa.string()),
+        pa.field("attempts", pa.int32(), nullable=False),  # requests for it; 0 if none was needed
+        pa.field("time", pa.timestamp("ms", "UTC"), nullable=False),  # of the last attempt
+    ]
+)
+
+# What `filter` writes: a verdict on each pair, in the order of the shard of pairs.
+VERDICTS = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),  # null if the pair is kept
+        pa.field("repeats", pa.string()),  # for duplicates: the key of the pair that is kept
+    ]
+)
+
+# What `select` writes: a verdict on each embedded pair. Training and evaluation read those without
+# a reason.
 SELECTION = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
-        pa.field("row", pa.int32(), nullable=False),  # in the pairs and the embeddings shard
+        pa.field("row", pa.int32(), nullable=False),  # in the shard of pairs
+        pa.field("position", pa.int32(), nullable=False),  # in the shard of embeddings
         pa.field("held_out", pa.bool_(), nullable=False),
+        pa.field("reason", pa.string()),  # null if the pair is selected
+        pa.field("repeats", pa.string()),  # for near duplicates: the key of the pair that is kept
     ]
 )
 
@@ -45,12 +115,16 @@ MOMENTS = pa.schema(
 )
 
 
-def embeddings(width: int) -> pa.Schema:
-    """What `embed` writes, row-aligned with the pairs shard of the same name."""
-    vector = pa.list_(pa.float32(), width)
+def embeddings(width: int, precision: Precision = "float32") -> pa.Schema:
+    """What `embed` writes: the pairs that the filter kept, in their order.
+
+    precision: of the two embeddings; the other numbers are float32.
+    """
+    vector = pa.list_(pa.type_for_alias(precision), width)
     return pa.schema(
         [
             pa.field("key", pa.string(), nullable=False),
+            pa.field("row", pa.int32(), nullable=False),  # in the shard of pairs
             pa.field("image_embeds", vector, nullable=False),
             pa.field("text_embeds", vector, nullable=False),
             pa.field("image_norm", pa.float32(), nullable=False),  # of z_i before normalization
@@ -76,9 +150,13 @@ def pair_key(url: str, caption: str) -> str:
     return hashlib.sha256(f"{url}\0{caption}".encode()).hexdigest()[:20]
 
 
-def is_held_out(key: str, fraction: float) -> bool:
-    """Whether the pair belongs to the held-out split; depends only on the key."""
-    return int(key[-8:], 16) < fraction * 2**32
+def is_held_out(given: bool | None, sha256: str, fraction: float) -> bool:
+    """Whether a pair belongs to the held-out split.
+
+    If the list does not say, the downloaded bytes decide, so that an image with several captions
+    is in one split only.
+    """
+    return int(sha256[-8:], 16) < fraction * 2**32 if given is None else given
 
 
 THUMBNAIL_SIDE = 16  # pixels; enough to compare colours and coarse shapes

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
@@ -15,6 +16,8 @@ from pipelines.artifacts import PairShards
 from pipelines.cli.models import ModelSource, open_models
 from pipelines.cli.options import ImageRequest
 from pipelines.core.errors import PipelineError
+from pipelines.core.scan import scan
+from pipelines.core.tables import ParquetRows
 from pipelines.data.decode import decode_rgb
 from pipelines.data.url_policy import Refused
 
@@ -90,16 +93,18 @@ class Inputs:
         return mask.convert("L")
 
     def _read_pair(self, key: str) -> bytes:
-        """The encoded image of a pair that passed the filter."""
+        """The encoded image of a downloaded pair."""
         project = self.models.project
         assert project is not None
-        pairs = project.find(["filter"]).load(project.graph["filter"])
+        pairs = project.find(["download"]).load(project.graph["download"])
         assert isinstance(pairs, PairShards)
-        for shard in pairs.rows:
-            row = pc.index(pairs.read(shard, ["key"])["key"], key).as_py()
-            if row >= 0:
+        urls = {name: pairs.url(name) for name in pairs.shards}
+        for batch in scan(urls, pa.schema([pairs.schema().field("key")])):
+            position = pc.index(batch["key"], key).as_py()
+            if position >= 0:
+                shard, row = (batch[name][position].as_py() for name in ("shard", "number"))
                 log.debug("pair %s is row %d of shard %s", key, row, shard)
-                content: bytes = pairs.read(shard, ["image"])["image"][row].as_py()
+                content: bytes = ParquetRows(urls[shard], ["image"]).row(row)["image"]
                 return content
         raise PipelineError(
             f"No pair of {pairs.folder.url} has the key {key}, and there is no file of that name."

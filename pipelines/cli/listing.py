@@ -1,14 +1,17 @@
-"""Results of a store as text, for `unclip ls` and `unclip show`."""
+"""Results of a store as text, for `unclip ls`, `unclip show` and `unclip prune`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import yaml
 
 from pipelines.cli.project import Project
 from pipelines.core.lookup import recorded
 from pipelines.core.plan import Scope, make_plan
+from pipelines.core.prune import delete_unreachable, find_unreachable
 from pipelines.core.stage import Artifact, Stage
-from pipelines.core.store import Manifest
+from pipelines.core.store import Manifest, Store
+
+MAX_ENTRIES = 40  # of a mapping that is printed
 
 
 def print_results(project: Project) -> None:
@@ -45,6 +48,25 @@ def print_stage(project: Project, name: str) -> None:
         _print_manifest(step.manifest)
 
 
+def prune_shards(store: Store, *, delete: bool) -> None:
+    """Print the shards that no result needs, by stage; delete them if that is asked for."""
+    store.check_exists()
+    found = find_unreachable(store)
+    rows = [["stage", "files", "size", ""]]
+    for each in found:
+        busy = f"kept: {each.holder} is making the stage" if each.holder else ""
+        rows.append([each.stage, str(len(each.files)), f"{each.size / 1e6:.1f} MB", busy])
+    if not found:
+        print(f"Every shard in {store.root} that is older than a day belongs to a result.")
+        return
+    print(format_table(rows))
+    if delete:
+        freed = sum(delete_unreachable(store, each) for each in found)
+        print(f"\nDeleted {freed / 1e6:.1f} MB in {store.root}")
+    else:
+        print(f"\nNothing was deleted in {store.root}. `unclip prune --yes` deletes these files.")
+
+
 def format_table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells in aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -53,7 +75,7 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cells(manifest: Manifest) -> list[str]:
-    size_mb = sum(manifest.outputs.values()) / 1e6
+    size_mb = manifest.total_bytes / 1e6
     made = _minute(manifest)
     return [manifest.key, made, f"{manifest.duration_s:.0f} s", f"{size_mb:.1f} MB"]
 
@@ -72,11 +94,21 @@ def _print_lineage(project: Project, stage: Stage[Artifact], indent: str) -> Non
 
 def _print_manifest(manifest: Manifest) -> None:
     print("\nMetadata")
-    print(_as_yaml(dict(manifest.metadata)))
+    print(_as_yaml({name: _shortened(value) for name, value in manifest.metadata.items()}))
     print("\nOutputs")
     print(format_table([["", name, f"{size:,} bytes"] for name, size in manifest.outputs.items()]))
+    if manifest.shards:
+        print(f"and {len(manifest.shards):,} files of shared shards, ", end="")
+        print(f"{sum(manifest.shards.values()) / 1e6:,.1f} MB")
     print("\nMade by")
     print(_as_yaml({**manifest.provenance, **manifest.links, "took_s": manifest.duration_s}))
+
+
+def _shortened(value: object) -> object:
+    """A mapping by shard as its number of entries."""
+    if isinstance(value, Mapping) and len(value) > MAX_ENTRIES:
+        return f"{len(value):,} entries"
+    return value
 
 
 def _as_yaml(value: object) -> str:

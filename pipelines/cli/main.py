@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from pipelines.cli import checkpoints, cluster, images, pipeline
+from pipelines.cli import checkpoints, cluster, data, images, pipeline
 from pipelines.cli.command import Output, Sections
 from pipelines.core.errors import EXIT_ERROR, AbortedError, PipelineError
 from unclip.config import UnclipError
@@ -48,6 +48,7 @@ cli = Sections(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     sections={
         "Pipeline": pipeline.COMMANDS,
+        "Data": data.COMMANDS,
         "Images": images.COMMANDS,
         "Checkpoints": checkpoints.COMMANDS,
         "Cluster": cluster.COMMANDS,

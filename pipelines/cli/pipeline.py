@@ -1,4 +1,4 @@
-"""Commands that make results and look at them: init, plan, run, ls, show, ui."""
+"""Commands that make results and look at them: init, plan, run, ls, show, prune, ui."""
 
 from typing import TYPE_CHECKING
 
@@ -31,11 +31,14 @@ def init(path: str, like: str) -> None:
 def plan(project: ProjectChoice, scope: ScopeChoice) -> None:
     """Show what a run would do, and why.
 
-    Starts nothing and writes nothing.
+    Starts nothing and writes nothing. Reads the list if it has changed, and counts what is new.
     """
     from pipelines.cli.progress import print_plan
+    from pipelines.core.outlook import outlooks
 
-    print_plan(_open(project).plan(scope))
+    opened = _open(project)
+    steps = opened.plan(scope)
+    print_plan(steps, outlooks(steps, opened.store))
 
 
 @command("run")
@@ -76,6 +79,19 @@ def show(stage: str, project: ProjectChoice) -> None:
     print_stage(_open(project), stage)
 
 
+@command("prune")
+@project_options
+@click.option("--yes", is_flag=True, help="Delete the shards, not only list them.")
+def prune(project: ProjectChoice, yes: bool) -> None:
+    """List shards that no result needs, and delete them.
+
+    Shards of stages that are running, or younger than a day, stay.
+    """
+    from pipelines.cli.listing import prune_shards
+
+    prune_shards(_open(project).store, delete=yes)
+
+
 @command("ui")
 @project_options
 @click.option(
@@ -97,7 +113,7 @@ def ui(project: ProjectChoice, port: int) -> None:
     serve_ui(opened.store.root, opened.config.run.tracking, port=port)
 
 
-COMMANDS = (init, plan, run, ls, show, ui)
+COMMANDS = (init, plan, run, ls, show, prune, ui)
 
 
 def _open(choice: ProjectChoice) -> "Project":

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from pipelines.core.events import Event, Metrics, Note, Output, Progress
 from pipelines.core.plan import Plan, Step
+from pipelines.core.stage import Outlook
 from pipelines.core.store import Manifest
 
 log = logging.getLogger(__name__)
@@ -221,12 +222,17 @@ class ProgressDisplay:
         return [ProgressBar(total=total, completed=done, width=width, pulse=pulse), message]
 
 
-def print_plan(plan: Plan, out: IO[str] | None = None) -> None:
-    """Print stage, action and reason in columns, and the number of stages that would run."""
+def print_plan(plan: Plan, outlooks: Mapping[str, Outlook], out: IO[str] | None = None) -> None:
+    """Print stage, action and reason in columns, and the number of stages that would run.
+
+    outlooks: by stage, how much of it would be new.
+    """
     wide = max((len(s.stage.name) for s in plan.steps), default=0)
     for step in plan.steps:
         row = f"{step.stage.name:<{wide}}  {step.action:<6}  {step.reason}"
         print(row, file=out or sys.stdout)
+        if step.action == "run" and step.stage.name in outlooks:
+            print(f"{'':<{wide}}          {outlooks[step.stage.name]}", file=out or sys.stdout)
     run, cached = len(plan.to_run), sum(s.action == "cached" for s in plan.steps)
     print(f"\n{run} to run, {cached} cached, {len(plan.steps)} in total.", file=out or sys.stdout)
 

@@ -18,7 +18,7 @@ from unclip.models import FrozenTextConfig, TextEncoderConfig
 MAX_SHOWN = 5
 FROZEN_TEXT, TRAINED_TEXT = FrozenTextConfig.__name__, TextEncoderConfig.__name__
 # Tags of unions, which pydantic adds to error locations.
-UNION_TAGS = ("pretrained", "trained", FROZEN_TEXT, TRAINED_TEXT)
+UNION_TAGS = ("pretrained", "trained", FROZEN_TEXT, TRAINED_TEXT, "str", "tuple[str, ...]")
 MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
 UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 

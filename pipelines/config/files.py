@@ -23,11 +23,13 @@ Keys = tuple[str, ...]  # from the top of the file down
 # Settings that hold a path, which is relative to the folder of the user's file.
 PATHS = (
     r"source\.urls",
+    r"filter\.rules\.deny\.(hosts|keys|hashes)",
     r"run\.store",
     r"clip\.source\.pretrained",
     r"(priors|upsamplers)\.[^.]+\.init_from",
     r"decoder\.init_from",
 )
+NAMES = r"source\.urls|clip\.source\.pretrained"  # those that may be a name, such as demo
 
 
 class ConfigFileError(PipelineError):
@@ -129,15 +131,18 @@ def _resolve_paths(values: Any, folder: Path, at: Keys) -> None:
         return
     for key, value in values.items():
         keys = (*at, str(key))
-        if isinstance(value, str) and any(re.fullmatch(p, ".".join(keys)) for p in PATHS):
-            values[key] = _absolute(value, folder)
+        dotted = ".".join(keys)
+        if isinstance(value, str) and any(re.fullmatch(p, dotted) for p in PATHS):
+            may_be_name = re.fullmatch(NAMES, dotted) is not None
+            values[key] = _absolute(value, folder, may_be_name=may_be_name)
         else:
             _resolve_paths(value, folder, keys)
 
 
-def _absolute(value: str, folder: Path) -> str:
+def _absolute(value: str, folder: Path, *, may_be_name: bool) -> str:
     """A path relative to the file's folder, made absolute; URLs, names and "module:name" stay."""
-    is_name = not any(sign in value for sign in "./\\") and not (folder / value).exists()
+    has_sign = any(sign in value for sign in "./\\")
+    is_name = may_be_name and not has_sign and not (folder / value).exists()
     if "://" in value or is_import(value) or is_name:
         return value
     return str((folder / Path(value).expanduser()).resolve())

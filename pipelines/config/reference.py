@@ -75,7 +75,8 @@ def _nested(kind: Any, value: Any) -> Iterator[tuple[str, str, Any, Any]]:
                     yield field.name, f" (kind {spec.kind})", spec.config, given
         elif _is_mapping(hint) and typing.get_args(hint)[1] is FilterRule:
             for name, rule in RULES.items():
-                yield field.name, f".{name}", rule, (given or {}).get(name)
+                title = f".{name}" if rule.entry is None else f".{name}.<{name.rstrip('s')}>"
+                yield field.name, title, rule.entry or rule, (given or {}).get(name)
         elif _is_mapping(hint):
             first = next(iter((given or {}).values()), None)
             for option in _config_classes(typing.get_args(hint)[1]):

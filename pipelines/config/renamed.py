@@ -27,6 +27,7 @@ SAMPLING = {
     "upsampler_2_steps": "upsamplers.upsampler_2.num_inference_steps",
 }
 ANYWHERE = {"lanes": "logical_ranks", "embed_width": "embed_dim"}
+SINGLE = {("download", "threads"): "download.connections"}
 
 
 def refuse_old_keys(raw: RawConfig) -> None:
@@ -47,6 +48,8 @@ def _old(values: Any, at: Keys) -> Iterator[tuple[Keys, str]]:
             yield keys, SECTIONS[name]
         elif at == ("evaluate", "sampling") and name in SAMPLING:
             yield keys, f"evaluate.sampling.{SAMPLING[name]}"
+        elif keys in SINGLE:
+            yield keys, SINGLE[keys]
         elif name in ANYWHERE:
             yield keys, ".".join((*at, ANYWHERE[name]))
         else:

@@ -13,7 +13,7 @@ from pydantic import Field
 from pipelines.config.checks import check_models, check_towers, check_widths
 from pipelines.config.models import DecoderSection, ModelSection, PriorSection, UpsamplerSection
 from pipelines.core.resources import ClusterSettings, Resources
-from pipelines.data.download import DownloadConfig
+from pipelines.data.download_config import DownloadConfig
 from pipelines.data.filter_config import FilterConfig
 from pipelines.data.sources import SourceConfig
 from pipelines.evaluation.config import EvaluateConfig
@@ -27,8 +27,8 @@ from pipelines.tracking.settings import TrackingSettings
 from unclip.config import Config, ConfigError
 from unclip.extension import did_you_mean
 
-BEFORE_MODELS = ("download", "filter", "clip", "embed", "select", "pca")
-AFTER_MODELS = ("evaluate", "report")
+BEFORE_MODELS = ("list", "download", "filter", "clip", "embed", "select", "pca")
+AFTER_MODELS = ("evaluate", "data_report", "report")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,7 @@ class PipelineConfig(Config):
             )
         self._check_names()
         self._check_resources()
+        self.filter.check_columns(self.source.columns or {})
         check_widths(self)
         check_models(self)
         check_towers(self)

@@ -13,10 +13,11 @@ import uuid
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from os import getpid
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
+import fsspec.asyn
 
 from pipelines.core.errors import PipelineError, first_line
 from pipelines.core.process import is_running, machine_id
@@ -24,7 +25,20 @@ from pipelines.core.process import is_running, machine_id
 log = logging.getLogger(__name__)
 
 TEMPORARY = ".tmp-"
+OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
+S3_PROTOCOLS = ("s3", "s3a")
+MAX_PUT_BYTES = 5 << 30  # S3's limit for one request
 STALE_AFTER_S = 24 * 3600.0  # age of a temporary file whose writer cannot be checked
+AT_ONCE = 64  # requests to S3; botocore's default is 10 connections
+# A request that fails is repeated after up to 1, 2, 4, 8, 16 and 32 s; s3fs adds rounds of its own
+# for throttling and lost connections. The other modes of retries give up at once after some hundred
+# failures in all: with many requests under way, after a second.
+S3_CONFIG = {
+    "retries": {"mode": "legacy", "total_max_attempts": 7},
+    "connect_timeout": 15,
+    "read_timeout": 30,
+    "max_pool_connections": AT_ONCE,
+}
 _WRITER = re.compile(rf"{re.escape(TEMPORARY)}(?P<machine>[0-9a-f]{{12}})-(?P<pid>\d+)-")
 _HINTS = {
     errno.ENOSPC: "Free some space and run again: finished work is kept.",
@@ -54,12 +68,57 @@ def filesystem(url: str) -> Any:
 
     Other processes write to a store too: a cached listing would hide their files.
     """
-    return fsspec.core.url_to_fs(url, use_listings_cache=False)[0]
+    options = s3_options() if url.startswith(tuple(f"{p}://" for p in S3_PROTOCOLS)) else {}
+    return fsspec.core.url_to_fs(url, use_listings_cache=False, **options)[0]
+
+
+def s3_options() -> dict[str, Any]:
+    """Options of s3fs. What fsspec's own configuration says goes first, setting by setting.
+
+    One part at a time: a file system holds no more than one in memory, and reads a small file
+    without asking for its size first.
+    """
+    own: dict[str, Any] = {}
+    for protocol in S3_PROTOCOLS:
+        own |= fsspec.config.conf.get(protocol, {})
+    config = {**S3_CONFIG, **own.get("config_kwargs", {})}
+    return {"max_concurrency": own.get("max_concurrency", 1), "config_kwargs": config}
 
 
 def is_local(fs: Any) -> bool:
     """Whether the file system is this machine's own."""
-    return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+    return "file" in _protocols(fs)
+
+
+def is_object_store(fs: Any) -> bool:
+    """Whether a file appears only once it is complete, and folders need not be made."""
+    return bool(OBJECT_STORES & _protocols(fs))
+
+
+def _protocols(fs: Any) -> set[str]:
+    return set(fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+
+
+def upload(fs: Any, local: Path, path: str) -> None:
+    """Copy a local file to a path of the file system.
+
+    To S3, files of up to 5 GiB go in one request, streamed from the disk: no part of the file is
+    kept in memory, and an interrupted upload leaves nothing behind. s3fs itself would read whole
+    parts, and hold each twice.
+    """
+    if not (_protocols(fs) & set(S3_PROTOCOLS) and local.stat().st_size <= MAX_PUT_BYTES):
+        fs.put_file(str(local), path)
+        return
+    fsspec.asyn.sync(fs.loop, _put_object, fs, local, path)
+
+
+async def _put_object(fs: Any, local: Path, path: str) -> None:
+    """Botocore repeats a request that failed, from the start of the file."""
+    bucket, key, _ = fs.split_path(path)
+    await fs.set_session()
+    put = (await fs.get_s3(bucket)).put_object
+    with local.open("rb") as body:
+        await put(**fs._get_s3_method_kwargs(put, Bucket=bucket, Key=key, Body=body))
 
 
 @contextlib.contextmanager
@@ -113,7 +172,7 @@ def remove_stale(fs: Any, files: Mapping[str, Mapping[str, Any]]) -> None:
     A file of a living process stays, and so does a young one that another machine writes.
     """
     for path, info in files.items():
-        if is_stale(path, _modified_time(info)):
+        if is_stale(path, modified_time(info)):
             try:
                 fs.rm_file(path)
                 log.info("removed %s, which its dead writer left behind", path)
@@ -121,7 +180,7 @@ def remove_stale(fs: Any, files: Mapping[str, Mapping[str, Any]]) -> None:
                 log.debug("%s stays: %s", path, first_line(error))
 
 
-def _modified_time(info: Mapping[str, Any]) -> float | None:
+def modified_time(info: Mapping[str, Any]) -> float | None:
     """When a file was last written, as Unix time, from its fsspec description."""
     for field in ("mtime", "LastModified", "last_modified", "updated", "created"):
         value = info.get(field)

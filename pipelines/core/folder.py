@@ -1,7 +1,7 @@
 """A folder of the store: the only code that reads and writes the files of stages.
 
-Files are written under a temporary name and then renamed, so a process that is killed at any point
-leaves no half-written file under a final name.
+A process that is killed at any point leaves no half-written file under a final name: files are
+written under a temporary name and then renamed. An object store needs no such step.
 """
 
 import atexit
@@ -9,7 +9,8 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -18,17 +19,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.core.filesystem import (
+    AT_ONCE,
     StoreError,
     filesystem,
     is_local,
+    is_object_store,
+    modified_time,
     reading,
     remove_stale,
     temporary_name,
+    upload,
     writing,
 )
 from pipelines.core.tables import read_table
 
 MANIFEST = "manifest.json"  # written last: its presence is the commit
+SHARDS = "shards"  # the folder of a stage that holds the shards of all its results
 HIDDEN = "."  # files and folders whose names start with it are working state, not outputs
 
 
@@ -55,10 +61,14 @@ class Folder:
         with reading(self.file(name)):
             return bool(filesystem(self.url).exists(self._path(name)))
 
+    def shared(self) -> "Folder":
+        """For a stage's folder `<stage>/<key>`: the shards that its results share."""
+        return Folder(f"{self.url.rstrip('/').rpartition('/')[0]}/{SHARDS}")
+
     def publish(self, local: Path, name: str) -> None:
-        """Upload a local file, then rename it: readers see all of it or nothing."""
+        """Upload a local file: readers see all of it or nothing."""
         with self._published(name) as (fs, temporary):
-            fs.put_file(str(local), temporary)
+            upload(fs, local, temporary)
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Publish a small file from memory."""
@@ -74,6 +84,24 @@ class Folder:
         with reading(self.file(name)):
             content = filesystem(self.url).cat_file(self._path(name))
         return json.loads(content)
+
+    def read_ranges(self, spans: Mapping[str, tuple[int, int]]) -> dict[str, bytes]:
+        """Bytes of many files, read at the same time.
+
+        spans: first byte and end, by file. Files that are gone are left out.
+        """
+        fs, paths = filesystem(self.url), [self._path(name) for name in spans]
+        starts, ends = [span[0] for span in spans.values()], [span[1] for span in spans.values()]
+        with reading(self.url):
+            # Without a limit, an event loop that begins a thousand requests misses their answers.
+            limit = {"batch_size": AT_ONCE} if fs.async_impl else {}
+            found = fs.cat_ranges(paths, starts, ends, on_error="return", **limit)
+            errors = [each for each in found if isinstance(each, BaseException)]
+            for error in errors:
+                if not isinstance(error, FileNotFoundError):
+                    raise error
+        read = zip(spans, found, strict=True)
+        return {name: content for name, content in read if isinstance(content, bytes)}
 
     def read_table(
         self, name: str, columns: Sequence[str] | None = None, schema: pa.Schema | None = None
@@ -114,6 +142,18 @@ class Folder:
         found = sorted(self._all_files().items())
         return {name: int(info["size"]) for name, info in found if not is_hidden(name)}
 
+    def modified(self) -> dict[str, float]:
+        """When every published file was written, as Unix time; now, if that is not known."""
+        found, now = self._all_files().items(), time.time()
+        return {name: modified_time(info) or now for name, info in found if not is_hidden(name)}
+
+    def remove_files(self, names: Iterable[str]) -> None:
+        """Delete files, many with one request."""
+        paths = [self._path(name) for name in names]
+        if paths:
+            with writing(self.url):
+                filesystem(self.url).rm(paths)
+
     def is_begun(self) -> bool:
         """Whether the folder holds any file, published or hidden."""
         return bool(self._all_files())
@@ -131,18 +171,20 @@ class Folder:
         with writing(self.file(name)):
             filesystem(self.url).rm_file(self._path(name))
 
-    def remove_hidden(self) -> None:
-        """Delete working state: temporary files of killed workers, checkpoints of a past run."""
-        fs = filesystem(self.url)
-        root = self._path("").rstrip("/")
+    def remove_hidden(self) -> dict[str, int]:
+        """Delete working state, such as journals and temporary files of killed workers.
+
+        Returns what `files` does.
+        """
+        fs, root = filesystem(self.url), self._path("").rstrip("/")
+        found = {name: int(info["size"]) for name, info in self._all_files().items()}
+        self.remove_files(name for name in sorted(found) if is_hidden(name))
         with writing(self.url):
-            for name in sorted(self._all_files()):
-                if is_hidden(name):
-                    fs.rm_file(f"{root}/{name}")
-            listed = fs.ls(root, detail=False) if fs.exists(root) else []
-            for path in listed:  # folders, if the file system has them
-                if is_hidden(PurePosixPath(path).name):
-                    fs.rm(path, recursive=True)
+            if not is_object_store(fs) and fs.exists(root):
+                for path in fs.ls(root, detail=False):  # folders that are empty now
+                    if is_hidden(PurePosixPath(path).name):
+                        fs.rm(path, recursive=True)
+        return {name: size for name, size in sorted(found.items()) if not is_hidden(name)}
 
     def remove_stale(self) -> None:
         """Delete temporary files of dead writers. Never raises."""
@@ -172,11 +214,14 @@ class Folder:
 
     @contextlib.contextmanager
     def _published(self, name: str) -> Iterator[tuple[Any, str]]:
-        """Give a temporary path to write to; rename it when done, delete it after an error."""
+        """Give a path to write to: a temporary one, renamed when done, unless writes are atomic."""
         fs, final = filesystem(self.url), self._path(name)
-        parent = str(PurePosixPath(final).parent)
-        temporary = f"{parent}/{temporary_name()}"
         with writing(self.file(name)):
+            if is_object_store(fs):  # which shows an object only once it is complete
+                yield fs, final
+                return
+            parent = str(PurePosixPath(final).parent)
+            temporary = f"{parent}/{temporary_name()}"
             try:
                 fs.makedirs(parent, exist_ok=True)
                 yield fs, temporary
@@ -190,7 +235,7 @@ class Folder:
         fs = filesystem(self.url)
         root = self._path("").rstrip("/")
         with reading(self.url):
-            found = fs.find(root, detail=True) if fs.exists(root) else {}
+            found = fs.find(root, detail=True)
         return {str(PurePosixPath(p).relative_to(root)): info for p, info in found.items()}
 
     def _path(self, name: str) -> str:

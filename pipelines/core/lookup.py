@@ -74,7 +74,7 @@ def recorded(graph: Graph, store: Store) -> Iterator[Lookup]:
     """A lookup for each combination of recorded digests, the newest first."""
     choices: dict[str, list[Digests]] = {}
     for stage in graph.stages.values():
-        found = [m.description.get("digests") or {} for m in store.manifests(stage.name)]
+        found = [m.description.get("digests") or {} for m in store.headers(stage.name)]
         distinct = [d for n, d in enumerate(found) if d and d not in found[:n]]
         if distinct:
             choices[stage.name] = distinct

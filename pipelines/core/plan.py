@@ -8,7 +8,7 @@ from pipelines.core.errors import PipelineError
 from pipelines.core.fingerprint import differences
 from pipelines.core.lease import holder_of
 from pipelines.core.stage import Artifact, Graph, Stage
-from pipelines.core.store import Manifest, Store
+from pipelines.core.store import Header, Manifest, Store
 
 Action = Literal["cached", "run", "skip"]
 
@@ -53,31 +53,39 @@ class Scope:
     start: str | None = None  # `--from`: run this one and all that depend on it
     force: Collection[str] = ()  # run these; for all others, their keys decide as usual
 
+    def afresh(self, graph: Graph) -> set[str]:
+        """The stages that run without anything from earlier results."""
+        named = {graph[name].name for name in self.force}
+        return named | (graph.downstream(self.start) if self.start else set())
+
     def forced(self, graph: Graph) -> set[str]:
         """The stages that run even if their results exist."""
-        named = {graph[name].name for name in (*self.force, *([self.only] if self.only else []))}
-        return named | (graph.downstream(self.start) if self.start else set())
+        return self.afresh(graph) | ({graph[self.only].name} if self.only else set())
 
 
 def make_plan(graph: Graph, store: Store, scope: Scope) -> Plan:
     """Compare the graph with the store. Raises `PipelineError` where `only` lacks its inputs."""
-    forced = scope.forced(graph)
-    steps = tuple(_step(stage, store, stage.name in forced) for stage in graph.stages.values())
+    forced, afresh = scope.forced(graph), scope.afresh(graph)
+    steps = tuple(
+        _step(stage, store, stage.name in forced, stage.name in afresh)
+        for stage in graph.stages.values()
+    )
     if scope.only is None:
         return Plan(steps)
     return _only(Plan(steps), scope.only)
 
 
-def _step(stage: Stage[Artifact], store: Store, forced: bool) -> Step:
+def _step(stage: Stage[Artifact], store: Store, forced: bool, afresh: bool) -> Step:
     manifest = store.manifest(stage.name, stage.key)
     if manifest is None:
-        return _unfinished(stage, store, forced)
+        return _unfinished(stage, store, afresh)
     if forced:
         return Step(stage, "run", "asked to run again", manifest, forced)
     missing = store.missing_outputs(manifest)
     if missing:
+        count = len(manifest.outputs) + len(manifest.shards)
         reason = (
-            f"{len(missing)} of its {len(manifest.outputs)} outputs are gone or changed in size: "
+            f"{len(missing)} of its {count} files are gone or changed in size: "
             f"{', '.join(missing[:3])}"
         )
         return Step(stage, "run", reason, None)
@@ -92,19 +100,19 @@ def _unfinished(stage: Stage[Artifact], store: Store, forced: bool) -> Step:
         damage = store.damage(stage.name, stage.key)
         reason = damage or "was interrupted; resumes from the work done so far"
         return Step(stage, "run", reason, None, forced)
-    earlier = store.manifests(stage.name)
+    earlier = store.headers(stage.name)
     if not earlier:
         return Step(stage, "run", "never run", None, forced)
-    base = None if forced else stage.continues(earlier)
+    base = None if forced else stage.continues(store.read_manifests(earlier))
     reason = _changes(stage, base or earlier[0])
     if base:
         reason += f"; goes on from the result {base.key}"
     return Step(stage, "run", reason, None, forced, base)
 
 
-def _changes(stage: Stage[Artifact], manifest: Manifest) -> str:
+def _changes(stage: Stage[Artifact], earlier: Header) -> str:
     """The first three differences from an earlier result, in words."""
-    changes = differences(manifest.description, stage.description)
+    changes = differences(earlier.description, stage.description)
     own = [_in_words(stage, change) for change in changes]
     return "; ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else "")
 

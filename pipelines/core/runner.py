@@ -251,9 +251,10 @@ def failure_of(
 
 def _refuse_busy(plan: Plan, store: Store) -> None:
     for step in plan.to_run:
-        holder = holder_of(store.root, step.stage.label)
-        if holder is not None:
-            raise StageBusyError(busy_message(step.stage, holder))
+        for label in step.stage.lease_labels:
+            holder = holder_of(store.root, label)
+            if holder is not None:
+                raise StageBusyError(busy_message(step.stage, holder))
 
 
 def _take(free: dict[str, float], amounts: Mapping[str, float]) -> None:

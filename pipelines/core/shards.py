@@ -1,14 +1,14 @@
 """Shards, the unit of work and of resume, made by a pool of Ray actors.
 
-A shard is published under the name of its item and then recorded. A rerun makes only the shards
-that are not recorded and intact. An actor gets work only once it is up, so actors that wait for
-resources delay nothing. An actor that dies is replaced, and another one makes its shard.
+A rerun makes only the shards that do not exist yet. An actor gets work only once it is up, so
+actors that wait for resources delay nothing. An actor that dies is replaced, and another one makes
+its shard.
 """
 
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +16,15 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from pipelines.core import shard_records
 from pipelines.core.capacity import describe_capacity
 from pipelines.core.errors import PipelineError, WorkLostError, first_line
 from pipelines.core.events import Emit, Note, Progress
 from pipelines.core.folder import Folder
 from pipelines.core.resources import Resources
-from pipelines.core.shard_records import ShardRecord
-from pipelines.core.stage import Metadata, ShardWorker
-from pipelines.core.tables import check_schema
+from pipelines.core.shard_folder import ShardFolder
+from pipelines.core.shard_records import Journal, ShardRecord
+from pipelines.core.shard_writer import ShardWriter
+from pipelines.core.stage import ShardWorker
 
 log = logging.getLogger(__name__)
 
@@ -49,23 +49,32 @@ class _ShardActor:
     def start(self) -> None:
         """No-op that shows whether the process is up."""
 
-    def make(self, name: str, item: Any) -> ShardRecord:
-        log.debug("making shard %s of %s", name, self.folder.url)
-        table, metadata = self.worker(item)
-        check_schema(table, self.schema, where=self.folder.file(f"{name}.parquet"))
-        size = self.folder.write_table(f"{name}.parquet", table)
-        record = ShardRecord(size, {**metadata, "rows": table.num_rows})
-        shard_records.mark(self.folder, name, record)
-        return record
+    def make(self, name: str, stem: str, item: Any) -> ShardRecord:
+        log.debug("making shard %s, %s of %s", name, stem, self.folder.url)
+        return make_shard(self.worker, item, self.folder, stem, self.schema)
+
+
+def make_shard(
+    worker: ShardWorker, item: Any, folder: Folder, stem: str, schema: pa.Schema
+) -> ShardRecord:
+    """Make and publish one shard in this process."""
+    with ShardWriter(folder, stem, schema) as out:
+        return out.finish(worker(item, out))
 
 
 class ShardPool:
     """Makes shards of one stage on as many actors as its resources allow."""
 
     def __init__(
-        self, stage: str, emit: Emit, settings: PoolSettings, new_actor: Callable[[], Any]
+        self,
+        stage: str,
+        emit: Emit,
+        settings: PoolSettings,
+        new_actor: Callable[[], Any],
+        journal: Journal,
     ) -> None:
         self.stage, self.emit, self.settings, self.new_actor = stage, emit, settings, new_actor
+        self.journal = journal
         self.calls: dict[Any, tuple[Any, str | None]] = {}  # call → its actor and shard
         self.idle: list[Any] = []
         self.deaths: Counter[str] = Counter()
@@ -73,10 +82,10 @@ class ShardPool:
         self.failure: Exception | None = None  # the first; shards under way still finish
 
     def run(
-        self, items: Mapping[str, Any], names: Sequence[str], *, unit: str
+        self, items: Mapping[str, Any], stems: Mapping[str, str], *, unit: str
     ) -> dict[str, ShardRecord]:
         """Make the shards of these names; the other items were made earlier."""
-        queue = deque(names)
+        queue = deque(stems)
         earlier, total = len(items) - len(queue), len(items)
         answered_at = time.monotonic()
         for _ in range(min(self.settings.resources.workers, len(queue))):
@@ -85,7 +94,7 @@ class ShardPool:
             while queue or any(name for _, name in self.calls.values()):
                 while self.idle and queue:
                     name, actor = queue.popleft(), self.idle.pop()
-                    self.calls[actor.make.remote(name, items[name])] = (actor, name)
+                    self.calls[actor.make.remote(name, stems[name], items[name])] = (actor, name)
                 finished, _ = ray.wait(list(self.calls), num_returns=1, timeout=POLL_S)
                 for call in finished:
                     self._finish(call, queue)
@@ -97,6 +106,7 @@ class ShardPool:
         finally:
             for actor in [*self.idle, *(actor for actor, _ in self.calls.values())]:
                 ray.kill(actor)
+            self.journal.write()
         if self.failure:
             raise self.failure
         return self.done
@@ -117,6 +127,7 @@ class ShardPool:
         else:
             if name is not None:
                 self.done[name] = record
+                self.journal.add(record)
         self.idle.append(actor)
 
     def _fail(self, error: Exception, queue: "deque[str]") -> None:
@@ -152,33 +163,38 @@ class ShardPool:
 def map_shards(
     worker: ShardWorker,
     items: Mapping[str, Any],
+    where: ShardFolder,
     *,
     stage: str,
-    folder: Folder,
     schema: pa.Schema,
     unit: str,
     emit: Emit,
     settings: PoolSettings,
-) -> dict[str, Metadata]:
-    """Make `<name>.parquet` for every item whose shard is missing or damaged.
+) -> dict[str, ShardRecord]:
+    """Make the shard of every item that does not exist or is damaged.
 
-    Returns the metadata of all shards, in the items' order.
+    Returns the records of all shards, in the items' order.
     """
-    intact = shard_records.intact(folder, items)
-    missing = [name for name in items if name not in intact]  # names: items may be made on demand
-    if intact:
-        emit(Note(stage, f"resumes: {len(intact)} of {len(items)} shards are already made"))
+    existing = where.find()
+    missing = {name: where.new_stem(name) for name in items if name not in existing}
+    if existing:
+        emit(Note(stage, f"{len(existing)} of {len(items)} {unit} are already made"))
     log.info("%s: %d of %d shards have to be made", stage, len(missing), len(items))
-    emit(Progress(stage, len(intact), len(items), unit))
+    emit(Progress(stage, len(existing), len(items), unit))
     made: dict[str, ShardRecord] = {}
+    journal = Journal(where.result)
+    for record in existing.values():
+        if record.stem not in where.existing.known:  # it was found by its file
+            journal.add(record)
+    journal.write()
     if missing:
         actor = ray.remote(_ShardActor).options(**settings.resources.actor_options())
         shared = ray.put(worker)
-        pool = ShardPool(stage, emit, settings, lambda: actor.remote(shared, folder, schema))
+        pool = ShardPool(
+            stage, emit, settings, lambda: actor.remote(shared, where.folder, schema), journal
+        )
         made = pool.run(items, missing, unit=unit)
-    records = {name: made[name] if name in made else intact[name] for name in items}
-    shard_records.publish(folder, records)
-    return {name: dict(record.metadata) for name, record in records.items()}
+    return {name: made[name] if name in made else existing[name] for name in items}
 
 
 def call(function: Callable[..., Any], *args: Any, stage: str, settings: PoolSettings) -> Any:

@@ -3,9 +3,10 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
@@ -18,9 +19,17 @@ from pipelines.core.folder import Folder
 from pipelines.core.lease import Holder, Leases
 from pipelines.core.plan import Step
 from pipelines.core.provenance import provenance
+from pipelines.core.shard_folder import (
+    Existing,
+    ShardFolder,
+    existing_shards,
+    own_shards,
+    shared_shards,
+)
+from pipelines.core.shard_records import ShardRecord, new_version, publish
 from pipelines.core.shards import PoolSettings
-from pipelines.core.stage import Artifact, Metadata, ShardWorker, Stage, load_artifact
-from pipelines.core.store import Manifest, Store
+from pipelines.core.stage import Artifact, ShardWorker, Stage, load_artifact
+from pipelines.core.store import Header, Manifest, Store
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +51,9 @@ class StageContext:
     emit: Emit
     settings: PoolSettings
     store: Store
-    forced: bool  # start afresh, without earlier results
+    is_forced: bool = False  # start afresh, without earlier results
+    fresh: str = ""  # version of the shards that replace those of a finished result
+    used: list[ShardRecord] = field(default_factory=list)  # shared shards of the result
 
     def load(self, stage: Stage[A]) -> A:
         """The artifact of a dependency."""
@@ -50,26 +61,55 @@ class StageContext:
 
     def earlier(self) -> Sequence[Manifest]:
         """The finished results that the work may start from, the newest first."""
-        return () if self.forced else self.store.manifests(self.stage.name)
+        return () if self.is_forced else self.store.manifests(self.stage.name)
 
-    def folder_of(self, manifest: Manifest) -> Folder:
+    def folder_of(self, result: Header) -> Folder:
         """Where a result is stored."""
-        return self.store.folder(manifest.stage, manifest.key)
+        return self.store.folder(result.stage, result.key)
+
+    def existing(self, made_from: Mapping[str, Any]) -> dict[str, ShardRecord]:
+        """The shared shards that exist already."""
+        return self._shared(made_from).find()
 
     def map_shards(
-        self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
-    ) -> dict[str, Metadata]:
-        """Make every missing shard."""
-        return shards.map_shards(
+        self,
+        worker: ShardWorker,
+        items: Mapping[str, Any],
+        *,
+        schema: pa.Schema,
+        unit: str,
+        made_from: Mapping[str, Any] | None = None,
+        versions: Mapping[str, str] | None = None,
+    ) -> dict[str, ShardRecord]:
+        """Make every missing shard; shared with other results if `made_from` is given."""
+        if made_from is None:
+            where = own_shards(self.folder, items)
+        else:
+            where = self._shared(made_from, versions or {})
+        records = shards.map_shards(
             worker,
             items,
+            where,
             stage=self.stage.name,
-            folder=self.folder,
             schema=schema,
             unit=unit,
             emit=self.emit,
             settings=self.settings,
         )
+        if made_from is not None:
+            self.used.extend(records.values())
+        return records
+
+    def _shared(
+        self, made_from: Mapping[str, Any], versions: Mapping[str, str] | None = None
+    ) -> ShardFolder:
+        oldest = dict.fromkeys(made_from, self.fresh) if self.fresh else versions
+        return shared_shards(self.stage, self.folder, self._existing, made_from, oldest)
+
+    @cached_property
+    def _existing(self) -> Existing:
+        """The shared shards as the stage began, which makes no shard twice."""
+        return existing_shards(self.store, self.stage)
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run one function in a worker."""
@@ -102,25 +142,27 @@ class StageMaker:
     on_busy: OnBusy
 
     def make(self, step: Step, links: Mapping[str, str], settings: PoolSettings) -> Manifest:
-        """Make the stage while holding its lease, unless another driver has made it meanwhile.
+        """Make the stage while holding its leases, unless another driver has made it meanwhile.
 
         Raises `StageBusyError`, `LeaseLostError`, or what the stage raises.
         """
         stage = step.stage
-        self._acquire(stage)
         try:
+            for label in stage.lease_labels:
+                self._acquire(stage, label)
             other = None if step.forced else self.store.manifest(stage.name, stage.key)
             if other is not None and not self.store.missing_outputs(other):
                 self.emit(Note(stage.name, "was finished by another run"))
                 return other
             return self._run(step, links, settings)
         finally:
-            self.leases.release(stage.label)
+            for label in stage.lease_labels:
+                self.leases.release(label)
 
-    def _acquire(self, stage: Stage[Artifact]) -> None:
-        """Acquire the stage's lease, or wait for it. Raises `StageBusyError` if on_busy="leave"."""
+    def _acquire(self, stage: Stage[Artifact], label: str) -> None:
+        """Acquire a lease of the stage, or wait. Raises `StageBusyError` if on_busy="leave"."""
         announced = None
-        while (holder := self.leases.acquire(stage.label)) is not None:
+        while (holder := self.leases.acquire(label)) is not None:
             if self.on_busy == "leave":
                 raise StageBusyError(busy_message(stage, holder))
             if holder.token != announced:
@@ -138,16 +180,20 @@ class StageMaker:
         if replaced:
             aside.remove()
             folder.move_to(aside)
+        fresh = new_version() if replaced else ""
+        ctx = StageContext(stage, folder, self.emit, settings, self.store, step.forced, fresh)
         try:
-            artifact = stage.run(
-                StageContext(stage, folder, self.emit, settings, self.store, step.forced)
-            )
-            self.leases.verify(stage.label)
+            artifact = stage.run(ctx)
+            if ctx.used:
+                publish(folder, ctx.used)
+            for label in stage.lease_labels:
+                self.leases.verify(label)
         except BaseException:
             if replaced and stage.label in self.leases.held:
                 _bring_back(folder, aside)
             raise
-        committed = self.store.commit(manifest_of(stage, artifact, links, time.monotonic() - began))
+        took_s = time.monotonic() - began
+        committed = self.store.commit(manifest_of(stage, artifact, links, took_s, ctx.used))
         aside.remove()
         return committed
 
@@ -170,7 +216,11 @@ def _bring_back(folder: Folder, aside: Folder) -> None:
 
 
 def manifest_of(
-    stage: Stage[Artifact], artifact: Artifact, links: Mapping[str, str], duration_s: float
+    stage: Stage[Artifact],
+    artifact: Artifact,
+    links: Mapping[str, str],
+    duration_s: float,
+    used: Iterable[ShardRecord] = (),
 ) -> Manifest:
     """The record of a stage that was just made."""
     return Manifest(
@@ -185,4 +235,5 @@ def manifest_of(
         links=links,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         duration_s=round(duration_s, 1),
+        shards={file: size for record in used for file, size in record.files.items()},
     )

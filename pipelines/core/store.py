@@ -1,44 +1,63 @@
 """The store of all results, below any fsspec URL.
 
 `<root>/<stage>/<key>/` holds a stage's outputs and `manifest.json`, which is written last: its
-presence is the commit.
+presence is the commit. `contents.json` lists the files of the result. `<root>/<stage>/shards/`
+holds the shards that several results may share, and `contents.json` lists those that belong to one.
 """
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from pipelines.core.errors import PipelineError, first_line
 from pipelines.core.filesystem import (
     StoreError,
+    StoreFileMissingError,
     StoreWriteError,
     filesystem,
     remove_stale,
     temporary_name,
 )
-from pipelines.core.folder import MANIFEST, Folder, is_hidden
+from pipelines.core.folder import MANIFEST, SHARDS, Folder, is_hidden
 
 log = logging.getLogger(__name__)
 
+CONTENTS = "contents.json"  # what the result consists of; written before the manifest
+READERS = 16  # headers that are read at the same time
+H = TypeVar("H", bound="Header")
 
-@dataclass(frozen=True)
-class Manifest:
-    """The record of one finished stage: what it is, what it made, and where it came from."""
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What `manifest.json` says about one finished stage: what it is, and where it came from."""
 
     stage: str
     key: str
     version: int
     description: Mapping[str, Any]  # the canonical form that the key is the digest of
     dependencies: Mapping[str, str]  # field → "stage/key"
-    metadata: Mapping[str, Any]  # the artifact's fields
-    outputs: Mapping[str, int]  # file → bytes
     provenance: Mapping[str, Any]  # commit, packages, host: recorded, not hashed
     links: Mapping[str, str]  # where people can look at it, such as its MLflow run
     created_at: str  # ISO 8601, UTC
     duration_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Header):
+    """The record of one finished stage, with what it made, which grows with its shards."""
+
+    metadata: Mapping[str, Any]  # the artifact's fields
+    outputs: Mapping[str, int]  # file → bytes
+    shards: Mapping[str, int] = field(default_factory=dict)  # shared file → bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """The size of all files of the result, shared ones too."""
+        return sum(self.outputs.values()) + sum(self.shards.values())
 
 
 class Store:
@@ -93,17 +112,25 @@ class Store:
 
         A damaged manifest is logged once, and `damage` says what is wrong with it.
         """
+        return self._read(Manifest, stage, key, (MANIFEST, CONTENTS))
+
+    def _read(self, kind: type[H], stage: str, key: str, files: Sequence[str]) -> H | None:
+        folder, values = self.folder(stage, key), {}
         with self._readable():
-            folder = self.folder(stage, key)
-            if not folder.exists(MANIFEST):
-                return None
             try:
-                manifest = Manifest(**folder.read_json(MANIFEST))
+                for name in files:
+                    values.update(folder.read_json(name))
+                read = kind(**values)
+            except StoreFileMissingError:
+                if not values:
+                    return None
+                self._note_damage(f"{stage}/{key}", folder.file(files[-1]), "it is gone")
+                return None
             except (TypeError, ValueError) as error:
                 self._note_damage(f"{stage}/{key}", folder.file(MANIFEST), first_line(error))
                 return None
         self._damaged.pop(f"{stage}/{key}", None)
-        return manifest
+        return read
 
     def damage(self, stage: str, key: str) -> str | None:
         """Why the manifest cannot be read; None if it can, or if there is none."""
@@ -111,25 +138,51 @@ class Store:
 
     def missing_outputs(self, manifest: Manifest) -> list[str]:
         """Outputs that the manifest lists and that are gone or differ in size."""
-        found = self.folder(manifest.stage, manifest.key).files()
-        return [name for name, size in manifest.outputs.items() if found.get(name) != size]
+        folder = self.folder(manifest.stage, manifest.key)
+        own, shared = folder.files(), folder.shared().files() if manifest.shards else {}
+        return [
+            *(name for name, size in manifest.outputs.items() if own.get(name) != size),
+            *(name for name, size in manifest.shards.items() if shared.get(name) != size),
+        ]
+
+    def headers(self, stage: str) -> list[Header]:
+        """All finished results of a stage, the newest first, without what grows with their data."""
+        keys = [key for key in self.keys(stage) if "." not in key]  # no replaced results
+        with ThreadPoolExecutor(READERS) as threads:
+            read = threads.map(lambda key: self._read(Header, stage, key, [MANIFEST]), keys)
+            found = [header for header in read if header]
+        return sorted(found, key=lambda header: header.created_at, reverse=True)
+
+    def keys(self, stage: str) -> list[str]:
+        """The names of all results of a stage, finished or not."""
+        with self._readable():
+            fs, root = filesystem(self.root), self.folder(stage, "")._path("").rstrip("/")
+            try:
+                paths = fs.ls(root, detail=False)
+            except FileNotFoundError:
+                return []
+        names = [PurePosixPath(path).name for path in paths]
+        return [name for name in names if name != SHARDS]
 
     def manifests(self, stage: str) -> list[Manifest]:
         """All finished results of a stage, the newest first."""
-        with self._readable():
-            fs, root = filesystem(self.root), self.folder(stage, "")._path("").rstrip("/")
-            paths = fs.ls(root, detail=False) if fs.exists(root) else []
-        names = [str(p).rsplit("/", 1)[-1] for p in paths]
-        found = [self.manifest(stage, name) for name in names if "." not in name]
-        return sorted((m for m in found if m), key=lambda m: m.created_at, reverse=True)
+        return list(self.read_manifests(self.headers(stage)))
+
+    def read_manifests(self, headers: Iterable[Header]) -> Iterator[Manifest]:
+        """The manifests of results, each read when it is asked for."""
+        read = (self.manifest(header.stage, header.key) for header in headers)
+        return (manifest for manifest in read if manifest)
 
     def commit(self, manifest: Manifest) -> Manifest:
         """Clear working state, list the outputs, and write the manifest: the stage is done."""
         folder = self.folder(manifest.stage, manifest.key)
-        folder.remove_hidden()
-        outputs = {n: s for n, s in folder.files().items() if n != MANIFEST}
+        files = folder.remove_hidden()
+        outputs = {n: s for n, s in files.items() if n not in (MANIFEST, CONTENTS)}
         complete = replace(manifest, outputs=outputs)
-        folder.write_json(MANIFEST, asdict(complete))
+        header = {each.name for each in fields(Header)}
+        values = vars(complete)
+        folder.write_json(CONTENTS, {n: v for n, v in values.items() if n not in header})
+        folder.write_json(MANIFEST, {n: v for n, v in values.items() if n in header})
         log.info("%s is finished with %d files", folder.url, len(outputs))
         return complete
 

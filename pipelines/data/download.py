@@ -1,201 +1,298 @@
-"""Download one shard of a URL list: fetch under the URL policy, decode, resize, encode.
+"""Download one slice of the list: fetch, decode, resize, encode, and note what became of each row.
 
-img2dataset resizes and encodes. Its downloader opens any scheme and any host without a limit, so
-`pipelines.data.fetch` replaces it. Its resizer gets decoded RGB: by itself it would keep grey
-images grey, and accept a truncated JPEG, half of it grey. The resizer runs in one thread only,
-because it replaces the process's stdout while it works.
+Rows are fetched at the same time and written in the list's order. A row whose URL an earlier shard
+knows is copied from there, with its outcome, and not fetched.
 """
 
-import hashlib
-import io
+import asyncio
 import logging
-import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, ClassVar, Literal, TypeVar
-from urllib.parse import urljoin
+from typing import Any
 
 import pyarrow as pa
 
-from pipelines.artifacts import EXAMPLES_PER_REASON
-from pipelines.artifacts.schema import PAIRS, pair_key
-from pipelines.data.decode import decode_rgb, load_resizer
-from pipelines.data.fetch import Fetched, fetch_with_retries
-from pipelines.data.url_policy import Refused, UrlPolicy
-from unclip.config import Config, ConfigError, not_in_key
+from pipelines.artifacts import OUTCOMES_NAME
+from pipelines.artifacts.schema import OUTCOMES, pair_key
+from pipelines.core.filesystem import StoreError
+from pipelines.core.shard_writer import ShardWriter
+from pipelines.core.stage import Metadata
+from pipelines.core.tables import read_table
+from pipelines.data.download_config import DownloadConfig
+from pipelines.data.earlier import Earlier, Known, PairReader
+from pipelines.data.fetch import Fetcher
+from pipelines.data.images import ImageEncoder
+from pipelines.data.responses import Fetched, check_hash
+from pipelines.data.url_policy import Refused, join_url, without_credentials
 
 log = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+Row = dict[str, Any]
+BUFFER_ROWS = 32  # rows that are written at once
+AHEAD = 4  # rows under way for each connection, at least
+# Finished rows may wait this long for a slow one before them.
+MAX_WAITING_ROWS = 1024
+MAX_WAITING_BYTES = 64 << 20
+MAX_DETAIL = 300  # characters
 
-# More extreme images are banners and rules; with keep_ratio they would grow to gigabytes.
-MAX_ASPECT_RATIO = 50.0
-QUALITIES = {"jpg": range(1, 101), "png": range(10)}  # for PNG it is the compression
+
+@dataclass(frozen=True)
+class DownloadItem:
+    """One slice, and what is known about its rows from earlier shards."""
+
+    url: str  # of the slice
+    earlier: Earlier | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class DownloadConfig(Config):
-    """How images are fetched and stored."""
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one row: the columns of a pair, or why there is none."""
 
-    tag: ClassVar[str] = "download"
-
-    image_size: int  # pixels; which side it sets depends on resize_mode
-    resize_mode: Literal["border", "keep_ratio", "center_crop", "no"]  # img2dataset's modes
-    encode_format: Literal["jpg", "png"]  # of the stored image
-    encode_quality: int  # 1-100 for jpg, compression 0-9 for png
-    max_bytes: int  # of one downloaded file
-    max_pixels: int = 64_000_000  # of one image, before it is decoded
-    threads: int = not_in_key()  # of one worker
-    retries: int = not_in_key()  # of transient failures, such as a time-out or a 503
-    timeout_s: float = not_in_key()  # for one image
-    min_success_rate: float = not_in_key()  # of the whole list; the stage fails below it
-    allow_hosts: tuple[str, ...] = not_in_key(())  # "host" or "host:port" that may be private
-
-    def __post_init__(self) -> None:
-        allowed = QUALITIES[self.encode_format]
-        if self.encode_quality not in allowed:
-            raise ConfigError(
-                f"encode_quality={self.encode_quality} is not possible for {self.encode_format}; "
-                f"choose {allowed[0]} to {allowed[-1]}"
-            )
-        positive = ("image_size", "threads", "timeout_s", "max_bytes", "max_pixels")
-        wrong = {name: getattr(self, name) for name in positive if getattr(self, name) <= 0}
-        if wrong or self.retries < 0:
-            raise ConfigError(
-                f"{', '.join(f'{k}={v}' for k, v in wrong.items()) or f'retries={self.retries}'}: "
-                f"{', '.join(positive)} must be positive and retries not negative"
-            )
-        if not 0 <= self.min_success_rate <= 1:
-            raise ConfigError(f"min_success_rate={self.min_success_rate} is not between 0 and 1")
+    row: Row  # of the list
+    pair: Row | None
+    reason: str | None = None
+    detail: str | None = None
+    attempts: int = 0
+    time: datetime | None = None
 
     @property
-    def policy(self) -> UrlPolicy:
-        """Which URLs may be fetched, and how much of each."""
-        return UrlPolicy(
-            max_bytes=self.max_bytes, timeout_s=self.timeout_s, allow_hosts=self.allow_hosts
+    def nbytes(self) -> int:
+        """About what a finished row holds in memory."""
+        values = self.pair.values() if self.pair else ()
+        return sum(len(value) for value in values if isinstance(value, bytes))
+
+
+@dataclass(frozen=True)
+class Image:
+    """What was fetched for a URL; several rows may have the same one."""
+
+    columns: Row | None
+    attempts: int
+    refusal: Refused | None = None
+
+    def outcome(self, row: Row) -> Outcome:
+        """The outcome of a row with this URL."""
+        reason, detail = (
+            (self.refusal.reason, self.refusal.detail) if self.refusal else (None, None)
         )
-
-
-def map_ahead(
-    pool: ThreadPoolExecutor, call: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Future[Result]]:
-    """Futures in the items' order; at most `ahead` of them run or wait to be taken."""
-    pending: deque[Future[Result]] = deque()
-    for item in items:
-        pending.append(pool.submit(call, item))
-        if len(pending) >= ahead:
-            yield pending.popleft()
-    yield from pending
-
-
-class Tally:
-    """Rejections by reason, with a few of the URLs of each."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.examples: dict[str, list[str]] = {}
-
-    def add(self, reason: str, url: str) -> None:
-        """Count one rejection."""
-        self.counts[reason] += 1
-        examples = self.examples.setdefault(reason, [])
-        if len(examples) < EXAMPLES_PER_REASON:
-            # The manifest must not hold user names and passwords.
-            examples.append(re.sub(r"//[^/@]*@", "//...@", url)[:500])
+        return Outcome(row, self.columns, reason, detail, self.attempts)
 
 
 @dataclass(frozen=True)
 class DownloadWorker:
-    """Callable on a slice of the URL list (columns url, caption); created once per process."""
+    """Callable on a `DownloadItem`."""
 
     config: DownloadConfig
-    base_url: str = ""  # the base of relative URLs in the list
+    base_url: str = ""  # for relative URLs in the list
 
-    def __call__(self, item: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
-        """Returns PAIRS rows in the order of the list, and the rejections by reason."""
-        tally = Tally()
-        pairs = list(self.without_repeats(item, tally))
-        rows: list[dict[str, Any]] = []
-        received_bytes = 0
-        with ThreadPoolExecutor(self.config.threads) as pool:
-            urls = [url for url, _ in pairs]
-            futures = map_ahead(pool, self.fetch, urls, ahead=2 * self.config.threads)
-            for (url, caption), future in zip(pairs, futures, strict=True):
-                try:
-                    fetched = future.result()
-                    received_bytes += len(fetched.body)
-                    if fetched.opts_out:
-                        robots_tag = fetched.headers["X-Robots-Tag"]
-                        raise Refused("robots_tag", f"X-Robots-Tag: {robots_tag}")
-                    rows.append(self.make_row(url, caption, fetched.body))
-                except Refused as refusal:
-                    log.debug("rejected %s", refusal)
-                    tally.add(refusal.reason, url)
-        log.info("downloaded %d of %d images: %s", len(rows), item.num_rows, dict(tally.counts))
-        metadata = {
-            "listed": item.num_rows,
-            "downloaded": len(rows),
-            "received_bytes": received_bytes,
-            "rejected": dict(sorted(tally.counts.items())),
-            "examples": dict(sorted(tally.examples.items())),
-        }
-        return pa.Table.from_pylist(rows, schema=PAIRS), metadata
+    def __call__(self, item: DownloadItem, out: ShardWriter) -> Metadata:
+        """Writes the pairs; attaches the outcomes of all rows."""
+        return asyncio.run(self.download(item, out))
 
-    @staticmethod
-    def without_repeats(item: pa.Table, tally: Tally) -> Iterator[tuple[str, str]]:
-        """The distinct (url, caption) of a shard, in order."""
-        seen: set[tuple[str, str]] = set()
-        columns = item["url"].to_pylist(), item["caption"].to_pylist()
-        for url, caption in zip(*columns, strict=True):
-            pair = (url or "", caption or "")
-            if pair in seen:
-                tally.add("duplicate_row", pair[0])
-            else:
-                seen.add(pair)
-                yield pair
-
-    def fetch(self, url: str) -> Fetched:
-        """Fetch one image; runs in the pool's threads."""
-        return fetch_with_retries(
-            urljoin(self.base_url, url), self.config.policy, retries=self.config.retries
-        )
-
-    def make_row(self, url: str, caption: str, content: bytes) -> dict[str, Any]:
-        """A row of PAIRS from the downloaded bytes. Raises `Refused`."""
-        plain = io.BytesIO()
-        decode_rgb(content, max_pixels=self.config.max_pixels).save(plain, "BMP")
-        image, width, height, original_width, original_height, error = self.resizer(plain)
-        if error is not None:
-            known = {"aspect ratio too large": "aspect_ratio"}
-            raise Refused(known.get(error, "unresizable"), error)
-        return {
-            "key": pair_key(url, caption),
-            "url": url,
-            "caption": caption,
-            "image": image,
-            "width": width,
-            "height": height,
-            "original_width": original_width,
-            "original_height": original_height,
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }
+    async def download(self, item: DownloadItem, out: ShardWriter) -> Metadata:
+        """The same, in an event loop."""
+        rows = read_table(item.url).to_pylist()
+        known = item.earlier.read(rows) if item.earlier else {}
+        book = Book(out)
+        with ThreadPoolExecutor(1, "decode") as decoder:
+            async with Fetcher(self.config.policy, self.config.limits) as fetcher:
+                session = Session(self, fetcher, decoder)
+                async with aclosing(session.in_order(rows, known)) as outcomes:
+                    async for outcome in outcomes:
+                        book.add(outcome)
+        counts = book.close(len(rows))
+        return {**counts, "fetched": session.fetched, "received_bytes": session.received_bytes}
 
     @cached_property
-    def resizer(self) -> Callable[[io.BytesIO], tuple[Any, ...]]:
-        """img2dataset's resizer of one image.
-
-        Returns (bytes, width, height, original width, original height, error).
-        """
-        resizer: Callable[[io.BytesIO], tuple[Any, ...]] = load_resizer()(
-            self.config.image_size,
-            self.config.resize_mode,
-            resize_only_if_bigger=False,
-            encode_format=self.config.encode_format,
-            encode_quality=self.config.encode_quality,
-            max_aspect_ratio=MAX_ASPECT_RATIO,
+    def encoder(self) -> ImageEncoder:
+        """Makes the image columns, as the configuration says."""
+        config = self.config
+        return ImageEncoder(
+            image_size=config.image_size,
+            resize_mode=config.resize_mode,
+            encode_format=config.encode_format,
+            encode_quality=config.encode_quality,
+            renditions=config.renditions,
+            max_pixels=config.max_pixels,
         )
-        return resizer
+
+
+class Book:
+    """Writes pairs and outcomes, and counts them."""
+
+    def __init__(self, out: ShardWriter) -> None:
+        self.out = out
+        self.pairs: list[Row] = []
+        self.outcomes: list[Row] = []
+        self.rejected: Counter[str] = Counter()
+        self.downloaded = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """The next row in the list's order."""
+        values = {
+            "key": pair_key(outcome.row["url"], outcome.row["caption"]),
+            "url": without_credentials(outcome.row["url"]),
+            "row": None if outcome.pair is None else self.downloaded,
+            "reason": outcome.reason,
+            "detail": outcome.detail and outcome.detail[:MAX_DETAIL],
+            "attempts": outcome.attempts,
+            "time": outcome.time or datetime.now(UTC),
+        }
+        self.outcomes.append(values)
+        if outcome.reason is not None:
+            self.rejected[outcome.reason] += 1
+            return
+        assert outcome.pair is not None
+        self.downloaded += 1
+        self.pairs.append({**outcome.pair, **_listed(outcome.row), "key": values["key"]})
+        if len(self.pairs) == BUFFER_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the pairs that wait."""
+        self.out.write(pa.Table.from_pylist(self.pairs, schema=self.out.schema))
+        self.pairs = []
+
+    def close(self, listed: int) -> Metadata:
+        """Write the rest; returns the counts of rows."""
+        self.flush()
+        self.out.attach(OUTCOMES_NAME, pa.Table.from_pylist(self.outcomes, schema=OUTCOMES))
+        rejected = sum(self.rejected.values())
+        assert listed == self.downloaded + rejected, (listed, self.downloaded, rejected)
+        log.info("%d of %d rows: %s", self.downloaded, listed, dict(self.rejected))
+        return {
+            "listed": listed,
+            "downloaded": self.downloaded,
+            "rejected": dict(sorted(self.rejected.items())),
+        }
+
+
+def _listed(row: Row) -> Row:
+    """The values of a list's row that its pair keeps."""
+    return {name: value for name, value in row.items() if name != "hash"}
+
+
+class Session:
+    """The rows of one slice under way."""
+
+    def __init__(
+        self, worker: DownloadWorker, fetcher: Fetcher, decoder: ThreadPoolExecutor
+    ) -> None:
+        self.worker, self.fetcher, self.decoder = worker, fetcher, decoder
+        self.reader = PairReader()
+        self.at_least = AHEAD * worker.config.limits.connections
+        # By URL and hash, of the rows under way.
+        self.images: dict[tuple[str, str | None], asyncio.Task[Image]] = {}
+        self.seen: set[str] = set()
+        self.waiting_bytes = 0  # of finished rows
+        self.body_bytes = 0  # of images that are not decoded yet
+        self.fetched = self.received_bytes = 0  # in all
+
+    async def in_order(
+        self, rows: list[Row], known: Mapping[int, Known]
+    ) -> AsyncGenerator[Outcome]:
+        """The outcomes in the rows' order."""
+        pending: deque[tuple[Row, asyncio.Task[Outcome]]] = deque()
+        try:
+            for number, row in enumerate(rows):
+                pending.append((row, self.start(row, known.get(number))))
+                while len(pending) >= self.limit():
+                    yield await self.next(pending)
+            while pending:
+                yield await self.next(pending)
+        finally:
+            for task in [*(task for _, task in pending), *self.images.values()]:
+                task.cancel()
+
+    def limit(self) -> int:
+        """How many rows may be under way or wait for a slow one before them."""
+        return self.at_least if self.waiting_bytes > MAX_WAITING_BYTES else MAX_WAITING_ROWS
+
+    async def next(self, pending: deque[tuple[Row, asyncio.Task[Outcome]]]) -> Outcome:
+        """The outcome of the first row."""
+        row, task = pending.popleft()
+        outcome = await task
+        self.images.pop((row["url"], row["hash"]), None)  # those under way have it already
+        self.waiting_bytes -= outcome.nbytes
+        return outcome
+
+    def start(self, row: Row, known: Known | None) -> asyncio.Task[Outcome]:
+        """Begin with a row."""
+        key = pair_key(row["url"], row["caption"])
+        is_repeat = key in self.seen
+        self.seen.add(key)
+        known, image = None if is_repeat else known, None
+        if not is_repeat and known is None:
+            image = self.images.get((row["url"], row["hash"]))
+            if image is None:
+                image = asyncio.create_task(self.fetch(row))
+                self.images[row["url"], row["hash"]] = image
+        return asyncio.create_task(self.outcome(row, known, image))
+
+    async def outcome(
+        self, row: Row, known: Known | None, image: "asyncio.Task[Image] | None"
+    ) -> Outcome:
+        """What became of a row: copied if it is known, else from its image."""
+        if known is not None:
+            outcome = await self.copy(row, known) or (await self.fetch(row)).outcome(row)
+        elif image is None:
+            outcome = Outcome(row, None, "duplicate_row")
+        else:
+            outcome = (await image).outcome(row)
+        self.waiting_bytes += outcome.nbytes
+        return outcome
+
+    async def copy(self, row: Row, known: Known) -> Outcome | None:
+        """The outcome that an earlier shard has; None if the shard is damaged."""
+        pair = None
+        if known.pair is not None:
+            try:
+                pair = await self.in_thread(self.reader.read, *known.pair)
+            except StoreError as error:
+                log.warning("fetching a row again, because %s", error)
+                return None
+        return Outcome(row, pair, known.reason, known.detail, known.attempts, known.time)
+
+    async def fetch(self, row: Row) -> Image:
+        """The image behind a row's URL, or why there is none."""
+        received = 0
+        try:
+            fetched = await self.fetcher.fetch(join_url(self.worker.base_url, row["url"]))
+            received = len(fetched.body)
+            self.hold(received)
+            columns = await self.decode(row, fetched)
+            return Image(columns, fetched.attempts)
+        except Refused as refusal:
+            log.debug("rejected %s", refusal)
+            return Image(None, refusal.attempts, refusal)
+        finally:
+            self.hold(-received)
+            self.fetched += 1
+            self.received_bytes += received
+
+    def hold(self, received: int) -> None:
+        """Count the bytes of bodies in memory; with too many, no further request begins."""
+        self.body_bytes += received
+        if self.body_bytes > MAX_WAITING_BYTES:
+            self.fetcher.room.clear()
+        else:
+            self.fetcher.room.set()
+
+    async def decode(self, row: Row, fetched: Fetched) -> Row:
+        """The image columns. Raises `Refused`."""
+        if fetched.opts_out:
+            detail = f"X-Robots-Tag: {fetched.headers['X-Robots-Tag']}"
+            raise Refused("robots_tag", detail, attempts=fetched.attempts)
+        if row["hash"]:
+            check_hash(fetched.body, row["hash"])
+        columns: Row = await self.in_thread(self.worker.encoder.columns, fetched.body)
+        return columns
+
+    async def in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function in the one thread that decodes."""
+        return await asyncio.get_running_loop().run_in_executor(self.decoder, function, *args)

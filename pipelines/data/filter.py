@@ -1,9 +1,9 @@
-"""Filter one shard of pairs: rules apply in the configured order, and the first reason counts.
+"""A verdict on each pair: rules apply in the configured order, and the first reason counts.
 
-Duplicates across shards are found beforehand (`pipelines.data.duplicates`); each shard comes with
-the rows that repeat an earlier pair.
+Duplicates across shards are found beforehand (`pipelines.data.duplicates`).
 """
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -12,24 +12,23 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.artifacts import EXAMPLES_PER_REASON
-from pipelines.artifacts.schema import PAIRS
-from pipelines.core.tables import read_table
+from pipelines.artifacts.schema import VERDICTS, rendition
+from pipelines.core.shard_writer import DIGEST_BYTES, ShardWriter
+from pipelines.core.stage import Metadata
+from pipelines.core.tables import read_batches, read_where
 from pipelines.data.filter_config import FilterConfig
 from pipelines.data.rules import Row
 
 log = logging.getLogger(__name__)
 
-EXAMPLE_CHARS = 200
-BATCH_ROWS = 256  # converted to Python objects at a time, with images if a rule needs them
-
 
 @dataclass(frozen=True)
 class FilterItem:
-    """One shard of pairs, by the URL of its Parquet file, and the rows that repeat others."""
+    """One shard of pairs, and where the rows that repeat others are listed."""
 
-    url: str
-    duplicates: frozenset[int] = frozenset()
+    index: int  # of the shard in `repeats`
+    pairs: str  # URL of the shard
+    repeats: str | None = None  # URL of a table `duplicates.REJECTED`
 
 
 @dataclass(frozen=True)
@@ -37,42 +36,28 @@ class FilterWorker:
     """Callable on a FilterItem; created once per process."""
 
     config: FilterConfig
+    columns: tuple[str, ...] = ()  # of a pair, without images
+    renditions: tuple[int, ...] = ()
 
-    def __call__(self, item: FilterItem) -> tuple[pa.Table, dict[str, Any]]:
-        """Returns the kept rows, in their order, and the rejections by reason."""
-        pairs = read_table(item.url, schema=PAIRS)
-        table, metadata = self.filter(pairs, item.duplicates)
-        log.info("%s: kept %d of %d pairs", item.url, metadata["kept"], metadata["read"])
-        return table, metadata
+    def __call__(self, item: FilterItem, out: ShardWriter) -> Metadata:
+        """Writes a verdict on every pair, in their order."""
+        rejected: Counter[str] = Counter()
+        kept = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        for verdicts in _tables(self.verdict(row) for row in self.rows(item)):
+            reasons = verdicts["reason"].to_pylist()
+            rejected.update(reason for reason in reasons if reason is not None)
+            kept.update(bytes(reason is None for reason in reasons))
+            out.write(verdicts)
+        count = out.rows - sum(rejected.values())
+        log.info("%s: kept %d of %d pairs", item.pairs, count, out.rows)
+        counts = {"read": out.rows, "kept": count, "rejected": dict(sorted(rejected.items()))}
+        return {**counts, "kept_digest": kept.hexdigest()}
 
-    def filter(
-        self, pairs: pa.Table, duplicates: frozenset[int] = frozenset()
-    ) -> tuple[pa.Table, dict[str, Any]]:
-        """Filter a table of PAIRS that is in memory."""
-        captions = pairs["caption"].to_pylist()
-        reasons = [self.reason(row) for row in self.rows(pairs, duplicates)]
-        examples: dict[str, list[str]] = {}
-        for caption, reason in zip(captions, reasons, strict=True):
-            if reason and len(examples.setdefault(reason, [])) < EXAMPLES_PER_REASON:
-                examples[reason].append(caption[:EXAMPLE_CHARS])
-        rejected = Counter(reason for reason in reasons if reason)
-        kept = pairs.filter(pa.array([reason is None for reason in reasons], pa.bool_()))
-        metadata = {
-            "read": pairs.num_rows,
-            "kept": kept.num_rows,
-            "rejected": dict(sorted(rejected.items())),
-            "examples": dict(sorted(examples.items())),
-        }
-        return kept.cast(PAIRS), metadata
-
-    def rows(self, pairs: pa.Table, duplicates: frozenset[int]) -> Iterator[Row]:
-        """The pairs as the rules see them; with images only if a rule needs them."""
-        visible = pairs if self.config.needs_image else pairs.drop_columns(["image"])
-        position = 0
-        for batch in visible.to_batches(max_chunksize=BATCH_ROWS):
-            for row in batch.to_pylist():
-                yield {**row, "repeats_earlier": position in duplicates}
-                position += 1
+    def verdict(self, row: Row) -> dict[str, Any]:
+        """A row of `VERDICTS`."""
+        reason = self.reason(row)
+        of = row["repeats_key"] if reason == row["repeats"] else None
+        return {"key": row["key"], "reason": reason, "repeats": of}
 
     def reason(self, row: Row) -> str | None:
         """The reason of the first rule that rejects the pair; None for a pair that is kept."""
@@ -81,3 +66,30 @@ class FilterWorker:
             if reason is not None:
                 return reason
         return None
+
+    def rows(self, item: FilterItem) -> Iterator[Row]:
+        """The pairs as the rules see them; with the smallest image only if a rule needs it."""
+        image = rendition(self.renditions[0]) if self.renditions else "image"
+        visible = [*self.columns, *([image] if self.config.needs_image else [])]
+        names = ["image" if name == image else name for name in visible]
+        repeats = _repeats(item)
+        position = 0
+        for batch in read_batches(item.pairs, visible):
+            for row in batch.rename_columns(names).to_pylist():
+                reason, key = repeats.get(position, (None, None))
+                yield {**row, "repeats": reason, "repeats_key": key}
+                position += 1
+
+
+def _repeats(item: FilterItem) -> dict[int, tuple[str, str]]:
+    """Row → reason and the key of the pair that is kept."""
+    if item.repeats is None:
+        return {}
+    found = read_where(item.repeats, "shard", item.index).to_pylist()
+    return {row["row"]: (row["reason"], row["kept_key"]) for row in found}
+
+
+def _tables(verdicts: Iterator[dict[str, Any]], rows: int = 4096) -> Iterator[pa.Table]:
+    """Verdicts in tables of some thousand rows."""
+    while batch := [verdict for _, verdict in zip(range(rows), verdicts, strict=False)]:
+        yield pa.Table.from_pylist(batch, schema=VERDICTS)

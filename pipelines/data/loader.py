@@ -136,7 +136,7 @@ class TrainingLoader:
         """Read a shard. Raises TrainingDataError unless it has the rows that the order expects."""
         files = self.files[index]
         log.debug("reading shard %s", files.name)
-        shard = Shard(files, self.config.fields)
+        shard = Shard(files, self.config.fields, image_size=self.config.image_size)
         if shard.rows != files.rows:
             raise TrainingDataError(
                 f"{files.selection} has {shard.rows} rows to train on, but had {files.rows} when "

@@ -3,33 +3,32 @@
 R rows to train on in a shard, B rows of a microbatch, D embedding width, S image size, T tokens.
 """
 
-import io
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from einops import rearrange
-from PIL import Image, ImageOps
 
-from pipelines.artifacts.schema import PAIRS, SELECTION
+from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards
+from pipelines.artifacts.schema import SELECTION, rendition
 from pipelines.core.errors import PipelineError, first_line
 from pipelines.core.filesystem import StoreError
-from pipelines.core.tables import read_table, to_numpy
+from pipelines.core.tables import ParquetRows, opened, read_table, to_numpy
+from pipelines.data.pixels import decode_pixels
 
 log = logging.getLogger(__name__)
 
 # The fields that a batch may have.
 FIELDS = ("pixels", "image_embeds", "image_norm", "text_embeds", "tokens", "keys")
-PAIR_COLUMNS = {"pixels": "image", "tokens": "caption"}
+PAIR_FIELDS = ("pixels", "tokens")  # made from the pairs
+RENDITION = rendition(0).removesuffix("0")  # the beginning of such columns
 EMBEDDING_COLUMNS = ("image_embeds", "image_norm", "text_embeds")
-LISTING_THREADS = 16
 
 Tokenize = Callable[[list[str]], torch.Tensor]  # captions → (B, T) int64
 
@@ -44,56 +43,24 @@ class ShardFiles:
 
     name: str
     pairs: str
-    embeddings: str
+    embeddings: str | None  # None if no field needs them
     selection: str
     rows: int
 
 
-def read_columns(url: str, columns: Sequence[str], schema: pa.Schema | None = None) -> pa.Table:
-    """These columns of a Parquet file. Raises TrainingDataError, SchemaError."""
-    try:
-        return read_table(url, columns, schema)
-    except StoreError as error:
-        raise TrainingDataError(
-            f"The shard {url} cannot be read: {first_line(error)}. If the file is gone, run again: "
-            "its stage makes the missing shards."
-        ) from error
-
-
-def list_shards(pairs: str, embeddings: str, selection: str) -> tuple[ShardFiles, ...]:
-    """The shards of three folders, by name, each with the number of rows that are not held out."""
-    fs, root = fsspec.core.url_to_fs(selection)
-    paths = fs.glob(f"{root.rstrip('/')}/*.parquet")
-    names = sorted(path.rpartition("/")[2] for path in paths)
-    if not names:
-        raise TrainingDataError(f"There are no shards in {selection}: nothing was selected.")
-
-    def count(name: str) -> ShardFiles:
-        url = f"{selection.rstrip('/')}/{name}"
-        held_out = read_columns(url, ["held_out"], SELECTION)["held_out"]
-        return ShardFiles(
-            name=name.removesuffix(".parquet"),
-            pairs=f"{pairs.rstrip('/')}/{name}",
-            embeddings=f"{embeddings.rstrip('/')}/{name}",
-            selection=url,
-            rows=len(held_out) - (pc.sum(held_out).as_py() or 0),
-        )
-
-    with ThreadPoolExecutor(LISTING_THREADS) as pool:
-        shards = tuple(pool.map(count, names))
+def training_files(
+    pairs: PairShards, embeddings: EmbeddingShards, selection: SelectionShards
+) -> tuple[ShardFiles, ...]:
+    """The shards that have rows to train on, by name. Raises `TrainingDataError` if none has."""
+    shards = tuple(
+        ShardFiles(name, pairs.url(name), embeddings.url(name), selection.url(name), rows)
+        for name, rows in sorted(selection.training.items())
+        if rows
+    )
+    if not shards:
+        raise TrainingDataError(f"{selection.folder.url} has no rows to train on.")
     log.info("%d shards with %d rows to train on", len(shards), sum(s.rows for s in shards))
     return shards
-
-
-def decode_pixels(image: bytes, image_size: int) -> np.ndarray:
-    """A stored image as (S, S, 3) uint8: the centre square, box-averaged down or bicubic up."""
-    with Image.open(io.BytesIO(image)) as stored:
-        rgb = stored.convert("RGB")
-    if rgb.size != (image_size, image_size):
-        is_larger = min(rgb.size) > image_size
-        method = Image.Resampling.BOX if is_larger else Image.Resampling.BICUBIC
-        rgb = ImageOps.fit(rgb, (image_size, image_size), method=method)
-    return np.asarray(rgb)
 
 
 def check_keys(keys: pa.ChunkedArray, others: pa.ChunkedArray, *, where: str, other: str) -> None:
@@ -118,18 +85,25 @@ class Shard:
     Images stay encoded. `nbytes` is the size in bytes, including decoded images that are kept.
     """
 
-    def __init__(self, files: ShardFiles, fields: Sequence[str], *, held_out: bool = False) -> None:
-        selection = read_columns(files.selection, ["key", "row", "held_out"], SELECTION)
-        selection = selection.filter(pc.equal(selection["held_out"], held_out))
-        wanted = ["key", *(PAIR_COLUMNS[f] for f in fields if f in PAIR_COLUMNS)]
-        pairs = read_columns(files.pairs, wanted, PAIRS)
-        self.pairs = take_rows(pairs, selection, files.pairs, files.selection)
+    def __init__(
+        self,
+        files: ShardFiles,
+        fields: Sequence[str],
+        *,
+        image_size: int | None = None,
+        held_out: bool = False,
+    ) -> None:
+        """image_size: of the field "pixels"; the smallest image that has it is read."""
+        selection = select_rows(files.selection, held_out=held_out)
+        self.pairs = read_pairs(files.pairs, selection["row"].to_numpy(), fields, image_size)
+        check_keys(self.pairs["key"], selection["key"], where=files.pairs, other=files.selection)
         self.embeds: dict[str, np.ndarray] = {}
         columns = [f for f in fields if f in EMBEDDING_COLUMNS]
         if columns:
-            embeddings = read_columns(files.embeddings, ["key", *columns])
-            check_keys(pairs["key"], embeddings["key"], where=files.pairs, other=files.embeddings)
-            taken = embeddings.take(selection["row"])
+            assert files.embeddings is not None
+            positions = selection["position"].to_numpy()
+            taken = take_rows(files.embeddings, positions, ["key", *columns])
+            check_keys(taken["key"], selection["key"], where=files.embeddings, other=files.pairs)
             self.embeds = {name: to_numpy(taken[name]) for name in columns}
         self.pixels: dict[int, np.ndarray] = {}
         # Summed only once, because the cache reads it at every step.
@@ -155,16 +129,64 @@ class Shard:
         return pixels
 
 
-def take_rows(pairs: pa.Table, selection: pa.Table, where: str, other: str) -> pa.Table:
-    """The selected rows of the pairs. Raises TrainingDataError if their keys differ."""
-    if selection.num_rows and pc.max(selection["row"]).as_py() >= pairs.num_rows:
-        raise TrainingDataError(
-            f"{other} selects row {pc.max(selection['row']).as_py()} of {where}, which has only "
-            f"{pairs.num_rows}. One of them was made from other pairs. Run its stage with --force."
+def select_rows(url: str, *, held_out: bool) -> pa.Table:
+    """The selected rows of one split: key, row, position."""
+    with found(url):
+        selection = read_table(url, schema=SELECTION)
+    chosen = pc.and_(pc.is_null(selection["reason"]), pc.equal(selection["held_out"], held_out))
+    return selection.filter(chosen).select(["key", "row", "position"])
+
+
+def take_rows(url: str, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:
+    """Rows of a shard, by their ascending positions.
+
+    Raises `TrainingDataError` if the shard has fewer rows, or cannot be read.
+    """
+    with found(url):
+        shard = ParquetRows(url, columns)
+        if len(rows) and rows[-1] >= shard.num_rows:
+            raise TrainingDataError(
+                f"Row {rows[-1]} of {url} is selected, which has only {shard.num_rows}. The "
+                "selection was made from other pairs. Run its stage with --force."
+            )
+        return shard.take(rows)
+
+
+def read_pairs(
+    url: str, rows: np.ndarray, fields: Sequence[str], image_size: int | None
+) -> pa.Table:
+    """The key of some pairs of a shard, and the columns that the fields need.
+
+    Raises `TrainingDataError`.
+    """
+    image = image_column(url, image_size)
+    columns = ["key", *(image if f == "pixels" else "caption" for f in fields if f in PAIR_FIELDS)]
+    taken = take_rows(url, rows, columns).combine_chunks()
+    return taken.rename_columns({image: "image"}) if image in columns else taken
+
+
+def image_column(url: str, image_size: int | None) -> str:
+    """The column with the smallest image of at least this size."""
+    with found(url), opened(url) as file:
+        sizes = sorted(
+            int(name.removeprefix(RENDITION))
+            for name in file.schema_arrow.names
+            if name.startswith(RENDITION)
         )
-    taken = pairs.take(selection["row"]).combine_chunks()
-    check_keys(taken["key"], selection["key"], where=f"{where} that are selected", other=other)
-    return taken
+    fitting = [size for size in sizes if image_size is not None and size >= image_size]
+    return rendition(fitting[0]) if fitting else "image"
+
+
+@contextlib.contextmanager
+def found(url: str) -> Iterator[None]:
+    """Turn a `StoreError` into a `TrainingDataError` with a hint."""
+    try:
+        yield
+    except StoreError as error:
+        raise TrainingDataError(
+            f"The shard {url} cannot be read: {first_line(error)}. If the file is gone or damaged, "
+            "delete it and run again: its stage makes the missing shards."
+        ) from error
 
 
 def to_tensor(images: list[np.ndarray]) -> torch.Tensor:

@@ -6,19 +6,18 @@ import logging
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
-from pipelines.artifacts import EmbeddingShards, PcaBasisFile, SelectionShards
+from pipelines.artifacts import BASIS_FILE, EmbeddingShards, PcaBasisFile, SelectionShards
 from pipelines.artifacts.schema import MOMENTS, pca_basis
 from pipelines.core.folder import Folder
+from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Metadata
-from pipelines.core.tables import to_column, to_numpy
+from pipelines.core.tables import read_batches, to_column, to_numpy
+from pipelines.data.shard_reader import select_rows
 from unclip.embeddings.pca import Moments, PcaBasis, fit
 
 log = logging.getLogger(__name__)
-
-BASIS_FILE = "basis.parquet"
 
 
 @dataclass(frozen=True)
@@ -28,20 +27,23 @@ class MomentsWorker:
     embeddings: EmbeddingShards
     selection: SelectionShards
 
-    def __call__(self, names: tuple[str, ...]) -> tuple[pa.Table, Metadata]:
-        """Returns one row of `MOMENTS`."""
+    def __call__(self, names: tuple[str, ...], out: ShardWriter) -> Metadata:
+        """Writes one row of `MOMENTS`."""
         moments = Moments.empty(self.embeddings.width)
         for name in names:
-            chosen = self.selection.read(name)
-            rows = chosen.filter(pc.invert(chosen["held_out"]))["row"]
-            vectors = to_numpy(self.embeddings.read(name, ["image_embeds"])["image_embeds"])
-            moments = moments.add(torch.from_numpy(vectors[rows.to_numpy()]))
+            chosen = select_rows(self.selection.url(name), held_out=False)["position"].to_numpy()
+            start = 0
+            for batch in read_batches(self.embeddings.url(name), ["image_embeds"]):
+                inside = chosen[(chosen >= start) & (chosen < start + batch.num_rows)] - start
+                moments = moments.add(torch.from_numpy(to_numpy(batch["image_embeds"])[inside]))
+                start += batch.num_rows
         row = {
             "count": [moments.count],
             "sum": [moments.total.numpy()],
             "outer": [moments.outer.flatten().numpy()],
         }
-        return pa.table(row, schema=MOMENTS), {}
+        out.write(pa.table(row, schema=MOMENTS))
+        return {}
 
 
 def fit_basis(

@@ -1,76 +1,114 @@
-"""Encode images and captions with the frozen CLIP, shard by shard."""
+"""Encode images and captions with the frozen CLIP, shard by shard.
 
-# N pairs of a shard, B pairs of a batch, W width of the embeddings
+A thread reads and decodes batches ahead of the model, alone or with processes of its own.
+"""
 
-import io
+# N pairs of a shard, B pairs of a batch, S image side, L text tokens, W width of the embeddings
+
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
+from torch import Tensor
 
 from pipelines.artifacts import ClipWeights
-from pipelines.artifacts.schema import PAIRS, embeddings
+from pipelines.artifacts.schema import embeddings
+from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Metadata
-from pipelines.core.tables import read_table, to_column
+from pipelines.core.tables import Precision, to_column
+from pipelines.data.prefetch import prefetch
+from pipelines.embeddings.decode_ahead import Decoder, EncodedPairs, Place
+from pipelines.embeddings.rows import PairRows, batched, rows
 from unclip.clip.frozen import FrozenClip
 
 log = logging.getLogger(__name__)
 
+PIXEL_BYTES = 2**26  # of the decoded images of a batch: 445 of 224 pixels, 21 of 1,024
+READY = 2  # decoded batches that wait for the model, at most
+
+Prepared = tuple[
+    list[Place], Tensor, Tensor
+]  # places, pixels (B, 3, S, S) uint8, tokens (B, L) int64
+Embeds = tuple[
+    Tensor, Tensor, Tensor
+]  # of images (B, W), their original norms (B,), of texts (B, W)
+
 
 @dataclass(frozen=True)
 class EmbedWorker:
-    """Callable on the URL of a pairs shard; loads the CLIP once per process."""
+    """Callable on the rows of a pairs shard; loads the CLIP once per process."""
 
     clip: ClipWeights
-    batch_size: int  # pairs that go through the CLIP at once
+    batch_size: int  # pairs that go through the CLIP at once; fewer if images exceed PIXEL_BYTES
+    decode_workers: int = 0  # processes that decode images; 0: a thread
+    precision: Precision = "float32"  # of the stored embeddings
 
-    def __call__(self, url: str) -> tuple[pa.Table, Metadata]:
-        """Returns one row of embeddings for each pair, in the pairs' order."""
-        pairs = read_table(url, ["key", "caption", "image"], PAIRS)
-        log.info("encoding %d pairs of %s with %s", pairs.num_rows, url, self.clip.name)
-        image_embeds, image_norm, text_embeds = self.encode(pairs)
-        similarity = (image_embeds * text_embeds).sum(axis=1)  # (N,)
+    def __call__(self, pairs: PairRows, out: ShardWriter) -> Metadata:
+        """Writes one row of embeddings for each kept pair, in the pairs' order.
+
+        Raises `UndecodableImageError`, and `WorkLostError` if a process that decodes dies.
+        """
+        log.info("encoding pairs of %s with %s", pairs.url, self.clip.name)
+        width, device = self.clip.width, self.model.device
+        places: list[Place] = []
+        parts = [tuple(torch.empty(shape, device=device) for shape in ((0, width), 0, (0, width)))]
+        with closing(prefetch(lambda: self.prepared(pairs), READY)) as batches:
+            for batch_places, pixels, tokens in batches:
+                places += batch_places
+                parts.append(self.encode(pixels, tokens))
+        # A GPU is waited for only here, so it never waits for the next batch.
+        images, norms, texts = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+        table = self.table(places, images, norms, texts)
+        out.write(table)
+        return {"similarity_sum": float(np.sum(table["similarity"].to_numpy()))}
+
+    def prepared(self, pairs: PairRows) -> Iterator[Prepared]:
+        """What the model takes, batch by batch; on a machine with a GPU, in pinned memory."""
+        tables = batched(rows(pairs, self.clip.image_size), self.rows_at_once)
+        batches = (EncodedPairs.of(table, where=pairs.url) for table in tables)
+        pinned = self.model.device.type == "cuda"
+        for batch in self.decoder(batches):
+            pixels = torch.from_numpy(batch.pixels)
+            tokens = torch.from_numpy(batch.tokens)
+            yield batch.places, pixels.pin_memory() if pinned else pixels, tokens
+
+    def encode(self, pixels: Tensor, tokens: Tensor) -> Embeds:
+        """Encode one batch; both kinds of embeddings are unit-norm."""
+        images, norms = self.model.encode_images_and_norms(pixels)
+        return images, norms, self.model.encode_texts(tokens)
+
+    def table(
+        self, places: list[Place], image_embeds: Tensor, image_norm: Tensor, text_embeds: Tensor
+    ) -> pa.Table:
+        """The shard of embeddings."""
+        similarity = (image_embeds * text_embeds).sum(dim=1).numpy()  # (N,)
         columns = {
-            "key": pairs["key"].combine_chunks(),
-            "image_embeds": to_column(image_embeds),
-            "text_embeds": to_column(text_embeds),
-            "image_norm": pa.array(image_norm, pa.float32()),
-            "similarity": pa.array(similarity, pa.float32()),
+            "key": pa.array([key for key, _ in places], pa.string()),
+            "row": pa.array([row for _, row in places], pa.int32()),
+            "image_embeds": to_column(image_embeds.numpy(), self.precision),
+            "text_embeds": to_column(text_embeds.numpy(), self.precision),
+            "image_norm": pa.array(image_norm.numpy()),
+            "similarity": pa.array(similarity),
         }
-        schema = embeddings(self.clip.width).with_metadata(
+        schema = embeddings(self.clip.width, self.precision).with_metadata(
             {"clip_name": self.clip.name, "clip_digest": self.clip.digest}
         )
-        return pa.table(columns, schema=schema), {"similarity_sum": float(similarity.sum())}
+        return pa.table(columns, schema=schema)
 
-    def encode(self, pairs: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image embeddings (N, W), their original norms (N,), text embeddings (N, W); all float32.
+    @property
+    def rows_at_once(self) -> int:
+        """`batch_size`, or fewer rows if their decoded images would exceed `PIXEL_BYTES`."""
+        return max(min(self.batch_size, PIXEL_BYTES // (3 * self.clip.image_size**2)), 1)
 
-        Both kinds of embeddings are unit-norm; the norms are those before normalization.
-        """
-        width = self.clip.width
-        empty = (np.empty((0, width)), np.empty(0), np.empty((0, width)))
-        parts = [empty, *(self.encode_batch(batch) for batch in self.batches(pairs))]
-        images, norms, texts = (
-            np.concatenate(p).astype(np.float32) for p in zip(*parts, strict=True)
-        )
-        return images, norms, texts
-
-    def batches(self, pairs: pa.Table) -> Iterator[pa.Table]:
-        """The shard in pieces of the batch size."""
-        for start in range(0, pairs.num_rows, self.batch_size):
-            yield pairs.slice(start, self.batch_size)
-
-    def encode_batch(self, pairs: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Like `encode`, for one batch."""
-        images = [Image.open(io.BytesIO(image)) for image in pairs["image"].to_pylist()]
-        embeds, norms = self.model.encode_images_and_norms([i.convert("RGB") for i in images])
-        texts = self.model.encode_texts(pairs["caption"].to_pylist())
-        return embeds.cpu().numpy(), norms.cpu().numpy(), texts.cpu().numpy()
+    @cached_property
+    def decoder(self) -> Decoder:
+        """Prepares images and captions for this CLIP."""
+        return Decoder(self.model.inputs, self.decode_workers)
 
     @cached_property
     def model(self) -> FrozenClip:

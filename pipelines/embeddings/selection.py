@@ -1,79 +1,98 @@
-"""Which rows training and evaluation read: the similarity floor, and near duplicates."""
-
-# N rows, M rows of a bucket, P pivots, W width of the embeddings
+"""A verdict on each embedded pair: the similarity floor, near duplicates, and the split."""
 
 import logging
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from pipelines.artifacts import EmbeddingShards
 from pipelines.artifacts.schema import SELECTION, is_held_out
+from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Metadata
-from pipelines.core.tables import to_numpy
+from pipelines.core.tables import read_table, read_where
 
 log = logging.getLogger(__name__)
 
-BUCKET_ROWS = 4096  # on average; near duplicates are searched within a bucket
+SPLIT_COLUMNS = ("sha256", "held_out")  # of a pair, which decide its split
+
+
+@dataclass(frozen=True)
+class SelectItem:
+    """One shard: where its columns are, and where the rows that repeat others are listed."""
+
+    index: int  # of the shard in `repeats`
+    embeddings: str  # URL of the shard
+    pairs: str  # URL of the shard
+    repeats: str | None = None  # URL of a table `near_duplicates.REJECTED`
 
 
 @dataclass(frozen=True)
 class SelectWorker:
-    """Callable on (keys, similarities, near duplicates) of one shard."""
+    """Callable on a SelectItem."""
 
     min_similarity: float
     held_out_fraction: float
 
-    def __call__(self, item: tuple[list[str], np.ndarray, np.ndarray]) -> tuple[pa.Table, Metadata]:
-        """Returns the selected rows (`SELECTION`), and the others counted by reason."""
-        keys, similarity, is_repeat = item
-        dissimilar = similarity < self.min_similarity  # (N,)
-        rows = np.flatnonzero(~dissimilar & ~is_repeat)
-        chosen = [keys[row] for row in rows]
-        held_out = [is_held_out(key, self.held_out_fraction) for key in chosen]
-        rejected = {
-            "similarity": int(dissimilar.sum()),
-            "near_duplicate": int((is_repeat & ~dissimilar).sum()),
-        }
-        table = pa.table({"key": chosen, "row": rows, "held_out": held_out}, schema=SELECTION)
-        return table, {"rejected": rejected, "held_out": sum(held_out)}
+    def __call__(self, item: SelectItem, out: ShardWriter) -> Metadata:
+        """Writes a row of `SELECTION` for each embedding, in their order."""
+        embedded = read_table(item.embeddings, ["key", "row", "similarity"]).to_pylist()
+        splits = read_splits(item.pairs)
+        repeats = _repeats(item)
+        rejected: Counter[str] = Counter()
+        verdicts = []
+        for position, row in enumerate(embedded):
+            reason, of = self.reason(row["similarity"], repeats.get(position))
+            given, sha256 = splits[row["row"]]
+            held_out = is_held_out(given, sha256, self.held_out_fraction)
+            verdicts.append(verdict(row["key"], row["row"], position, held_out, reason, of))
+            if reason:
+                rejected[reason] += 1
+        out.write(pa.Table.from_pylist(verdicts, schema=SELECTION))
+        return {**count_splits(verdicts), "rejected": dict(sorted(rejected.items()))}
+
+    def reason(self, similarity: float, repeats: str | None) -> tuple[str | None, str | None]:
+        """Why a pair is rejected, and the key of the pair that it repeats."""
+        if similarity < self.min_similarity:
+            return "similarity", None
+        return (None, None) if repeats is None else ("near_duplicate", repeats)
 
 
-def find_repeats(shards: EmbeddingShards, threshold: float | None) -> dict[str, np.ndarray]:
-    """A mask of near duplicates for each shard, found over all shards: name → (N,) bool."""
-    if threshold is None:
-        return {name: np.zeros(rows, dtype=bool) for name, rows in shards.rows.items()}
-    vectors = [
-        to_numpy(shards.read(name, ["image_embeds"])["image_embeds"]) for name in shards.rows
-    ]
-    repeats = near_duplicates(np.concatenate(vectors), threshold)
-    log.info("%d of %d images are near duplicates", repeats.sum(), len(repeats))
-    ends = np.cumsum([len(v) for v in vectors])[:-1]
-    return dict(zip(shards.rows, np.split(repeats, ends), strict=True))
+def verdict(
+    key: str,
+    row: int,
+    position: int,
+    held_out: bool,
+    reason: str | None = None,
+    repeats: str | None = None,
+) -> dict[str, Any]:
+    """A row of `SELECTION`."""
+    return {
+        "key": key,
+        "row": row,
+        "position": position,
+        "held_out": held_out,
+        "reason": reason,
+        "repeats": repeats,
+    }
 
 
-def near_duplicates(vectors: np.ndarray, threshold: float) -> np.ndarray:
-    """Rows whose cosine with an earlier row that stays is at least `threshold`. (N, W) → (N,) bool.
-
-    Each row belongs to the bucket of the nearest of N / 4096 pivots, and rows are compared only
-    within a bucket. Near duplicates in different buckets are missed.
-    """
-    repeats = np.zeros(len(vectors), dtype=bool)
-    for bucket in _buckets(vectors):
-        similar = vectors[bucket] @ vectors[bucket].T >= threshold  # (M, M)
-        later, earlier = np.nonzero(np.tril(similar, k=-1))  # sorted by the later row
-        for row, other in zip(later, earlier, strict=True):
-            if not repeats[bucket[other]]:
-                repeats[bucket[row]] = True
-    return repeats
+def count_splits(verdicts: list[dict[str, Any]]) -> dict[str, int]:
+    """The selected pairs of each split."""
+    selected = [v["held_out"] for v in verdicts if v["reason"] is None]
+    held_out = sum(selected)
+    return {"read": len(verdicts), "held_out": held_out, "training": len(selected) - held_out}
 
 
-def _buckets(vectors: np.ndarray) -> Iterator[np.ndarray]:
-    """For each pivot, the indices of the rows nearest to it, in ascending order."""
-    pivots = vectors[:: max(1, min(BUCKET_ROWS, len(vectors)))]  # (P, W)
-    chunks = np.array_split(vectors, max(1, len(vectors) // BUCKET_ROWS))
-    nearest = np.concatenate([(chunk @ pivots.T).argmax(axis=1) for chunk in chunks])
-    for pivot in range(len(pivots)):
-        yield np.flatnonzero(nearest == pivot)
+def read_splits(pairs: str) -> list[tuple[bool | None, str]]:
+    """What decides the split of each pair of a shard: what the list says, and the image's hash."""
+    columns = read_table(pairs, SPLIT_COLUMNS)
+    return list(zip(columns["held_out"].to_pylist(), columns["sha256"].to_pylist(), strict=True))
+
+
+def _repeats(item: SelectItem) -> dict[int, str]:
+    """Position → the key of the pair that is kept."""
+    if item.repeats is None:
+        return {}
+    found = read_where(item.repeats, "shard", item.index).to_pylist()
+    return {row["row"]: row["kept_key"] for row in found}

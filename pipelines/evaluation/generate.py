@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from pipelines.artifacts.schema import predicted_by, samples
 from pipelines.core.folder import Folder
+from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Metadata
-from pipelines.data.shard_reader import decode_pixels
+from pipelines.data.pixels import decode_pixels
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.images import encode_png, encode_thumbnail, to_images
 from pipelines.evaluation.inputs import Weights
@@ -55,8 +56,8 @@ class GenerationWorker:
     config: EvaluateConfig
     folder: Folder  # of the stage, which holds the inputs of the shards
 
-    def __call__(self, name: str) -> tuple[pa.Table, Metadata]:
-        """Returns one row for each input row (`schema.samples`)."""
+    def __call__(self, name: str, out: ShardWriter) -> Metadata:
+        """Writes one row for each input row (`schema.samples`)."""
         rows = self.folder.read_table(input_file(name)).to_pylist()
         log.debug("%s: generating for %d captions", name, len(rows))
         columns: dict[str, Any] = {column: [row[column] for row in rows] for column in COPIED}
@@ -64,7 +65,8 @@ class GenerationWorker:
         columns |= self.from_other_priors(rows)
         columns |= self.from_embeddings(rows)
         schema = samples(self.weights.clip.width, tuple(self.weights.other_priors))
-        return pa.table(columns, schema=schema), {}
+        out.write(pa.table(columns, schema=schema))
+        return {}
 
     def from_captions(self, rows: Sequence[Values]) -> dict[str, Any]:
         """The columns made by the whole cascade, trained and untrained, and the originals."""

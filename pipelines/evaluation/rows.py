@@ -1,19 +1,23 @@
 """Choose the captions to evaluate, and gather the inputs of each before images are generated."""
 
-import heapq
 import logging
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards
+from pipelines.artifacts.schema import SELECTION
 from pipelines.core.errors import PipelineError
 from pipelines.core.folder import Folder
+from pipelines.core.scan import scan
+from pipelines.core.tables import ParquetRows, to_numpy
+from pipelines.data.out_of_core import Budget, scratch_database
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.inputs import Sources
 
@@ -22,6 +26,14 @@ log = logging.getLogger(__name__)
 INPUTS = ".inputs"  # one file for each shard of samples; deleted when the stage is done
 # image_embeds of training pairs outside the samples; if there are none, of the training samples.
 REFERENCE = f"{INPUTS}/reference.parquet"
+
+READERS = 8  # shards that are read at the same time
+VERDICT = pa.schema([SELECTION.field(n) for n in ("key", "row", "position", "held_out", "reason")])
+SMALLEST_KEYS = """
+SELECT key, shard, row, position FROM verdicts
+WHERE reason IS NULL AND held_out = ? ORDER BY key LIMIT ?
+"""
+EMBEDDING_COLUMNS = ("key", "image_embeds", "image_norm", "text_embeds")
 
 Values = dict[str, Any]  # one row, by column
 
@@ -35,7 +47,8 @@ class Row(NamedTuple):
     key: str
     held_out: bool
     shard: str
-    position: int
+    row: int  # in the shard of pairs
+    position: int  # in the shard of embeddings
 
 
 def gather(sources: Sources, config: EvaluateConfig, folder: Folder) -> list[str]:
@@ -49,7 +62,7 @@ def gather(sources: Sources, config: EvaluateConfig, folder: Folder) -> list[str
         sources.selection, config.training_samples + config.reference_rows, held_out=False
     )
     training, others = known[: config.training_samples], known[config.training_samples :]
-    embeds = read_rows(sources.embeddings, [*held_out, *known])
+    embeds = read_rows(sources.embeddings, [*held_out, *known], EMBEDDING_COLUMNS, "position")
     reference = [embeds[row.key]["image_embeds"] for row in others or training]
     _write(folder, REFERENCE, [{"image_embeds": vector} for vector in reference])
     extras = {
@@ -57,9 +70,9 @@ def gather(sources: Sources, config: EvaluateConfig, folder: Folder) -> list[str
         **_extras(training, embeds, config.probe_samples),
     }
     names = []
-    in_stored_order = sorted([*held_out, *training], key=lambda row: (row.shard, row.position))
+    in_stored_order = sorted([*held_out, *training], key=lambda row: (row.shard, row.row))
     for number, batch in enumerate(_batches(in_stored_order, config.batch_size)):
-        pairs = read_rows(sources.pairs, batch, ["key", "caption", "image"])
+        pairs = read_rows(sources.pairs, batch, ("key", "caption", "image"), "row")
         rows = [{**pairs[row.key], **embeds[row.key], **extras[row.key]} for row in batch]
         names.append(shard_name(number))
         _write(folder, input_file(names[-1]), rows)
@@ -88,14 +101,11 @@ def choose(selection: SelectionShards, limit: int, *, held_out: bool) -> list[Ro
 
     Raises `PipelineError` if the split has fewer than two.
     """
-    chosen: list[Row] = []
-    for shard in selection.rows:
-        rows = (
-            Row(r["key"], r["held_out"], shard, r["row"])
-            for r in selection.read(shard).to_pylist()
-            if r["held_out"] is held_out
-        )
-        chosen = heapq.nsmallest(limit, [*chosen, *rows])
+    with scratch_database(Budget.of_worker()) as db:
+        verdicts = scan({name: selection.url(name) for name in selection.shards}, VERDICT)
+        db.register("verdicts", verdicts)
+        found = db.execute(SMALLEST_KEYS, [held_out, limit]).fetchall()
+    chosen = [Row(key, held_out, *place) for key, *place in found]
     if len(chosen) < 2:
         raise PipelineError(
             f"Stage evaluate: the {'held-out' if held_out else 'training'} split has {len(chosen)} "
@@ -106,24 +116,46 @@ def choose(selection: SelectionShards, limit: int, *, held_out: bool) -> list[Ro
 
 
 def read_rows(
-    shards: PairShards | EmbeddingShards, rows: Iterable[Row], columns: list[str] | None = None
+    shards: PairShards | EmbeddingShards,
+    rows: Iterable[Row],
+    columns: Sequence[str],
+    where: Literal["row", "position"],
 ) -> dict[str, Values]:
-    """The values of some rows, by key. Raises `PipelineError` if a row has another key."""
+    """The values of some rows, by key; vectors as arrays. Reads only row groups that hold any.
+
+    where: the field of `Row` that says where a row is. Raises `PipelineError` if a row there has
+    another key.
+    """
     by_shard: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row.shard, getattr(row, where))):
         by_shard[row.shard].append(row)
-    values: dict[str, Values] = {}
-    for shard, wanted in by_shard.items():
-        table = shards.read(shard, columns).take([row.position for row in wanted])
-        for row, found in zip(wanted, table.to_pylist(), strict=True):
-            if found["key"] != row.key:
+
+    def read(item: tuple[str, list[Row]]) -> list[Values]:
+        shard, wanted = item
+        positions = [getattr(row, where) for row in wanted]
+        found = _values(ParquetRows(shards.url(shard), columns).take(positions))
+        for row, values in zip(wanted, found, strict=True):
+            if values["key"] != row.key:
                 raise PipelineError(
-                    f"{shards.folder.file(shard)}.parquet has {found['key']} in row "
-                    f"{row.position}, but the selection has {row.key}: they were made from "
-                    "different pairs. Run the pipeline again with --from embed."
+                    f"{shards.url(shard)} has {values['key']} in row {getattr(row, where)}, but "
+                    f"the selection has {row.key}: they were made from different pairs. Run the "
+                    "pipeline again with --from embed."
                 )
-            values[row.key] = found
-    return values
+        return found
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return {v["key"]: v for values in pool.map(read, by_shard.items()) for v in values}
+
+
+def _values(table: pa.Table) -> list[Values]:
+    """The rows of a table; vectors stay arrays, which take much less memory than lists."""
+    columns = {
+        name: to_numpy(table[name])
+        if pa.types.is_fixed_size_list(table.schema.field(name).type)
+        else table[name].to_pylist()
+        for name in table.column_names
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _extras(rows: Sequence[Row], embeds: dict[str, Values], probes: int) -> dict[str, Values]:

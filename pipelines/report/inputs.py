@@ -3,15 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipelines.artifacts import (
-    ClipWeights,
-    EmbeddingShards,
-    Evaluation,
-    PairShards,
-    PcaBasisFile,
-    SelectionShards,
-    TrainedModel,
-)
+from pipelines.artifacts import ClipWeights, DataReport, Evaluation, TrainedModel
 from pipelines.core.folder import Folder
 
 
@@ -22,6 +14,7 @@ class Lineage:
     stage: str
     key: str
     made_from: tuple[str, ...]  # names of stages
+    folder: Folder
 
 
 @dataclass(frozen=True)
@@ -29,11 +22,7 @@ class Inputs:
     """Every artifact that the report reads, and the stages behind them."""
 
     evaluation: Evaluation
-    downloaded: PairShards
-    pairs: PairShards
-    embeddings: EmbeddingShards
-    selection: SelectionShards
-    pca: PcaBasisFile
+    data: DataReport
     clip: ClipWeights
     priors: Mapping[str, TrainedModel]  # by name; the first drew the images
     decoder: TrainedModel
@@ -44,19 +33,3 @@ class Inputs:
     def models(self) -> dict[str, TrainedModel]:
         """The trained models by name."""
         return {**self.priors, "decoder": self.decoder, **self.upsamplers}
-
-    @property
-    def folders(self) -> dict[str, Folder]:
-        """The folder of each stage that was read, by the stage's name."""
-        artifacts = (
-            self.evaluation,
-            self.downloaded,
-            self.pairs,
-            self.embeddings,
-            self.selection,
-            self.pca,
-            self.clip,
-            *self.models.values(),
-        )
-        # The path of a stage's folder ends in "stage/key".
-        return {a.folder.url.rstrip("/").split("/")[-2]: a.folder for a in artifacts}

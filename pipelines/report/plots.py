@@ -9,8 +9,10 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 WIDTH_IN, HEIGHT_IN = 4.4, 2.5
+MAX_TICKS = 9
 ACCENT = "#4f7cac"
 # A placeholder for the page's text colour, replaced by `currentColor` in the SVG.
 INK = "#010203"
@@ -50,11 +52,23 @@ def curve(history: Sequence[Mapping[str, float]], title: str) -> str:
     return svg(draw)
 
 
-def histogram(values: np.ndarray, title: str, label: str) -> str:
-    """The distribution of values over 40 bins."""
+def histogram(edges: Sequence[float], counts: Sequence[int], title: str, label: str) -> str:
+    """Bars of equal width between edges, without the empty bins at both ends.
+
+    counts: one more than edges; the first is below the first edge, the last above the last one.
+    """
+    filled = [i for i, count in enumerate(counts) if count] or [0]
+    first, last = filled[0], filled[-1]
+    shown = counts[first : last + 1]
+    # Edge i is at the left of bar i + 1; every n-th has a tick, so that numbers do not collide.
+    inside = [i for i in range(len(edges)) if first <= i + 1 <= last + 1]
+    ticks = inside[:: -(-len(inside) // MAX_TICKS)] if inside else []
 
     def draw(axes: Axes) -> None:
-        axes.hist(values, bins=40, color=ACCENT)
+        axes.bar(range(len(shown)), shown, width=0.92, align="edge", color=ACCENT)
+        axes.set_xticks([i + 1 - first - 0.04 for i in ticks], [f"{edges[i]:g}" for i in ticks])
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.grid(visible=False, axis="x")
         axes.set(title=title, xlabel=label, ylabel="pairs")
 
     return svg(draw)

@@ -1,17 +1,23 @@
 """The sections of the report on how the models were made: training, data and lineage."""
 
-from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
-from pipelines.artifacts import EmbeddingShards, TrainedModel
+from pipelines.artifacts import TrainedModel
 from pipelines.core.folder import MANIFEST, Folder
 from pipelines.report import plots
+from pipelines.report.data_page import (
+    FIGURES_FILE,
+    PAGE_FILE,
+    explained_plot,
+    funnel_rows,
+    reason_rows,
+    similarity_plot,
+)
 from pipelines.report.inputs import Inputs
 
-MAX_SHARDS = 64  # shards of embeddings that the histogram of similarities reads
 HISTORY_FILE = "history.json"
 Values = dict[str, Any]
 
@@ -49,68 +55,23 @@ def _history(model: TrainedModel) -> list[Values]:
 
 
 def data_section(inputs: Inputs) -> Values:
-    """How many pairs each stage kept and rejected, and how their embeddings are distributed."""
-    eigenvalues = inputs.pca.folder.read_table("basis.parquet", ["eigenvalue"])["eigenvalue"]
-    similarity = plots.histogram(
-        read_similarity(inputs.embeddings), "Similarity of image and caption", "CLIP cosine"
-    )
+    """The funnel, why rows were rejected, and how the embeddings are distributed."""
+    figures = inputs.data.folder.read_json(FIGURES_FILE)
     return {
-        "funnel": _funnel(inputs),
-        "download_rejections": rejections(inputs.downloaded.counts),
-        "filter_rejections": rejections(inputs.pairs.counts),
-        "selection_rejections": rejections(inputs.selection.counts),
-        "similarity": Markup(similarity),
-        "pca": inputs.pca,
-        "explained": Markup(plots.explained(np.array(eigenvalues), inputs.pca.dimensions)),
+        "funnel": funnel_rows(figures),
+        "rejections": {stage: reason_rows(r) for stage, r in figures["reasons"].items()},
+        "similarity": similarity_plot(figures),
+        "components": figures["components"],
+        "explained": explained_plot(figures),
+        "data_page": PAGE_FILE,
     }
-
-
-def _funnel(inputs: Inputs) -> dict[str, int]:
-    """How many pairs are left after each stage."""
-    downloaded = inputs.downloaded
-    rejected = sum(downloaded.counts.get("rejected", {}).values())
-    return {
-        "Listed": downloaded.counts.get("listed", downloaded.total_rows + rejected),
-        "Downloaded": downloaded.total_rows,
-        "Kept by the filter": inputs.pairs.total_rows,
-        "Selected": inputs.selection.total_rows,
-        "For training": inputs.selection.training_rows,
-        "Held out": inputs.selection.held_out_rows,
-    }
-
-
-def rejections(counts: Mapping[str, Any]) -> list[Values]:
-    """One row for each reason, the most frequent first, with examples if there are any."""
-    rejected: Mapping[str, int] = counts.get("rejected", {})
-    examples: Mapping[str, Sequence[str]] = counts.get("examples", {})
-    ordered = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
-    return [
-        {"reason": reason, "count": count, "examples": list(examples.get(reason, ()))}
-        for reason, count in ordered
-        if count
-    ]
-
-
-def read_similarity(embeddings: EmbeddingShards) -> np.ndarray:
-    """Cosines of image and caption in the first `MAX_SHARDS` shards; (N,)."""
-    names = list(embeddings.rows)[:MAX_SHARDS]
-    columns = [embeddings.read(name, ["similarity"])["similarity"].to_numpy() for name in names]
-    return np.concatenate([np.empty(0, np.float32), *columns])
 
 
 def lineage_section(inputs: Inputs) -> Values:
     """One row for each stage: its key, what it was made from, and how long that took."""
-    folders = inputs.folders
-    rows = [
-        {
-            "stage": one.stage,
-            "key": one.key,
-            "made_from": one.made_from,
-            "duration_s": duration_s(folders[one.stage]) if one.stage in folders else None,
-        }
-        for one in inputs.lineage
-    ]
-    return {"lineage": rows}
+    return {
+        "lineage": [{**asdict(one), "duration_s": duration_s(one.folder)} for one in inputs.lineage]
+    }
 
 
 def duration_s(folder: Folder) -> float | None:

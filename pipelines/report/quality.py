@@ -1,6 +1,5 @@
 """The report's sections on quality, as plain values: metrics, the priors compared, and samples."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ from pipelines.artifacts import Evaluation
 from pipelines.evaluation.samples import HELD_OUT, TRAINING, count_samples, first_samples
 from pipelines.report.config import ReportConfig
 from pipelines.report.inputs import Inputs
+from pipelines.report.page import data_uri
 
 SPLITS = {TRAINING: "Training split", HELD_OUT: "Held-out split"}
 IMAGES = ("original", "generated", "generated_small", "from_true_embedding")  # one per row
@@ -88,11 +88,6 @@ def _inline(row: Values) -> Values:
     lists = {name: [data_uri(image) for image in row[name] or ()] for name in IMAGE_LISTS}
     sizes = [images["generated_small"], *lists["generated_middle"], images["generated"]]
     return {**row, **images, **lists, "sizes": sizes}
-
-
-def data_uri(content: bytes) -> str:
-    """A PNG file as a data URI, so that the page needs no other file."""
-    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 def _shard_names(evaluation: Evaluation) -> list[str]:

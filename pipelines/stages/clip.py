@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pipelines.artifacts import ClipWeights, PairShards
+from pipelines.artifacts import ClipWeights, PairShards, VerdictShards
 from pipelines.core.digests import file_digest
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.stages.train import LoaderSettings, TrainingSection
@@ -76,10 +76,12 @@ class TrainClip(Stage[ClipWeights]):
     """Train a CLIP with the contrastive loss; leave out the held-out split of later stages."""
 
     kind: ClassVar[str] = "trained_clip"
+    version: ClassVar[int] = 2  # 2: split by the image's bytes
     artifact: ClassVar[type[Artifact]] = ClipWeights
     worker_group: ClassVar[bool] = True
 
     pairs: Stage[PairShards]
+    verdicts: Stage[VerdictShards]
     config: TrainedClip
     held_out_fraction: float
     loader: LoaderSettings

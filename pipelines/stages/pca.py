@@ -32,6 +32,7 @@ class Pca(Stage[PcaBasisFile]):
     """Mean, principal components and eigenvalues of the training rows' image embeddings."""
 
     kind: ClassVar[str] = "pca"
+    version: ClassVar[int] = 2  # 2: shards named by content
     artifact: ClassVar[type[Artifact]] = PcaBasisFile
 
     embeddings: Stage[EmbeddingShards]
@@ -41,7 +42,7 @@ class Pca(Stage[PcaBasisFile]):
     def run(self, ctx: Context) -> PcaBasisFile:
         """Compute sums over groups of shards, then fit once."""
         embeddings, selection = ctx.load(self.embeddings), ctx.load(self.selection)
-        names = [name for name, rows in selection.rows.items() if rows]
+        names = sorted(name for name, rows in selection.training.items() if rows)
         groups = [tuple(map(str, part)) for part in np.array_split(names, min(GROUPS, len(names)))]
         items = {f"moments/{i:02d}": group for i, group in enumerate(groups)}
         worker = MomentsWorker(embeddings, selection)

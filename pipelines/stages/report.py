@@ -6,12 +6,9 @@ from typing import ClassVar
 
 from pipelines.artifacts import (
     ClipWeights,
-    EmbeddingShards,
+    DataReport,
     Evaluation,
-    PairShards,
-    PcaBasisFile,
     Report,
-    SelectionShards,
     TrainedModel,
 )
 from pipelines.core.events import Output
@@ -26,18 +23,14 @@ REPORT_FILE = "report.html"
 
 @dataclass(frozen=True)
 class BuildReport(Stage[Report]):
-    """Metrics, samples, loss curves, data quality and lineage on one HTML page."""
+    """Metrics, samples, loss curves and lineage on one HTML page; beside it, the data report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 3  # 3: any number of priors and upsamplers
+    version: ClassVar[int] = 5  # 5: figures of the data report
     artifact: ClassVar[type[Artifact]] = Report
 
     evaluation: Stage[Evaluation]
-    downloaded: Stage[PairShards]
-    pairs: Stage[PairShards]
-    embeddings: Stage[EmbeddingShards]
-    selection: Stage[SelectionShards]
-    pca: Stage[PcaBasisFile]
+    data: Stage[DataReport]
     clip: Stage[ClipWeights]
     priors: Mapping[str, Stage[TrainedModel]]  # the first drew the images
     decoder: Stage[TrainedModel]
@@ -47,30 +40,34 @@ class BuildReport(Stage[Report]):
     def run(self, ctx: Context) -> Report:
         """Render in a worker, then publish."""
         # Imported here because matplotlib takes a second, which planning should not.
+        from pipelines.report.data_page import PAGE_FILE
         from pipelines.report.render import render
 
         inputs = Inputs(
             evaluation=ctx.load(self.evaluation),
-            downloaded=ctx.load(self.downloaded),
-            pairs=ctx.load(self.pairs),
-            embeddings=ctx.load(self.embeddings),
-            selection=ctx.load(self.selection),
-            pca=ctx.load(self.pca),
+            data=ctx.load(self.data),
             clip=ctx.load(self.clip),
             priors={name: ctx.load(stage) for name, stage in self.priors.items()},
             decoder=ctx.load(self.decoder),
             upsamplers={name: ctx.load(stage) for name, stage in self.upsamplers.items()},
-            lineage=self.lineage(),
+            lineage=self.lineage(ctx),
         )
         html: str = ctx.call(render, inputs, self.config)
         ctx.folder.write_bytes(REPORT_FILE, html.encode())
-        ctx.emit(Output(self.name, REPORT_FILE))
+        with inputs.data.folder.open(PAGE_FILE) as page:  # a link needs it in the same folder
+            ctx.folder.write_bytes(PAGE_FILE, page.read())
+        for file in (REPORT_FILE, PAGE_FILE):
+            ctx.emit(Output(self.name, file))
         return Report(ctx.folder, self.config.title)
 
-    def lineage(self) -> tuple[Lineage, ...]:
+    def lineage(self, ctx: Context) -> tuple[Lineage, ...]:
         """Every stage that this one depends on, in dependency order."""
-        stages = Graph(self.dependencies.values()).stages.values()
         return tuple(
-            Lineage(stage.name, stage.key, tuple(d.name for d in stage.dependencies.values()))
-            for stage in stages
+            Lineage(
+                stage.name,
+                stage.key,
+                tuple(d.name for d in stage.dependencies.values()),
+                ctx.load(stage).folder,
+            )
+            for stage in Graph(self.dependencies.values()).stages.values()
         )

@@ -1,14 +1,18 @@
 """Choose the rows that training and evaluation read, and split them."""
 
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipelines.artifacts import EmbeddingShards, SelectionShards
+from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards
 from pipelines.artifacts.schema import SELECTION
 from pipelines.core.errors import PipelineError
-from pipelines.core.stage import Artifact, Context, Metadata, Stage
-from pipelines.embeddings.selection import SelectWorker, find_repeats
+from pipelines.core.shard_records import ShardRecord
+from pipelines.core.stage import Artifact, Context, Stage, entries
+from pipelines.data.repeats import Repeats
+from pipelines.embeddings.search import find_near_duplicates
+from pipelines.embeddings.selection import SelectItem, SelectWorker
+from pipelines.stages.download import check_books, total_counts
 from unclip.config import Config, ConfigError
 
 
@@ -42,42 +46,52 @@ class SelectConfig(Config):
 
 @dataclass(frozen=True)
 class Select(Stage[SelectionShards]):
-    """Rows above the similarity floor, without near duplicates, split by key."""
+    """Which embedded pairs are above the similarity floor and no near duplicates, and the split."""
 
     kind: ClassVar[str] = "select"
+    version: ClassVar[int] = 2  # 2: verdicts; split by the list, or by the image's bytes
     artifact: ClassVar[type[Artifact]] = SelectionShards
 
+    pairs: Stage[PairShards]
     embeddings: Stage[EmbeddingShards]
     config: SelectConfig
 
     def run(self, ctx: Context) -> SelectionShards:
-        """Select and split all rows. Raises `PipelineError` if one of the splits is empty."""
-        shards = ctx.load(self.embeddings)
-        repeats = ctx.call(find_repeats, shards, self.config.near_duplicate_similarity)
-        items = {}
-        for name in shards.rows:
-            table = shards.read(name, ["key", "similarity"])
-            items[name] = (table["key"].to_pylist(), table["similarity"].to_numpy(), repeats[name])
-        worker = SelectWorker(self.config.min_similarity, self.config.held_out_fraction)
-        return self._summarise(ctx, ctx.map_shards(worker, items, schema=SELECTION, unit="shards"))
+        """Judge and split all rows. Raises `PipelineError` if one of the splits is empty."""
+        pairs, embeddings = ctx.load(self.pairs), ctx.load(self.embeddings)
+        repeats = Repeats.none()
+        if self.config.near_duplicate_similarity is not None:
+            repeats = find_near_duplicates(ctx, embeddings, self.config.near_duplicate_similarity)
+        items = {
+            name: SelectItem(index, embeddings.url(name), pairs.url(name), repeats.url)
+            for index, name in enumerate(sorted(embeddings.shards))
+        }
+        records = ctx.map_shards(
+            SelectWorker(self.config.min_similarity, self.config.held_out_fraction),
+            items,
+            schema=SELECTION,
+            unit="shards",
+            made_from={
+                name: [entry.digest, pairs.shards[name].digest, repeats.digests.get(name)]
+                for name, entry in embeddings.shards.items()
+            },
+        )
+        return self._summarise(ctx, records)
 
-    def _summarise(self, ctx: Context, metadata: dict[str, Metadata]) -> SelectionShards:
-        rejected: Counter[str] = Counter()
-        for shard in metadata.values():
-            rejected.update(shard["rejected"])
-        rows = {name: shard["rows"] for name, shard in metadata.items()}
-        held_out = sum(shard["held_out"] for shard in metadata.values())
-        training = sum(rows.values()) - held_out
+    def _summarise(self, ctx: Context, records: Mapping[str, ShardRecord]) -> SelectionShards:
+        counts = total_counts(record.metadata for record in records.values())
+        training, held_out = counts["training"], counts["held_out"]
+        check_books(self.name, counts["read"], training + held_out, counts["rejected"])
         if not held_out or not training:
             raise PipelineError(
                 f"The selection leaves {training} rows to train on and {held_out} to evaluate on "
-                f"(rejected: {dict(rejected)}). Lower select.min_similarity, change "
+                f"(rejected: {counts['rejected']}). Lower select.min_similarity, change "
                 "select.held_out_fraction, or provide more pairs."
             )
         return SelectionShards(
             ctx.folder,
-            rows,
-            {"rejected": dict(rejected)},
-            training_rows=training,
-            held_out_rows=held_out,
+            entries(records),
+            counts,
+            training={name: r.metadata["training"] for name, r in records.items()},
+            held_out={name: r.metadata["held_out"] for name, r in records.items()},
         )

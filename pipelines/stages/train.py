@@ -1,6 +1,6 @@
 """The training of any model of the cascade, under Ray Train."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -91,7 +91,7 @@ class TrainModel(Stage[TrainedModel]):
         if self.init_from is not None:
             check_weights(self.init_from, self.model, stage=self.name)
 
-    def continues(self, earlier: Sequence[Manifest]) -> Manifest | None:
+    def continues(self, earlier: Iterable[Manifest]) -> Manifest | None:
         """The longest shorter training with otherwise equal settings.
 
         None if there is none, or if the schedule is not constant and so depends on `steps`.
@@ -101,7 +101,7 @@ class TrainModel(Stage[TrainedModel]):
         own = without_steps(self.description)
         shorter = {
             manifest.metadata["steps"]: manifest
-            for manifest in reversed(earlier)
+            for manifest in reversed(list(earlier))
             if without_steps(manifest.description) == own
             and 0 < manifest.metadata.get("steps", 0) < self.training.steps
         }

@@ -55,17 +55,30 @@ def stage_params(stage: Stage[Artifact]) -> dict[str, str]:
 
 
 def metadata_numbers(metadata: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers in an artifact's metadata; those below "metrics" keep their own names."""
+    """The numbers in an artifact's metadata; those below "metrics" keep their own names.
+
+    What is counted for each shard is summed: a page with a number for each shard grows with the
+    data.
+    """
     found: dict[str, float] = {}
+    shards = metadata.get("shards", {})
     for name, value in metadata.items():
-        if name == "rows" and isinstance(value, Mapping):
-            found |= {"rows": float(sum(value.values())), "shards": float(len(value))}
+        if name == "shards":
+            found |= {"rows": float(_total_rows(value)), "shards": float(len(value))}
+        elif isinstance(value, Mapping) and value and value.keys() == shards.keys():
+            numbers = [v for v in value.values() if isinstance(v, int | float)]
+            found |= {name: float(sum(numbers))} if numbers else {}
         elif isinstance(value, Mapping):
             inner = metadata_numbers(value)
             found |= inner if name == "metrics" else {f"{name}/{n}": v for n, v in inner.items()}
         elif isinstance(value, int | float) and not isinstance(value, bool):
             found[name] = float(value)
     return {safe_name(name): number for name, number in found.items()}
+
+
+def _total_rows(shards: Mapping[str, Any]) -> int:
+    """The rows of all shards, from their entries in a manifest (`stage.ShardEntry`)."""
+    return sum(rows for rows, *_ in shards.values())
 
 
 def headline_numbers(manifest: Manifest) -> dict[str, float]:
@@ -76,8 +89,8 @@ def headline_numbers(manifest: Manifest) -> dict[str, float]:
 
 def dataset(manifest: Manifest, store: Store) -> dict[str, str] | None:
     """The stage's rows as a data set whose digest is the stage's key; None if it has no rows."""
-    rows = manifest.metadata.get("rows")
-    if not isinstance(rows, Mapping):
+    shards = manifest.metadata.get("shards")
+    if not isinstance(shards, Mapping):
         return None
     url = store.folder(manifest.stage, manifest.key).url
     scheme = url.split("://")[0] if "://" in url else ""
@@ -86,7 +99,7 @@ def dataset(manifest: Manifest, store: Store) -> dict[str, str] | None:
         "digest": manifest.key,
         "source_type": SOURCE_TYPES.get(scheme, "local"),
         "source": json.dumps({"uri": url}),
-        "profile": json.dumps({"num_rows": sum(rows.values()), "num_shards": len(rows)}),
+        "profile": json.dumps({"num_rows": _total_rows(shards), "num_shards": len(shards)}),
     }
 
 

@@ -9,11 +9,11 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from pipelines.artifacts import EmbeddingShards, PcaBasisFile, SelectionShards
+from pipelines.data.shard_reader import select_rows
 from pipelines.embeddings.components import load_basis
 from unclip.embeddings.pca import PcaBasis
 from unclip.embeddings.quantise import quantile_edges
@@ -46,11 +46,10 @@ def training_similarities(embeddings: EmbeddingShards, selection: SelectionShard
 
     Returns (N,) float32.
     """
-    names = [name for name, rows in selection.rows.items() if rows]
+    names = sorted(name for name, rows in selection.training.items() if rows)
     indices = np.linspace(0, len(names) - 1, min(len(names), MAX_SHARDS)).round().astype(int)
     found = []
     for name in (names[index] for index in indices):
-        chosen = selection.read(name)
-        rows = chosen.filter(pc.invert(chosen["held_out"]))["row"].to_numpy()
+        rows = select_rows(selection.url(name), held_out=False)["position"].to_numpy()
         found.append(embeddings.read(name, ["similarity"])["similarity"].to_numpy()[rows])
     return torch.from_numpy(np.concatenate(found).astype(np.float32))

@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from pipelines.artifacts import ClipWeights
-from pipelines.artifacts.schema import PAIRS, SELECTION, is_held_out
+from pipelines.artifacts.schema import SELECTION, VERDICTS, is_held_out
 from pipelines.core.folder import Folder
+from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Context, Metadata
 from pipelines.core.tables import read_table
-from pipelines.data.shard_reader import list_shards
+from pipelines.data.shard_reader import ShardFiles
+from pipelines.embeddings.selection import count_splits, read_splits, verdict
 from pipelines.training.worker import TrainingJob, train_worker
 from unclip.clip.config import ClipArchitecture, ClipConfig
 from unclip.clip.frozen import FrozenClip
@@ -32,11 +34,20 @@ SPLIT = "split"  # subfolder: which rows of each shard are held out
 
 def train_clip(stage: "TrainClip", ctx: Context) -> ClipWeights:
     """Split the pairs as later stages do, train on the rest, and describe the result."""
-    pairs = ctx.load(stage.pairs)
-    items = {f"{SPLIT}/{name}": pairs.folder.file(f"{name}.parquet") for name in pairs.rows}
+    pairs, verdicts = ctx.load(stage.pairs), ctx.load(stage.verdicts)
+    items = {f"{SPLIT}/{name}": (pairs.url(name), verdicts.url(name)) for name in pairs.shards}
     worker = SplitWorker(stage.held_out_fraction)
-    ctx.map_shards(worker, items, schema=SELECTION, unit="shards")
-    shards = list_shards(pairs.folder.url, pairs.folder.url, ctx.folder.file(SPLIT))
+    records = ctx.map_shards(worker, items, schema=SELECTION, unit="shards")
+    shards = [
+        ShardFiles(
+            name=name,
+            pairs=pairs.url(name),
+            embeddings=None,
+            selection=ctx.folder.file(f"{SPLIT}/{name}.parquet"),
+            rows=records[f"{SPLIT}/{name}"].metadata["training"],
+        )
+        for name in sorted(pairs.shards)
+    ]
     job = TrainingJob(
         stage=stage.name,
         task=ClipTask(stage.config.architecture),
@@ -74,16 +85,22 @@ def describe(folder: Folder) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SplitWorker:
-    """Callable on the URL of a pairs shard: lists its rows, and which of them are held out."""
+    """Callable on the URLs of a shard of pairs and of its verdicts."""
 
     fraction: float
 
-    def __call__(self, url: str) -> tuple[pa.Table, Metadata]:
-        """Returns `SELECTION` rows."""
-        keys = read_table(url, ["key"], PAIRS)["key"].to_pylist()
-        held_out = [is_held_out(key, self.fraction) for key in keys]
-        columns = {"key": keys, "row": range(len(keys)), "held_out": held_out}
-        return pa.table(columns, schema=SELECTION), {"held_out": sum(held_out)}
+    def __call__(self, item: tuple[str, str], out: ShardWriter) -> Metadata:
+        """Writes a row of `SELECTION` for each pair that the filter kept."""
+        pairs, verdicts = item
+        judged = read_table(verdicts, ["key", "reason"], VERDICTS).to_pylist()
+        splits = read_splits(pairs)
+        kept = [(row, v["key"]) for row, v in enumerate(judged) if v["reason"] is None]
+        rows = [
+            verdict(key, row, position, is_held_out(*splits[row], fraction=self.fraction))
+            for position, (row, key) in enumerate(kept)
+        ]
+        out.write(pa.Table.from_pylist(rows, schema=SELECTION))
+        return count_splits(rows)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 from pipelines.artifacts import (
     ClipWeights,
     EmbeddingShards,
-    PairShards,
-    SelectionShards,
     TrainedModel,
 )
 from pipelines.core.events import Note
 from pipelines.core.stage import Context
-from pipelines.data.shard_reader import ShardFiles, list_shards
+from pipelines.data.shard_reader import training_files
 from pipelines.training.calibration import calibrate
 from pipelines.training.initial_weights import take_weights
 from pipelines.training.tasks import ModelTask
@@ -53,7 +51,7 @@ def training_job(stage: "TrainModel", ctx: Context, embeddings: EmbeddingShards)
         task=task_of(stage, ctx, embeddings),
         training=stage.training,
         shuffle_shards=stage.loader.shuffle_shards,
-        shards=training_shards(ctx.load(stage.pairs), embeddings, ctx.load(stage.selection)),
+        shards=training_files(ctx.load(stage.pairs), embeddings, ctx.load(stage.selection)),
         folder=ctx.folder,
         emit=ctx.emit,
         start=start,
@@ -74,14 +72,6 @@ def task_of(stage: "TrainModel", ctx: Context, embeddings: EmbeddingShards) -> M
         calibration=calibration,
         clip=clip,
     )
-
-
-def training_shards(
-    pairs: PairShards, embeddings: EmbeddingShards, selection: SelectionShards
-) -> tuple[ShardFiles, ...]:
-    """The shards that hold rows to train on."""
-    found = list_shards(pairs.folder.url, embeddings.folder.url, selection.folder.url)
-    return tuple(files for files in found if files.rows)
 
 
 def check_width(model: Config, embeddings: EmbeddingShards) -> None:

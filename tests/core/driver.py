@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from functools import partial
 
 from pipelines.core import lease
 from pipelines.core.errors import PipelineError
@@ -17,11 +18,14 @@ from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.runner import RunSettings, run_plan
 from pipelines.core.stage import Graph
 from pipelines.core.store import Manifest, Store
-from tests.core.toys import Add, Count, Sum, Walk
+from tests.core.toys import Add, Count, Draw, Grow, Sum, Walk
 
 TOYS = {
     "sum": lambda: [Sum(Add(Count(4, 3), 1))],
     "large": lambda: [Count(12, 400_000), Walk(steps=2)],
+    "drill": lambda: [Sum(Add(Grow(3, 40), 1))],
+    **{f"grow {n}": partial(lambda n: [Grow(3, n)], n) for n in (6, 9)},
+    **{f"draw {n}": partial(lambda n: [Draw(3, n)], n) for n in (6, 9)},
 }
 
 
@@ -50,7 +54,7 @@ def main(root: str, toy: str, *options: str) -> int:
     if "verbose" in given:
         show_logs()
     settings = RunSettings(
-        resources={name: Resources(workers=2) for name in ("count", "add", "walk")},
+        resources={name: Resources(workers=2) for name in ("count", "grow", "add", "walk")},
         wait_s=60,
         on_busy="leave" if given.get("on_busy") == "leave" else "wait",
         cluster=ClusterSettings(cpus=2, object_store_gib=0.25),

@@ -16,7 +16,7 @@ from pipelines.core.events import Event, Metrics, Note, Progress
 from pipelines.core.plan import Scope, Step, make_plan
 from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.runner import RunSettings, StageFailedError, run_plan
-from pipelines.core.stage import Graph, load_artifact
+from pipelines.core.stage import Graph, Shards, load_artifact
 from pipelines.core.store import Manifest, Store
 from tests.core.processes import start
 from tests.core.toys import Add, Count, Sum, Walk, traces
@@ -120,14 +120,19 @@ def test_a_killed_driver_resumes_with_the_shards_that_were_done(
     script = f"from tests.core.test_runner import *; run(Store({store.root!r}), graph())"
     driver = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
     deadline = time.monotonic() + 60
-    while not list(Path(store.root).glob("count/*/.done/*")) and time.monotonic() < deadline:
+    while not list(Path(store.root).glob("count/shards/*.parquet")):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    done = {p.stem for p in Path(store.root).glob("count/*/.done/*")}
+    done = set(Path(store.root).glob("count/shards/*.parquet"))
+    begun = traces(trace, "count")
     assert 0 < len(done) < 4
     run(store, graph())
-    assert all(n == 1 for name, n in traces(trace, "count").items() if name in done)
+    made = load_artifact(store, graph()["count"])
+    assert isinstance(made, Shards)
+    again = {name for name, n in traces(trace, "count").items() if n > begun.get(name, 0)}
+    assert again == {name for name in made.shards if Path(made.url(name)) not in done}
     assert load_artifact(store, graph()["sum"]).metadata() == {"total": sum(range(12)) + 12}
 
 

@@ -152,6 +152,17 @@ def test_the_plan_says_which_result_the_work_goes_on_from(tmp_path: Any) -> None
         assert "goes on" not in afresh.reason
 
 
+def test_a_stage_that_is_only_selected_still_uses_earlier_results(tmp_path: Any) -> None:
+    store, short = Store(str(tmp_path)), Longer(600)
+    finished(store, short)
+    unfinished = make_plan(Graph([Longer(1000)]), store, Scope(only="longer"))["longer"]
+    assert not unfinished.forced
+    assert unfinished.continues is not None
+    again = make_plan(Graph([short]), store, Scope(only="longer"))["longer"]
+    assert again.forced
+    assert again.manifest is not None
+
+
 def test_a_forced_stage_is_made_afresh_even_if_outputs_are_gone(tmp_path: Any) -> None:
     store, stage = Store(str(tmp_path)), Longer(600)
     finished(store, stage)

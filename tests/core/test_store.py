@@ -11,10 +11,9 @@ import pyarrow as pa
 import pytest
 
 from pipelines.artifacts import SelectionShards
-from pipelines.core import shard_records
 from pipelines.core.filesystem import StoreError, StoreWriteError, temporary_name
 from pipelines.core.folder import Folder
-from pipelines.core.shard_records import ShardRecord
+from pipelines.core.stage import ShardEntry
 from pipelines.core.store import Manifest, Store
 from pipelines.core.tables import SchemaError
 
@@ -221,30 +220,17 @@ def test_a_schema_is_checked_on_read_whichever_columns_are_read(store: Store) ->
 def test_artifacts_check_the_schema_of_the_shards_they_read(store: Store) -> None:
     folder = store.folder("select", "k1")
     folder.write_table("00000.parquet", pa.table({"key": ["a"]}))
+    selection = SelectionShards(folder, {"00000": ShardEntry(1)}, {}, {"00000": 1}, {"00000": 0})
     with pytest.raises(SchemaError, match="missing: row: int32"):
-        SelectionShards(folder, {"00000": 1}, {}, 1, 0).read("00000", ["key"])
+        selection.read("00000", ["key"])
 
 
-def test_only_shards_that_differ_from_their_record_are_made_again(store: Store) -> None:
+def test_what_grows_with_the_shards_is_not_read_for_a_list_of_results(store: Store) -> None:
     folder = store.folder("embed", "k1")
-    names = [f"{i:05d}" for i in range(6)]
-    records = {}
-    for name in names:
-        size = folder.write_table(f"{name}.parquet", pa.table({"a": [1, 2, 3]}))
-        records[name] = ShardRecord(size, {"rows": 3})
-    shard_records.mark(folder, "00005", records["00005"])
-    shard_records.publish(folder, {n: records[n] for n in names[:4]})
-    folder.remove_file("00000.parquet")
-    folder.write_bytes("00001.parquet", b"short")
-    folder.write_bytes("00002.parquet", b"x" * records["00002"].size)
-    assert shard_records.intact(folder, names) == {n: records[n] for n in ("00003", "00005")}
-    shard_records.forget(folder, ["00003", "00005"])
-    assert shard_records.intact(folder, names) == {}
-
-
-def test_unreadable_records_mean_that_shards_are_made_again(store: Store) -> None:
-    folder = store.folder("embed", "k1")
-    folder.write_table("00000.parquet", pa.table({"a": [1]}))
-    folder.write_bytes("shards.json", b'{"00000": {"si')
-    folder.write_json(".done/00000.json", {"rows": 1})
-    assert shard_records.intact(folder, ["00000"]) == {}
+    folder.write_bytes("a.bin", b"1")
+    whole = store.commit(manifest())
+    folder.remove_file("contents.json")
+    assert [header.created_at for header in store.headers("embed")] == [whole.created_at]
+    assert store.manifest("embed", "k1") is None
+    assert "it is gone" in str(store.damage("embed", "k1"))
+    assert store.manifests("embed") == []

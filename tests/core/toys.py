@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Metrics
-from pipelines.core.stage import Artifact, Context, Shards, Stage
+from pipelines.core.shard_writer import ShardWriter
+from pipelines.core.stage import Artifact, Context, Shards, Stage, entries
 from tests.core import limited
 
 assert limited.MOST_BYTES  # importing it makes workers know its file system
@@ -48,7 +49,7 @@ class AddWorker:
     amount: int
     behaviour: Behaviour
 
-    def __call__(self, item: tuple[str, list[int]]) -> tuple[pa.Table, dict[str, Any]]:
+    def __call__(self, item: tuple[str, list[int]], out: ShardWriter) -> dict[str, Any]:
         name, values = item
         seen = Path(self.behaviour.trace) / f"{self.stage}-{name}"
         first = not seen.exists()
@@ -58,9 +59,8 @@ class AddWorker:
         if name == self.behaviour.fail_at:
             raise PipelineError(f"{name} cannot be added to.")
         time.sleep(self.behaviour.pause_s)
-        return pa.table({"value": [v + self.amount for v in values]}, schema=NUMBERS), {
-            "sum": sum(values)
-        }
+        out.write(pa.table({"value": [v + self.amount for v in values]}, schema=NUMBERS))
+        return {"sum": sum(values)}
 
 
 # Behaviours are looked up here, so that they are no part of a stage's identity.
@@ -96,8 +96,9 @@ class Count(Stage[Shards]):
             for i in range(self.shards)
         }
         worker = AddWorker("count", 0, behaviour("count"))
-        metadata = ctx.map_shards(worker, items, schema=NUMBERS, unit="shards")
-        return Shards(ctx.folder, {n: f["rows"] for n, f in metadata.items()}, {})
+        made_from = {name: values for name, (_, values) in items.items()}
+        records = ctx.map_shards(worker, items, schema=NUMBERS, unit="shards", made_from=made_from)
+        return Shards(ctx.folder, entries(records), {})
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,40 @@ class Add(Stage[Shards]):
 
     def run(self, ctx: Context) -> Shards:
         numbers = ctx.load(self.numbers)
-        items = {n: (n, numbers.read(n)["value"].to_pylist()) for n in numbers.rows}
+        items = {n: (n, numbers.read(n)["value"].to_pylist()) for n in numbers.shards}
         worker = AddWorker("add", self.amount, behaviour("add"))
-        metadata = ctx.map_shards(worker, items, schema=NUMBERS, unit="shards")
-        return Shards(ctx.folder, {n: f["rows"] for n, f in metadata.items()}, {})
+        made_from = {name: entry.digest for name, entry in numbers.shards.items()}
+        records = ctx.map_shards(worker, items, schema=NUMBERS, unit="shards", made_from=made_from)
+        return Shards(ctx.folder, entries(records), {})
+
+
+@dataclass(frozen=True)
+class Grow(Stage[Shards]):
+    """Shards of consecutive numbers, as many as are listed: longer lists share the first ones."""
+
+    kind: ClassVar[str] = "grow"
+    artifact: ClassVar[type[Artifact]] = Shards
+
+    rows: int
+    listed: int = field(metadata={"in_key": False})
+
+    def digests(self) -> Mapping[str, str]:
+        return {"list": str(self.listed)}
+
+    def run(self, ctx: Context) -> Shards:
+        starts = {f"{i:05d}": i * self.rows for i in range(self.listed)}
+        items = {n: (n, list(range(start, start + self.rows))) for n, start in starts.items()}
+        worker = AddWorker(self.name, 0, behaviour(self.name))
+        records = ctx.map_shards(worker, items, schema=NUMBERS, unit="shards", made_from=starts)
+        return Shards(ctx.folder, entries(records), {})
+
+
+@dataclass(frozen=True)
+class Draw(Grow):
+    """The same, but of shards that would differ if they were made twice."""
+
+    kind: ClassVar[str] = "draw"
+    varies: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -124,7 +155,7 @@ class Total(Artifact):
 
 
 def add_up(shards: Shards) -> int:
-    return int(sum(sum(shards.read(n)["value"].to_pylist()) for n in shards.rows))
+    return int(sum(sum(shards.read(n)["value"].to_pylist()) for n in shards.shards))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from pipelines.core.errors import PipelineError
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.resources import Resources
 from pipelines.core.runner import RunSettings, run_plan
-from pipelines.core.stage import Artifact, Context, Graph, Shards, Stage
+from pipelines.core.shard_writer import ShardWriter
+from pipelines.core.stage import Artifact, Context, Graph, ShardEntry, Shards, Stage
 from pipelines.core.store import Store
 
 NUMBERS = pa.schema([pa.field("value", pa.int64(), nullable=False)])
@@ -51,12 +52,13 @@ class NoteWorker:
     trace: str
     pause_s: float
 
-    def __call__(self, item: str) -> tuple[pa.Table, dict[str, Any]]:
+    def __call__(self, item: str, out: ShardWriter) -> dict[str, Any]:
         time.sleep(self.pause_s)
         self.die_once()
         code = Path(pipelines.__file__).parent
         note(self.trace, f"{self.stage}-{item}", f"{node_name()} {os.getpid()} {code}")
-        return pa.table({"value": [int(item)]}, schema=NUMBERS), {}
+        out.write(pa.table({"value": [int(item)]}, schema=NUMBERS))
+        return {}
 
     def die_once(self) -> None:
         """End this worker's process if the trace asks for it."""
@@ -68,8 +70,8 @@ class NoteWorker:
 
 def make(ctx: Context, stage: str) -> Shards:
     worker = NoteWorker(stage, os.environ["TOY_TRACE"], float(os.environ["TOY_PAUSE_S"]))
-    metadata = ctx.map_shards(worker, {n: n for n in NAMES}, schema=NUMBERS, unit="shards")
-    return Shards(ctx.folder, {n: f["rows"] for n, f in metadata.items()}, {})
+    records = ctx.map_shards(worker, {n: n for n in NAMES}, schema=NUMBERS, unit="shards")
+    return Shards(ctx.folder, {n: ShardEntry(r.rows, r.digest) for n, r in records.items()}, {})
 
 
 @dataclass(frozen=True)

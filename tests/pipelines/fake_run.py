@@ -69,7 +69,10 @@ class Check(Stage[Artifact]):
 
 
 FACTS: dict[str, dict[str, Any]] = {
-    "pairs": {"rows": {"00000": 3, "00001": 4}, "counts": {"kept": 7, "rejected": {"small": 2}}},
+    "pairs": {
+        "shards": {"00000": [3, "", ""], "00001": [4, "", ""]},
+        "counts": {"kept": 7, "rejected": {"small": 2}},
+    },
     "fit": {"parameters": 1234, "final_loss": 0.25},
     "check": {"metrics": {"fid": 12.5, "clip_score": 0.31}},
 }

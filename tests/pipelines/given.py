@@ -21,14 +21,17 @@ from pipelines.artifacts import (
     PcaBasisFile,
     SelectionShards,
     TrainedModel,
+    VerdictShards,
 )
 from pipelines.artifacts.schema import SELECTION, embeddings, pca_basis
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.embeddings.encode import EmbedWorker
+from pipelines.embeddings.rows import PairRows
+from pipelines.embeddings.selection import verdict
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.stages.evaluate import Evaluate
-from tests.pipelines.given_pairs import GivenPairs
-from tests.pipelines.local import write_table
+from tests.pipelines.given_pairs import GivenPairs, GivenVerdicts
+from tests.pipelines.local import own_entries, write_table
 from unclip import presets
 from unclip.checkpoint import save_model
 from unclip.clip.frozen import FrozenClip
@@ -92,15 +95,17 @@ class GivenEmbeddings(Stage[EmbeddingShards]):
     artifact: ClassVar[type[Artifact]] = EmbeddingShards
 
     pairs: Stage[PairShards]
+    verdicts: Stage[VerdictShards]
     clip: Stage[ClipWeights]
 
     def run(self, ctx: Context) -> EmbeddingShards:
-        pairs, clip = ctx.load(self.pairs), ctx.load(self.clip)
-        items = {name: pairs.folder.file(f"{name}.parquet") for name in pairs.rows}
+        pairs, verdicts, clip = (ctx.load(s) for s in (self.pairs, self.verdicts, self.clip))
+        items = {name: PairRows(pairs.url(name), verdicts.url(name)) for name in pairs.shards}
         worker = EmbedWorker(clip, batch_size=16)
         ctx.map_shards(worker, items, schema=embeddings(clip.width), unit="shards")
+        shards = own_entries({name: entry.rows for name, entry in pairs.shards.items()})
         counts = {"embedded": pairs.total_rows}
-        return EmbeddingShards(ctx.folder, pairs.rows, counts, clip.width, clip.name, clip.digest)
+        return EmbeddingShards(ctx.folder, shards, counts, clip.width, clip.name, clip.digest)
 
 
 @dataclass(frozen=True)
@@ -114,17 +119,16 @@ class GivenSelection(Stage[SelectionShards]):
 
     def run(self, ctx: Context) -> SelectionShards:
         shards = ctx.load(self.embeddings)
-        held_out = 0
-        for name, count in shards.rows.items():
+        training, held_out = {}, {}
+        for name, entry in shards.shards.items():
             keys = shards.read(name, ["key"])["key"].to_pylist()
-            rows = [
-                {"key": key, "row": row, "held_out": row % 3 == 0} for row, key in enumerate(keys)
-            ]
-            held_out += len(range(0, count, 3))
+            rows = [verdict(key, row, row, row % 3 == 0) for row, key in enumerate(keys)]
             write_table(ctx.folder, f"{name}.parquet", pa.Table.from_pylist(rows, schema=SELECTION))
+            held_out[name] = len(range(0, entry.rows, 3))
+            training[name] = entry.rows - held_out[name]
         counts = {"rejected": {"similarity": 1, "near_duplicate": 0}}
-        training = shards.total_rows - held_out
-        return SelectionShards(ctx.folder, shards.rows, counts, training, held_out)
+        selected = own_entries({name: entry.rows for name, entry in shards.shards.items()})
+        return SelectionShards(ctx.folder, selected, counts, training, held_out)
 
 
 @dataclass(frozen=True)
@@ -256,7 +260,7 @@ def evaluate_config(**changes: Any) -> EvaluateConfig:
 def evaluate_stage(config: EvaluateConfig, *, rows: int = 48, **other_priors: Config) -> Evaluate:
     """An evaluation of small models: one prior (and others), a decoder and two upsamplers."""
     pairs, clip = GivenPairs(rows), GivenClip()
-    embeddings = GivenEmbeddings(pairs, clip)
+    embeddings = GivenEmbeddings(pairs, GivenVerdicts(pairs), clip)
     models = small_models()
     return Evaluate(
         pairs=pairs,

@@ -1,8 +1,7 @@
 """Run a stage and everything it depends on in this process, without Ray."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,44 +11,42 @@ import torch
 
 from pipelines.core.events import Event
 from pipelines.core.folder import Folder
-from pipelines.core.stage import Artifact, Metadata, ShardWorker, Stage, load_artifact
-from pipelines.core.stage_maker import manifest_of
-from pipelines.core.store import Manifest, Store
-from pipelines.core.tables import check_schema
+from pipelines.core.resources import Resources
+from pipelines.core.shard_folder import own_shards
+from pipelines.core.shard_records import ShardRecord, new_version, publish
+from pipelines.core.shards import PoolSettings, make_shard
+from pipelines.core.stage import Artifact, ShardEntry, ShardWorker, Stage, load_artifact
+from pipelines.core.stage_maker import StageContext, manifest_of
+from pipelines.core.store import Store
 
 A = TypeVar("A", bound=Artifact)
 
 
-@dataclass(frozen=True)
-class LocalContext:
+class LocalContext(StageContext):
     """The context of a stage that does all its work in this process."""
 
-    store: Store
-    folder: Folder
-    events: list[Event] = field(default_factory=list)
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-
-    def load(self, stage: Stage[A]) -> A:
-        return load_artifact(self.store, stage)
-
-    def earlier(self) -> Sequence[Manifest]:
-        return self.store.manifests(self.folder.url.rsplit("/", 2)[1])
-
-    def folder_of(self, manifest: Manifest) -> Folder:
-        return self.store.folder(manifest.stage, manifest.key)
-
     def map_shards(
-        self, worker: ShardWorker, items: Mapping[str, Any], *, schema: pa.Schema, unit: str
-    ) -> dict[str, Metadata]:
-        done = {}
-        for name, item in items.items():
-            table, metadata = worker(item)
-            check_schema(table, schema, where=name)
-            write_table(self.folder, f"{name}.parquet", table)
-            done[name] = {**metadata, "rows": table.num_rows}
-        return done
+        self,
+        worker: ShardWorker,
+        items: Mapping[str, Any],
+        *,
+        schema: pa.Schema,
+        unit: str,
+        made_from: Mapping[str, Any] | None = None,
+        versions: Mapping[str, str] | None = None,
+    ) -> dict[str, ShardRecord]:
+        if made_from is None:
+            where = own_shards(self.folder, items)
+        else:
+            where = self._shared(made_from, versions)
+        found = where.find()
+        records = {
+            name: found.get(name)
+            or make_shard(worker, items[name], where.folder, where.new_stem(name), schema)
+            for name in items
+        }
+        self.used.extend(records.values() if made_from is not None else ())
+        return records
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
@@ -58,16 +55,69 @@ class LocalContext:
         raise NotImplementedError("no given stage trains")
 
 
-def make(store: Store, stage: Stage[A], events: list[Event] | None = None) -> A:
-    """The artifact of a stage; made first if the store does not have it."""
-    if store.manifest(stage.name, stage.key) is None:
+def make(
+    store: Store, stage: Stage[A], events: list[Event] | None = None, *, force: bool = False
+) -> A:
+    """The artifact of a stage; made first if the store does not have it.
+
+    force: make this stage again, with new versions of its shards.
+    """
+    if force or store.manifest(stage.name, stage.key) is None:
         for dependency in stage.dependencies.values():
             make(store, dependency)
-        folder = store.folder(stage.name, stage.key)
         torch.set_num_threads(1)  # more threads are slower on a busy machine
-        artifact = stage.run(LocalContext(store, folder, [] if events is None else events))
-        store.commit(manifest_of(stage, artifact, {}, 1.0))
+        ctx = context(store, stage, events, force=force)
+        artifact = stage.run(ctx)
+        if ctx.used:
+            publish(ctx.folder, ctx.used)
+        store.commit(manifest_of(stage, artifact, {}, 1.0, ctx.used))
     return load_artifact(store, stage)
+
+
+def context(
+    store: Store,
+    stage: Stage[Any],
+    events: list[Event] | None = None,
+    *,
+    folder: Folder | None = None,
+    force: bool = False,
+    kind: type[LocalContext] = LocalContext,
+) -> LocalContext:
+    """What the stage runs in; by default, it writes to its folder in the store."""
+    return kind(
+        stage,
+        folder or store.folder(stage.name, stage.key),
+        (events if events is not None else []).append,
+        PoolSettings(resources=Resources(), retries=0, wait_s=1.0),
+        store,
+        force,
+        new_version() if force else "",
+    )
+
+
+def work(worker: ShardWorker, item: Any, schema: pa.Schema) -> tuple[pa.Table, dict[str, Any]]:
+    """The rows and the metadata that a worker makes of one item."""
+    table, metadata, _ = work_with_files(worker, item, schema)
+    return table, metadata
+
+
+def work_with_files(
+    worker: ShardWorker, item: Any, schema: pa.Schema
+) -> tuple[pa.Table, dict[str, Any], dict[str, pa.Table]]:
+    """The same, and the further tables of the shard by their names."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Folder(scratch)
+        record = make_shard(worker, item, folder, "shard", schema)
+        others = {
+            file.removeprefix("shard.").removesuffix(".parquet"): folder.read_table(file)
+            for file in list(record.files)[1:]
+        }
+        return folder.read_table("shard.parquet", schema=schema), dict(record.metadata), others
+
+
+def own_entries(rows: Mapping[str, int]) -> dict[str, ShardEntry]:
+    """Entries of shards in a stage's own folder."""
+    return {name: ShardEntry(count, digest=name) for name, count in rows.items()}
 
 
 def write_table(folder: Folder, name: str, table: pa.Table) -> None:

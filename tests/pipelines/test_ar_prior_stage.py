@@ -17,10 +17,10 @@ from pipelines.core.store import Store
 from pipelines.embeddings.components import load_basis
 from pipelines.stages.train import LoaderSettings, TrainModel
 from pipelines.training.calibration import calibrate, training_similarities
-from pipelines.training.worker import TrainingJob, TrainingWorker
+from pipelines.training.worker import TrainingWorker
 from tests.pipelines import given
-from tests.pipelines.given_pairs import GivenPairs
-from tests.pipelines.local import LocalContext, make
+from tests.pipelines.local import LocalContext, context, make
+from tests.pipelines.training import TrainingContext, given_rows
 from unclip.checkpoint import load_model
 from unclip.models import ARPrior
 from unclip.training import TrainingConfig
@@ -33,12 +33,6 @@ QUICK: TrainingConfig = replace(
     log_every_steps=2,
     checkpoint_every_steps=2,
 )
-
-
-class TrainingContext(LocalContext):
-    def train(self, function: Any, config: Mapping[str, Any]) -> None:
-        job: TrainingJob = config["job"]
-        TrainingWorker(job, rank=0, world_size=1, device=torch.device("cpu")).run()
 
 
 class Killed(Exception):  # noqa: N818
@@ -62,12 +56,8 @@ class KilledContext(LocalContext):
 
 
 def stage_of(training: TrainingConfig = QUICK) -> TrainModel:
-    pairs, clip = GivenPairs(48), given.GivenClip()
-    embeddings = given.GivenEmbeddings(pairs, clip)
     return TrainModel(
-        pairs,
-        embeddings,
-        given.GivenSelection(embeddings),
+        *given_rows(),
         given.small_ar_prior(),
         training,
         LoaderSettings(shuffle_shards=2),
@@ -85,10 +75,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def trained(store: Store, folder: Path, *, killed: bool = False) -> ARPrior:
     torch.set_num_threads(1)
+    stage = stage_of()
     if killed:
         with pytest.raises(Killed):
-            stage_of().run(KilledContext(store, Folder(str(folder)), []))
-    made = stage_of().run(TrainingContext(store, Folder(str(folder)), []))
+            stage.run(context(store, stage, folder=Folder(str(folder)), kind=KilledContext))
+    made = stage.run(context(store, stage, folder=Folder(str(folder)), kind=TrainingContext))
     assert (made.steps, made.model) == (4, "autoregressive_prior")
     model = load_model(made.folder.local(MODEL_FILE))
     assert isinstance(model, ARPrior)
@@ -124,7 +115,7 @@ def test_bins_of_the_dot_product_hold_equal_shares_of_the_training_rows(store: S
     counts = torch.bucketize(products, calibration.dot_edges).bincount(minlength=4)
     assert counts.tolist() == [8, 8, 8, 8]
 
-    shards = [(embeddings.read(name), selection.read(name)) for name in selection.rows]
+    shards = [(embeddings.read(name), selection.read(name)) for name in selection.shards]
     expected = []
     for rows, chosen in shards:
         kept = rows.take(chosen.filter(pc.invert(chosen["held_out"]))["row"])

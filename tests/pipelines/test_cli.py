@@ -29,7 +29,10 @@ COMMANDS = (
     "run",
     "ls",
     "show",
+    "prune",
     "ui",
+    "rows",
+    "retry",
     "generate",
     "variations",
     "interpolate",
@@ -252,7 +255,7 @@ def test_init_writes_a_configuration_that_plans_and_never_overwrites(
     unclip: Unclip,
 ) -> None:
     assert unclip("init", "my.yaml").code == 0
-    assert "12 to run, 0 cached" in unclip("plan", "my.yaml").out
+    assert "14 to run, 0 cached" in unclip("plan", "my.yaml").out
     assert not Path("runs").exists()
     assert "There is no store at" in (message := paragraph(unclip("ls", "my.yaml")))
     assert str(Path("runs/my").absolute()) in message

@@ -19,10 +19,10 @@ from unclip.config import ConfigError
 NAMES = sorted({path.stem for path in PACKAGED.glob("*.yaml")} - {"karlo"})
 
 
-def edited(tmp_path: Path, old: str, new: str) -> str:
+def edited(tmp_path: Path, old: str, new: str, name: str = "edited.yaml") -> str:
     text = find_config("demo").read_text()
     assert old in text
-    path = tmp_path / "edited.yaml"
+    path = tmp_path / name
     path.write_text(text.replace(old, new, 1))
     return str(path)
 
@@ -35,7 +35,7 @@ def line_of(path: str, text: str) -> int:
 def test_every_packaged_configuration_builds_a_graph(name: str) -> None:
     config = load_config(name)
     names = list(unclip_graph(config).stages)
-    assert names[0] == "download"
+    assert names[0] == "list"
     assert names[-1] == "report"
     assert {"prior", "decoder", "upsampler_1", "upsampler_2", "evaluate", "pca"} < set(names)
     assert set(names) == set(config.stage_names)
@@ -65,7 +65,11 @@ def test_an_autoregressive_prior_depends_on_the_pca(name: str) -> None:
 def test_a_changed_pca_retrains_an_autoregressive_prior_alone() -> None:
     base = unclip_graph(load_config("demo"))
     changed = unclip_graph(load_config("demo", ["pca.dimensions=30"]))
-    assert {n for n in base.stages if base[n].key != changed[n].key} == {"pca", "report"}
+    assert {n for n in base.stages if base[n].key != changed[n].key} == {
+        "pca",
+        "data_report",
+        "report",
+    }
     prior = unclip_graph(load_config("demo", ["priors.prior.kind=autoregressive"]))["prior"]
     assert isinstance(prior, TrainModel)
     assert replace(prior, pca=changed["pca"]).key != prior.key  # type: ignore[arg-type]
@@ -143,7 +147,7 @@ def test_where_it_runs_is_no_part_of_any_key() -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "download.threads=2",
+        "download.connections=2",
         "download.retries=3",
         "download.timeout_s=99.0",
         "download.allow_hosts=[]",
@@ -175,7 +179,7 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_one_that_was_meant(
 
 
 def test_each_mistake_has_a_line_of_its_own(tmp_path: Path) -> None:
-    path = edited(tmp_path, "  threads: 8\n  retries: 1\n", '  threads: "8"\n  retris: 1\n')
+    path = edited(tmp_path, "  connections: 8\n  retries: 1\n", '  connections: "8"\n  retris: 1\n')
     with pytest.raises(ConfigFileError) as refusal:
         load_config(path)
     lines = str(refusal.value).splitlines()
@@ -184,8 +188,8 @@ def test_each_mistake_has_a_line_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_wrong_type_is_refused_with_its_line_and_value(tmp_path: Path) -> None:
-    path = edited(tmp_path, "  threads: 8", '  threads: "8"')
-    with pytest.raises(ConfigFileError, match=r"download\.threads is '8': input should be a valid"):
+    path = edited(tmp_path, "  connections: 8", '  connections: "8"')
+    with pytest.raises(ConfigFileError, match=r"download\.connections is '8': input should"):
         load_config(path)
 
 
@@ -239,6 +243,7 @@ def test_an_impossible_override_is_refused(override: str, message: str) -> None:
         ("prior.steps=70", "prior is now priors.prior"),
         ("second_prior.kind=diffusion", "second_prior is now priors.<another name>"),
         ("upsampler_2=null", "upsampler_2 is now upsamplers.upsampler_2"),
+        ("download.threads=2", "download.threads is now download.connections"),
         ("decoder.lanes=2", "decoder.lanes is now decoder.logical_ranks"),
         (
             "evaluate.sampling.prior_steps=3",
@@ -260,7 +265,10 @@ def test_relative_paths_of_a_file_start_from_its_folder(
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "pairs.csv").write_text("url,caption\n")
     path = edited(tmp_path, "  urls: demo", "  urls: lists/pairs.csv")
+    plain = edited(tmp_path, "  store: runs/demo", "  store: results", "plain.yaml")
     monkeypatch.chdir("/")
+    assert load_config(plain).source.urls == "demo"  # a name
+    assert load_config(plain).run.store == str(tmp_path / "results")
     config = load_config(path, ["decoder.init_from=weights.safetensors"])
     assert config.source.urls == str(tmp_path / "lists" / "pairs.csv")
     assert config.run.store == str(tmp_path / "runs" / "demo")

@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 import os
@@ -5,29 +6,34 @@ import pickle
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
-from email.message import Message
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from multidict import CIMultiDict
 from PIL import Image
 
-from pipelines.artifacts.schema import PAIRS, pair_key
-from pipelines.core.errors import PipelineError
-from pipelines.core.store import Store
-from pipelines.core.tables import check_schema
+from pipelines.artifacts.schema import pair_key, pairs, url_list
 from pipelines.data.decode import decode_rgb
-from pipelines.data.download import DownloadConfig, DownloadWorker
-from pipelines.data.fetch import Fetched
+from pipelines.data.download import DownloadItem, DownloadWorker
+from pipelines.data.download_config import DownloadConfig
+from pipelines.data.pixels import decode_pixels
+from pipelines.data.responses import Fetched
 from pipelines.data.sources import SourceConfig
 from pipelines.data.url_policy import Refused
-from pipelines.demo.dataset import FAILING_ROWS, url_list
+from pipelines.demo.dataset import FAILING_ROWS
+from pipelines.demo.dataset import url_list as demo_list
 from pipelines.demo.server import serve
-from pipelines.stages.download import Download, Slices
-from tests.pipelines.local import make
+from pipelines.stages.download import Download
+from pipelines.stages.url_list import UrlList
+from tests.pipelines.counting import site
+from tests.pipelines.local import work_with_files
 from tests.pipelines.web import Page, body, web
 from unclip.config import ConfigError
 
@@ -36,7 +42,7 @@ CONFIG = DownloadConfig(
     resize_mode="border",
     encode_format="jpg",
     encode_quality=95,
-    threads=4,
+    connections=4,
     retries=0,
     timeout_s=2.0,
     max_bytes=200_000,
@@ -82,8 +88,24 @@ PAGES: dict[str, Page] = {
 }
 
 
-def pairs(*rows: tuple[str | None, str | None]) -> pa.Table:
-    return pa.table({"url": [url for url, _ in rows], "caption": [text for _, text in rows]})
+PAIRS = pairs({}, ())
+
+
+def download(
+    *rows: tuple[str, str], worker: DownloadWorker | None = None, **extra: Any
+) -> tuple[pa.Table, dict[str, Any], pa.Table]:
+    """The pairs, the metadata and the outcomes of these rows."""
+    listed = [{"url": url, "caption": text, **extra} for url, text in rows]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "slice.parquet"
+        pq.write_table(pa.Table.from_pylist(listed, schema=url_list({})), path)
+        found = work_with_files(worker or DownloadWorker(CONFIG), DownloadItem(str(path)), PAIRS)
+    table, metadata, others = found
+    return table, metadata, others["outcomes"]
+
+
+def columns(config: DownloadConfig, content: bytes) -> dict[str, Any]:
+    return DownloadWorker(config).encoder.columns(content)
 
 
 def pixels(image: bytes) -> np.ndarray:
@@ -100,8 +122,7 @@ def test_a_shard_keeps_the_order_of_its_list_and_counts_every_failure_by_reason(
         rows += [("file:///etc/hostname", "x"), ("http://10.0.0.1/x.jpg", "x"), ("", "x")]
         rows += [("http://me:secret@example.org/x.jpg", "x")]
         rows += [rows[0], (f"{site}/good.jpg", "last")]
-        table, metadata = DownloadWorker(CONFIG)(pairs(*rows))
-    check_schema(table, PAIRS, where="the test")
+        table, metadata, outcomes = download(*rows)
     assert table["caption"].to_pylist() == ["first", "row 0", "row 1", "last"]
     assert metadata["rejected"] == {
         "aspect_ratio": 1,
@@ -122,14 +143,17 @@ def test_a_shard_keeps_the_order_of_its_list_and_counts_every_failure_by_reason(
         == len(rows)
         == metadata["downloaded"] + sum(metadata["rejected"].values())
     )
-    assert metadata["examples"]["truncated"] == [f"{site}/cut.jpg"]
-    assert "secret" not in json.dumps(metadata)
+    assert outcomes["key"].to_pylist() == [pair_key(*row) for row in rows]
+    assert [row["url"] for row in outcomes.to_pylist() if row["reason"] == "truncated"] == [
+        f"{site}/cut.jpg"
+    ]
+    assert "secret" not in str(outcomes.to_pylist())
 
 
 def test_images_become_rgb_of_the_configured_size_with_transparency_white():
     with web(PAGES) as site:
         urls = [f"{site}/{name}" for name in ("good.jpg", "grey.jpg", "clear.png")]
-        table, _ = DownloadWorker(CONFIG)(pairs(*[(url, "x") for url in urls]))
+        table, _, _ = download(*[(url, "x") for url in urls])
     rows = table.to_pylist()
     assert [pixels(row["image"]).shape for row in rows] == [(32, 32, 3)] * 3
     assert [(r["original_width"], r["original_height"]) for r in rows] == [
@@ -146,43 +170,42 @@ def test_images_become_rgb_of_the_configured_size_with_transparency_white():
     [("border", (32, 32)), ("center_crop", (32, 32)), ("keep_ratio", (48, 32)), ("no", (60, 40))],
 )
 def test_resize_modes_give_the_sizes_that_their_names_promise(resize_mode, size):
-    worker = DownloadWorker(replace(CONFIG, resize_mode=resize_mode, encode_format="jpg"))
-    row = worker.make_row("http://x/", "", GOOD)
+    row = columns(replace(CONFIG, resize_mode=resize_mode, encode_format="jpg"), GOOD)
     assert (row["width"], row["height"]) == size == Image.open(io.BytesIO(row["image"])).size
 
 
 def test_png_keeps_the_pixels_where_nothing_is_resized():
     config = replace(CONFIG, resize_mode="no", encode_format="png", encode_quality=3)
-    row = DownloadWorker(config).make_row("http://x/", "", encode(noise(20, 10), "PNG"))
+    row = columns(config, encode(noise(20, 10), "PNG"))
     assert np.array_equal(pixels(row["image"]), np.asarray(noise(20, 10)))
 
 
 def test_a_shard_without_one_image_is_an_empty_table_of_the_schema():
-    table, metadata = DownloadWorker(CONFIG)(pairs(("file:///x", "x"), (None, None)))
-    check_schema(table, PAIRS, where="the test")
+    table, metadata, _ = download(("file:///x", "x"), ("", ""))
     assert (table.num_rows, metadata["downloaded"]) == (0, 0)
 
 
 def test_the_worker_can_be_pickled_and_its_metadata_is_json():
     worker = pickle.loads(pickle.dumps(DownloadWorker(CONFIG)))
-    json.dumps(worker(pairs(("file:///x", "x")))[1])
+    json.dumps(download(("file:///x", "x"), worker=worker)[1])
 
 
 def test_relative_addresses_are_relative_to_the_base_and_keep_their_keys():
     with web(PAGES) as site:
         worker = DownloadWorker(CONFIG, base_url=site)
-        table, metadata = worker(pairs(("/good.jpg", "x"), ("file:///etc/hostname", "x")))
+        rows = [("/good.jpg", "x"), ("file:///etc/hostname", "x")]
+        table, metadata, _ = download(*rows, worker=worker)
     assert table["key"].to_pylist() == [pair_key("/good.jpg", "x")]
     assert metadata["rejected"] == {"scheme": 1}
 
 
 def test_the_demo_list_loses_the_rows_that_cannot_be_downloaded_and_no_other():
     with serve(0) as port:
-        table = url_list(port)
+        table = demo_list(port)
         fails = {(u if "//" in u else f"http://127.0.0.1:{port}{u}", t) for u, t in FAILING_ROWS}
         rows = list(zip(table["url"].to_pylist(), table["caption"].to_pylist(), strict=True))
         chosen = [row for row in rows if row in fails or row == rows[0]] + rows[1:10]
-        got, metadata = DownloadWorker(CONFIG)(pairs(*chosen))
+        got, metadata, _ = download(*chosen)
     assert metadata["rejected"] == {
         "duplicate_row": 1,
         "http_404": 1,
@@ -225,41 +248,37 @@ def test_any_format_cut_in_half_is_refused(format_):
 def test_contradictions_in_the_config_are_refused_with_a_fix():
     with pytest.raises(ConfigError, match="choose 0 to 9"):
         replace(CONFIG, encode_format="png")
-    with pytest.raises(ConfigError, match="threads=0"):
-        replace(CONFIG, threads=0)
+    with pytest.raises(ConfigError, match="connections=0"):
+        replace(CONFIG, connections=0)
+    with pytest.raises(ConfigError, match="must ascend, and be smaller than image_size=32"):
+        replace(CONFIG, renditions=(16, 8))
     with pytest.raises(ConfigError, match="min_success_rate=2"):
         replace(CONFIG, min_success_rate=2.0)
 
 
-def test_a_slice_of_the_list_is_sent_without_the_rest() -> None:
-    urls = [f"http://example.invalid/{number}.jpg" for number in range(10_005)]
-    whole = pa.table({"url": urls, "caption": urls})
-    slices = Slices(whole, 10)
-    assert len(slices) == 1001
-    assert slices["01000"].equals(whole.slice(10_000))
-    assert len(pickle.dumps(slices["00500"])) < len(pickle.dumps(whole)) / 100
+def test_renditions_are_what_a_reader_would_make_of_the_stored_image() -> None:
+    config = replace(CONFIG, encode_format="png", encode_quality=1, renditions=(8, 16))
+    row = columns(config, GOOD)
+    for size in (8, 16):
+        stored = pixels(row[f"image_{size}"])
+        assert np.array_equal(stored, decode_pixels(row["image"], size))
 
 
-def test_shards_with_too_few_images_are_tried_again_by_the_next_run(tmp_path: Path) -> None:
-    bad, ok = "http://127.0.0.1:9/gone.jpg", "00001"
-    with web(PAGES) as base:
-        (tmp_path / "list.csv").write_text(
-            "url,caption\n" + f"{bad},a\n{bad},b\n{base}/good.jpg,c\n{base}/grey.jpg,d\n{bad},e\n"
-        )
-        source = SourceConfig(
-            urls=str(tmp_path / "list.csv"),
-            url_column="url",
-            caption_column="caption",
-            rows_per_shard=2,
-        )
-        stage = Download(source, CONFIG)
-        store = Store(str(tmp_path / "store"))
-        folder = store.folder(stage.name, stage.key)
-        for name in ("00000", ok, "00002"):  # as the engine marks what is done
-            folder.write_json(f".done/{name}.json", {})
-        with pytest.raises(PipelineError, match=r"Only 2 of 5 rows.*connection 3"):
-            make(store, stage)
-    assert folder.marks(".done") == [f".done/{ok}.json"]
+def test_a_file_whose_hash_is_not_the_listed_one_is_refused() -> None:
+    with web(PAGES) as site:
+        good = download((f"{site}/good.jpg", "x"), hash=hashlib.md5(GOOD).hexdigest())[1]
+        other = download((f"{site}/grey.jpg", "x"), hash=hashlib.sha256(GOOD).hexdigest())[1]
+    assert (good["downloaded"], other["rejected"]) == (1, {"hash_mismatch": 1})
+
+
+def test_captions_of_one_image_share_its_download() -> None:
+    with site() as server:
+        url = server.row(1)[0]
+        table, metadata, _ = download((url, "one"), (url, "two"), server.row(2), (url, "three"))
+        assert server.taken() == 2
+    assert table["caption"].to_pylist() == ["one", "two", "picture number 2", "three"]
+    assert len(set(table["sha256"].to_pylist())) == 2
+    assert metadata["fetched"] == 2
 
 
 @pytest.mark.parametrize(
@@ -277,19 +296,16 @@ def test_shards_with_too_few_images_are_tried_again_by_the_next_run(tmp_path: Pa
 def test_an_owner_opts_out_for_every_robot_by_x_robots_tag(
     values: list[str], opts_out: bool
 ) -> None:
-    headers = Message()
-    for value in values:
-        headers["X-Robots-Tag"] = value
+    headers = CIMultiDict([("X-Robots-Tag", value) for value in values])
     assert Fetched(b"", headers).opts_out is opts_out
 
 
 LEAVE_NO_LITTER = """
 import os, sys
 import pyarrow as pa
-from pipelines.data.download import DownloadWorker
-from tests.pipelines.test_download import CONFIG, GOOD
+from tests.pipelines.test_download import CONFIG, GOOD, columns
 
-assert DownloadWorker(CONFIG).make_row("http://x/", "", GOOD)["width"] == 32
+assert columns(CONFIG, GOOD)["width"] == 32
 assert "wandb" not in sys.modules
 print(*os.listdir(os.environ["TMPDIR"]))
 os._exit(0)  # as a worker that is killed: nothing cleans up
@@ -312,16 +328,22 @@ def test_a_killed_worker_leaves_no_folders_in_the_temporary_directory(tmp_path: 
 def test_settings_of_patience_are_not_in_the_key_and_the_place_of_the_list_is_not_either(
     tmp_path: Path,
 ) -> None:
+    def key(urls: str = "a.csv", rows_per_shard: int = 2, **changes: Any) -> str:
+        source = SourceConfig(
+            urls=str(tmp_path / urls),
+            url_column="url",
+            caption_column="caption",
+            rows_per_shard=rows_per_shard,
+        )
+        return Download(UrlList(source), replace(CONFIG, **changes), source).key
+
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text("url,caption\nhttp://x/,x\n")
-    source = SourceConfig(
-        urls=str(tmp_path / "a.csv"), url_column="url", caption_column="caption", rows_per_shard=2
-    )
-    key = Download(source, CONFIG).key
-    patient = replace(CONFIG, threads=9, retries=9, timeout_s=9.0, min_success_rate=0.9)
-    assert Download(source, replace(patient, allow_hosts=())).key == key
-    assert Download(replace(source, urls=str(tmp_path / "b.csv")), CONFIG).key == key
-    assert Download(replace(source, rows_per_shard=3), CONFIG).key != key
-    assert Download(source, replace(CONFIG, max_pixels=1_000)).key != key
+    first = key()
+    patient = {"connections": 9, "retries": 9, "timeout_s": 9.0, "min_success_rate": 0.9}
+    assert key(**patient, allow_hosts=(), proxy="http://127.0.0.1:1") == first
+    assert key("b.csv") == first
+    assert key(rows_per_shard=3) != first
+    assert key(max_pixels=1_000) != first
     (tmp_path / "a.csv").write_text("url,caption\nhttp://x/,y\n")
-    assert Download(source, CONFIG).key != key
+    assert key() != first

@@ -77,7 +77,7 @@ def test_images_have_the_sizes_of_the_cascade(evaluation: Evaluation):
 
 def test_embeddings_of_a_row_are_those_of_its_own_pair(evaluation: Evaluation, store: Store):
     stored = load_artifact(store, given.evaluate_stage(given.evaluate_config()).embeddings)
-    known = {r["key"]: r for name in stored.rows for r in stored.read(name).to_pylist()}
+    known = {r["key"]: r for name in stored.shards for r in stored.read(name).to_pylist()}
     for row in given.sample_table(evaluation).to_pylist():
         assert np.allclose(row["image_embeds"], known[row["key"]]["image_embeds"])
         assert np.allclose(np.linalg.norm(row["predicted_image_embeds"]), 1, atol=1e-4)
@@ -157,7 +157,7 @@ def test_noise_follows_from_seed_key_and_purpose():
 def test_rows_are_the_smallest_keys_over_all_shards(store: Store, stage: Evaluate):
     selection = make(store, stage.selection)
     rows = choose(selection, 5, held_out=True)
-    tables = [selection.read(name).to_pylist() for name in selection.rows]
+    tables = [selection.read(name).to_pylist() for name in selection.shards]
     keys = sorted(r["key"] for table in tables for r in table if r["held_out"])
     assert [row.key for row in rows] == keys[:5]
 
@@ -165,7 +165,7 @@ def test_rows_are_the_smallest_keys_over_all_shards(store: Store, stage: Evaluat
 def test_embeddings_of_other_pairs_are_refused(store: Store, stage: Evaluate):
     embeddings = make(store, stage.embeddings)
     with pytest.raises(PipelineError, match="made from different pairs"):
-        read_rows(embeddings, [Row("no such key", True, "00000", 0)])
+        read_rows(embeddings, [Row("no such key", True, "00000", 0, 0)], ("key",), "position")
 
 
 @pytest.mark.parametrize("field", ["held_out_samples", "probe_samples", "batch_size"])

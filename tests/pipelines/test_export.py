@@ -19,6 +19,7 @@ from pipelines.config.load import load_config
 from pipelines.core.stage import Artifact, Context, Graph, Stage
 from pipelines.core.store import Store
 from tests.pipelines import given
+from tests.pipelines.given_pairs import GivenVerdicts
 from tests.pipelines.local import make
 from tests.unclip import karlo_toys as toys
 from unclip.checkpoint import save_model
@@ -43,7 +44,7 @@ def use(changes: Mapping[str, Any], store: Store, monkeypatch: pytest.MonkeyPatc
     """Let the command find a project whose trainings made these models."""
     stage = replace(given.evaluate_stage(given.evaluate_config()), **changes)
     config = given.evaluate_config(sampling=given.sampling(stage.upsamplers))
-    embeddings = given.GivenEmbeddings(stage.pairs, stage.clip)
+    embeddings = given.GivenEmbeddings(stage.pairs, GivenVerdicts(stage.pairs), stage.clip)
     selection = given.GivenSelection(embeddings)
     stage = replace(stage, embeddings=embeddings, selection=selection)
     demo = load_config("demo")

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from pipelines.artifacts.schema import PAIRS, pair_key
+from pipelines.artifacts.schema import VERDICTS, pair_key
+from pipelines.artifacts.schema import pairs as pairs_schema
 from pipelines.config.files import ConfigFileError, find_config
 from pipelines.config.load import load_config
 from pipelines.core.store import Store
-from pipelines.core.tables import check_schema
-from pipelines.data.duplicates import IDENTITY_COLUMNS, exact_duplicates
+from pipelines.data.duplicates import REJECTED
 from pipelines.data.filter import FilterItem, FilterWorker
 from pipelines.data.filter_config import FilterConfig
 from pipelines.data.rules import (
@@ -40,9 +39,10 @@ from pipelines.demo.dataset import rows
 from pipelines.demo.server import find_page
 from pipelines.stages.filter import Filter
 from tests.pipelines.given_pairs import GivenPairs
-from tests.pipelines.local import make
+from tests.pipelines.local import make, work
 from unclip.config import ConfigError
 
+PAIRS = pairs_schema({}, ())
 RULES: dict[str, FilterRule] = {
     "caption_length": CaptionLength(min_chars=3, max_chars=80),
     "caption_date": CaptionDate(),
@@ -66,7 +66,9 @@ def pair(caption: str = "a red heart", key: str = "k", **changes: Any) -> dict[s
         "original_width": 64,
         "original_height": 64,
         "sha256": "0" * 64,
-        "repeats_earlier": False,
+        "phash": 0,
+        "held_out": None,
+        "repeats": None,
     }
     return row | changes
 
@@ -76,7 +78,22 @@ def only(**rules: FilterRule) -> FilterWorker:
 
 
 def table(*pairs: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist(list(pairs), schema=PAIRS)  # without repeats_earlier
+    return pa.Table.from_pylist(list(pairs), schema=PAIRS)  # without repeats
+
+
+def judge(config: FilterConfig, shard: pa.Table, *repeats: int) -> tuple[pa.Table, dict[str, Any]]:
+    """The verdicts on a shard, some rows of which repeat the first one, and the metadata."""
+    with tempfile.TemporaryDirectory() as folder:
+        pq.write_table(shard, Path(folder) / "pairs.parquet")
+        rows = [
+            {"shard": 3, "row": row, "reason": "duplicate", "kept_key": shard["key"][0].as_py()}
+            for row in repeats
+        ]
+        pq.write_table(pa.Table.from_pylist(rows, REJECTED), Path(folder) / "repeats.parquet")
+        columns = tuple(name for name in PAIRS.names if name != "image")
+        worker = pickle.loads(pickle.dumps(FilterWorker(config, columns)))
+        item = FilterItem(3, f"{folder}/pairs.parquet", f"{folder}/repeats.parquet")
+        return work(worker, item, VERDICTS)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +108,7 @@ def table(*pairs: dict[str, Any]) -> pa.Table:
         (pair(original_width=8, original_height=64), "too_small"),
         (pair(original_width=640, original_height=32), "aspect_ratio"),
         (pair(original_width=48, original_height=16), None),
-        (pair(repeats_earlier=True), "duplicate"),
+        (pair(repeats="duplicate"), "duplicate"),
     ],
 )
 def test_each_rule_rejects_what_it_says(row, reason):
@@ -99,7 +116,7 @@ def test_each_rule_rejects_what_it_says(row, reason):
 
 
 def test_the_first_rule_that_rejects_a_pair_is_counted() -> None:
-    row = pair(GERMAN, original_width=1, repeats_earlier=True)
+    row = pair(GERMAN, original_width=1, repeats="duplicate")
     assert FilterWorker(CONFIG).reason(row) == "language"
     turned = FilterConfig(rules=dict(reversed(RULES.items())))
     assert FilterWorker(turned).reason(row) == "duplicate"
@@ -110,31 +127,35 @@ def test_a_rule_that_is_left_out_rejects_nothing() -> None:
     for left_out, row in [
         ("language", pair(GERMAN)),
         ("caption_date", pair("2021-04-07")),
-        ("duplicate", pair(repeats_earlier=True)),
+        ("duplicate", pair(repeats="duplicate")),
     ]:
         assert FilterWorker(CONFIG).reason(row) is not None
         rules = {name: rule for name, rule in RULES.items() if name != left_out}
         assert only(**rules).reason(row) is None
 
 
-def test_kept_rows_are_unchanged_in_their_order_and_every_other_one_is_counted(tmp_path):
+def test_every_row_gets_a_verdict_in_its_order_and_every_rejection_is_counted() -> None:
     kept = [pair(f"picture {i}", key=str(i)) for i in range(4)]
     shard = table(kept[0], pair("x"), kept[1], pair(GERMAN), kept[2], kept[3], kept[3])
-    pq.write_table(shard, tmp_path / "00000.parquet")
-    worker = pickle.loads(pickle.dumps(FilterWorker(CONFIG)))
-    result, metadata = worker(FilterItem(str(tmp_path / "00000.parquet"), frozenset({6})))
-    check_schema(result, PAIRS, where="the test")
-    assert result.equals(table(*kept))
+    verdicts, metadata = judge(CONFIG, shard, 6)
+    assert verdicts["key"].equals(shard["key"])
+    reasons = [None, "caption_too_short", None, "language", None, None, "duplicate"]
+    assert verdicts["reason"].to_pylist() == reasons
+    assert verdicts["repeats"].to_pylist() == [None] * 6 + ["0"]
     assert metadata["rejected"] == {"caption_too_short": 1, "duplicate": 1, "language": 1}
     assert metadata["read"] == metadata["kept"] + sum(metadata["rejected"].values())
-    assert metadata["examples"]["language"] == [GERMAN]
     json.dumps(metadata)
 
 
-def test_a_shard_of_which_nothing_is_kept_is_an_empty_table_of_the_schema():
-    result, _ = FilterWorker(CONFIG).filter(table(pair("x")))
-    check_schema(result, PAIRS, where="the test")
-    assert result.num_rows == 0
+def test_the_digest_of_what_is_kept_depends_on_nothing_else() -> None:
+    shard = table(pair("a heart", "1"), pair(GERMAN, "2"), pair("x", "3"))
+    looser = FilterConfig(
+        rules={**RULES, "caption_length": CaptionLength(min_chars=2, max_chars=9)}
+    )
+    digests = [judge(config, shard)[1]["kept_digest"] for config in (CONFIG, looser)]
+    assert digests[0] == digests[1]
+    without = FilterConfig(rules={n: r for n, r in RULES.items() if n != "language"})
+    assert judge(without, shard)[1]["kept_digest"] != digests[0]
 
 
 def demo_pairs() -> pa.Table:
@@ -160,8 +181,9 @@ def demo_pairs() -> pa.Table:
 
 def test_the_demo_loses_the_rows_that_fail_on_purpose_and_no_other() -> None:
     pairs = demo_pairs()
-    repeats = exact_duplicates({"00000": pairs})["00000"]
-    _, metadata = FilterWorker(load_config("demo").filter).filter(pairs, repeats)
+    keys = pairs["key"].to_pylist()
+    repeats = [row for row, key in enumerate(keys) if key in keys[:row]]
+    _, metadata = judge(load_config("demo").filter, pairs, *repeats)
     # Counted by the filter as it was before its rules became classes.
     assert metadata["rejected"] == {
         "aspect_ratio": 1,
@@ -335,35 +357,6 @@ def test_dates_are_mostly_dates(text):
 )
 def test_captions_with_a_date_or_a_number_in_them_are_not(text):
     assert not is_mostly_date(text)
-
-
-LETTERS = st.sampled_from("abc")
-SHARDS = st.dictionaries(
-    st.sampled_from(["00000", "00001", "00002"]),
-    st.lists(st.tuples(LETTERS, LETTERS, LETTERS), max_size=6),
-)
-IDENTITY = pa.schema([pa.field(name, pa.string()) for name in IDENTITY_COLUMNS])
-
-
-@given(SHARDS)
-@settings(max_examples=200, deadline=None)
-def test_a_row_is_dropped_exactly_if_it_repeats_an_earlier_kept_row(shards):
-    dropped = exact_duplicates(
-        {
-            name: pa.Table.from_pylist(
-                [dict(zip(IDENTITY_COLUMNS, row, strict=True)) for row in identities], IDENTITY
-            )
-            for name, identities in shards.items()
-        }
-    )
-    assert set(dropped) == set(shards)
-    kept: list[tuple[str, str, str]] = []
-    for name in sorted(shards):
-        for i, row in enumerate(shards[name]):
-            repeats = any(row[0] == other[0] or row[1:] == other[1:] for other in kept)
-            assert (i in dropped[name]) == repeats
-            if not repeats:
-                kept.append(row)
 
 
 def test_settings_that_leave_nothing_are_refused_with_a_fix() -> None:

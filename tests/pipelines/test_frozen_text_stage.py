@@ -1,6 +1,5 @@
 """A prior on the frozen CLIP's hidden states, from the configuration to a model that draws."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ from pipelines.config.load import ConfigFileError, load_config
 from pipelines.core.store import Store
 from pipelines.graph import unclip_graph
 from pipelines.stages.train import LoaderSettings, TrainModel
-from pipelines.training.worker import TrainingJob, TrainingWorker
 from tests.pipelines import given
-from tests.pipelines.given_pairs import GivenPairs
-from tests.pipelines.local import LocalContext, make
+from tests.pipelines.local import context, make
+from tests.pipelines.training import TrainingContext, given_rows
 from unclip.checkpoint import load_model
 from unclip.clip.frozen import FrozenClip
 from unclip.models import FrozenTextConfig
@@ -43,18 +41,10 @@ SETTINGS = [
 ]
 
 
-class TrainingContext(LocalContext):
-    def train(self, function: Any, config: Mapping[str, Any]) -> None:
-        job: TrainingJob = config["job"]
-        TrainingWorker(job, rank=0, world_size=1, device=CPU).run()
-
-
 @pytest.mark.parametrize("kind", ["diffusion", "autoregressive"])
 def test_a_prior_is_trained_around_the_tower_of_the_clip(kind: str, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    pairs, clip = GivenPairs(48), given.GivenClip()
-    embeddings = given.GivenEmbeddings(pairs, clip)
-    rows = (pairs, embeddings, given.GivenSelection(embeddings))
+    rows, clip = given_rows(), given.GivenClip()
     training = replace(
         load_config("demo").priors["prior"].training,
         steps=2,
@@ -71,7 +61,7 @@ def test_a_prior_is_trained_around_the_tower_of_the_clip(kind: str, tmp_path: Pa
         stage = TrainModel(*rows, coded, *settings, pca=given.GivenPca(), clip=clip)
     for dependency in stage.dependencies.values():
         make(store, dependency)
-    trained = stage.run(TrainingContext(store, store.folder(stage.name, stage.key)))
+    trained = stage.run(context(store, stage, kind=TrainingContext))
     loaded: Any = load_model(trained.folder.local(MODEL_FILE))
     theirs = FrozenClip.load(make(store, clip).folder.local(), device=CPU).model.state_dict()
     assert torch.equal(loaded.text_encoder.embed.weight, theirs["token_embedding.weight"])

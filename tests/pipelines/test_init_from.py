@@ -17,10 +17,9 @@ from pipelines.core.store import Store
 from pipelines.graph import unclip_graph
 from pipelines.stages.train import LoaderSettings, TrainModel
 from pipelines.training.initial_weights import InitialWeights, InitialWeightsError
-from pipelines.training.worker import TrainingJob, TrainingWorker
 from tests.pipelines import given
-from tests.pipelines.given_pairs import GivenPairs
-from tests.pipelines.local import LocalContext, make
+from tests.pipelines.local import LocalContext, context, make
+from tests.pipelines.training import TrainingContext, given_rows
 from unclip import presets
 from unclip.checkpoint import config_metadata, load_model, save_model
 from unclip.kinds import build
@@ -43,12 +42,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-class TrainingContext(LocalContext):
-    def train(self, function: Any, config: Mapping[str, Any]) -> None:
-        job: TrainingJob = config["job"]
-        TrainingWorker(job, rank=0, world_size=1, device=torch.device("cpu")).run()
-
-
 class IdleContext(LocalContext):
     def train(self, function: Any, config: Mapping[str, Any]) -> None:
         pytest.fail("nothing is to be trained")
@@ -63,12 +56,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def stage_of(init_from: Path | None, **changes: Any) -> TrainModel:
-    pairs, clip = GivenPairs(48), given.GivenClip()
-    embeddings = given.GivenEmbeddings(pairs, clip)
     return TrainModel(
-        pairs,
-        embeddings,
-        given.GivenSelection(embeddings),
+        *given_rows(),
         MODEL,
         replace(QUICK, **changes),
         LoaderSettings(shuffle_shards=2),
@@ -94,7 +83,7 @@ def found(path: Path) -> InitialWeights:
 
 def run(store: Store, stage: TrainModel, folder: Path) -> tuple[Path, list[float]]:
     torch.set_num_threads(1)
-    made = stage.run(TrainingContext(store, Folder(str(folder)), []))
+    made = stage.run(context(store, stage, folder=Folder(str(folder)), kind=TrainingContext))
     history = made.folder.read_json("history.json")
     return made.folder.local(MODEL_FILE), [entry["loss"] for entry in history]
 
@@ -102,7 +91,7 @@ def run(store: Store, stage: TrainModel, folder: Path) -> tuple[Path, list[float
 def test_no_step_from_a_file_gives_the_very_file(store: Store, tmp_path: Path) -> None:
     path = weights_file(tmp_path / "weights.safetensors")
     stage = stage_of(path, steps=0)
-    made = stage.run(IdleContext(store, Folder(str(tmp_path / "out")), []))
+    made = stage.run(context(store, stage, folder=Folder(str(tmp_path / "out")), kind=IdleContext))
     assert made.folder.local(MODEL_FILE).read_bytes() == path.read_bytes()
     parameters = sum(p.numel() for p in build(MODEL).parameters())
     assert (made.steps, made.final_loss, made.parameters) == (0, None, parameters)

@@ -10,20 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.artifacts import MODEL_FILE, TrainedModel
+from pipelines.artifacts import MODEL_FILE
 from pipelines.config.load import ConfigFileError, load_config
 from pipelines.core.errors import PipelineError
 from pipelines.core.folder import Folder
-from pipelines.core.stage import Stage
 from pipelines.core.store import Store
 from pipelines.core.tables import to_numpy
 from pipelines.graph import unclip_graph
 from pipelines.stages.train import LoaderSettings, TrainModel
 from pipelines.training import initial_weights
 from tests.pipelines import given
-from tests.pipelines.given_pairs import GivenPairs
-from tests.pipelines.local import make
-from tests.pipelines.test_init_from import QUICK, TrainingContext
+from tests.pipelines.local import context, make
+from tests.pipelines.test_init_from import QUICK
+from tests.pipelines.training import TrainingContext, given_rows
 from tests.unclip import karlo_configs
 from unclip.checkpoint import config_metadata, load_model, save_model
 from unclip.clip.frozen import FrozenClip
@@ -78,12 +77,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(str(tmp_path_factory.mktemp("store")))
 
 
-def given_rows() -> tuple[Stage[Any], ...]:
-    pairs, clip = GivenPairs(48), given.GivenClip()
-    embeddings = given.GivenEmbeddings(pairs, clip)
-    return pairs, embeddings, given.GivenSelection(embeddings)
-
-
 def test_the_packaged_configuration_is_planned_with_the_sizes_of_the_released_weights(
     imported: Path,
 ) -> None:
@@ -126,7 +119,7 @@ def test_karlos_models_are_not_mixed_with_others(name: str, setting: str) -> Non
 
 def test_embeddings_and_norms_give_back_what_clip_made(store: Store) -> None:
     pairs, embeddings, _ = (make(store, stage) for stage in given_rows())
-    name = next(iter(pairs.rows))
+    name = next(iter(pairs.shards))
     table = embeddings.read(name)
     unit, norms = to_numpy(table["image_embeds"]), table["image_norm"].to_numpy()
     torch.testing.assert_close(torch.tensor(unit).norm(dim=-1), torch.ones(len(unit)))
@@ -156,7 +149,8 @@ def test_a_stage_trains_karlos_model_and_leaves_its_text_tower_alone(
         make(store, row)
     loader = LoaderSettings(shuffle_shards=2)
     stage = TrainModel(*rows, config, QUICK, loader, init_from=str(path), name=name)
-    made: TrainedModel = stage.run(TrainingContext(store, Folder(str(tmp_path / "out")), []))
+    folder = Folder(str(tmp_path / "out"))
+    made = stage.run(context(store, stage, folder=folder, kind=TrainingContext))
     assert made.model == config.tag
     before, after = (load_model(p).state_dict() for p in (path, made.folder.local(MODEL_FILE)))
     moved = {name for name in before if not torch.equal(before[name], after[name])}

@@ -11,7 +11,10 @@ import pytest
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from pipelines.artifacts.schema import PAIRS, SELECTION, embeddings
+from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards
+from pipelines.artifacts.schema import SELECTION, embeddings, pairs
+from pipelines.core.folder import Folder
+from pipelines.core.stage import ShardEntry
 from pipelines.data.loader import LoaderConfig, ShardCache, TrainingLoader
 from pipelines.data.order import OrderConfig
 from pipelines.data.shard_reader import (
@@ -19,11 +22,13 @@ from pipelines.data.shard_reader import (
     ShardFiles,
     TrainingDataError,
     decode_pixels,
-    list_shards,
+    training_files,
 )
+from pipelines.embeddings.selection import verdict
 from unclip.config import ConfigError
 
 WIDTH = 4
+PAIRS = pairs({}, ())
 SIZES = (5, 3, 0, 7)  # rows of each pairs shard
 CONFIG = LoaderConfig(
     order=OrderConfig(seed=3, logical_ranks=4, batch_size=8, shuffle_shards=2),
@@ -50,6 +55,8 @@ def pair(shard: int, row: int) -> dict[str, Any]:
         "original_width": 16,
         "original_height": 16,
         "sha256": "",
+        "phash": 0,
+        "held_out": None,
     }
 
 
@@ -63,31 +70,38 @@ def store(tmp_path: Path) -> Path:
     """Shards whose colours, embeddings and captions all say which row they are of."""
     for shard, size in enumerate(SIZES):
         name = f"{shard:05d}.parquet"
-        pairs = [pair(shard, row) for row in range(size)]
-        write(tmp_path / "pairs", name, pairs, PAIRS)
+        rows = [pair(shard, row) for row in range(size)]
+        write(tmp_path / "pairs", name, rows, PAIRS)
         vectors = [
             {
                 "key": p["key"],
+                "row": row,
                 "image_embeds": [10.0 * shard + row] * WIDTH,
                 "text_embeds": [-10.0 * shard - row] * WIDTH,
                 "image_norm": 100.0 * shard + row,
                 "similarity": 0.5,
             }
-            for row, p in enumerate(pairs)
+            for row, p in enumerate(rows)
         ]
         write(tmp_path / "embed", name, vectors, embeddings(WIDTH))
         # The first row was not selected and the second is held out.
         chosen = [
-            {"key": p["key"], "row": row, "held_out": row == 1}
-            for row, p in enumerate(pairs)
-            if row != 0
+            verdict(p["key"], row, row, row == 1, None if row else "similarity")
+            for row, p in enumerate(rows)
         ]
         write(tmp_path / "select", name, chosen, SELECTION)
     return tmp_path
 
 
 def shards_of(store: Path) -> tuple[ShardFiles, ...]:
-    return list_shards(*(str(store / folder) for folder in ("pairs", "embed", "select")))
+    shards = {f"{shard:05d}": ShardEntry(size) for shard, size in enumerate(SIZES)}
+    paired, embed, select = (Folder(str(store / name)) for name in ("pairs", "embed", "select"))
+    training = {f"{shard:05d}": max(0, size - 2) for shard, size in enumerate(SIZES)}
+    return training_files(
+        PairShards(paired, shards, {}),
+        EmbeddingShards(embed, shards, {}, WIDTH, "clip", "digest"),
+        SelectionShards(select, shards, {}, training, {}),
+    )
 
 
 def tokenize(captions: list[str]) -> torch.Tensor:
@@ -158,10 +172,10 @@ def test_a_small_cache_changes_nothing_but_the_work(store):
 
 def test_only_the_configured_fields_are_read(store):
     for file in (store / "pairs").iterdir():
-        pairs = pq.read_table(file)
-        broken = pa.array([b"no image"] * len(pairs), pairs.schema.field("image").type)
-        place = pairs.schema.get_field_index("image")
-        pq.write_table(pairs.set_column(place, pairs.schema.field("image"), broken), file)
+        rows = pq.read_table(file)
+        broken = pa.array([b"no image"] * len(rows), rows.schema.field("image").type)
+        place = rows.schema.get_field_index("image")
+        pq.write_table(rows.set_column(place, rows.schema.field("image"), broken), file)
     config = LoaderConfig(order=CONFIG.order, fields=("image_embeds",))
     loader = TrainingLoader(shards_of(store), config, own_logical_ranks=(0,))
     assert list(steps(loader, 0, 1)[0][0]) == ["image_embeds"]
@@ -178,11 +192,11 @@ def test_embeddings_of_other_pairs_are_an_error_that_names_both_sides(store):
     path = store / "embed" / "00003.parquet"
     table = pq.read_table(path)
     pq.write_table(table.take(list(reversed(range(table.num_rows)))), path)
-    message = r"pairs/00003\.parquet .*embed/00003\.parquet .*row 0 on"
+    message = r"embed/00003\.parquet .*pairs/00003\.parquet .*row 0 on"
     with pytest.raises(TrainingDataError, match=message):
         steps(make(store, (0, 1, 2, 3)), 0, 6)
     pq.write_table(table.slice(0, 2), path)
-    with pytest.raises(TrainingDataError, match=r"\(7\).*\(2\).*row 2 on"):
+    with pytest.raises(TrainingDataError, match=r"Row 6 of .*embed/00003.* only 2"):
         steps(make(store, (0, 1, 2, 3)), 0, 6)
 
 
@@ -193,7 +207,7 @@ def test_a_selection_of_other_pairs_is_an_error_that_names_both_sides(store):
     with pytest.raises(TrainingDataError, match=r"pairs/00003\.parquet .*select/00003\.parquet"):
         steps(make(store, (0, 1, 2, 3)), 0, 6)
     pq.write_table(table.slice(0, 2), path)
-    with pytest.raises(TrainingDataError, match=r"selects row 6 .*only 2"):
+    with pytest.raises(TrainingDataError, match=r"Row 6 of .*pairs/00003.* only 2"):
         steps(make(store, (0, 1, 2, 3)), 0, 6)
 
 
@@ -205,9 +219,23 @@ def test_a_lost_shard_is_an_error_that_names_it(store):
 
 
 def test_an_empty_selection_is_an_error(tmp_path):
-    (tmp_path / "select").mkdir()
-    with pytest.raises(TrainingDataError, match="no shards"):
-        list_shards(*[str(tmp_path / "select")] * 3)
+    folder, shards = Folder(str(tmp_path)), {"00000": ShardEntry(3)}
+    with pytest.raises(TrainingDataError, match="no rows to train on"):
+        training_files(
+            PairShards(folder, shards, {}),
+            EmbeddingShards(folder, shards, {}, WIDTH, "clip", "digest"),
+            SelectionShards(folder, shards, {}, {"00000": 0}, {}),
+        )
+
+
+def test_the_smallest_rendition_that_is_large_enough_is_read(tmp_path):
+    row = {**pair(0, 1), "image_4": png(4), "image_8": png(8)}
+    write(tmp_path, "pairs.parquet", [row], pairs({}, (4, 8)))
+    write(tmp_path, "select.parquet", [verdict("0-1", 0, 0, False)], SELECTION)
+    files = ShardFiles("0", f"{tmp_path}/pairs.parquet", None, f"{tmp_path}/select.parquet", 1)
+    for size, colour in ((3, 4), (4, 4), (5, 8), (8, 8), (9, 1)):
+        shard = Shard(files, ("pixels",), image_size=size)
+        assert (shard.decode(0, size, keep=False) == colour).all()
 
 
 def test_shards_in_use_stay_and_the_least_recently_used_go_first():

@@ -25,7 +25,7 @@ from pipelines.evaluation.grids import FONT_SIZE, Tile, draw_grid, wrap
 from pipelines.tracking.image import log_image
 from pipelines.tracking.settings import TrackingSettings
 from tests.pipelines.given import GivenPca, evaluate_config, evaluate_stage
-from tests.pipelines.given_pairs import GivenPairs
+from tests.pipelines.given_pairs import GivenPairs, GivenVerdicts
 from tests.pipelines.local import make
 
 MODELS = ("clip", "prior", "decoder", "upsampler_1", "upsampler_2")
@@ -62,7 +62,7 @@ def _images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "message"),
     [
         (["variations", "nowhere.png"], "nowhere.png cannot be read as an image"),
-        (["variations", "0123456789abcdef0123"], "does not hold filter"),
+        (["variations", "0123456789abcdef0123"], "does not hold download"),
         (["variations", "text.png"], "text.png cannot be decoded as an image"),
         (["variations", "."], ". cannot be read as an image: Is a directory"),
         (["variations", "clear.png"], "Train them first"),
@@ -106,7 +106,7 @@ def project_of(url_list: Path, store: Store) -> Project:
     """A project of small models; no key of it has been computed yet."""
     stage = evaluate_stage(evaluate_config())
     pairs = ListedPairs(48, url_list=str(url_list))
-    embeddings = replace(stage.embeddings, pairs=pairs)
+    embeddings = replace(stage.embeddings, pairs=pairs, verdicts=GivenVerdicts(pairs))
     selection = replace(stage.selection, embeddings=embeddings)
     stage = replace(stage, pairs=pairs, embeddings=embeddings, selection=selection)
     config = replace(load_config("demo"), evaluate=stage.config)
@@ -119,7 +119,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     url_list = tmp_path_factory.mktemp("source") / "urls.csv"
     url_list.write_text("first edition")
     project = project_of(url_list, Store(str(tmp_path_factory.mktemp("store"))))
-    for name in (*MODELS, "filter", "pca"):
+    for name in (*MODELS, "download", "pca"):
         make(project.store, project.graph[name])
     return project
 
@@ -173,7 +173,7 @@ def test_trained_models_draw_after_the_url_list_is_gone_or_changed(
     assert main(["--debug", "generate", "a heart", "--count", "1", "--out", "a.png"]) == 0
     assert Image.open("a.png").size == (144, 144)
     if list_now:
-        assert now.graph["filter"].key != project.graph["filter"].key
+        assert now.graph["download"].key != project.graph["download"].key
 
 
 def test_an_image_is_reconstructed_from_a_stored_basis(project: Project) -> None:
@@ -192,9 +192,9 @@ def test_an_image_is_reconstructed_from_a_stored_basis(project: Project) -> None
 def test_a_stored_pair_is_found_by_its_key(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pairs = load_artifact(project.store, project.graph["filter"])
+    pairs = load_artifact(project.store, project.graph["download"])
     assert isinstance(pairs, PairShards)
-    row = pairs.read(list(pairs.rows)[-1]).to_pylist()[-1]
+    row = pairs.read(list(pairs.shards)[-1]).to_pylist()[-1]
     request = ImageRequest("variations", ModelChoice(CHOICE, None), 0, Path("a.png"), {})
     picture = Inputs(request).read_image(row["key"])
     assert picture.tobytes() == decode_rgb(row["image"], max_pixels=10**6).tobytes()

@@ -16,8 +16,8 @@ from pipelines.core.store import Store
 
 ROOT = Path(__file__).parents[2]
 STAGES = (
-    *("download", "filter", "clip", "embed", "select", "pca"),
-    *("prior", "decoder", "upsampler_1", "upsampler_2", "evaluate", "report"),
+    *("list", "download", "filter", "clip", "embed", "select", "pca"),
+    *("prior", "decoder", "upsampler_1", "upsampler_2", "evaluate", "data_report", "report"),
 )
 # A few steps of everything: what is proven is the way, not what the models learn.
 QUICK = {
@@ -135,7 +135,7 @@ class TestWholePipeline:
         assert picture.read_bytes().startswith(b"\x89PNG")
 
     def test_only_one_stage_is_planned_where_only_it_is_asked_for(self, finished: Path) -> None:
-        assert "1 to run, 11 cached" in unclip(finished, "plan", "--only", "evaluate")
+        assert "1 to run, 13 cached" in unclip(finished, "plan", "--only", "evaluate")
 
     def test_a_changed_field_plans_just_what_depends_on_it(self, finished: Path) -> None:
         planned = unclip(finished, "plan", **{"priors.prior.steps": "8"})
@@ -183,8 +183,8 @@ def test_a_driver_killed_in_every_kind_of_stage_ends_with_the_same_keys_and_weig
 ) -> None:
     store = tmp_path / "store"
     for pattern in (
-        "download/*/.done/*",
-        "embed/*/.done/*",
+        "download/shards/*.parquet",
+        "embed/shards/*.parquet",
         "decoder/*/.checkpoints/step-00000002.pt",
     ):
         driver = subprocess.Popen(command(store, "run"), cwd=ROOT, stdout=subprocess.DEVNULL)

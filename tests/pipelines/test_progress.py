@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.cli.progress import ProgressDisplay, StageRow, clock_time, print_plan, readable_rate
 from pipelines.core.events import Metrics, Note, Progress
+from pipelines.core.stage import Outlook, ShardEntry
 from pipelines.core.store import Store
 from tests.pipelines.fake_run import finish, plan_of, tell
 
@@ -110,10 +111,13 @@ def test_a_plan_is_printed_in_aligned_columns_with_its_reasons(store: Store) -> 
     finish(store, plan_of(store, width=8), "pairs", {})
     finish(store, plan_of(store, width=8), "fit", {})
     out = io.StringIO()
-    print_plan(plan_of(store, width=16), out)
+    known = {"00000": ShardEntry(3)}
+    some = Outlook({"00000": 3, "00001": 1200}, known, {}, "5 to fetch")
+    print_plan(plan_of(store, width=16), {"pairs": some, "fit": some}, out)
     assert out.getvalue().splitlines() == [
         "pairs  cached  made 2026-03-01 12:00",
         "fit    run     fit.config.width: 8 → 16",
+        "               1 of 2 shards are new, with at most 1,200 rows; 5 to fetch",
         "check  run     never run",
         "",
         "2 to run, 1 cached, 3 in total.",

@@ -9,13 +9,15 @@ import pytest
 
 from pipelines.artifacts import Report
 from pipelines.core.events import Event, Output
+from pipelines.core.stage import Graph
 from pipelines.core.store import Store
 from pipelines.report.config import ReportConfig
-from pipelines.report.render import duration, number
+from pipelines.report.page import duration, number
+from pipelines.stages.data_report import BuildDataReport
 from pipelines.stages.evaluate import Evaluate
 from pipelines.stages.report import BuildReport
 from tests.pipelines import given
-from tests.pipelines.given_pairs import HOSTILE_CAPTION, HOSTILE_URL, GivenDownload
+from tests.pipelines.given_pairs import HOSTILE_CAPTION, GivenList, GivenVerdicts
 from tests.pipelines.local import make
 from unclip.config import Config
 
@@ -27,13 +29,18 @@ def report_stage(title: str = TITLE, **other_priors: Config) -> BuildReport:
 
 
 def report_of(evaluate: Evaluate, title: str = TITLE) -> BuildReport:
-    return BuildReport(
-        evaluation=evaluate,
-        downloaded=GivenDownload(48, stands_for="downloaded"),
-        pairs=evaluate.pairs,
-        embeddings=evaluate.embeddings,
+    pairs, embeddings = evaluate.pairs, evaluate.embeddings
+    data = BuildDataReport(
+        urls=GivenList(pairs),
+        pairs=pairs,
+        verdicts=GivenVerdicts(pairs),
+        embeddings=embeddings,
         selection=evaluate.selection,
         pca=given.GivenPca(),
+    )
+    return BuildReport(
+        evaluation=evaluate,
+        data=data,
         clip=evaluate.clip,
         priors=evaluate.priors,
         decoder=evaluate.decoder,
@@ -94,22 +101,34 @@ def test_the_report_is_announced_and_titled(report: Report, events: list[Event],
 def test_nothing_is_loaded_from_anywhere(html: str, page: Page):
     addresses = [v for n, v in page.attributes if n in ("src", "href", "xlink:href") and v]
     assert addresses
-    assert {a.split(":")[0] if ":" in a else a[0] for a in addresses} == {"data", "#"}
+    loaded = {a.split(":")[0] if ":" in a else a[0] for a in addresses if a != "data.html"}
+    assert loaded == {"data", "#"}
     assert not re.search(r"url\((?!#)", html)
     assert "@import" not in html
 
 
-def test_captions_and_addresses_cannot_become_markup(html: str, page: Page):
+def test_captions_cannot_become_markup(page: Page):
     assert HOSTILE_CAPTION in page.text
-    assert HOSTILE_URL in page.text
     assert "script" not in page.tags
     assert not [n for n, _ in page.attributes if n.startswith("on")]
 
 
-def test_every_stage_stands_in_the_lineage_with_its_key(page: Page):
-    stage = report_stage()
-    for dependency in stage.dependencies.values():
-        assert dependency.key in page.text
+def test_the_data_report_is_linked_and_lies_beside_the_page(
+    report: Report, events: list[Event], page: Page
+):
+    assert ("href", "data.html") in page.attributes
+    assert Output("report", "data.html") in events
+    with report.folder.open("data.html") as file:
+        assert "Data report" in file.read().decode()
+
+
+def test_every_stage_stands_in_the_lineage_with_its_key_and_time(html: str, page: Page):
+    stages = Graph(report_stage().dependencies.values()).stages.values()
+    assert {"download", "filter", "pca", "data_report"} < {stage.name for stage in stages}
+    for stage in stages:
+        assert stage.key in page.text
+    lineage = html[html.index('id="lineage"') :]
+    assert lineage.count('<td class="n">1 s</td>') == len(stages)  # as `local.make` records
 
 
 def test_trainings_have_a_curve_or_a_sentence_about_the_missing_history(page: Page):

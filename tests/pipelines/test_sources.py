@@ -8,19 +8,18 @@ import pytest
 from pipelines.config.files import ConfigFileError, find_config
 from pipelines.config.load import load_config
 from pipelines.core.store import Store
+from pipelines.data.list_errors import UrlListError
 from pipelines.data.sources import DemoList, FileList, SourceConfig, find_source
-from pipelines.data.url_list import UrlListError
 from pipelines.demo.dataset import emoji
 from pipelines.graph import unclip_graph
 from pipelines.stages.download import Download
+from pipelines.stages.url_list import UrlList
 from tests.pipelines.local import make
 from tests.pipelines.test_download import CONFIG, GOOD
 from tests.pipelines.web import body, web
 
 OWN_SOURCE = """
 from contextlib import contextmanager
-
-import pyarrow as pa
 
 from pipelines.core.errors import PipelineError
 from pipelines.data.sources import ListSource
@@ -37,8 +36,8 @@ class Table(ListSource):
     def digest(self):
         return str(ROWS)
 
-    def read(self):
-        return pa.table(ROWS)
+    def tables(self, file):
+        yield ROWS
 
     @contextmanager
     def served(self):
@@ -67,23 +66,25 @@ def test_a_source_of_the_users_own_is_named_in_the_yaml_and_downloaded(
 ) -> None:
     own = tmp_path / "own.yaml"
     own.write_text(find_config("demo").read_text().replace("urls: demo", f"urls: {module}:Table"))
-    stage = Download(load_config(str(own)).source, CONFIG)
+    source = load_config(str(own)).source
+    stage = Download(UrlList(source), CONFIG, source)
     with web({"/good.jpg": body(GOOD)}) as site:
         monkeypatch.setattr(f"{module}.SITE", site)
-        stage.check()
+        stage.urls.check()
         pairs = make(Store(str(tmp_path / "store")), stage)
-    assert pairs.read("00000")["caption"].to_pylist() == ["one"]
+    captions = [pairs.read(name)["caption"].to_pylist() for name in pairs.shards]
+    assert [caption for each in captions for caption in each] == ["one"]
     assert (pairs.counts["listed"], pairs.counts["downloaded"]) == (2, 1)
     monkeypatch.setattr(f"{module}.ROWS", {"url": ["/a"], "caption": ["three"]})
-    assert Download(stage.source, CONFIG).key != stage.key
+    assert Download(UrlList(source), CONFIG, source).key != stage.key
 
 
 def test_the_check_of_a_source_is_that_of_the_stage(module: str, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="the site is down"):
-        Download(config(f"{module}:Table"), CONFIG).check()
+        UrlList(config(f"{module}:Table")).check()
     with pytest.raises(UrlListError, match="There is no URL list"):
-        Download(config(str(tmp_path / "none.csv")), CONFIG).check()
-    Download(config("demo"), CONFIG).check()
+        UrlList(config(str(tmp_path / "none.csv"))).check()
+    UrlList(config("demo")).check()
 
 
 def test_a_name_that_is_no_source_is_refused_where_it_is_given(module: str) -> None:
@@ -106,7 +107,7 @@ def test_the_demo_serves_its_images_below_the_address_that_relative_urls_need() 
     assert isinstance(source, DemoList)
     with (
         source.served() as base,
-        urllib.request.urlopen(base + source.read()["url"][0].as_py()) as a,
+        urllib.request.urlopen(base + next(source.all_batches())["url"][0].as_py()) as a,
     ):
         assert a.read() == emoji()["image"][0].as_py()
 

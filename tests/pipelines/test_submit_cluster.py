@@ -81,7 +81,7 @@ class Job:
         return [(int(line.split()[0]), line.split()[1]) for line in lines]
 
     def done(self) -> set[str]:
-        return {p.stem for p in self.folder.glob("store/gather/*/.done/*")}
+        return {p.stem for p in self.folder.glob("store/gather/*/*.parquet")}
 
 
 _OUTPUT: dict[str, list[str]] = {}

@@ -164,8 +164,16 @@ def test_settings_and_facts_become_flat_names_and_numbers() -> None:
         "models.1.width": "4",
         "x": "null",
     }
-    metadata = {"name": "a", "ok": True, "rows": {"0": 2, "1": 3}, "metrics": {"fid@10k": 1}}
-    assert metadata_numbers(metadata) == {"rows": 5, "shards": 2, "fid_10k": 1}
+    metadata = {
+        "name": "a",
+        "ok": True,
+        "shards": {"0": [2, "digest", "stem"], "1": [3, "digest", "stem"]},
+        "held_out": {"0": 1, "1": 1},
+        "kept_digests": {"0": "digest", "1": "digest"},
+        "metrics": {"fid@10k": 1},
+    }
+    expected = {"rows": 5, "shards": 2, "held_out": 2, "fid_10k": 1}
+    assert metadata_numbers(metadata) == expected
     assert safe_name("/../a//b") == "a/b"
     assert [artifact_folder(f) for f in ("a/b.PNG", "report.html", "m.safetensors", "x.csv")] == [
         "samples",

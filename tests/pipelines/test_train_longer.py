@@ -1,6 +1,5 @@
 """A longer training goes on from where a shorter one ended, where its schedule allows that."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,18 +11,14 @@ from pipelines.core.events import Event, Note
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.stage import Graph
 from pipelines.core.stage_maker import manifest_of
-from pipelines.core.store import Manifest, Store
+from pipelines.core.store import Store
 from pipelines.stages.train import TrainModel
-from tests.pipelines.local import LocalContext, make
-from tests.pipelines.test_init_from import MODEL, TrainingContext
+from tests.pipelines.local import context, make
+from tests.pipelines.test_init_from import MODEL
 from tests.pipelines.test_init_from import stage_of as prior_stage
+from tests.pipelines.training import TrainingContext
 from unclip.checkpoint import save_model
 from unclip.kinds import build
-
-
-class ForcedContext(TrainingContext):
-    def earlier(self) -> Sequence[Manifest]:
-        return ()
 
 
 def stage_of(
@@ -42,11 +37,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def train(
-    store: Store, stage: TrainModel, context: type[LocalContext] = TrainingContext
+    store: Store, stage: TrainModel, *, force: bool = False
 ) -> tuple[TrainedModel, list[str]]:
     torch.set_num_threads(1)
     events: list[Event] = []
-    made = stage.run(context(store, store.folder(stage.name, stage.key), events))
+    made = stage.run(context(store, stage, events, force=force, kind=TrainingContext))
     store.commit(manifest_of(stage, made, {}, 1.0))
     return made, [event.text for event in events if isinstance(event, Note)]
 
@@ -63,7 +58,7 @@ def assert_equal(one: TrainedModel, other: TrainedModel) -> None:
 
 def test_a_longer_training_takes_only_the_steps_that_are_missing(store: Store) -> None:
     short, long = stage_of(steps=6), stage_of(steps=10)
-    straight, notes = train(store, long, ForcedContext)
+    straight, notes = train(store, long, force=True)
     assert notes == []
     store.folder(long.name, long.key).remove()
     train(store, short)

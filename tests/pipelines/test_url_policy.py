@@ -1,28 +1,26 @@
-import socket
-import time
+from collections.abc import Callable
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data import fetch as fetch_module
-from pipelines.data import url_policy
-from pipelines.data.fetch import fetch, fetch_with_retries
-from pipelines.data.url_policy import Refused, UrlPolicy, check_url, is_public
-from tests.pipelines.web import body, drip, redirect, web
+from pipelines.data.url_policy import Refused, UrlPolicy, check_addresses, check_url, is_public
+from tests.pipelines.fetching import LIMITS, LOOPBACK, STRICT, fetch, port_of, reason, refusal
+from tests.pipelines.web import Page, body, kept_alive, redirect, web
 from unclip.config import ConfigError
 
-STRICT = UrlPolicy(max_bytes=1000, timeout_s=1.0)
-LOOPBACK = replace(STRICT, allow_hosts=("127.0.0.1",))
 
+def in_turn(*answers: tuple[str, ...]) -> tuple[Callable[[str, int], tuple[str, ...]], list[str]]:
+    """A resolver that answers differently each time, and the list of the hosts it was asked for."""
+    asked: list[str] = []
 
-def reason(url: str, policy: UrlPolicy) -> str:
-    with pytest.raises(Refused) as refused:
-        fetch(url, policy)
-    return refused.value.reason
+    def resolve(host: str, port: int) -> tuple[str, ...]:
+        asked.append(host)
+        return answers[len(asked) - 1]
+
+    return resolve, asked
 
 
 @pytest.mark.parametrize(
@@ -36,6 +34,7 @@ def reason(url: str, policy: UrlPolicy) -> str:
         ("http:///x.jpg", "bad_url"),
         ("http://[::1", "bad_url"),
         ("http://1.2.3.4:99999/", "bad_url"),
+        ("http://" + "ü" * 100 + ".org/", "bad_url"),
         ("http://user:word@93.184.216.34/", "credentials"),
         ("http://127.0.0.1/x.jpg", "private_address"),
         ("http://localhost/x.jpg", "private_address"),
@@ -45,7 +44,9 @@ def reason(url: str, policy: UrlPolicy) -> str:
         ("http://224.0.0.1/", "private_address"),
         ("http://2130706433/", "private_address"),
         ("http://0x7f000001/", "private_address"),
+        ("http://0177.0.0.1/", "private_address"),
         ("http://127.1/", "private_address"),
+        ("http://１２７.0.0.1/", "private_address"),
         ("http://[::1]/", "private_address"),
         ("http://[::ffff:127.0.0.1]/", "private_address"),
         ("http://[::ffff:a00:1]/", "private_address"),
@@ -56,7 +57,7 @@ def reason(url: str, policy: UrlPolicy) -> str:
         ("http://[ff02::1]/", "private_address"),
     ],
 )
-def test_addresses_that_a_list_must_not_reach_are_refused(url, expected):
+def test_addresses_that_a_list_must_not_reach_are_refused(url: str, expected: str) -> None:
     assert reason(url, STRICT) == expected
 
 
@@ -68,19 +69,25 @@ def test_an_ipv4_address_inside_an_ipv6_one_is_judged_as_itself(address):
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "93.184.216.34", "2606:4700:4700::1111"])
-def test_public_addresses_are_allowed(address):
+def test_public_addresses_are_allowed(address: str) -> None:
     assert is_public(ip_address(address))
 
 
-def test_one_private_address_among_public_ones_refuses_the_host(monkeypatch):
-    monkeypatch.setattr(url_policy, "resolve", lambda host, port: ("1.1.1.1", "10.0.0.1"))
+def test_one_private_address_among_public_ones_refuses_the_host() -> None:
+    target = check_url("http://example.org/", STRICT)
+    check_addresses(target, ["1.1.1.1", "1.0.0.1"], STRICT)
     with pytest.raises(Refused, match="private_address"):
-        check_url("http://example.org/", STRICT)
+        check_addresses(target, ["1.1.1.1", "10.0.0.1"], STRICT)
 
 
-def test_an_allowed_host_is_matched_as_the_url_spells_it():
+def test_no_detail_repeats_a_password() -> None:
+    for url in ("ftp://me:secret@h/", "http://me:secret@h/", "http://me:secret@[::1/", "secret:"):
+        assert "me:secret" not in refusal(url, STRICT).detail
+
+
+def test_an_allowed_host_is_matched_as_the_url_spells_it() -> None:
     with web({"/x": body(b"ok")}) as address:
-        port = address.rsplit(":", 1)[1]
+        port = port_of(address)
         for allowed in ("127.0.0.1", f"127.0.0.1:{port}"):
             policy = replace(STRICT, allow_hosts=(allowed,))
             assert fetch(f"{address}/x", policy).body == b"ok"
@@ -89,131 +96,67 @@ def test_an_allowed_host_is_matched_as_the_url_spells_it():
         assert reason(f"{address}/x", other_port) == "private_address"
 
 
-def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch):
-    answers = [("127.0.0.1",), ("192.0.2.1",)]  # what the resolver says first and later
-    monkeypatch.setattr(url_policy, "resolve", lambda host, port: answers.pop(0))
+def test_the_connection_goes_to_the_address_that_was_checked() -> None:
+    resolve, asked = in_turn(("127.0.0.1",), ("192.0.2.1",))
+    policy = replace(STRICT, allow_hosts=("rebinding.invalid",))
     with web({"/x": body(b"ok")}) as address:
-        port = address.rsplit(":", 1)[1]
-        policy = replace(STRICT, allow_hosts=("rebinding.invalid",))
-        assert fetch(f"http://rebinding.invalid:{port}/x", policy).body == b"ok"
-    assert len(answers) == 1
+        url = f"http://rebinding.invalid:{port_of(address)}/x"
+        assert fetch(url, policy, resolve=resolve).body == b"ok"
+    assert asked == ["rebinding.invalid"]
 
 
-def test_every_redirect_is_checked_again():
+def test_a_name_that_turns_private_between_two_redirects_reaches_nothing() -> None:
+    hits: list[str] = []
+    resolve, asked = in_turn(("127.0.0.1",), ("127.0.0.1",))
+    pages = {"/go": redirect("http://other.invalid/x"), "/x": lambda handler: hits.append("x")}
+    policy = replace(STRICT, allow_hosts=("rebinding.invalid",))
+    with web(pages) as address:
+        url = f"http://rebinding.invalid:{port_of(address)}/go"
+        assert reason(url, policy, resolve=resolve) == "private_address"
+    assert asked == ["rebinding.invalid", "other.invalid"]
+    assert hits == []
+
+
+def test_a_kept_connection_of_an_allowed_host_serves_no_other_name_of_its_address() -> None:
+    pages: dict[str, Page] = {}
+    resolve, _ = in_turn(("127.0.0.1",), ("127.0.0.1",))
+    policy = replace(STRICT, allow_hosts=("first.invalid",))
+    with web(pages, keep_alive=True) as address:
+        port = port_of(address)
+        pages["/go"] = kept_alive(b"", 302, Location=f"http://other.invalid:{port}/x")
+        url = f"http://first.invalid:{port}/go"
+        assert reason(url, policy, resolve=resolve) == "private_address"
+
+
+def test_the_next_address_is_tried_when_one_cannot_be_connected_to() -> None:
+    resolve, _ = in_turn(("127.0.0.9", "127.0.0.1"))
+    policy = replace(STRICT, allow_hosts=("two.invalid",))
+    with web({"/x": body(b"ok")}) as address:
+        assert fetch(f"http://two.invalid:{port_of(address)}/x", policy, LIMITS, resolve).body
+
+
+def test_every_redirect_is_checked_again() -> None:
     pages = {
         "/file": redirect("file:///etc/hostname"),
         "/private": redirect("http://10.0.0.1/x"),
         "/loopback": redirect("http://localhost/x"),
+        "/no-url": redirect("http://[::1"),
         "/loop": redirect("/loop"),
         "/good": redirect("/end"),
         "/end": body(b"here"),
     }
     with web(pages) as address:
-        assert reason(f"{address}/file", LOOPBACK) == "scheme"
-        assert reason(f"{address}/private", LOOPBACK) == "private_address"
-        assert reason(f"{address}/loopback", LOOPBACK) == "private_address"
-        assert reason(f"{address}/loop", LOOPBACK) == "too_many_redirects"
-        assert fetch(f"{address}/good", LOOPBACK).body == b"here"
+        assert reason(f"{address}/file") == "scheme"
+        assert reason(f"{address}/private") == "private_address"
+        assert reason(f"{address}/loopback") == "private_address"
+        assert reason(f"{address}/no-url") == "bad_url"
+        assert reason(f"{address}/loop") == "too_many_redirects"
+        assert fetch(f"{address}/good").body == b"here"
         assert reason(f"{address}/good", replace(LOOPBACK, max_redirects=0)) == "too_many_redirects"
 
 
-def test_bodies_that_are_too_large_are_refused_with_or_without_a_content_length():
-    pages = {
-        "/promised": body(b"", Content_Length="1001"),
-        "/silent": body(b"x" * 1001),
-        "/fits": body(b"x" * 1000, Content_Length="1000"),
-    }
-    with web(pages) as address:
-        assert reason(f"{address}/promised", LOOPBACK) == "too_large"
-        assert reason(f"{address}/silent", LOOPBACK) == "too_large"
-        assert len(fetch(f"{address}/fits", LOOPBACK).body) == 1000
-
-
-def test_a_body_shorter_than_promised_is_incomplete():
-    with web({"/x": body(b"half", Content_Length="8")}) as address:
-        assert reason(f"{address}/x", LOOPBACK) == "incomplete_body"
-
-
-@pytest.mark.parametrize("page", [lambda handler: time.sleep(2), drip])
-def test_a_server_that_is_slow_in_any_way_times_out_on_time(page):
-    policy = replace(LOOPBACK, timeout_s=0.3)
-    with web({"/x": page}) as address:
-        began = time.monotonic()
-        assert reason(f"{address}/x", policy) == "timeout"
-        assert time.monotonic() - began < 1.0
-
-
-def test_statuses_become_reasons():
-    with web({"/gone": body(b"", 410), "/busy": body(b"", 503)}) as address:
-        assert reason(f"{address}/gone", LOOPBACK) == "http_410"
-        assert reason(f"{address}/busy", LOOPBACK) == "http_503"
-
-
-def test_an_answer_that_is_not_http_is_a_bad_response_and_one_that_is_not_tls_is_tls():
-    with web({"/x": lambda handler: handler.wfile.write(b"nonsense\r\n\r\n")}) as address:
-        assert reason(f"{address}/x", LOOPBACK) == "bad_response"
-        assert reason(f"{address}/x".replace("http", "https"), LOOPBACK) == "tls"
-
-
-def test_a_closed_port_is_a_connection_failure():
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        assert reason(f"http://127.0.0.1:{unused.getsockname()[1]}/", LOOPBACK) == "connection"
-
-
-def test_spaces_and_non_ascii_letters_in_a_path_are_sent_encoded():
-    with web({"/gr%C3%BCn%20x.jpg?q=%C3%A9": body(b"ok")}) as address:
-        assert fetch(f"{address}/grün x.jpg?q=é", LOOPBACK).body == b"ok"
-
-
-def test_line_breaks_in_a_url_cannot_add_headers():
-    seen: list[str | None] = []
-
-    def page(handler: BaseHTTPRequestHandler) -> None:
-        seen.append(handler.headers["X-Injected"])
-        body(b"ok")(handler)
-
-    with web({"/xX-Injected:%20yes": page}) as address:
-        fetch(f"{address}/x\r\nX-Injected: yes", LOOPBACK)
-    assert seen == [None]
-
-
-def test_only_transient_failures_are_retried():
-    calls: list[str] = []
-
-    def busy_once(handler: BaseHTTPRequestHandler) -> None:
-        calls.append(handler.path)
-        body(b"ok", 503 if len(calls) == 1 else 200)(handler)
-
-    def gone(handler: BaseHTTPRequestHandler) -> None:
-        calls.append(handler.path)
-        body(b"", 404)(handler)
-
-    slept: list[float] = []
-    with web({"/busy": busy_once, "/gone": gone}) as address:
-        fetched = fetch_with_retries(f"{address}/busy", LOOPBACK, retries=2, sleep=slept.append)
-        assert fetched.body == b"ok"
-        assert calls == ["/busy"] * 2
-        assert len(slept) == 1
-        with pytest.raises(Refused, match="http_404"):
-            fetch_with_retries(f"{address}/gone", LOOPBACK, retries=2, sleep=slept.append)
-    assert calls.count("/gone") == 1
-
-
-def test_waits_between_retries_grow_and_end_with_the_last_attempt(monkeypatch):
-    def refuse(url: str, policy: UrlPolicy) -> None:
-        raise Refused("timeout", url, transient=True)
-
-    monkeypatch.setattr(fetch_module, "fetch", refuse)
-    slept: list[float] = []
-    with pytest.raises(Refused, match="timeout"):
-        fetch_with_retries("http://x/", STRICT, retries=3, backoff_s=1.0, sleep=slept.append)
-    assert len(slept) == 3
-    assert all(2**n <= wait <= 2 ** (n + 1) for n, wait in enumerate(slept))
-
-
-def test_a_policy_for_other_schemes_or_without_limits_is_refused():
+def test_a_policy_for_other_schemes_or_without_limits_is_refused() -> None:
     with pytest.raises(ConfigError, match="allowed_schemes"):
-        UrlPolicy(max_bytes=1, timeout_s=1.0, allowed_schemes=("file",))
+        UrlPolicy(max_bytes=1, allowed_schemes=("file",))
     with pytest.raises(ConfigError, match="max_bytes=0"):
-        UrlPolicy(max_bytes=0, timeout_s=1.0)
+        UrlPolicy(max_bytes=0)

@@ -1,6 +1,8 @@
 import json
 import math
+import random
 import shutil
+import string
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,12 @@ def test_tokens_have_the_models_context_length_and_encode_as_their_captions() ->
     assert tokens.shape == (4, clip.context_length)
     assert tokens.dtype == torch.int64
     assert torch.equal(clip.encode_texts(tokens[:3]), clip.encode_texts(CAPTIONS))
+
+
+def test_a_megabyte_without_a_space_has_the_tokens_of_its_beginning() -> None:
+    clip = tiny_clip()
+    word = "".join(random.Random(0).choices(string.ascii_lowercase, k=1_000_000))
+    assert torch.equal(clip.tokenize([word]), clip.tokenize([word[:2000]]))
 
 
 def test_tensor_that_is_not_a_batch_of_rgb_images_is_refused_with_its_shape() -> None:

@@ -20,6 +20,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torchvision.transforms import Compose
 
 from unclip.clip.check import read_model_config
 from unclip.clip.config import (
@@ -29,13 +30,17 @@ from unclip.clip.config import (
     ClipArchitecture,
     ClipConfig,
 )
+from unclip.clip.inputs import ClipInputs, Tokenizer, split, with_bounded_cache
+from unclip.clip.text import encode_text
 from unclip.clip.weights_file import as_state_dict
 from unclip.config import ConfigError
-from unclip.images import to_rgb
 
 log = logging.getLogger(__name__)
 
 Images = Sequence[Image.Image] | Tensor
+
+# On a CPU, larger batches leave its caches; 16 MiB are 27 images of 224 pixels.
+CPU_PIXEL_BYTES = 2**24
 
 _PREPROCESS_FIELDS = ("mean", "std", "interpolation", "resize_mode")
 
@@ -48,8 +53,8 @@ class FrozenClip:
         model: nn.Module,
         *,
         model_config: dict[str, Any],
-        preprocess: Callable[[Any], Tensor],
-        tokenizer: Callable[[list[str]], Tensor],
+        preprocess: Compose,
+        tokenizer: Tokenizer,
         name: str,
         device: torch.device,
     ) -> None:
@@ -58,10 +63,15 @@ class FrozenClip:
         self.name = name
         self.device = device
         self._preprocess = preprocess
-        self._tokenizer = tokenizer
         self.width: int = model_config["embed_dim"]
         self.image_size: int = _side(model_config["vision_cfg"]["image_size"], name)
+        resize, normalise = split(preprocess)
         self.context_length: int = model_config["text_cfg"].get("context_length", 77)
+        self.inputs = ClipInputs(resize, with_bounded_cache(tokenizer), self.image_size)
+        self._mean, self._std = (
+            torch.tensor(colour, dtype=torch.float32, device=device).reshape(1, 3, 1, 1)
+            for colour in (normalise.mean, normalise.std)
+        )
 
     @classmethod
     def from_config(cls, config: ClipConfig, *, device: torch.device) -> "FrozenClip":
@@ -118,8 +128,9 @@ class FrozenClip:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._weights(), folder / WEIGHTS_FILE)
-        if hasattr(self._tokenizer, "tokenizer"):  # of transformers: it has its own files
-            self._tokenizer.tokenizer.save_pretrained(folder)
+        tokenizer = self.inputs.tokenizer
+        if hasattr(tokenizer, "tokenizer"):  # of transformers: it has its own files
+            tokenizer.tokenizer.save_pretrained(folder)
         content = {
             "name": self.name,
             "model_cfg": self.model_config,
@@ -145,14 +156,13 @@ class FrozenClip:
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Tokenize captions; (B, L) int64 on the CPU. Longer captions are truncated to L."""
-        return self._tokenizer(list(captions))
+        return self.inputs.tokenize(captions)
 
     @torch.inference_mode()
     def encode_texts(self, captions: Sequence[str] | Tensor) -> Tensor:
         """Encode captions, or their tokens (B, L) int64, to text_embeds (B, D) unit-norm."""
         tokens = captions if isinstance(captions, Tensor) else self.tokenize(captions)
-        text_embeds: Tensor = self.model.encode_text(tokens.to(self.device))  # type: ignore[operator]
-        return F.normalize(text_embeds.float(), dim=-1)
+        return F.normalize(encode_text(self.model, tokens, self.device).float(), dim=-1)
 
     @torch.inference_mode()
     def encode_images(self, images: Images) -> Tensor:
@@ -160,31 +170,48 @@ class FrozenClip:
 
         images: PIL images of any size, or a tensor (B, 3, H, W), uint8 in [0, 255] or floating
         point in [-1, 1]. They are resized, cropped and normalised as the model's configuration
-        says.
+        says. `inputs.pixels` does all but the last of it, in another thread or process if need be.
         """
         return self.encode_images_and_norms(images)[0]
 
     @torch.inference_mode()
     def encode_images_and_norms(self, images: Images) -> tuple[Tensor, Tensor]:
         """The embeddings of `encode_images`, (B, D), and their norms before normalisation, (B,)."""
-        pixels = self.preprocess(images)
-        image_embeds: Tensor = self.model.encode_image(pixels)  # type: ignore[operator]
-        image_embeds = image_embeds.float()
+        starts = range(0, max(len(images), 1), self._images_at_once(len(images)))
+        parts = [self._encode_image(images[start : start + starts.step]) for start in starts]
+        image_embeds = torch.cat(parts).float()
         return F.normalize(image_embeds, dim=-1), image_embeds.norm(dim=-1)
 
     def preprocess(self, images: Images) -> Tensor:
         """Preprocess images, as `encode_images` takes them, to the model's input; (B, 3, S, S)."""
         if not isinstance(images, Tensor):
-            rgb = map(to_rgb, images)
-            return torch.stack([self._preprocess(image) for image in rgb]).to(self.device)
+            return self._normalise(self.inputs.pixels(images))
         if images.ndim != 4 or images.shape[1] != 3:
             raise ConfigError(
                 f"images of shape {tuple(images.shape)} are not (B, 3, H, W); give a batch in RGB, "
                 "channels first"
             )
+        if images.dtype == torch.uint8 and images.shape[2:] == (self.image_size, self.image_size):
+            return self._normalise(images)
         floating = images.is_floating_point()
         scaled = (images.float() + 1) / 2 if floating else images.float() / 255  # in [0, 1]
-        return self._preprocess(scaled.to(self.device))
+        model_input: Tensor = self._preprocess(scaled.to(self.device))
+        return model_input
+
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 to the model's input. A GPU gets the bytes, not the floats."""
+        images = pixels.to(self.device, non_blocking=True).to(torch.float32)
+        return images.div_(255).sub_(self._mean).div_(self._std)
+
+    def _encode_image(self, images: Images) -> Tensor:
+        image_embeds: Tensor = self.model.encode_image(self.preprocess(images))  # type: ignore[operator]
+        return image_embeds
+
+    def _images_at_once(self, count: int) -> int:
+        """Images that go through the model together, of a batch."""
+        if self.device.type != "cpu":
+            return max(count, 1)
+        return max(CPU_PIXEL_BYTES // (4 * 3 * self.image_size**2), 1)
 
     def _weights(self) -> dict[str, Tensor]:
         return {n: w.detach().cpu().contiguous() for n, w in self.model.state_dict().items()}

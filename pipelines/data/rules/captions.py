@@ -1,47 +1,15 @@
-"""The rules of the filter: each looks at one pair and returns why the pair is rejected, or None.
-
-The built-in rules come from published data sets (DALL-E: short captions, other languages, dates,
-extreme aspect ratios; LAION: small images, duplicates). A new one is a class here and an entry in
-`RULES`. A rule in a module of the user's own is named "module:Name" in the configuration:
-
-    @dataclass(frozen=True, kw_only=True)
-    class NoMemes(FilterRule):
-        tag: ClassVar[str] = "no_memes"
-        words: tuple[str, ...]
-
-        def reason(self, row: Row) -> str | None:
-            return "meme" if any(word in row["caption"] for word in self.words) else None
-"""
+"""Rules about the caption: its length, its language, and captions that are only a date."""
 
 import logging
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
-from unclip.config import Config, ConfigError
-from unclip.extension import resolve
+from pipelines.data.rules.base import FilterRule, Row
+from unclip.config import ConfigError
 
 log = logging.getLogger(__name__)
-
-# A row of PAIRS, with `repeats_earlier` (bool). It has `image` only if a rule needs images.
-Row = Mapping[str, Any]
-
-
-class FilterRule(Config, ABC):
-    """Base of all rules. A rule is a frozen dataclass whose fields are its settings."""
-
-    tag: ClassVar[str]  # stable and in the key: change it when the same settings reject other pairs
-    needs_image: ClassVar[bool] = False  # row["image"] holds the encoded image
-
-    @abstractmethod
-    def reason(self, row: Row) -> str | None:
-        """The reason that is counted for a rejected pair; None for one that passes."""
-
-    def check(self) -> None:
-        """Raise `ConfigError` if the rule cannot work; called before anything runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,68 +120,3 @@ class Language(FilterRule):
         language, probability = language_identifier().classify(row["caption"])
         is_other = language not in self.keep and probability >= self.min_probability
         return "language" if is_other else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSide(FilterRule):
-    """Shorter side of the image, as downloaded."""
-
-    tag: ClassVar[str] = "image_side"
-
-    min_pixels: int  # smaller images are rejected
-
-    def reason(self, row: Row) -> str | None:
-        """Rejects as too_small."""
-        shorter = min(row["original_width"], row["original_height"])
-        return "too_small" if shorter < self.min_pixels else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class AspectRatio(FilterRule):
-    """Longer side over shorter side of the image, as downloaded."""
-
-    tag: ClassVar[str] = "aspect_ratio"
-
-    max_ratio: float  # images with a larger ratio are rejected; 1.0 keeps only squares
-
-    def __post_init__(self) -> None:
-        if self.max_ratio < 1:
-            raise ConfigError(
-                f"max_ratio={self.max_ratio} rejects every image; it is the longer side over the "
-                "shorter one, so give 1.0 (squares only) or more"
-            )
-
-    def reason(self, row: Row) -> str | None:
-        """Rejects as aspect_ratio."""
-        shorter, longer = sorted((row["original_width"], row["original_height"]))
-        return "aspect_ratio" if longer > self.max_ratio * shorter else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Duplicate(FilterRule):
-    """Pairs with the key, or with the caption and the image bytes, of an earlier pair."""
-
-    tag: ClassVar[str] = "duplicate"
-
-    def reason(self, row: Row) -> str | None:
-        """Rejects as duplicate."""
-        return "duplicate" if row["repeats_earlier"] else None
-
-
-RULES: Mapping[str, type[FilterRule]] = {
-    rule.tag: rule
-    for rule in (CaptionLength, CaptionDate, Language, ImageSide, AspectRatio, Duplicate)
-}
-
-
-def find_rule(name: str) -> type[FilterRule]:
-    """The class of a built-in rule, or of "module:Name". Raises `ConfigError`."""
-    found = resolve(name, RULES, what="filter rule")
-    is_rule = isinstance(found, type) and issubclass(found, FilterRule)
-    if not (is_rule and "__dataclass_fields__" in vars(found) and hasattr(found, "tag")):
-        raise ConfigError(
-            f"{name} is {found!r}, which is not a filter rule; write a class with "
-            "`@dataclass(frozen=True, kw_only=True)`, the base class "
-            "pipelines.data.rules.FilterRule and a class attribute `tag`"
-        )
-    return found

@@ -1,0 +1,46 @@
+"""Small columns of many shards as one stream."""
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.core.tables import read_table
+
+log = logging.getLogger(__name__)
+
+READERS = 16  # shards that are read at the same time
+
+
+def scan(urls: Mapping[str, str], schema: pa.Schema) -> pa.RecordBatchReader:
+    """The columns of a schema from many Parquet files, in their order, read ahead by threads.
+
+    urls: by the name of each shard. Two columns come first: `shard`, and `number`, the row's
+    position in it.
+    """
+    whole = pa.schema([pa.field("shard", pa.string()), pa.field("number", pa.int32()), *schema])
+    return pa.RecordBatchReader.from_batches(whole, _batches(urls, schema.names, whole))
+
+
+def _batches(
+    urls: Mapping[str, str], columns: Sequence[str], schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    pending: deque[tuple[str, Future[pa.Table]]] = deque()
+    with ThreadPoolExecutor(READERS) as pool:
+        for name, url in urls.items():
+            pending.append((name, pool.submit(read_table, url, columns)))
+            if len(pending) >= 2 * READERS:
+                yield from _named(*pending.popleft(), schema)
+        while pending:
+            yield from _named(*pending.popleft(), schema)
+
+
+def _named(name: str, future: "Future[pa.Table]", schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    table = future.result()
+    numbers = pa.array(np.arange(table.num_rows, dtype=np.int32))
+    names = pa.array([name] * table.num_rows, pa.string())
+    numbered = table.add_column(0, "number", numbers).add_column(0, "shard", names)
+    yield from numbered.cast(schema).to_batches()

@@ -1,0 +1,75 @@
+"""From images and captions to a CLIP's inputs: the work before the model, picklable without it."""
+
+# B batch, S image side, L text tokens
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import Compose, Normalize, ToTensor
+
+from unclip.images import to_rgb
+
+Tokenizer = Callable[[list[str]], Tensor]
+
+MAX_CHARS = 1500  # of a caption; the 77 tokens of most CLIPs are some 350
+CACHED_WORDS = 100_000  # whose tokens open_clip's tokenizer remembers
+
+
+@dataclass(frozen=True)
+class ClipInputs:
+    """Resizes images and tokenizes captions as one CLIP needs them.
+
+    It holds no weights, so it can be sent to processes that prepare inputs for the model.
+    """
+
+    resize: Callable[[Image.Image], Image.Image]  # RGB of any size to RGB of S x S pixels
+    tokenizer: Tokenizer
+    image_size: int
+
+    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """Images of any size as (B, 3, S, S) uint8; `FrozenClip.encode_images` takes them."""
+        side = self.image_size
+        batch = np.empty((len(images), 3, side, side), np.uint8)
+        for pixels, image in zip(batch, images, strict=True):
+            pixels[:] = np.asarray(self.resize(to_rgb(image))).transpose(2, 0, 1)
+        return torch.from_numpy(batch)
+
+    def tokenize(self, captions: Sequence[str]) -> Tensor:
+        """Captions as (B, L) int64; longer ones are truncated to L."""
+        return self.tokenizer([shortened(caption) for caption in captions])
+
+
+def shortened(caption: str) -> str:
+    """The beginning of a caption, without the white space that tokenizers ignore.
+
+    They read a whole caption before they truncate it, in a time that grows with the square of its
+    longest word: a word of 10,000 letters takes ten seconds, one of a million takes a day.
+    """
+    return " ".join(caption.split())[:MAX_CHARS]
+
+
+def split(preprocess: Compose) -> tuple[Compose, Normalize]:
+    """The part of open_clip's preprocessing that works on images, and the normalisation."""
+    images = [t for t in preprocess.transforms if not isinstance(t, ToTensor | Normalize)]
+    (normalise,) = (t for t in preprocess.transforms if isinstance(t, Normalize))
+    return Compose(images), normalise
+
+
+def with_bounded_cache(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer; open_clip's own would remember every word that it ever meets."""
+    if isinstance(tokenizer, open_clip.SimpleTokenizer):
+        tokenizer.cache = _FirstWords(tokenizer.cache)
+    return tokenizer
+
+
+class _FirstWords(dict[str, str]):
+    """Keeps the first words that it is given: common ones come early."""
+
+    def __setitem__(self, word: str, tokens: str) -> None:
+        if len(self) < CACHED_WORDS:
+            super().__setitem__(word, tokens)
