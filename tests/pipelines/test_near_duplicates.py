@@ -237,7 +237,7 @@ def test_the_row_that_suits_its_caption_stays_then_the_smaller_key(tmp_path: Pat
 def test_shards_are_grouped_up_to_a_number_of_rows() -> None:
     rows = {"c": 200_000, "a": 100_000, "b": 31_072, "d": 5}
     assert assign_groups(rows) == (("a", "b"), ("c",), ("d",))
-    assert [count_partitions(n) for n in (1, 65_536, 65_537, 10**9)] == [1, 1, 2, 256]
+    assert [count_partitions(n) for n in (1, 16_384, 16_385, 10**9)] == [1, 1, 2, 1024]
 
 
 @pytest.mark.slow
