@@ -124,9 +124,41 @@ def decode_rgb(content: bytes, *, max_pixels: int) -> Image.Image:
         raise refusal(error) from error
 
 
+class DecodedImage:
+    """A stream for the resizer of `load_resizer`, which takes its pixels as they are."""
+
+    def __init__(self, image: Image.Image) -> None:
+        """image: RGB."""
+        self.pixels = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])  # (H, W, 3) BGR
+
+    def seek(self, position: int) -> None:
+        """There is only one position."""
+
+    def read(self) -> np.ndarray:
+        """The pixels; `_DecodedOpenCv.imdecode` gets them next."""
+        _DecodedOpenCv.shape = self.pixels.shape
+        return self.pixels
+
+
+class _DecodedOpenCv:
+    """OpenCV, except that `imdecode` only restores the shape of a `DecodedImage`."""
+
+    shape: tuple[int, ...] = ()  # of the image that was read last; the resizer has one thread
+
+    def __init__(self, opencv: Any) -> None:
+        self.opencv = opencv
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.opencv, name)
+
+    def imdecode(self, pixels: np.ndarray, flags: int) -> np.ndarray:  # noqa: ARG002
+        """The pixels in the shape of their image."""
+        return pixels.reshape(self.shape)
+
+
 @cache
 def load_resizer() -> Any:
-    """img2dataset's class `Resizer`, loaded from its file without the package around it.
+    """img2dataset's class `Resizer`, for `DecodedImage`, without the package around it.
 
     Importing the package imports wandb, whose folders in the temporary directory stay behind when a
     worker is killed.
@@ -141,5 +173,6 @@ def load_resizer() -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.cv2 = _DecodedOpenCv(module.cv2)  # type: ignore[attr-defined]
     log.debug("loaded the resizer of img2dataset from %s", path)
     return module.Resizer

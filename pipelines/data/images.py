@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from pipelines.artifacts.schema import rendition
-from pipelines.data.decode import decode_rgb, load_resizer
+from pipelines.data.decode import DecodedImage, decode_rgb, load_resizer
 from pipelines.data.image_statistics import phash
 from pipelines.data.pixels import decode_pixels
 from pipelines.data.url_policy import Refused
@@ -33,9 +33,9 @@ class ImageEncoder:
     def columns(self, content: bytes) -> dict[str, Any]:
         """The image and what is known about it, from the downloaded bytes. Raises `Refused`."""
         decoded = decode_rgb(content, max_pixels=self.max_pixels)
-        plain = io.BytesIO()
-        decoded.save(plain, "BMP")
-        image, width, height, original_width, original_height, error = self.resizer(plain)
+        image, width, height, original_width, original_height, error = self.resizer(
+            DecodedImage(decoded)
+        )
         if error is not None:
             raise Refused(KNOWN_ERRORS.get(error, "unresizable"), error)
         return {

@@ -174,6 +174,20 @@ def test_resize_modes_give_the_sizes_that_their_names_promise(resize_mode, size)
     assert (row["width"], row["height"]) == size == Image.open(io.BytesIO(row["image"])).size
 
 
+@pytest.mark.parametrize("resize_mode", ["border", "center_crop", "keep_ratio", "no"])
+@pytest.mark.parametrize("size", [(60, 40), (9, 30), (33, 33)])
+def test_decoded_images_are_resized_as_img2dataset_resizes_files(
+    resize_mode: Any, size: tuple[int, int]
+) -> None:
+    from img2dataset.resizer import Resizer
+
+    theirs = Resizer(32, resize_mode, resize_only_if_bigger=False, encode_quality=95)
+    content = encode(noise(*size), "PNG")
+    row = columns(replace(CONFIG, resize_mode=resize_mode), content)
+    expected, width, height, *_ = theirs(io.BytesIO(content))
+    assert (row["image"], row["width"], row["height"]) == (expected, width, height)
+
+
 def test_png_keeps_the_pixels_where_nothing_is_resized():
     config = replace(CONFIG, resize_mode="no", encode_format="png", encode_quality=3)
     row = columns(config, encode(noise(20, 10), "PNG"))
