@@ -129,7 +129,8 @@ class DecodedImage:
 
     def __init__(self, image: Image.Image) -> None:
         """image: RGB."""
-        self.pixels = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])  # (H, W, 3) BGR
+        flat = np.frombuffer(image.tobytes("raw", "BGR"), np.uint8)
+        self.pixels = flat.reshape(image.height, image.width, 3)
 
     def seek(self, position: int) -> None:
         """There is only one position."""
