@@ -2,8 +2,9 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,8 @@ import pyarrow as pa
 from pipelines.core.tables import read_table
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 READERS = 16  # shards that are read at the same time
 
@@ -28,18 +31,24 @@ def scan(urls: Mapping[str, str], schema: pa.Schema) -> pa.RecordBatchReader:
 def _batches(
     urls: Mapping[str, str], columns: Sequence[str], schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
-    pending: deque[tuple[str, Future[pa.Table]]] = deque()
+    for name, table in read_ahead(urls, lambda name: read_table(urls[name], columns)):
+        yield from _named(name, table, schema)
+
+
+def read_ahead(names: Iterable[str], read: Callable[[str], T]) -> Iterator[tuple[str, T]]:
+    """Each name with what `read` returns for it, in their order; threads read some ahead."""
+    pending: deque[tuple[str, Future[T]]] = deque()
     with ThreadPoolExecutor(READERS) as pool:
-        for name, url in urls.items():
-            pending.append((name, pool.submit(read_table, url, columns)))
+        for name in names:
+            pending.append((name, pool.submit(read, name)))
             if len(pending) >= 2 * READERS:
-                yield from _named(*pending.popleft(), schema)
-        while pending:
-            yield from _named(*pending.popleft(), schema)
+                first, future = pending.popleft()
+                yield first, future.result()
+        for name, future in pending:
+            yield name, future.result()
 
 
-def _named(name: str, future: "Future[pa.Table]", schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    table = future.result()
+def _named(name: str, table: pa.Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     numbers = pa.array(np.arange(table.num_rows, dtype=np.int32))
     names = pa.array([name] * table.num_rows, pa.string())
     numbered = table.add_column(0, "number", numbers).add_column(0, "shard", names)

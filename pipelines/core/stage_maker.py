@@ -86,7 +86,21 @@ class StageContext:
             where = own_shards(self.folder, items)
         else:
             where = self._shared(made_from, versions or {})
-        records = shards.map_shards(
+        records = self._make_shards(worker, items, where, schema, unit)
+        if made_from is not None:
+            self.used.extend(records.values())
+        return records
+
+    def _make_shards(
+        self,
+        worker: ShardWorker,
+        items: Mapping[str, Any],
+        where: ShardFolder,
+        schema: pa.Schema,
+        unit: str,
+    ) -> dict[str, ShardRecord]:
+        """The records of all shards; the missing ones are made on Ray."""
+        return shards.map_shards(
             worker,
             items,
             where,
@@ -96,9 +110,6 @@ class StageContext:
             emit=self.emit,
             settings=self.settings,
         )
-        if made_from is not None:
-            self.used.extend(records.values())
-        return records
 
     def _shared(
         self, made_from: Mapping[str, Any], versions: Mapping[str, str] | None = None

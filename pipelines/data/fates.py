@@ -3,17 +3,15 @@
 # The tables of a shard are row-aligned: outcomes name a row of the pairs, verdicts follow the
 # pairs' order, and selections name a row of the pairs.
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.artifacts import PairShards, SelectionShards, VerdictShards
 from pipelines.artifacts.schema import OUTCOMES, SELECTION, VERDICTS
+from pipelines.core.scan import read_ahead
 from pipelines.core.tables import read_table
 
-READERS = 16  # shards that are read at the same time
 Fate = dict[str, Any]
 
 
@@ -50,7 +48,7 @@ class DataResults:
 
         A row that every stage kept has no stage and no reason.
         """
-        yield from _ahead(
+        yield from read_ahead(
             self.pairs.shards,
             lambda name: [fate for fate in self.of_shard(name) if wanted.matches(fate)],
         )
@@ -102,18 +100,3 @@ def _fate(outcome: Mapping[str, Any], later: tuple[str | None, str | None, str |
 
 def _repeats(verdict: Mapping[str, Any]) -> str | None:
     return f"repeats {verdict['repeats']}" if verdict["repeats"] else None
-
-
-def _ahead(
-    names: Mapping[str, Any], read: Callable[[str], list[Fate]]
-) -> Iterator[tuple[str, list[Fate]]]:
-    """Read shards in threads, a few ahead of the consumer, in their order."""
-    pending: deque[tuple[str, Future[list[Fate]]]] = deque()
-    with ThreadPoolExecutor(READERS) as pool:
-        for name in names:
-            pending.append((name, pool.submit(read, name)))
-            if len(pending) >= 2 * READERS:
-                first, future = pending.popleft()
-                yield first, future.result()
-        for name, future in pending:
-            yield name, future.result()

@@ -12,7 +12,7 @@ import torch
 from pipelines.core.events import Event
 from pipelines.core.folder import Folder
 from pipelines.core.resources import Resources
-from pipelines.core.shard_folder import own_shards
+from pipelines.core.shard_folder import ShardFolder
 from pipelines.core.shard_records import ShardRecord, new_version, publish
 from pipelines.core.shards import PoolSettings, make_shard
 from pipelines.core.stage import Artifact, ShardEntry, ShardWorker, Stage, load_artifact
@@ -25,28 +25,20 @@ A = TypeVar("A", bound=Artifact)
 class LocalContext(StageContext):
     """The context of a stage that does all its work in this process."""
 
-    def map_shards(
+    def _make_shards(
         self,
         worker: ShardWorker,
         items: Mapping[str, Any],
-        *,
+        where: ShardFolder,
         schema: pa.Schema,
         unit: str,
-        made_from: Mapping[str, Any] | None = None,
-        versions: Mapping[str, str] | None = None,
     ) -> dict[str, ShardRecord]:
-        if made_from is None:
-            where = own_shards(self.folder, items)
-        else:
-            where = self._shared(made_from, versions)
         found = where.find()
-        records = {
+        return {
             name: found.get(name)
             or make_shard(worker, items[name], where.folder, where.new_stem(name), schema)
             for name in items
         }
-        self.used.extend(records.values() if made_from is not None else ())
-        return records
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)

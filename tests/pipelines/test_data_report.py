@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import unescape
-from html.parser import HTMLParser
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -33,6 +32,7 @@ from tests.pipelines.given_data import (
     served_list,
 )
 from tests.pipelines.local import make, own_entries, write_table
+from tests.pipelines.page import Page
 
 Row = dict[str, Any]
 FLOOR = -0.1  # the similarities of the random CLIP are on both sides
@@ -75,24 +75,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     with served_list(folder) as path:
         stage = data_report_stage(path, store.root, FLOOR)
         yield Made(store, stage, make(store, stage, events), events)
-
-
-class Page(HTMLParser):
-    """What a browser would find on the page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def reasons(rows: Sequence[Row]) -> Counter[str]:

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from pipelines.stages.report import BuildReport
 from tests.pipelines import given
 from tests.pipelines.given_pairs import HOSTILE_CAPTION, GivenList, GivenVerdicts
 from tests.pipelines.local import make
+from tests.pipelines.page import Page
 from unclip.config import Config
 
 TITLE = "Tiny & <untrained>"
@@ -52,24 +52,6 @@ def report_of(evaluate: Evaluate, title: str = TITLE) -> BuildReport:
 def read_html(report: Report) -> str:
     with report.folder.open("report.html") as file:
         return file.read().decode()
-
-
-class Page(HTMLParser):
-    """What a browser would find on the page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.fixture(scope="module")
