@@ -120,7 +120,8 @@ class AssignWorker:
     def __call__(self, names: tuple[str, ...], out: ShardWriter) -> Metadata:
         """Writes the rows to the folder, and how many each partition has (`PARTITIONS`)."""
         centroids = to_numpy(self.folder.read_table(CENTROIDS_FILE)["centroid"])
-        table = pa.concat_tables([self._read(name) for name in names]).combine_chunks()
+        order = {name: index for index, name in enumerate(sorted(self.embeddings.shards))}
+        table = pa.concat_tables([self._read(n, order[n]) for n in names]).combine_chunks()
         vectors = unit(to_numpy(table["image_embeds"]))
         rows, nearest = assign(vectors, centroids, self.threshold)
         del vectors
@@ -131,9 +132,8 @@ class AssignWorker:
         out.write(pa.table(counts, schema=PARTITIONS))
         return {"file": rows_file(names)}
 
-    def _read(self, name: str) -> pa.Table:
+    def _read(self, name: str, shard: int) -> pa.Table:
         table = self.embeddings.read(name, ["key", "similarity", "image_embeds"])
-        shard = sorted(self.embeddings.shards).index(name)
         positions = (shard << 32) + np.arange(table.num_rows)
         return table.append_column("position", pa.array(positions, pa.int64()))
 

@@ -1,7 +1,6 @@
 """Download the images of a URL list, slice by slice."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +23,7 @@ from pipelines.data.earlier import EarlierUrls, EarlierVersion
 from pipelines.data.known_urls import KNOWN_URLS, find_known_urls
 from pipelines.data.retries import RetryEntry, read_retries
 from pipelines.data.sources import SourceConfig, find_source
+from pipelines.stages.counts import check_books, total_counts
 from unclip.config import not_in_key
 
 log = logging.getLogger(__name__)
@@ -43,16 +43,6 @@ class Items(Mapping[str, DownloadItem]):
 
     def __len__(self) -> int:
         return len(self.names)
-
-
-def total_counts(metadata: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The sums of the shards' counts."""
-    numbers: Counter[str] = Counter()
-    rejected: Counter[str] = Counter()
-    for shard in metadata:
-        numbers.update({k: v for k, v in shard.items() if isinstance(v, int)})
-        rejected.update(shard.get("rejected", {}))
-    return {**numbers, "rejected": dict(rejected.most_common())}
 
 
 @dataclass(frozen=True)
@@ -204,16 +194,6 @@ class Download(Stage[PairShards]):
         counts["listed"] = listed.counts["listed"]
         check_books(self.name, counts["listed"], counts["downloaded"], counts["rejected"])
         return counts
-
-
-def check_books(stage: str, rows: int, kept: int, rejected: Mapping[str, int]) -> None:
-    """Raise `PipelineError` unless every row was kept or rejected."""
-    if rows != kept + sum(rejected.values()):
-        raise PipelineError(
-            f"Stage {stage}: {rows} rows came in, but {kept} were kept and "
-            f"{sum(rejected.values())} rejected ({dict(rejected)}). This is a defect: please "
-            "report it. Run the stage again with --force."
-        )
 
 
 def check_success_rate(counts: Mapping[str, Any], floor: float) -> None:

@@ -8,7 +8,7 @@ from pipelines.artifacts.schema import embeddings
 from pipelines.core.stage import Artifact, Context, Stage, entries
 from pipelines.core.tables import Precision
 from pipelines.embeddings.rows import PairRows
-from pipelines.stages.download import check_books, total_counts
+from pipelines.stages.counts import check_books, total_counts
 from unclip.config import Config, ConfigError, not_in_key
 
 

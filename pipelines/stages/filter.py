@@ -12,7 +12,7 @@ from pipelines.core.stage import Artifact, Context, Stage, entries
 from pipelines.data.filter import FilterItem, FilterWorker
 from pipelines.data.filter_config import FilterConfig
 from pipelines.data.repeats import Repeats, find_repeats
-from pipelines.stages.download import check_books, total_counts
+from pipelines.stages.counts import check_books, total_counts
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Filter(Stage[VerdictShards]):
             repeats = ctx.call(find_repeats, pairs, self.config.max_distance, ctx.folder)
         images = {"image", *map(rendition, pairs.renditions)}
         names = [name for name in pairs.schema().names if name not in images]
+        lists = dict(self.digests())  # of the deny lists, read once for all shards
         records = ctx.map_shards(
             FilterWorker(self.config, tuple(names), pairs.renditions),
             {
@@ -54,7 +55,7 @@ class Filter(Stage[VerdictShards]):
             schema=VERDICTS,
             unit="shards",
             made_from={
-                name: [entry.digest, repeats.digests.get(name), dict(self.digests())]
+                name: [entry.digest, repeats.digests.get(name), lists]
                 for name, entry in pairs.shards.items()
             },
         )

@@ -12,7 +12,7 @@ from pipelines.core.stage import Artifact, Context, Stage, entries
 from pipelines.data.repeats import Repeats
 from pipelines.embeddings.search import find_near_duplicates
 from pipelines.embeddings.selection import SelectItem, SelectWorker
-from pipelines.stages.download import check_books, total_counts
+from pipelines.stages.counts import check_books, total_counts
 from unclip.config import Config, ConfigError
 
 
