@@ -2,13 +2,14 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from pipelines.core.filesystem import StoreError
 from pipelines.core.tables import read_table
 
 log = logging.getLogger(__name__)
@@ -18,20 +19,31 @@ T = TypeVar("T")
 READERS = 16  # shards that are read at the same time
 
 
-def scan(urls: Mapping[str, str], schema: pa.Schema) -> pa.RecordBatchReader:
+def scan(
+    urls: Mapping[str, str], schema: pa.Schema, *, skip_damaged: bool = False
+) -> pa.RecordBatchReader:
     """The columns of a schema from many Parquet files, in their order, read ahead by threads.
 
     urls: by the name of each shard. Two columns come first: `shard`, and `number`, the row's
-    position in it.
+    position in it. A file that cannot be read is left out with a warning if `skip_damaged`, and
+    else raises `StoreError`.
     """
+
+    def read(name: str) -> pa.Table:
+        try:
+            return read_table(urls[name], schema.names)
+        except StoreError as error:
+            if not skip_damaged:
+                raise
+            log.warning("going on without a file: %s", error)
+            return schema.empty_table()
+
     whole = pa.schema([pa.field("shard", pa.string()), pa.field("number", pa.int32()), *schema])
-    return pa.RecordBatchReader.from_batches(whole, _batches(urls, schema.names, whole))
+    return pa.RecordBatchReader.from_batches(whole, _batches(read_ahead(urls, read), whole))
 
 
-def _batches(
-    urls: Mapping[str, str], columns: Sequence[str], schema: pa.Schema
-) -> Iterator[pa.RecordBatch]:
-    for name, table in read_ahead(urls, lambda name: read_table(urls[name], columns)):
+def _batches(tables: Iterable[tuple[str, pa.Table]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for name, table in tables:
         yield from _named(name, table, schema)
 
 

@@ -1,16 +1,17 @@
 """Records of finished shards, by which later runs find them.
 
 A shard is a Parquet file `<stem>.parquet`, and perhaps further files `<stem>.<name>.parquet`. It
-may exist in several versions, `<stem>@<version>`, of which the last in the order of names counts.
-While a stage runs, the driver writes the records of finished shards to its journal, several at a
-time. When all are made, they are published together as `shards.json`. A shard that no record names,
-because the driver was killed, is known by the metadata in its file.
+may exist in several versions, `<stem>@<version>`, of which the last intact one in the order of
+names counts. While a stage runs, the driver writes the records of finished shards to its journal,
+several at a time. When all are made, they are published together as `shards.json`. A shard that no
+record names, because the driver was killed, is known by the metadata in its file.
 """
 
 import json
 import logging
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -67,21 +68,34 @@ def find(
 ) -> dict[str, ShardRecord]:
     """The shards of a folder that exist and are intact: name → record.
 
-    sizes: of all files of the folder. stems: the stem of each wanted name; the last version of it
-    counts. known: records by stem. A shard is intact if its files have the recorded sizes; only
-    shards without a fitting record are opened. Raises `StoreError` if they cannot be read.
+    sizes: of all files of the folder. stems: the stem of each wanted name; the last intact version
+    of it counts. known: records by stem. A shard is intact if its files have the recorded sizes;
+    only shards without a fitting record are opened. Raises `StoreError` if they cannot be read.
     """
-    versions = last_versions(sizes)
-    last = {name: versions[stem] for name, stem in stems.items() if stem in versions}
-    found = {n: known[stem] for n, stem in last.items() if stem in known}
-    found = {n: record for n, record in found.items() if _is_intact(record, sizes)}
-    unrecorded = {stem: sizes[f"{stem}{SUFFIX}"] for n, stem in last.items() if n not in found}
-    recovered = {r.stem: r for r in _recover(folder, unrecorded) if _is_intact(r, sizes)}
-    found |= {n: recovered[stem] for n, stem in last.items() if stem in recovered}
+    versions = all_versions(sizes)
+    found: dict[str, ShardRecord] = {}
+    wanted = {name: iter(versions.get(stem, ())) for name, stem in stems.items()}
+    while last := {n: v for n, rest in wanted.items() if n not in found and (v := next(rest, ""))}:
+        found |= _find_intact(folder, sizes, last, known)
     return {name: found[name] for name in stems if name in found}
 
 
-def _is_intact(record: ShardRecord, sizes: Mapping[str, int]) -> bool:
+def _find_intact(
+    folder: Folder,
+    sizes: Mapping[str, int],
+    stems: Mapping[str, str],
+    known: Mapping[str, ShardRecord],
+) -> dict[str, ShardRecord]:
+    """Those of these shards that are intact."""
+    found = {n: known[stem] for n, stem in stems.items() if stem in known}
+    found = {n: record for n, record in found.items() if is_intact(record, sizes)}
+    unrecorded = {stem: sizes[f"{stem}{SUFFIX}"] for n, stem in stems.items() if n not in found}
+    recovered = {r.stem: r for r in _recover(folder, unrecorded) if is_intact(r, sizes)}
+    return found | {n: recovered[stem] for n, stem in stems.items() if stem in recovered}
+
+
+def is_intact(record: ShardRecord, sizes: Mapping[str, int]) -> bool:
+    """Whether the files of a shard have their sizes."""
     return all(sizes.get(file) == size for file, size in record.files.items())
 
 
@@ -131,10 +145,13 @@ def _read(folder: Folder, file: str) -> list[ShardRecord]:
         return []
 
 
-def last_versions(files: Iterable[str]) -> dict[str, str]:
-    """Stem without version → stem of its last version."""
-    stems = sorted(f.removesuffix(SUFFIX) for f in files if "." not in f.removesuffix(SUFFIX))
-    return {stem.partition(VERSION)[0]: stem for stem in stems}
+def all_versions(files: Iterable[str]) -> dict[str, list[str]]:
+    """Stem without version → the stems of its versions, the last one first."""
+    stems = (f.removesuffix(SUFFIX) for f in files if "." not in f.removesuffix(SUFFIX))
+    versions: dict[str, list[str]] = defaultdict(list)
+    for stem in sorted(stems, reverse=True):
+        versions[stem.partition(VERSION)[0]].append(stem)
+    return versions
 
 
 def _recover(folder: Folder, sizes: Mapping[str, int]) -> Iterator[ShardRecord]:

@@ -33,6 +33,7 @@ from pipelines.core.store import Header, Manifest, Store
 
 log = logging.getLogger(__name__)
 
+FRESH = ".fresh.json"  # beside a result that --force replaces: the version of the new shards
 ASK_AGAIN_S = 2.0  # for a lease that another driver holds
 OnBusy = Literal["wait", "leave"]  # what to do about a stage that another driver is making
 A = TypeVar("A", bound=Artifact)
@@ -186,13 +187,15 @@ class StageMaker:
         stage, folder = step.stage, self.store.folder(step.stage.name, step.stage.key)
         aside = self.store.folder(stage.name, f"{stage.key}.replaced")
         began = time.monotonic()
-        replaced = step.forced and step.manifest is not None
         folder.remove_stale()
-        if replaced:
+        if step.forced and step.manifest is not None:
             aside.remove()
+            aside.write_json(FRESH, new_version())
             folder.move_to(aside)
-        fresh = new_version() if replaced else ""
-        ctx = StageContext(stage, folder, self.emit, settings, self.store, step.forced, fresh)
+        # A forced stage that was interrupted goes on, also without --force.
+        fresh = aside.read_json(FRESH) if aside.exists(FRESH) else ""
+        is_forced = step.forced or bool(fresh)
+        ctx = StageContext(stage, folder, self.emit, settings, self.store, is_forced, fresh)
         try:
             artifact = stage.run(ctx)
             if ctx.used:
@@ -200,7 +203,7 @@ class StageMaker:
             for label in stage.lease_labels:
                 self.leases.verify(label)
         except BaseException:
-            if replaced and stage.label in self.leases.held:
+            if fresh and stage.label in self.leases.held:
                 _bring_back(folder, aside)
             raise
         took_s = time.monotonic() - began
@@ -222,6 +225,7 @@ def _bring_back(folder: Folder, aside: Folder) -> None:
     try:
         folder.remove()
         aside.move_to(folder)
+        aside.remove()
     except StoreError as error:  # the stage's own error matters more
         log.warning("the earlier result stays in %s: %s", aside.url, error)
 

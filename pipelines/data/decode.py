@@ -1,27 +1,17 @@
-"""From downloaded bytes to the stored image: decode strictly, then resize and encode.
+"""Decode downloaded bytes strictly: an image that cannot be decoded completely is refused."""
 
-An image that cannot be decoded completely is refused. img2dataset resizes and encodes.
-"""
-
-import importlib.util
 import io
-import logging
-import os
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import simplejpeg
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pipelines.data.url_policy import Refused
 from unclip.images import to_rgb
-
-log = logging.getLogger(__name__)
 
 # The formats of the web. PIL reads more, and one of those (EPS) would start another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -113,7 +103,24 @@ def decode_rgb(content: bytes, *, max_pixels: int) -> Image.Image:
 
     Raises `Refused`.
     """
+    return _load_rgb(open_image(content, max_pixels), max_pixels)
+
+
+def decode_bgr(content: bytes, *, max_pixels: int) -> np.ndarray:
+    """The pixels of `decode_rgb` in OpenCV's order, (H, W, 3) uint8. Raises `Refused`.
+
+    Plain JPEGs, nearly all images of the web, are decoded in a third of Pillow's time.
+    """
     image = open_image(content, max_pixels)
+    pixels = _decode_plain_jpeg(content, image)
+    if pixels is None:
+        rgb = _load_rgb(image, max_pixels)
+        flat = np.frombuffer(rgb.tobytes("raw", "BGR"), np.uint8)
+        pixels = flat.reshape(rgb.height, rgb.width, 3)
+    return pixels
+
+
+def _load_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
     try:
         check_tiles(image, max_pixels)
         image.load()
@@ -124,56 +131,14 @@ def decode_rgb(content: bytes, *, max_pixels: int) -> Image.Image:
         raise refusal(error) from error
 
 
-class DecodedImage:
-    """A stream for the resizer of `load_resizer`, which takes its pixels as they are."""
-
-    def __init__(self, image: Image.Image) -> None:
-        """image: RGB."""
-        flat = np.frombuffer(image.tobytes("raw", "BGR"), np.uint8)
-        self.pixels = flat.reshape(image.height, image.width, 3)
-
-    def seek(self, position: int) -> None:
-        """There is only one position."""
-
-    def read(self) -> np.ndarray:
-        """The pixels; `_DecodedOpenCv.imdecode` gets them next."""
-        _DecodedOpenCv.shape = self.pixels.shape
-        return self.pixels
-
-
-class _DecodedOpenCv:
-    """OpenCV, except that `imdecode` only restores the shape of a `DecodedImage`."""
-
-    shape: tuple[int, ...] = ()  # of the image that was read last; the resizer has one thread
-
-    def __init__(self, opencv: Any) -> None:
-        self.opencv = opencv
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.opencv, name)
-
-    def imdecode(self, pixels: np.ndarray, flags: int) -> np.ndarray:  # noqa: ARG002
-        """The pixels in the shape of their image."""
-        return pixels.reshape(self.shape)
-
-
-@cache
-def load_resizer() -> Any:
-    """img2dataset's class `Resizer`, for `DecodedImage`, without the package around it.
-
-    Importing the package imports wandb, whose folders in the temporary directory stay behind when a
-    worker is killed.
-    """
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # do not look for updates on the network
-    package = importlib.util.find_spec("img2dataset")
-    if package is None or not package.submodule_search_locations:
-        raise ModuleNotFoundError("No module named 'img2dataset'", name="img2dataset")
-    path = Path(package.submodule_search_locations[0]) / "resizer.py"
-    spec = importlib.util.spec_from_file_location("img2dataset_resizer", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.cv2 = _DecodedOpenCv(module.cv2)  # type: ignore[attr-defined]
-    log.debug("loaded the resizer of img2dataset from %s", path)
-    return module.Resizer
+def _decode_plain_jpeg(content: bytes, image: Image.Image) -> np.ndarray | None:
+    """The pixels of an intact, upright JPEG in grey or colour; None leaves the image to Pillow."""
+    if image.format != "JPEG" or image.mode not in ("L", "RGB"):
+        return None
+    try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            return None
+        pixels: np.ndarray = simplejpeg.decode_jpeg(content, "BGR", strict=True)
+    except Exception:  # Pillow raises any type on broken metadata
+        return None
+    return pixels

@@ -1,24 +1,27 @@
 """What an image looks like, in one number: a perceptual hash, and how much its colours vary."""
 
+import cv2
 import imagehash
 import numpy as np
 from PIL import Image
 
-REDUCED_SIDE = 64  # pixels; the hash looks at 32 x 32 pixels, so more only cost time
-REDUCED = (REDUCED_SIDE, REDUCED_SIDE)
+SAMPLED = (128, 128)  # pixels of an image that are averaged to those of its hash
+HASHED = (32, 32)  # pixels that imagehash looks at
 SPREAD_SIDE = 32  # pixels
 BORDER = 1 / 16  # of each side
 
 
-def phash(image: Image.Image) -> int:
-    """The 64-bit perceptual hash (pHash) of an RGB image: bits of its low frequencies.
+def phash(pixels: np.ndarray) -> int:
+    """The 64-bit perceptual hash (pHash) of an image: bits of its low frequencies.
 
     Copies that were resized or encoded again differ in few bits. An image and its mirror image, or
-    two crops of it, differ in many. Returns an unsigned integer below 2^64.
+    two crops of it, differ in many. pixels: (H, W, 3) uint8, BGR. Returns an unsigned integer below
+    2^64.
     """
-    is_large = min(image.size) > REDUCED_SIDE
-    small = image.resize(REDUCED, Image.Resampling.LANCZOS, reducing_gap=2.0) if is_large else image
-    bits = imagehash.phash(small, hash_size=8).hash  # (8, 8) bool
+    sampled = cv2.resize(pixels, SAMPLED, interpolation=cv2.INTER_LINEAR)
+    grey = cv2.cvtColor(sampled, cv2.COLOR_BGR2GRAY)  # (128, 128)
+    small = cv2.resize(grey, HASHED, interpolation=cv2.INTER_AREA)
+    bits = imagehash.phash(Image.fromarray(small), hash_size=8).hash  # (8, 8) bool
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from PIL import Image
 
 from pipelines.artifacts.schema import rendition
-from pipelines.data.decode import DecodedImage, decode_rgb, load_resizer
+from pipelines.data.decode import decode_bgr
 from pipelines.data.image_statistics import phash
 from pipelines.data.pixels import decode_pixels
+from pipelines.data.resizer import DecodedImage, load_resizer
 from pipelines.data.url_policy import Refused
 
 # More extreme images are banners and rules; with keep_ratio they would grow to gigabytes.
@@ -32,7 +33,7 @@ class ImageEncoder:
 
     def columns(self, content: bytes) -> dict[str, Any]:
         """The image and what is known about it, from the downloaded bytes. Raises `Refused`."""
-        decoded = decode_rgb(content, max_pixels=self.max_pixels)
+        decoded = decode_bgr(content, max_pixels=self.max_pixels)
         image, width, height, original_width, original_height, error = self.resizer(
             DecodedImage(decoded)
         )

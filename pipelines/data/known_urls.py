@@ -48,7 +48,7 @@ def find_known_urls(new: Mapping[str, str], earlier: Mapping[str, str], folder: 
     """Write the table `KNOWN_URLS`: which rows of new slices have a URL that was fetched before.
 
     new: URL of each new slice, by its name. earlier: URL of each table of outcomes, by the URL of
-    its shard of pairs. Returns the number of rows.
+    its shard of pairs; the URLs of a damaged one are fetched again. Returns the number of rows.
     """
     if not earlier:
         folder.write_table(KNOWN_URLS, KNOWN.empty_table())
@@ -57,7 +57,7 @@ def find_known_urls(new: Mapping[str, str], earlier: Mapping[str, str], folder: 
         path = Path(scratch) / "known.parquet"
         db.register("rows", scan(new, LISTED))
         db.execute("CREATE TABLE new AS SELECT * FROM rows")
-        db.register("outcomes", scan(earlier, FETCHED))
+        db.register("outcomes", scan(earlier, FETCHED, skip_damaged=True))
         db.execute(
             "CREATE TABLE old AS SELECT * FROM outcomes "
             "WHERE coalesce(reason, '') NOT IN ('duplicate_row', 'hash_mismatch', 'bad_hash')"

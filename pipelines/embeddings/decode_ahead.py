@@ -62,7 +62,7 @@ def decode(inputs: ClipInputs, batch: EncodedPairs) -> DecodedPairs:
     """Decode, resize and tokenize; raises `UndecodableImageError`."""
     keys = [key for key, _ in batch.places]
     images = map(_open, batch.images, keys, [batch.where] * len(keys))
-    pixels = inputs.pixels(list(images))
+    pixels = inputs.pixels(images)
     return DecodedPairs(batch.places, pixels.numpy(), inputs.tokenize(batch.captions).numpy())
 
 

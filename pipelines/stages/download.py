@@ -14,7 +14,7 @@ from pipelines.core.digests import file_digest
 from pipelines.core.errors import PipelineError
 from pipelines.core.folder import Folder
 from pipelines.core.shard_folder import ShardFolder, existing_shards, shared_shards
-from pipelines.core.shard_records import ShardRecord, last_versions
+from pipelines.core.shard_records import ShardRecord, all_versions
 from pipelines.core.stage import Artifact, Context, Outlook, Stage, entries, load_artifact
 from pipelines.core.store import Store
 from pipelines.data.download import DownloadItem, DownloadWorker
@@ -54,7 +54,7 @@ class Download(Stage[PairShards]):
     """
 
     kind: ClassVar[str] = "download"
-    version: ClassVar[int] = 2  # 2: outcomes, perceptual hashes
+    version: ClassVar[int] = 3  # 2: outcomes, perceptual hashes; 3: hashes of pixels by area
     varies: ClassVar[bool] = True
     artifact: ClassVar[type[Artifact]] = PairShards
 
@@ -160,7 +160,10 @@ class Download(Stage[PairShards]):
         """
         if new and not ctx.folder.exists(KNOWN_URLS):
             earlier = {} if ctx.is_forced else self._earlier_outcomes(ctx.folder.shared())
-            ctx.call(find_known_urls, new, earlier, ctx.folder)
+            if earlier:
+                ctx.call(find_known_urls, new, earlier, ctx.folder)
+            else:  # no worker is needed to find none
+                find_known_urls(new, earlier, ctx.folder)
 
     def _shards(self, store: Store, slices: Iterable[str]) -> ShardFolder:
         """The shards of these slices, as they are now."""
@@ -171,9 +174,8 @@ class Download(Stage[PairShards]):
     def _earlier_outcomes(self, shared: Folder) -> dict[str, str]:
         """The tables of outcomes with the same settings, by the URL of their shard of pairs."""
         files = shared.files()
-        last = [
-            s for s in last_versions(files).values() if s.startswith(f"{self.settings_digest}-")
-        ]
+        versions = all_versions(files).values()
+        last = [v[0] for v in versions if v[0].startswith(f"{self.settings_digest}-")]
         return {
             shared.file(f"{stem}.parquet"): shared.file(f"{stem}{OUTCOMES_FILE}")
             for stem in last

@@ -59,9 +59,9 @@ def main(root: str, toy: str, *options: str) -> int:
         on_busy="leave" if given.get("on_busy") == "leave" else "wait",
         cluster=ClusterSettings(cpus=2, object_store_gib=0.25),
     )
-    store = Store(root)
+    store, scope = Store(root), Scope(force=[given["force"]] if "force" in given else [])
     try:
-        run_plan(make_plan(Graph(TOYS[toy]()), store, Scope()), store, settings, [Printer()])
+        run_plan(make_plan(Graph(TOYS[toy]()), store, scope), store, settings, [Printer()])
     except PipelineError as error:
         print(f"unclip: {error}", file=sys.stderr, flush=True)
         return error.exit_code

@@ -151,6 +151,29 @@ def test_a_store_that_turns_read_only_stops_the_run(
 
 
 @pytest.mark.usefixtures("shared_ray")
+@pytest.mark.parametrize("again", [["force=count"], []])
+def test_a_forced_stage_whose_driver_was_killed_goes_on_with_its_new_shards(
+    tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch, again: list[str]
+) -> None:
+    root = tmp_path / "store"
+    assert start(root, "sum").wait(timeout=60) == 0
+    monkeypatch.setenv("TOY_COUNT", "pause_s=1")
+    driver = start(root, "sum", "force=count", "expiry_s=3")
+    until(lambda: shards_done(root) >= 5)  # of the four old and four new ones
+    driver.kill()
+    driver.wait()
+    finished = {path.stem for path in root.glob("count/shards/*@*.parquet")}
+    monkeypatch.setenv("TOY_COUNT", "")
+    assert start(root, "sum", *again, "expiry_s=3").wait(timeout=60) == 0
+    (made,) = Store(str(root)).manifests("count")
+    assert len(made.shards) == 4
+    assert {name.partition("@")[2].removesuffix(".parquet") for name in made.shards} == {
+        stem.partition("@")[2] for stem in finished
+    }
+    assert min(traces(trace, "count").values()) == 2  # what was finished was not made again
+
+
+@pytest.mark.usefixtures("shared_ray")
 def test_one_lost_and_one_damaged_shard_are_made_again_and_no_other(
     tmp_path: Path, trace: Path
 ) -> None:

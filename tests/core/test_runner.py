@@ -171,6 +171,7 @@ def test_forcing_a_stage_runs_it_alone_and_failing_brings_the_old_result_back(
         run(store, graph(), Scope(force=["add"]))
     assert store.manifests("add") == [made]
     assert store.missing_outputs(made) == []
+    assert not list((tmp_path / "store" / "add").glob("*.replaced"))
 
 
 def test_a_request_that_the_cluster_cannot_meet_starts_nothing(tmp_path: Path, trace: Path) -> None:

@@ -92,13 +92,19 @@ def test_damaged_shards_are_found_out_with_and_without_records(
     assert found(folder, *(r.stem for r in records), known=known) == kept
 
 
-def test_the_last_version_of_a_shard_counts(store: Store) -> None:
+def test_the_last_intact_version_of_a_shard_counts(store: Store) -> None:
     folder = store.folder("embed", "shards")
     first, second = shard(folder, "a"), shard(folder, "a@20260101T000000")
     other = shard(folder, "b@20250101T000000")
     known = {first.stem: first}
     assert found(folder, "a", "b", known=known) == {second.stem, other.stem}
+    third = shard(folder, "a@20260201T000000")
+    assert found(folder, "a", "b", known=known) == {third.stem, other.stem}
+    damage(folder, third, "short")
+    assert found(folder, "a", "b", known=known) == {second.stem, other.stem}
     damage(folder, second, "short")
+    assert found(folder, "a", "b", known=known) == {first.stem, other.stem}
+    damage(folder, first, "short")
     assert found(folder, "a", "b", known=known) == {other.stem}
 
 

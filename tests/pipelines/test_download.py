@@ -20,7 +20,7 @@ from multidict import CIMultiDict
 from PIL import Image
 
 from pipelines.artifacts.schema import pair_key, pairs, url_list
-from pipelines.data.decode import decode_rgb
+from pipelines.data.decode import decode_bgr, decode_rgb
 from pipelines.data.download import DownloadItem, DownloadWorker
 from pipelines.data.download_config import DownloadConfig
 from pipelines.data.pixels import decode_pixels
@@ -244,6 +244,20 @@ def test_an_image_taken_sideways_is_turned_upright():
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: rotate by 90 degrees
     assert decode_rgb(encode(noise(30, 20), "JPEG", exif=exif), max_pixels=1000).size == (20, 30)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_plain_jpeg_is_decoded_fast_to_the_pixels_of_pillow(
+    mode: str, subsampling: int, progressive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"quality": 80, "subsampling": subsampling, "progressive": progressive}
+    content = encode(noise(45, 31).convert(mode), "JPEG", **settings)
+    slow = decode_rgb(content, max_pixels=10_000)
+    monkeypatch.setattr("pipelines.data.decode._load_rgb", None)  # what Pillow decodes with
+    fast = decode_bgr(content, max_pixels=10_000)
+    assert np.array_equal(fast[:, :, ::-1], np.asarray(slow))
 
 
 def test_a_small_file_of_too_many_pixels_is_refused_before_it_is_decoded():

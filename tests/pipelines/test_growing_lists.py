@@ -204,6 +204,21 @@ def test_a_damaged_shard_costs_its_own_rows_only(
     assert server.taken() == pairs.shards[name].rows
 
 
+def test_a_damaged_table_of_outcomes_costs_only_what_it_knew(
+    store: Store, csv_file: Path, server: Site
+) -> None:
+    pairs = download(store, csv_file)
+    name = sorted(pairs.shards)[0]
+    damaged = Path(pairs.outcomes_url(name))
+    damaged.write_bytes(b"PAR1" + bytes(damaged.stat().st_size - 4))
+    lost = {row["url"] for row in read_table(pairs.url(name), ["url"]).to_pylist()}
+    rows = [server.row(number, "another caption") for number in range(ROWS)]
+    write_csv(csv_file, rows)
+    server.taken()
+    download(store, csv_file)
+    assert server.taken() == len(lost)
+
+
 def test_an_edit_after_force_or_a_retry_copies_the_last_outcome(
     store: Store, csv_file: Path, server: Site
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from pipelines.data.decode import decode_rgb
+from pipelines.data.decode import decode_bgr, decode_rgb
 from pipelines.data.images import ImageEncoder
 from pipelines.data.pixels import decode_pixels
 from pipelines.data.url_policy import Refused
@@ -39,14 +39,27 @@ def test_an_image_is_decoded_upright_and_in_its_colours_or_refused(name: str) ->
     case = IMAGES[name]
     if case.reason is not None:
         with pytest.raises(Refused) as refused:
-            decode_rgb(case.content, max_pixels=MAX_PIXELS)
+            decode_bgr(case.content, max_pixels=MAX_PIXELS)
         assert refused.value.reason == case.reason, refused.value.detail
         return
-    image = decode_rgb(case.content, max_pixels=MAX_PIXELS)
+    image = Image.fromarray(decode_bgr(case.content, max_pixels=MAX_PIXELS)[:, :, ::-1])
     assert (image.mode, image.size) == ("RGB", case.size)
     if case.colours is not None:
         difference = np.abs(np.subtract(colours(image), case.colours))
         assert difference.max() <= TOLERANCE, colours(image)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_fast_decoder_gives_what_pillow_gives(name: str) -> None:
+    content = IMAGES[name].content
+    try:
+        slow = decode_rgb(content, max_pixels=MAX_PIXELS)
+    except Refused as refused:
+        with pytest.raises(Refused, match=refused.reason):
+            decode_bgr(content, max_pixels=MAX_PIXELS)
+        return
+    fast = decode_bgr(content, max_pixels=MAX_PIXELS)
+    assert np.array_equal(fast[:, :, ::-1], np.asarray(slow))
 
 
 @pytest.mark.parametrize("name", [name for name, case in IMAGES.items() if case.reason is None])

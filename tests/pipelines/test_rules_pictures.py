@@ -18,6 +18,10 @@ def scene(seed: int, size: tuple[int, int] = (400, 300)) -> Image.Image:
     return Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC)
 
 
+def hash_of(image: Image.Image) -> int:
+    return phash(np.asarray(image)[:, :, ::-1].copy())
+
+
 def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
     content = encoded(image, "JPEG", quality=quality)
     return Image.open(io.BytesIO(content)).convert("RGB")
@@ -38,26 +42,26 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
 @pytest.mark.parametrize("copy", list(COPIES))
 def test_a_copy_has_nearly_the_hash_of_its_original(copy: str) -> None:
     images = [scene(seed) for seed in range(40)]
-    distances = [(phash(image) ^ phash(COPIES[copy](image))).bit_count() for image in images]
+    distances = [(hash_of(image) ^ hash_of(COPIES[copy](image))).bit_count() for image in images]
     assert np.mean([distance <= 3 for distance in distances]) >= 0.9
     assert max(distances) <= 8
 
 
 def test_different_images_have_different_hashes() -> None:
-    hashes = [phash(scene(seed)) for seed in range(60)]
+    hashes = [hash_of(scene(seed)) for seed in range(60)]
     pairs = [(a ^ b).bit_count() for n, a in enumerate(hashes) for b in hashes[:n]]
     assert min(pairs) > 3
-    mirrored = [phash(ImageOps.mirror(scene(seed))) for seed in range(20)]
+    mirrored = [hash_of(ImageOps.mirror(scene(seed))) for seed in range(20)]
     assert all((a ^ b).bit_count() > 3 for a, b in zip(hashes, mirrored, strict=False))
 
 
 def test_a_hash_is_an_unsigned_64_bit_number_that_does_not_change() -> None:
-    hashes = [phash(scene(seed)) for seed in range(60)]
+    hashes = [hash_of(scene(seed)) for seed in range(60)]
     assert all(0 <= value < 2**64 for value in hashes)
     assert max(hashes) >= 2**63
-    assert hashes == [phash(scene(seed)) for seed in range(60)]
+    assert hashes == [hash_of(scene(seed)) for seed in range(60)]
     # Hashes are stored and compared with later ones, so another value makes old stores wrong.
-    assert phash(scene(0)) == 0xFC9848E313C4AE3B
+    assert hash_of(scene(0)) == 0xFC9848E313C4AE3B
 
 
 def placeholder(colour: str = "white") -> Image.Image:

@@ -2,7 +2,7 @@
 
 # B batch, S image side, L text tokens
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,12 +31,15 @@ class ClipInputs:
     tokenizer: Tokenizer
     image_size: int
 
-    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """Images of any size as (B, 3, S, S) uint8; `FrozenClip.encode_images` takes them."""
-        side = self.image_size
-        batch = np.empty((len(images), 3, side, side), np.uint8)
-        for pixels, image in zip(batch, images, strict=True):
-            pixels[:] = np.asarray(self.resize(to_rgb(image))).transpose(2, 0, 1)
+    def pixels(self, images: Iterable[Image.Image]) -> Tensor:
+        """Images of any size as (B, 3, S, S) uint8; `FrozenClip.encode_images` takes them.
+
+        Images that are made one by one are never all in memory at their full size.
+        """
+        resized = [np.asarray(self.resize(to_rgb(image))) for image in images]  # each (S, S, 3)
+        batch = np.empty((len(resized), 3, self.image_size, self.image_size), np.uint8)
+        for pixels, image in zip(batch, resized, strict=True):
+            pixels[:] = image.transpose(2, 0, 1)
         return torch.from_numpy(batch)
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
