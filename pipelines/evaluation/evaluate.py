@@ -33,6 +33,6 @@ def evaluate(ctx: Context, sources: Sources, weights: Weights, config: EvaluateC
         unit="shards of captions",
     )
     measurements: list[Measurement] = ctx.call(measure, ctx.folder, names, tuple(weights.priors))
-    beaten = sum(measurement.beats_baseline for measurement in measurements)
-    log.info("%d of %d metrics beat their baseline", beaten, len(measurements))
+    better = sum(measurement.comparison == "better" for measurement in measurements)
+    log.info("%d of %d metrics are better than their baseline", better, len(measurements))
     return Evaluated(measurements, ctx.call(write_contact_sheets, ctx.folder, names))

@@ -29,7 +29,7 @@ def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
             name: prior.model.removesuffix("_prior") for name, prior in inputs.priors.items()
         },
         "prior_metrics": prior_rows(records, list(inputs.priors)),
-        "beaten": sum(record["beats_baseline"] for record in held_out),
+        "beaten": sum(record["comparison"] == "better" for record in held_out),
         "total": len(held_out),
         "evaluated": count_samples(evaluation.folder, _shard_names(evaluation)),
         "samples": sample_rows(evaluation, config.samples),
@@ -70,7 +70,7 @@ def prior_rows(records: Records, priors: Sequence[str]) -> list[Values]:
     for row in rows.values():
         best = max if row["higher_is_better"] else min
         row["best"] = {
-            split: best(record["value"] for record in by_prior.values())
+            split: best(record["value"]["value"] for record in by_prior.values())
             for split, by_prior in row["splits"].items()
         }
     return list(rows.values())

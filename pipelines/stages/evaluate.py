@@ -32,7 +32,7 @@ class Evaluate(Stage[Evaluation]):
     """Images for held-out and for training captions, and how good they are."""
 
     kind: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 3  # 3: any number of priors and upsamplers
+    version: ClassVar[int] = 4  # 4: intervals, independent judges
     artifact: ClassVar[type[Artifact]] = Evaluation
 
     pairs: Stage[PairShards]
@@ -88,8 +88,8 @@ class Evaluate(Stage[Evaluation]):
 
 def values_by_name(measurements: "Sequence[Measurement]") -> dict[str, float]:
     """Values by name, and baselines as "<name>_baseline"."""
-    values = {m.full_name: m.value for m in measurements}
-    return values | {f"{m.full_name}_baseline": m.baseline for m in measurements}
+    values = {m.full_name: m.value.value for m in measurements}
+    return values | {f"{m.full_name}_baseline": m.baseline.value for m in measurements}
 
 
 def read_metrics(evaluation: Evaluation) -> dict[str, dict[str, Any]]:

@@ -103,15 +103,19 @@ def test_every_metric_has_a_value_a_baseline_a_direction_and_a_meaning(
     records = read_metrics(evaluation)
     assert {name.split("/")[0] for name in records} == {"held_out", "training"}
     for name, record in records.items():
-        assert np.isfinite([record["value"], record["baseline"]]).all()
+        value, baseline, gain = (record[part] for part in ("value", "baseline", "gain"))
+        for figure in (value, baseline, gain):
+            assert np.isfinite(list(figure.values())).all()
+            assert figure["low"] <= figure["high"]
         assert record["meaning"]
         assert record["baseline_name"]
-        better = record["value"] - record["baseline"]
-        assert record["beats_baseline"] == (
-            better > 0 if record["higher_is_better"] else better < 0
+        sign = 1 if record["higher_is_better"] else -1
+        assert gain["value"] == pytest.approx(sign * (value["value"] - baseline["value"]))
+        assert record["comparison"] == (
+            "better" if gain["low"] > 0 else "worse" if gain["high"] < 0 else "unclear"
         )
-        assert evaluation.metrics[name] == record["value"]
-        assert evaluation.metrics[f"{name}_baseline"] == record["baseline"]
+        assert evaluation.metrics[name] == value["value"]
+        assert evaluation.metrics[f"{name}_baseline"] == baseline["value"]
     assert Metrics("evaluate", 0, evaluation.metrics) in events
 
 

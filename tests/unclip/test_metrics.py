@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,12 +10,17 @@ from torch import Tensor
 
 from unclip.embeddings.pca import Moments
 from unclip.metrics import (
+    bootstrap_weights,
     clip_score,
     cmmd,
     cosine_statistics,
     diversity,
     frechet_distance,
     frechet_from_moments,
+    frechet_resampled,
+    interval,
+    kid,
+    mean_of,
     precision_recall,
     retrieval_at_k,
 )
@@ -148,3 +154,71 @@ def test_inputs_without_a_meaning_are_refused_with_what_was_given() -> None:
         precision_recall(unit(3), unit(9))
     with pytest.raises(ValueError, match="at least 2 embeddings, not 1"):
         diversity(unit(1))
+
+
+def test_kid_is_the_double_loop_over_the_cubic_kernel_in_both_forms() -> None:
+    a, b = normal(7), normal(9, seed=1)
+
+    def kernel(x: Tensor, y: Tensor) -> float:
+        return (float(x.double() @ y.double()) / 6 + 1) ** 3
+
+    def mean(pairs: list[float]) -> float:
+        return sum(pairs) / len(pairs)
+
+    def within(rows: Tensor, *, own: bool) -> float:
+        return mean(
+            [kernel(x, y) for i, x in enumerate(rows) for j, y in enumerate(rows) if own or i != j]
+        )
+
+    between = mean([kernel(x, y) for x in a for y in b])
+    for unbiased in (True, False):
+        expected = within(a, own=not unbiased) + within(b, own=not unbiased) - 2 * between
+        assert float(kid(a, b, unbiased=unbiased)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_biased_distance_is_positive_and_shrinks_to_the_unbiased_one() -> None:
+    for count in (20, 200, 2000):
+        a, b = normal(count), normal(count, seed=1)
+        assert 0 < float(kid(a, b, unbiased=False)) - float(kid(a, b)) < 60 / count
+
+
+@pytest.mark.parametrize(
+    "estimate",
+    [
+        lambda a, b, w: mean_of(a[:, 0])(w),
+        lambda a, b, w: kid(a, b, weights=w),
+        lambda a, b, w: kid(a, b, unbiased=False, weights=w),
+        lambda a, b, w: cmmd(a, b, weights=w),
+        lambda a, b, w: frechet_resampled(a, b, w),
+    ],
+)
+def test_an_estimate_with_weights_is_that_of_the_repeated_rows(
+    estimate: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> None:
+    """Except that a row and its own copy are no pair for the unbiased forms."""
+    a, b = normal(30), normal(30, seed=1) + 0.5
+    weights = bootstrap_weights(30, generator=torch.Generator().manual_seed(0), resamples=2)
+    plain, *_ = estimate(a, b, weights).tolist()
+    (alone,) = estimate(a, b, torch.ones(1, 30, dtype=torch.float64)).tolist()
+    assert plain == pytest.approx(alone, rel=1e-9)
+    twice = torch.full((1, 30), 2.0, dtype=torch.float64)
+    assert float(estimate(a, b, twice)[0]) == pytest.approx(alone, rel=0.05)
+
+
+def test_the_mean_of_drawn_rows_is_that_of_the_rows_repeated() -> None:
+    values = normal(50)[:, 0]
+    weights = bootstrap_weights(50, generator=torch.Generator().manual_seed(0))
+    assert weights.shape == (501, 50)
+    assert weights.sum(-1).eq(50).all()
+    repeated = [values.double().repeat_interleave(row.long()).mean() for row in weights[:20]]
+    assert mean_of(values)(weights)[:20].tolist() == pytest.approx([float(v) for v in repeated])
+
+
+def test_intervals_contain_the_truth_as_often_as_they_say() -> None:
+    generator = torch.Generator().manual_seed(3)
+    hits = 0
+    for _ in range(200):
+        values = torch.randn(80, generator=generator) + 1
+        low, high = interval(mean_of(values)(bootstrap_weights(80, generator=generator))[1:])
+        hits += low <= 1 <= high
+    assert 0.90 <= hits / 200 <= 0.985

@@ -27,14 +27,9 @@ def precision_recall(real: Tensor, generated: Tensor, *, neighbours: int = 3) ->
     to its `neighbours`-th nearest neighbour in the set. Precision is the fraction of generated
     samples in the balls of the real ones; recall is the reverse.
     """
-    fewest = min(len(real), len(generated))
-    if not 1 <= neighbours < fewest:
-        raise ValueError(
-            f"neighbours={neighbours} must be in [1, {fewest - 1}], below the size of each set"
-        )
     return PrecisionRecall(
-        precision=_share_inside(generated, real, neighbours),
-        recall=_share_inside(real, generated, neighbours),
+        precision=inside(generated, real, neighbours=neighbours).double().mean().item(),
+        recall=inside(real, generated, neighbours=neighbours).double().mean().item(),
     )
 
 
@@ -48,8 +43,17 @@ def diversity(embeds: Tensor) -> float:
     return float(1 - (total - count) / (count * (count - 1)))
 
 
-def _share_inside(samples: Tensor, members: Tensor, neighbours: int) -> float:
-    """The fraction of `samples` in the ball of at least one of `members`."""
+def inside(samples: Tensor, members: Tensor, *, neighbours: int = 3) -> Tensor:
+    """Whether each sample (M, D) lies in the ball of at least one member (N, D); (M,) bool.
+
+    Its mean is the precision if the members are real, and the recall if the samples are. Raises
+    `ValueError` unless both sets have more than `neighbours` rows.
+    """
+    fewest = min(len(samples), len(members))
+    if not 1 <= neighbours < fewest:
+        raise ValueError(
+            f"neighbours={neighbours} must be in [1, {fewest - 1}], below the size of each set"
+        )
     members = members.float()
     radii = torch.cat(
         [
@@ -57,8 +61,8 @@ def _share_inside(samples: Tensor, members: Tensor, neighbours: int) -> float:
             for rows in torch.split(members, _CHUNK)
         ]
     )
-    inside = [
+    found = [
         (torch.cdist(rows, members) <= radii).any(1)
         for rows in torch.split(samples.float(), _CHUNK)
     ]
-    return torch.cat(inside).float().mean().item()
+    return torch.cat(found)

@@ -32,11 +32,16 @@ class Retrieval:
 
 
 def clip_score(image_embeds: Tensor, text_embeds: Tensor, *, weight: float = 100.0) -> float:
-    """CLIPScore (Hessel et al. 2021): mean of weight · max(cosine, 0) over pairs, each (N, D).
+    """CLIPScore (Hessel et al. 2021): the mean of `clip_scores`."""
+    return clip_scores(image_embeds, text_embeds, weight=weight).mean().item()
 
-    That paper uses the weight 2.5; most other work uses 100.
+
+def clip_scores(image_embeds: Tensor, text_embeds: Tensor, *, weight: float = 100.0) -> Tensor:
+    """Weight · max(cosine, 0) of each pair of rows of (N, D) and (N, D); (N,).
+
+    Hessel et al. use the weight 2.5; most other work uses 100.
     """
-    return weight * cosines(image_embeds, text_embeds).clamp(min=0).mean().item()
+    return weight * cosines(image_embeds, text_embeds).clamp(min=0)
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
@@ -63,7 +68,13 @@ def cosine_statistics(a: Tensor, b: Tensor) -> CosineStatistics:
 
 
 def retrieval_at_k(queries: Tensor, targets: Tensor, *, k: int) -> Retrieval:
-    """Recall at k: how often a query's own target is among the k targets of highest cosine.
+    """Recall at k over all queries, and by chance; see `found_at_k`."""
+    found = found_at_k(queries, targets, k=k)
+    return Retrieval(recall=found.double().mean().item(), chance=k / len(queries))
+
+
+def found_at_k(queries: Tensor, targets: Tensor, *, k: int) -> Tensor:
+    """Whether a query's own target is among the k targets of highest cosine; (N,) bool.
 
     queries, targets: (N, D), paired by row. Ties count against the query, so embeddings that have
     collapsed to one point retrieve nothing.
@@ -76,10 +87,10 @@ def retrieval_at_k(queries: Tensor, targets: Tensor, *, k: int) -> Retrieval:
         raise ValueError(f"k={k} must be in [1, {len(queries)}], the number of targets")
     own = cosines(queries, targets)  # (N,)
     unit_targets = F.normalize(targets.float(), dim=-1)
-    found = 0
+    found = []
     for start in range(0, len(queries), _CHUNK):
         rows = slice(start, start + _CHUNK)
         similarity = F.normalize(queries[rows].float(), dim=-1) @ unit_targets.T
         at_least = similarity >= own[rows, None] - 1e-6  # includes its own target
-        found += int((at_least.sum(-1) <= k).sum())
-    return Retrieval(recall=found / len(queries), chance=k / len(queries))
+        found.append(at_least.sum(-1) <= k)
+    return torch.cat(found)

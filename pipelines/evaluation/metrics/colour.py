@@ -5,9 +5,11 @@
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from einops import rearrange
 
 from pipelines.evaluation.metrics.metric import Metric, Score, Split
+from unclip.metrics import Estimate, constant, mean_of
 
 BACKGROUND_DISTANCE = 0.15  # in RGB in [0, 1]; pixels closer to the border's are background
 MIN_FOREGROUND = 0.02  # share of the pixels; with less, the whole image counts as foreground
@@ -35,15 +37,14 @@ def colour_metrics() -> Iterator[Metric]:
 def distance_to_own(split: Split) -> Score:
     """The mean distance of generated images to their own originals, and to other originals."""
     distances = generated_to_original(split)
-    return Score(
-        float(np.diag(distances).mean()),
-        baseline=float(np.diag(np.roll(distances, 1, axis=1)).mean()),
-    )
+    own, other = np.diag(distances), np.diag(np.roll(distances, 1, axis=1))
+    return Score(rows_mean(own), baseline=rows_mean(other))
 
 
 def closer_to_own(split: Split) -> Score:
     """How often a generated image is closer to its own original than to another."""
-    return Score(share_closer_to_own(generated_to_original(split)), baseline=0.5)
+    closer = shares_closer_to_own(generated_to_original(split))
+    return Score(rows_mean(closer), baseline=constant(0.5))
 
 
 def generated_to_original(split: Split) -> np.ndarray:
@@ -75,11 +76,17 @@ def colour_distances(colours: np.ndarray, others: np.ndarray) -> np.ndarray:
     return distances
 
 
-def share_closer_to_own(distances: np.ndarray) -> float:
-    """How often a row is closer to its own column than to another: 0.5 by chance, 1 at best.
+def shares_closer_to_own(distances: np.ndarray) -> np.ndarray:
+    """For each row, how many of the other columns are farther than its own: 0.5 by chance; (B,).
 
     distances: (B, B), with a row's own column on the diagonal. Ties count half.
     """
     own = np.diag(distances)[:, None]  # (B, 1)
-    wins = (own < distances).sum() + 0.5 * ((own == distances).sum() - len(distances))
-    return float(wins / (len(distances) * (len(distances) - 1)))
+    ties = (own == distances).sum(axis=1) - 1
+    wins: np.ndarray = (own < distances).sum(axis=1) + 0.5 * ties
+    return wins / (len(distances) - 1)
+
+
+def rows_mean(values: np.ndarray) -> Estimate:
+    """The mean of one value per row, (B,)."""
+    return mean_of(torch.from_numpy(values))

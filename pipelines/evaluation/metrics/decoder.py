@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
+import torch
 
-from pipelines.evaluation.metrics.embeddings import mean_cosine
 from pipelines.evaluation.metrics.metric import Metric, Score, Split
+from unclip.metrics import cosines, mean_of
 
 BASELINES = {  # suffix of the metric's name → column of images to compare with, in words
     "": ("from_shuffled_embedding", "decoded from another image's embedding"),
@@ -37,21 +38,21 @@ def decoder_metrics() -> Iterator[Metric]:
 
 def cosine_to_original(split: Split, *, baseline: str) -> Score:
     """The mean CLIP cosine of reconstructions, and of the images in the column `baseline`."""
-    embeds = split.samples.probes.embeds
-    images = embeds("image_embeds")
+    probes = split.samples.probes
+    images = probes.embeds("image_embeds")
     value, other = (
-        mean_cosine(embeds(f"{column}_embeds"), images)
+        mean_of(cosines(probes.embeds(f"{column}_embeds"), images))
         for column in ("from_true_embedding", baseline)
     )
-    return Score(value, other)
+    return Score(value, other, rows=len(probes))
 
 
 def error_to_original(split: Split, *, baseline: str) -> Score:
     """The mean squared error of reconstructions, and of the images in the column `baseline`."""
-    thumbnails = split.samples.probes.thumbnails
-    original = thumbnails("original")  # (P, S, S, 3)
+    probes = split.samples.probes
+    original = probes.thumbnails("original")  # (P, S, S, 3)
     value, other = (
-        float(np.square(thumbnails(column) - original).mean())
+        mean_of(torch.from_numpy(np.square(probes.thumbnails(column) - original).mean((1, 2, 3))))
         for column in ("from_true_embedding", baseline)
     )
-    return Score(value, other)
+    return Score(value, other, rows=len(probes))

@@ -9,12 +9,15 @@ from torch import Tensor
 
 from pipelines.evaluation.metrics.metric import Metric, Score, Split
 from unclip.metrics import (
-    clip_score,
+    Estimate,
+    clip_scores,
     cmmd,
+    constant,
     cosines,
-    frechet_distance,
-    precision_recall,
-    retrieval_at_k,
+    found_at_k,
+    frechet_resampled,
+    inside,
+    mean_of,
 )
 
 MIN_ROWS_FOR_DISTRIBUTIONS = 8  # statistics of fewer rows are meaningless
@@ -38,12 +41,14 @@ def prior_metrics(name: str, column: str) -> Iterator[Metric]:
 
     def over_shuffled(split: Split) -> Score:
         predicted, images = split.samples.embeds(column), split.samples.embeds("image_embeds")
-        return Score(mean_cosine(predicted, images), mean_cosine(shuffled(predicted), images))
+        return Score(
+            mean_of(cosines(predicted, images)), mean_of(cosines(shuffled(predicted), images))
+        )
 
     def over_mean(split: Split) -> Score:
         predicted, images = split.samples.embeds(column), split.samples.embeds("image_embeds")
         mean = split.reference.mean(dim=0).expand_as(images)
-        return Score(mean_cosine(predicted, images), mean_cosine(mean, images))
+        return Score(mean_of(cosines(predicted, images)), mean_of(cosines(mean, images)))
 
     yield Metric(
         name=f"{name}/cosine",
@@ -72,8 +77,8 @@ def retrieval(split: Split, *, queries: str, rank: int) -> Score | None:
     if rank >= len(split.samples):
         return None
     embeds = split.samples.embeds
-    found = retrieval_at_k(embeds(queries), embeds("image_embeds"), k=rank)
-    return Score(found.recall, found.chance)
+    found = found_at_k(embeds(queries), embeds("image_embeds"), k=rank)
+    return Score(mean_of(found), constant(rank / len(split.samples)))
 
 
 def nearest(rank: int) -> str:
@@ -81,14 +86,24 @@ def nearest(rank: int) -> str:
     return "the nearest" if rank == 1 else f"among the {rank} nearest"
 
 
-def precision(generated: Tensor, real: Tensor) -> float:
+def frechet(generated: Tensor, real: Tensor) -> Estimate:
+    """The Fréchet distance of generated images to real ones."""
+    return lambda weights: frechet_resampled(generated, real, weights)
+
+
+def unbiased_cmmd(generated: Tensor, real: Tensor) -> Estimate:
+    """The unbiased squared maximum mean discrepancy of generated and real images."""
+    return lambda weights: cmmd(generated, real, weights=weights)
+
+
+def precision(generated: Tensor, real: Tensor) -> Estimate:
     """The share of generated images that lie among real ones."""
-    return precision_recall(real, generated).precision
+    return mean_of(inside(generated, real))
 
 
-def recall(generated: Tensor, real: Tensor) -> float:
+def recall(generated: Tensor, real: Tensor) -> Estimate:
     """The share of real images that lie among generated ones."""
-    return precision_recall(real, generated).recall
+    return mean_of(inside(real, generated))
 
 
 def fidelity_metrics() -> Iterator[Metric]:
@@ -101,13 +116,13 @@ def fidelity_metrics() -> Iterator[Metric]:
     lower = partial(make, higher_is_better=False)
     yield lower(
         name="fidelity/frechet_distance",
-        score=partial(fidelity, measure=frechet_distance),
+        score=partial(fidelity, measure=frechet),
         meaning="Fréchet distance (as in FID) between generated and real images over CLIP "
         "features; it falls as their number grows",
     )
     yield lower(
         name="fidelity/cmmd",
-        score=partial(fidelity, measure=cmmd),
+        score=partial(fidelity, measure=unbiased_cmmd),
         meaning="maximum mean discrepancy between the CLIP features of generated and real images",
     )
     yield make(
@@ -122,7 +137,7 @@ def fidelity_metrics() -> Iterator[Metric]:
     )
 
 
-def fidelity(split: Split, *, measure: Callable[[Tensor, Tensor], float]) -> Score | None:
+def fidelity(split: Split, *, measure: Callable[[Tensor, Tensor], Estimate]) -> Score | None:
     """`measure` of (generated, real) embeddings, with untrained models as the baseline.
 
     None if there are fewer than `MIN_ROWS_FOR_DISTRIBUTIONS` rows.
@@ -132,10 +147,11 @@ def fidelity(split: Split, *, measure: Callable[[Tensor, Tensor], float]) -> Sco
         return None
     embeds = split.samples.embeds
     real = embeds("image_embeds")
+    floor = measure(split.reference[:count], real[:count])
     return Score(
         measure(embeds("generated_embeds"), real),
         baseline=measure(embeds("untrained_embeds"), real),
-        reference=measure(split.reference[:count], real),
+        reference=lambda weights: floor(weights[:, :count]),
     )
 
 
@@ -149,9 +165,9 @@ def alignment_metrics() -> Iterator[Metric]:
             (embeds("untrained_embeds"), texts) if untrained else (generated, shuffled(texts))
         )
         return Score(
-            clip_score(generated, texts),
-            baseline=clip_score(*baseline),
-            reference=clip_score(embeds("image_embeds"), texts),
+            mean_of(clip_scores(generated, texts)),
+            baseline=mean_of(clip_scores(*baseline)),
+            reference=mean_of(clip_scores(embeds("image_embeds"), texts)),
         )
 
     make = partial(
@@ -169,11 +185,6 @@ def alignment_metrics() -> Iterator[Metric]:
         score=partial(score, untrained=True),
         baseline_name="untrained models",
     )
-
-
-def mean_cosine(vectors: Tensor, others: Tensor) -> float:
-    """The mean cosine of paired rows, each (N, E)."""
-    return cosines(vectors, others).mean().item()
 
 
 def shuffled(vectors: Tensor) -> Tensor:

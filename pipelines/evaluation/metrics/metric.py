@@ -3,12 +3,16 @@
 # N rows, R reference rows, E width of the CLIP embeddings
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self
 
+import torch
 from torch import Tensor
 
 from pipelines.evaluation.samples import Samples
+from unclip.metrics import Estimate, bootstrap_weights, interval
+
+Comparison = Literal["better", "worse", "unclear"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,21 @@ class Split:
         """The number of reference rows to compare with the samples: at most as many as those."""
         return min(len(self.samples), len(self.reference))
 
+    def weights(self, rows: int) -> Tensor:
+        """How often each of the first `rows` rows is drawn: once, and in R resamples; (1 + R, N).
+
+        The same for all metrics of as many rows, so that their differences have intervals.
+        """
+        return bootstrap_weights(rows, generator=torch.Generator().manual_seed(0))
+
 
 class Score(NamedTuple):
-    """The value of a metric, and the values to compare it with."""
+    """Estimates over the split's rows: of a metric, and of what it is compared with."""
 
-    value: float
-    baseline: float  # reached without any learning
-    reference: float | None = None  # reached by real images: a ceiling or a floor
+    value: Estimate
+    baseline: Estimate  # reached without any learning
+    reference: Estimate | None = None  # reached by real images: a ceiling or a floor
+    rows: int | None = None  # of the estimates; None: all rows of the split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +55,7 @@ class Metric:
     name: str  # "subject/what", as in "prior/cosine"
     meaning: str
     baseline_name: str
-    score: Callable[[Split], Score | None]  # None if the split has too few rows
+    score: Callable[[Split], Score | None]  # None if the split has fewer than `min_rows`
     higher_is_better: bool = True
     reference_name: str | None = None
 
@@ -53,10 +65,16 @@ class Metric:
         if score is None:
             return None
         counts = {"count": len(split.samples), "reference_count": split.reference_count}
+        weights = split.weights(score.rows or len(split.samples))
+        value, baseline = score.value(weights), score.baseline(weights)
+        gain = (value - baseline) * (1 if self.higher_is_better else -1)
         return Measurement(
             split=split.name,
             name=self.name,
-            **score._asdict(),
+            value=Figure.of(value),
+            baseline=Figure.of(baseline),
+            reference=score.reference and Figure.of(score.reference(weights)),
+            gain=Figure.of(gain),
             baseline_name=self.baseline_name,
             higher_is_better=self.higher_is_better,
             meaning=self.meaning.format(**counts),
@@ -64,18 +82,32 @@ class Metric:
         )
 
 
+class Figure(NamedTuple):
+    """A value with its 95% confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Self:
+        """From an estimate's plain value and its values on resamples, (1 + R,)."""
+        return cls(float(values[0]), *interval(values[1:]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """The value of a metric on one split, with everything that is needed to read it."""
+    """A metric on one split, with everything that is needed to read it."""
 
     split: str
     name: str
-    value: float
-    baseline: float
+    value: Figure
+    baseline: Figure
+    gain: Figure  # over the baseline, on the same resamples; positive is better
     baseline_name: str
     higher_is_better: bool
     meaning: str
-    reference: float | None = None
+    reference: Figure | None = None
     reference_name: str | None = None
 
     @property
@@ -84,12 +116,21 @@ class Measurement:
         return f"{self.split}/{self.name}"
 
     @property
-    def beats_baseline(self) -> bool:
-        """Whether the value is on the better side of the baseline; equal is not better."""
-        if self.higher_is_better:
-            return self.value > self.baseline
-        return self.value < self.baseline
+    def comparison(self) -> Comparison:
+        """How the value compares with the baseline, given the interval of their difference."""
+        if self.gain.low > 0:
+            return "better"
+        return "worse" if self.gain.high < 0 else "unclear"
 
     def record(self) -> dict[str, Any]:
         """The entry in metrics.json."""
-        return {**asdict(self), "beats_baseline": self.beats_baseline}
+        figures = {
+            name: None if figure is None else figure._asdict()
+            for name, figure in (
+                ("value", self.value),
+                ("baseline", self.baseline),
+                ("gain", self.gain),
+                ("reference", self.reference),
+            )
+        }
+        return {**vars(self), **figures, "comparison": self.comparison}

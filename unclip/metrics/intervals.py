@@ -1,0 +1,53 @@
+"""Confidence intervals by the bootstrap (Efron 1979): the same estimate on rows drawn again.
+
+An estimate is a function of weights, which say how often each row was drawn: ones give its plain
+value. Estimates over the same rows take the same weights, so their differences have intervals too.
+
+Shape legend: N rows, R resamples.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Estimate = Callable[[Tensor], Tensor]  # weights (R, N) float64 → values (R,) float64
+
+RESAMPLES = 500
+LEVEL = 0.95
+
+
+class Interval(NamedTuple):
+    """The bounds of a confidence interval."""
+
+    low: float
+    high: float
+
+
+def bootstrap_weights(
+    count: int, *, generator: torch.Generator, resamples: int = RESAMPLES
+) -> Tensor:
+    """(1 + R, N) float64: a row of ones, and R resamples of `count` rows with replacement."""
+    drawn = torch.randint(count, (resamples, count), generator=generator)
+    weights = torch.zeros(resamples, count, dtype=torch.float64)
+    weights.scatter_add_(1, drawn, torch.ones_like(weights))
+    return torch.cat([torch.ones(1, count, dtype=torch.float64), weights])
+
+
+def interval(values: Tensor, *, level: float = LEVEL) -> Interval:
+    """The percentile interval of an estimate's values on resamples, (R,)."""
+    tail = (1 - level) / 2
+    low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
+    return Interval(low, high)
+
+
+def mean_of(values: Tensor) -> Estimate:
+    """The mean of one value per row, (N,)."""
+    column = values.to(torch.float64).cpu()
+    return lambda weights: weights @ column / weights.sum(-1)
+
+
+def constant(value: float) -> Estimate:
+    """A value that does not depend on the rows, such as chance."""
+    return lambda weights: torch.full((len(weights),), value, dtype=torch.float64)
