@@ -109,26 +109,44 @@ def squared_mmd(
     a: (N, D), b: (M, D). The unbiased form is about 0 for samples of one distribution, and can be
     negative. The biased form is never negative, and falls as N and M grow. weights: how often each
     pair of rows (a_i, b_i) was drawn, (R, N), for sets of equal size; by default, each row once.
-    Returns (R,) float64, or a scalar without weights. Raises `ValueError` for fewer than two rows.
+    With weights, the unbiased form leaves out a_i with b_i too (eq. 4), as these may depend on each
+    other. Returns (R,) float64, or a scalar without weights. Raises `ValueError` for fewer than two
+    rows.
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(f"an MMD needs at least 2 rows in each set, not {len(a)} and {len(b)}")
     x, y = a.double(), b.double()  # float64: kernel values of CMMD lie between 0.98 and 1
-    of_a, of_b = (weights, weights) if weights is not None else (_once(x), _once(y))
-    distance = (
-        _within(x, kernel, of_a, unbiased=unbiased)
-        + _within(y, kernel, of_b, unbiased=unbiased)
-        - 2 * _weighted_sums(x, y, kernel, of_a, of_b) / (of_a.sum(-1) * of_b.sum(-1))
+    if weights is None:
+        return _mmd(x, y, kernel, _once(x), _once(y), unbiased=unbiased, paired=False)[0]
+    return _mmd(x, y, kernel, weights, weights, unbiased=unbiased, paired=unbiased)
+
+
+def _mmd(
+    x: Tensor,
+    y: Tensor,
+    kernel: Kernel,
+    of_x: Tensor,
+    of_y: Tensor,
+    *,
+    unbiased: bool,
+    paired: bool,
+) -> Tensor:
+    return (
+        _mean_kernel(x, x, kernel, of_x, of_x, leave_out_own=unbiased)
+        + _mean_kernel(y, y, kernel, of_y, of_y, leave_out_own=unbiased)
+        - 2 * _mean_kernel(x, y, kernel, of_x, of_y, leave_out_own=paired)
     )
-    return distance if weights is not None else distance[0]
 
 
-def _within(x: Tensor, kernel: Kernel, weights: Tensor, *, unbiased: bool) -> Tensor:
-    """The mean of the kernel over pairs of rows; without those of a row and itself if unbiased."""
-    sums, pairs = _weighted_sums(x, x, kernel, weights, weights), weights.sum(-1).square()
-    if unbiased:
-        own = torch.cat([kernel(rows, rows).diagonal() for rows in torch.split(x, _CHUNK)])
-        sums, pairs = sums - weights.square() @ own, pairs - weights.square().sum(-1)
+def _mean_kernel(
+    x: Tensor, y: Tensor, kernel: Kernel, of_x: Tensor, of_y: Tensor, *, leave_out_own: bool
+) -> Tensor:
+    """The weighted mean of k(x_i, y_j), over all pairs or over those with i ≠ j; (R,)."""
+    sums, pairs = _weighted_sums(x, y, kernel, of_x, of_y), of_x.sum(-1) * of_y.sum(-1)
+    if leave_out_own:
+        parts = zip(torch.split(x, _CHUNK), torch.split(y, _CHUNK), strict=True)
+        own = torch.cat([kernel(rows, others).diagonal() for rows, others in parts])
+        sums, pairs = sums - (of_x * of_y) @ own, pairs - (of_x * of_y).sum(-1)
     return sums / pairs
 
 
