@@ -12,7 +12,7 @@ from dataclasses import asdict, fields
 from io import SEEK_END
 from pathlib import Path
 from types import UnionType
-from typing import Any, BinaryIO, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import IO, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -69,7 +69,7 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> nn.Mo
     return model.to(memory_format=torch.channels_last).eval()
 
 
-def check_file(file: BinaryIO, *, where: str) -> Config:
+def check_file(file: IO[bytes], *, where: str) -> Config:
     """The config of a saved model, from the header of its file; no weights are read.
 
     where: the file, for messages. Raises `CheckpointError` unless the file is complete and has the
@@ -89,7 +89,7 @@ def check_file(file: BinaryIO, *, where: str) -> Config:
     return config
 
 
-def _read_header(file: BinaryIO, *, where: str) -> tuple[dict[str, Any], int]:
+def _read_header(file: IO[bytes], *, where: str) -> tuple[dict[str, Any], int]:
     """The header of a safetensors file, and its size in bytes with the length prefix."""
     size = int.from_bytes(file.read(8), "little")
     try:

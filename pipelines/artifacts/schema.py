@@ -167,10 +167,29 @@ def predicted_by(prior: str) -> str:
     return f"{prior}_predicted_image_embeds"
 
 
-def samples(width: int, other_priors: Sequence[str] = ()) -> pa.Schema:
+def features_of(image: str, judge: str) -> str:
+    """The column with a judge's features of the images in another column."""
+    return f"{image}_{judge}_features"
+
+
+def reference(width: int, judges: Sequence[str]) -> pa.Schema:
+    """What `evaluate` writes of real training images, to compare the samples with."""
+    return pa.schema(
+        [
+            pa.field("key", pa.string(), nullable=False),
+            pa.field("image_embeds", pa.list_(pa.float32(), width), nullable=False),
+            *(pa.field(features_of("original", n), pa.list_(pa.float32())) for n in judges),
+        ]
+    )
+
+
+def samples(
+    width: int, other_priors: Sequence[str], judges: Sequence[str], judged: Sequence[str]
+) -> pa.Schema:
     """What `evaluate` writes: one row for each caption, with its images (PNG) and embeddings.
 
-    other_priors: the names of all priors but the first, which drew the images. The columns of
+    other_priors: the names of all priors but the first, which drew the images. judges: their names.
+    judged: the columns of images of which judges give features. The columns of
     probes are null in rows that are not probes. Thumbnails are raw RGB bytes of `THUMBNAIL_SIDE`
     squared pixels.
     """
@@ -204,5 +223,10 @@ def samples(width: int, other_priors: Sequence[str] = ()) -> pa.Schema:
             pa.field("generated_thumbnail", pa.binary(), nullable=False),
             pa.field("from_true_embedding_thumbnail", pa.binary()),
             pa.field("from_shuffled_embedding_thumbnail", pa.binary()),
+            *(
+                pa.field(features_of(image, judge), pa.list_(pa.float32()))
+                for judge in judges
+                for image in judged
+            ),
         ]
     )

@@ -1,10 +1,12 @@
 """Settings of the evaluation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from unclip.config import Config, ConfigError
 from unclip.generation import SamplingConfig
+from unclip.judges import JudgeConfig
 
 MINIMUM = {
     "held_out_samples": 2,  # baselines compare each caption with another one
@@ -32,6 +34,7 @@ class EvaluateConfig(Config):
     batch_size: int
     seed: int
     sampling: SamplingConfig
+    judges: Mapping[str, JudgeConfig]  # by name; the first one decides the report's verdict
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for counts that leave nothing to measure."""
@@ -40,3 +43,8 @@ class EvaluateConfig(Config):
                 raise ConfigError(
                     f"evaluate.{name}={getattr(self, name)} is too few; give {minimum} or more"
                 )
+        if not self.judges:
+            raise ConfigError(
+                "evaluate.judges is empty, so nothing independent would judge the images; give "
+                "efficientnet: {kind: efficientnet_lite0}"
+            )

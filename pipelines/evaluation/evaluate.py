@@ -1,17 +1,20 @@
 """The work of the stage evaluate: gather rows, generate shard by shard, measure everything."""
 
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pipelines.artifacts.schema import samples
+from pipelines.artifacts import MODEL_FILE
+from pipelines.artifacts.schema import reference
 from pipelines.core.stage import Context
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.contact_sheets import write_contact_sheets
 from pipelines.evaluation.generate import GenerationWorker
 from pipelines.evaluation.inputs import Sources, Weights
+from pipelines.evaluation.judging import Judges, ReferenceWorker
 from pipelines.evaluation.metrics.metric import Measurement
-from pipelines.evaluation.metrics.suite import measure
-from pipelines.evaluation.rows import gather
+from pipelines.evaluation.metrics.suite import Subjects, measure
+from pipelines.evaluation.rows import Names, gather
+from unclip.checkpoint import check_file
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +28,39 @@ class Evaluated(NamedTuple):
 
 def evaluate(ctx: Context, sources: Sources, weights: Weights, config: EvaluateConfig) -> Evaluated:
     """Generate samples for both splits and measure them; every step runs in a worker."""
-    names: list[str] = ctx.call(gather, sources, config, ctx.folder)
+    judges = Judges(config.judges)
+    ctx.call(check_judges, judges)  # before images are drawn
+    names: Names = ctx.call(gather, sources, config, ctx.folder)
+    width = weights.clip.width
     ctx.map_shards(
-        GenerationWorker(weights, config, ctx.folder),
-        {name: name for name in names},
-        schema=samples(weights.clip.width, tuple(weights.other_priors)),
+        ReferenceWorker(judges, final_size(weights), width, ctx.folder),
+        {name: name for name in names.reference},
+        schema=reference(width, tuple(config.judges)),
+        unit="shards of real images",
+    )
+    generation = GenerationWorker(weights, config, ctx.folder)
+    ctx.map_shards(
+        generation,
+        {name: name for name in names.samples},
+        schema=generation.schema,
         unit="shards of captions",
     )
-    measurements: list[Measurement] = ctx.call(measure, ctx.folder, names, tuple(weights.priors))
+    subjects = Subjects(tuple(weights.priors), tuple(config.judges))
+    measurements: list[Measurement] = ctx.call(measure, ctx.folder, names, subjects)
     better = sum(measurement.comparison == "better" for measurement in measurements)
     log.info("%d of %d metrics are better than their baseline", better, len(measurements))
-    return Evaluated(measurements, ctx.call(write_contact_sheets, ctx.folder, names))
+    sheets = ctx.call(write_contact_sheets, ctx.folder, names.samples)
+    return Evaluated(measurements, sheets)
+
+
+def check_judges(judges: Judges) -> None:
+    """Raise `ConfigError` if the weights of a judge are damaged or of another network."""
+    log.info("The judges are %s", ", ".join(judges.loaded))
+
+
+def final_size(weights: Weights) -> int:
+    """The side of the images that the cascade draws, in pixels; reads only the file's header."""
+    last = [weights.decoder, *weights.upsamplers.values()][-1]
+    with last.folder.open(MODEL_FILE) as file:
+        config: Any = check_file(file, where=last.folder.file(MODEL_FILE))
+    return int(config.image_size)

@@ -24,6 +24,7 @@ from pipelines.data.pixels import decode_pixels
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.images import encode_png, encode_thumbnail, to_images
 from pipelines.evaluation.inputs import Weights
+from pipelines.evaluation.judging import BLURRED, JUDGED, Judges, blurred
 from pipelines.evaluation.pipeline import (
     load_pipeline,
     load_trained,
@@ -64,9 +65,14 @@ class GenerationWorker:
         columns |= self.from_captions(rows)
         columns |= self.from_other_priors(rows)
         columns |= self.from_embeddings(rows)
-        schema = samples(self.weights.clip.width, tuple(self.weights.other_priors))
-        out.write(pa.table(columns, schema=schema))
+        out.write(pa.table(columns, schema=self.schema))
         return {}
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of a shard."""
+        width, judges = self.weights.clip.width, tuple(self.config.judges)
+        return samples(width, tuple(self.weights.other_priors), judges, JUDGED)
 
     def from_captions(self, rows: Sequence[Values]) -> dict[str, Any]:
         """The columns made by the whole cascade, trained and untrained, and the originals."""
@@ -77,7 +83,12 @@ class GenerationWorker:
         originals = [
             Image.fromarray(decode_pixels(row["image"], self.cascade.sizes[-1])) for row in rows
         ]
+        reduced = {
+            name: [blurred(image, times) for image in originals] for name, times in BLURRED.items()
+        }
+        columns = [self.judges.columns(name, images) for name, images in reduced.items()]
         return {
+            **{name: values for each in columns for name, values in each.items()},
             **self.image_columns("original", originals),
             **self.image_columns("generated", sizes[-1]),
             **self.image_columns("generated_small", sizes[0]),
@@ -134,12 +145,14 @@ class GenerationWorker:
         return to_images(sizes[-1])
 
     def image_columns(self, name: str, images: Sequence[Image.Image]) -> dict[str, Any]:
-        """The images as PNG, and with them the embeddings and thumbnails that metrics read."""
+        """The images as PNG, and with them the features and thumbnails that metrics read."""
         columns: dict[str, Any] = {name: [encode_png(image) for image in images]}
         if name in THUMBNAILS:
             columns[f"{name}_thumbnail"] = [encode_thumbnail(image) for image in images]
         if name in EMBEDDED:
             columns[f"{name}_embeds"] = list(self.embed(images))
+        if name in JUDGED:
+            columns |= self.judges.columns(name, images)
         return columns
 
     def embed(self, images: Sequence[Image.Image]) -> np.ndarray:
@@ -166,6 +179,11 @@ class GenerationWorker:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         pipeline = load_pipeline(self.weights, self.config.sampling, device)
         return with_noise_norms(pipeline, self.folder, seed=self.config.seed)
+
+    @cached_property
+    def judges(self) -> Judges:
+        """What judges the images."""
+        return Judges(self.config.judges)
 
     @property
     def cascade(self) -> Cascade:

@@ -23,9 +23,8 @@ from pipelines.evaluation.inputs import Sources
 
 log = logging.getLogger(__name__)
 
-INPUTS = ".inputs"  # one file for each shard of samples; deleted when the stage is done
-# image_embeds of training pairs outside the samples; if there are none, of the training samples.
-REFERENCE = f"{INPUTS}/reference.parquet"
+INPUTS = ".inputs"  # one file for each shard; deleted when the stage is done
+SAMPLES, REFERENCE = "samples", "reference"  # kinds of shards
 
 READERS = 8  # shards that are read at the same time
 VERDICT = pa.schema([SELECTION.field(n) for n in ("key", "row", "position", "held_out", "reason")])
@@ -51,8 +50,15 @@ class Row(NamedTuple):
     position: int  # in the shard of embeddings
 
 
-def gather(sources: Sources, config: EvaluateConfig, folder: Folder) -> list[str]:
-    """Write an input file for each shard of samples, and the reference; returns the shards' names.
+class Names(NamedTuple):
+    """The names of shards."""
+
+    samples: list[str]
+    reference: list[str]  # of training pairs outside the samples; without any, of the samples
+
+
+def gather(sources: Sources, config: EvaluateConfig, folder: Folder) -> Names:
+    """Write an input file for each shard of samples and of the reference; returns their names.
 
     Rows are in the order of the pairs' shards, so each of these is read about once. Raises
     `PipelineError` if a split has too few pairs.
@@ -63,36 +69,34 @@ def gather(sources: Sources, config: EvaluateConfig, folder: Folder) -> list[str
     )
     training, others = known[: config.training_samples], known[config.training_samples :]
     embeds = read_rows(sources.embeddings, [*held_out, *known], EMBEDDING_COLUMNS, "position")
-    reference = [embeds[row.key]["image_embeds"] for row in others or training]
-    _write(folder, REFERENCE, [{"image_embeds": vector} for vector in reference])
-    extras = {
-        **_extras(held_out, embeds, config.probe_samples),
-        **_extras(training, embeds, config.probe_samples),
-    }
-    names = []
-    in_stored_order = sorted([*held_out, *training], key=lambda row: (row.shard, row.row))
-    for number, batch in enumerate(_batches(in_stored_order, config.batch_size)):
-        pairs = read_rows(sources.pairs, batch, ("key", "caption", "image"), "row")
-        rows = [{**pairs[row.key], **embeds[row.key], **extras[row.key]} for row in batch]
-        names.append(shard_name(number))
-        _write(folder, input_file(names[-1]), rows)
+    for row in held_out + known:
+        embeds[row.key]["held_out"] = row.held_out
+    for rows in (held_out, training):
+        _add_probes(rows, embeds, config.probe_samples)
+    names = Names([], [])
+    for kind, chosen in ((SAMPLES, held_out + training), (REFERENCE, others or training)):
+        in_stored_order = sorted(chosen, key=lambda row: (row.shard, row.row))
+        for number, batch in enumerate(_batches(in_stored_order, config.batch_size)):
+            pairs = read_rows(sources.pairs, batch, ("key", "caption", "image"), "row")
+            name = shard_name(number, kind)
+            (names.samples if kind == SAMPLES else names.reference).append(name)
+            _write(folder, input_file(name), [{**pairs[r.key], **embeds[r.key]} for r in batch])
     log.info(
-        "Evaluating %d held-out and %d training captions in %d shards, with %d reference rows",
+        "Evaluating %d held-out and %d training captions, with %d reference rows",
         len(held_out),
         len(training),
-        len(names),
-        len(reference),
+        len(others or training),
     )
     return names
 
 
-def shard_name(number: int) -> str:
-    """The name of a shard of samples; numbers start from 0, and there is at least one shard."""
-    return f"samples-{number:05d}"
+def shard_name(number: int, kind: str = SAMPLES) -> str:
+    """The name of a shard; numbers start from 0, and there is at least one shard of each kind."""
+    return f"{kind}-{number:05d}"
 
 
 def input_file(name: str) -> str:
-    """The file with the inputs of a shard of samples."""
+    """The file with the inputs of a shard."""
     return f"{INPUTS}/{name}.parquet"
 
 
@@ -158,18 +162,15 @@ def _values(table: pa.Table) -> list[Values]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _extras(rows: Sequence[Row], embeds: dict[str, Values], probes: int) -> dict[str, Values]:
-    """By key: the split, whether the row is a probe, and the embedding of another row."""
+def _add_probes(rows: Sequence[Row], embeds: dict[str, Values], probes: int) -> None:
+    """Add to each row whether it is a probe, and the embedding of another row."""
     others = [*rows[1:], rows[0]]  # keys are random, so the next row is a random one
-    return {
-        row.key: {
-            "held_out": row.held_out,
+    for position, (row, other) in enumerate(zip(rows, others, strict=True)):
+        embeds[row.key] |= {
             "probe": position < probes,
             "other_image_embeds": embeds[other.key]["image_embeds"],
             "other_image_norm": embeds[other.key]["image_norm"],
         }
-        for position, (row, other) in enumerate(zip(rows, others, strict=True))
-    }
 
 
 def _batches(rows: Sequence[Row], size: int) -> Iterable[Sequence[Row]]:

@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from pipelines.artifacts.schema import predicted_by
+from pipelines.artifacts.schema import features_of, predicted_by
 from pipelines.core.folder import Folder
 from pipelines.core.tables import to_numpy
 from pipelines.evaluation.images import decode_thumbnails
-from pipelines.evaluation.rows import REFERENCE, Values
+from pipelines.evaluation.judging import JUDGED
+from pipelines.evaluation.rows import Values
 
 HELD_OUT, TRAINING = SPLITS = ("held_out", "training")
 PROBES = {  # column of images decoded without a caption → column of the embeddings they come from
@@ -51,9 +52,11 @@ class Samples:
         *,
         held_out: bool,
         other_priors: Iterable[str] = (),
+        judges: Iterable[str] = (),
     ) -> "Samples":
         """The rows of one split in the shards of these names."""
-        columns = [*COLUMNS, *map(predicted_by, other_priors)]
+        features = [features_of(image, judge) for judge in judges for image in JUDGED]
+        columns = [*COLUMNS, *map(predicted_by, other_priors), *features]
         table = pa.concat_tables(folder.read_table(f"{name}.parquet", columns) for name in names)
         return cls(table.filter(pc.equal(table["held_out"], held_out)).sort_by("key"))
 
@@ -69,14 +72,38 @@ class Samples:
         """(N, E) float32."""
         return to_matrix(self.table[column])
 
+    def features(self, image: str, judge: str) -> Tensor:
+        """A judge's features of a column of images, (N, D) float32."""
+        return to_matrix(self.table[features_of(image, judge)])
+
     def thumbnails(self, name: str) -> np.ndarray:
         """(N, S, S, 3) float32 in [0, 1]."""
         return decode_thumbnails(self.table[f"{name}_thumbnail"].to_pylist())
 
 
-def read_reference(folder: Folder) -> Tensor:
-    """Image embeddings of training pairs (see `rows.REFERENCE`), (R, E) float32."""
-    return to_matrix(folder.read_table(REFERENCE)["image_embeds"])
+@dataclass(frozen=True)
+class Reference:
+    """Real images of training pairs, R rows in the order of their keys."""
+
+    table: pa.Table
+
+    @classmethod
+    def read(cls, folder: Folder, names: Iterable[str]) -> "Reference":
+        """The shards of these names."""
+        tables = [folder.read_table(f"{name}.parquet") for name in names]
+        return cls(pa.concat_tables(tables).sort_by("key"))
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def embeds(self) -> Tensor:
+        """CLIP embeddings, (R, E) float32."""
+        return to_matrix(self.table["image_embeds"])
+
+    def features(self, judge: str) -> Tensor:
+        """A judge's features, (R, D) float32."""
+        return to_matrix(self.table[features_of("original", judge)])
 
 
 def to_matrix(column: pa.ChunkedArray) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.artifacts import Evaluation
+from pipelines.evaluation.rows import SAMPLES
 from pipelines.evaluation.samples import HELD_OUT, TRAINING, count_samples, first_samples
 from pipelines.report.config import ReportConfig
 from pipelines.report.inputs import Inputs
@@ -92,4 +93,8 @@ def _inline(row: Values) -> Values:
 
 def _shard_names(evaluation: Evaluation) -> list[str]:
     files = evaluation.folder.files()
-    return [name.removesuffix(".parquet") for name in files if name.endswith(".parquet")]
+    return [
+        name.removesuffix(".parquet")
+        for name in files
+        if name.startswith(f"{SAMPLES}-") and name.endswith(".parquet")
+    ]

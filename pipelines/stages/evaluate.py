@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.artifacts import (
@@ -12,6 +13,7 @@ from pipelines.artifacts import (
     SelectionShards,
     TrainedModel,
 )
+from pipelines.core.digests import file_digest
 from pipelines.core.events import Metrics, Output
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.evaluation.config import EvaluateConfig
@@ -49,13 +51,28 @@ class Evaluate(Stage[Evaluation]):
         super().__post_init__()
         if not self.priors:
             raise ConfigError("evaluate needs a prior to generate images for captions; give one")
-        taken = [name for name in self.priors if name in SUBJECTS or "/" in name]
+        subjects = (*SUBJECTS, *self.config.judges)
+        taken = [name for name in self.priors if name in subjects or "/" in name]
         if taken:
             raise ConfigError(
                 f"priors.{taken[0]} cannot be evaluated under this name: its metrics would be "
                 f"called {taken[0]}/cosine and so on. Choose a name without a slash other than "
-                f"{', '.join(SUBJECTS)}."
+                f"{', '.join(subjects)}."
             )
+
+    def digests(self) -> Mapping[str, str]:
+        """The content of the judges' files of weights."""
+        files = {name: judge.weights for name, judge in self.config.judges.items()}
+        return {
+            f"judges.{name}": file_digest(path)
+            for name, path in files.items()
+            if path is not None and Path(path).is_file()  # `check` says so if it is none
+        }
+
+    def check(self) -> None:
+        """Raise `ConfigError` if a judge's file of weights does not exist."""
+        for judge in self.config.judges.values():
+            judge.check()
 
     def run(self, ctx: Context) -> Evaluation:
         """Gather the rows, generate shard by shard, measure, and write metrics.json."""

@@ -43,6 +43,7 @@ from unclip.generation import (
     SamplingConfig,
     UpsamplerSampling,
 )
+from unclip.judges import JudgeConfig
 from unclip.kinds import build
 from unclip.models import ARPriorConfig, UpsamplerConfig
 from unclip.presets import Preset
@@ -253,6 +254,7 @@ def evaluate_config(**changes: Any) -> EvaluateConfig:
         batch_size=8,
         seed=3,
         sampling=sampling(["upsampler_1", "upsampler_2"]),
+        judges={"gradients": JudgeConfig(kind="gradients")},
     )
     return replace(config, **changes)
 
@@ -276,5 +278,7 @@ def evaluate_stage(config: EvaluateConfig, *, rows: int = 48, **other_priors: Co
 
 def sample_table(evaluation: Evaluation) -> pa.Table:
     """All samples, by key."""
-    names = [n for n in evaluation.folder.files() if n.endswith(".parquet")]
+    names = [
+        n for n in evaluation.folder.files() if n.startswith("samples-") and n.endswith(".parquet")
+    ]
     return pa.concat_tables([evaluation.folder.read_table(n) for n in names]).sort_by("key")

@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from PIL import Image, ImageDraw
 
-from pipelines.artifacts.schema import THUMBNAIL_SIDE
+from pipelines.artifacts.schema import THUMBNAIL_SIDE, features_of
 from pipelines.evaluation.images import decode_thumbnails, encode_thumbnail
+from pipelines.evaluation.judging import JUDGED
 from pipelines.evaluation.metrics.colour import (
     colour_distances,
     foreground_colours,
     shares_closer_to_own,
 )
 from pipelines.evaluation.metrics.metric import Measurement, Split
-from pipelines.evaluation.metrics.suite import measure_split
-from pipelines.evaluation.samples import COLUMNS, Samples
+from pipelines.evaluation.metrics.suite import Subjects, measure_split
+from pipelines.evaluation.samples import COLUMNS, Reference, Samples
 
 WIDTH = 16
 
@@ -57,14 +57,26 @@ def measured(rows: int, *, perfect: bool) -> dict[str, Measurement]:
         "from_true_embedding_thumbnail": own if perfect else wrong,
         "from_shuffled_embedding_thumbnail": [*own[1:], own[0]],
     }
-    samples = Samples(pa.table({name: columns[name] for name in COLUMNS}))
-    split = Split("held_out", samples, torch.tensor(unit(rows, 5)))
-    return {m.name: m for m in measure_split(split, ["prior"])}
+    features = {
+        "original": images,
+        "generated": made if perfect else made + 1,
+        "untrained": -images,
+        "from_true_embedding": made,
+        "blurred_2": images + 0.02,
+        "blurred_4": images + 0.2,
+    }
+    assert set(features) == set(JUDGED)
+    judged = {features_of(image, "judge"): list(values) for image, values in features.items()}
+    samples = Samples(pa.table({name: columns[name] for name in COLUMNS} | judged))
+    real = {"key": columns["key"], "image_embeds": list(unit(rows, 5))}
+    reference = Reference(pa.table(real | {features_of("original", "judge"): list(unit(rows, 6))}))
+    split = Split("held_out", samples, reference)
+    return {m.name: m for m in measure_split(split, Subjects(("prior",), ("judge",)))}
 
 
 def test_a_perfect_generator_beats_every_baseline():
     metrics = measured(32, perfect=True)
-    assert len(metrics) == 18
+    assert len(metrics) == 24
     equal = {m.name for m in metrics.values() if m.comparison != "better"}
     assert equal == {"decoder/clip_cosine_over_text", "decoder/squared_error_over_text"}
     assert metrics["fidelity/frechet_distance"].value.value == pytest.approx(0, abs=1e-4)
@@ -81,10 +93,35 @@ def test_a_generator_of_other_captions_images_is_faithful_to_none():
     assert metrics["fidelity/frechet_distance"].comparison == "better"
 
 
+def test_a_judge_measures_how_far_images_are_from_real_ones():
+    perfect, other = measured(64, perfect=True), measured(64, perfect=False)
+    order = ["kid_blurred_2", "kid_blurred_4"]
+    two, four = (perfect[f"judge/{name}"].value for name in order)
+    assert two.high < four.low < perfect["judge/kid"].baseline.low
+    real = perfect["judge/kid"].reference
+    assert real is not None
+    assert real.low < 0.5 * four.value
+    assert other["judge/kid"].value.low > four.high
+    assert perfect["judge/precision"].value.value == 1
+    assert other["judge/precision"].value.value < 0.2
+    assert {m.name for m in perfect.values() if not m.independent} == {
+        *(f"clip/retrieval_at_{rank}" for rank in (1, 10)),
+        *(
+            f"prior/{n}"
+            for n in ("cosine", "cosine_over_mean", "retrieval_at_1", "retrieval_at_10")
+        ),
+        *(f"fidelity/{n}" for n in ("frechet_distance", "cmmd", "precision", "recall")),
+        *("generated/clip_score", "generated/clip_score_over_untrained"),
+        *("decoder/clip_cosine", "decoder/clip_cosine_over_text"),
+    }
+
+
 def test_metrics_that_need_more_rows_are_left_out():
     assert set(measured(32, perfect=True)) - set(measured(5, perfect=True)) == {
         *("clip/retrieval_at_10", "prior/retrieval_at_10"),
         *(f"fidelity/{n}" for n in ("frechet_distance", "cmmd", "precision", "recall")),
+        *(f"judge/{n}" for n in ("kid", "kid_from_true_embedding", "precision", "recall")),
+        *(f"judge/kid_{n}" for n in ("blurred_2", "blurred_4")),
     }
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.artifacts.schema import samples
 from pipelines.core.errors import PipelineError
 from pipelines.core.folder import Folder
 from pipelines.core.store import Store
@@ -56,11 +55,11 @@ def worker_of(stage: Evaluate, store: Store, folder: Path) -> GenerationWorker:
 def prepare(worker: GenerationWorker, stage: Evaluate, store: Store) -> list[str]:
     names = ("pairs", "embeddings", "selection")
     sources = Sources(**{name: make(store, getattr(stage, name)) for name in names})
-    return gather(sources, stage.config, worker.folder)
+    return gather(sources, stage.config, worker.folder).samples
 
 
 def generated(worker: GenerationWorker, name: str) -> pa.Table:
-    return work(worker, name, samples(worker.weights.clip.width, ()))[0]
+    return work(worker, name, worker.schema)[0]
 
 
 @pytest.fixture(scope="module")

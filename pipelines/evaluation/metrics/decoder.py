@@ -24,6 +24,7 @@ def decoder_metrics() -> Iterator[Metric]:
             name=f"decoder/clip_cosine{suffix}",
             score=partial(cosine_to_original, baseline=column),
             baseline_name=baseline_name,
+            independent=False,
             meaning="CLIP cosine of the original to the image decoded from its embedding",
         )
         yield Metric(

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from pipelines.evaluation.samples import Samples
+from pipelines.evaluation.samples import Reference, Samples
 from unclip.metrics import Estimate, bootstrap_weights, interval
 
 Comparison = Literal["better", "worse", "unclear"]
@@ -21,7 +21,7 @@ class Split:
 
     name: str  # HELD_OUT or TRAINING
     samples: Samples  # N rows
-    reference: Tensor  # image embeddings of training pairs, (R, E); see `rows.REFERENCE`
+    reference: Reference  # R real images of training pairs
 
     @property
     def reference_count(self) -> int:
@@ -57,6 +57,7 @@ class Metric:
     baseline_name: str
     score: Callable[[Split], Score | None]  # None if the split has fewer than `min_rows`
     higher_is_better: bool = True
+    independent: bool = True  # whether what judges had no part in training the models
     reference_name: str | None = None
 
     def measure(self, split: Split) -> "Measurement | None":
@@ -77,6 +78,7 @@ class Metric:
             gain=Figure.of(gain),
             baseline_name=self.baseline_name,
             higher_is_better=self.higher_is_better,
+            independent=self.independent,
             meaning=self.meaning.format(**counts),
             reference_name=self.reference_name and self.reference_name.format(**counts),
         )
@@ -106,6 +108,7 @@ class Measurement:
     gain: Figure  # over the baseline, on the same resamples; positive is better
     baseline_name: str
     higher_is_better: bool
+    independent: bool
     meaning: str
     reference: Figure | None = None
     reference_name: str | None = None

@@ -1,7 +1,8 @@
 """All metrics of an evaluation, and their values on both splits."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from pipelines.artifacts.schema import predicted_by
 from pipelines.core.folder import Folder
@@ -13,30 +14,38 @@ from pipelines.evaluation.metrics.embeddings import (
     fidelity_metrics,
     prior_metrics,
 )
+from pipelines.evaluation.metrics.judges import judge_metrics
 from pipelines.evaluation.metrics.metric import Measurement, Metric, Split
-from pipelines.evaluation.samples import HELD_OUT, SPLITS, Samples, read_reference
+from pipelines.evaluation.rows import Names
+from pipelines.evaluation.samples import HELD_OUT, SPLITS, Reference, Samples
 
 log = logging.getLogger(__name__)
 
 
-def metrics_of(priors: Sequence[str]) -> Iterator[Metric]:
-    """All metrics, in the order of the report.
+class Subjects(NamedTuple):
+    """The names of what is measured, and of what judges."""
 
-    priors: their names; the first drew the images.
-    """
+    priors: tuple[str, ...]  # the first drew the images
+    judges: tuple[str, ...]
+
+
+def metrics_of(subjects: Subjects) -> Iterator[Metric]:
+    """All metrics, in the order of the report: independent ones first."""
+    for judge in subjects.judges:
+        yield from judge_metrics(judge)
+    yield from colour_metrics()
     yield from clip_metrics()
-    for number, name in enumerate(priors):
+    for number, name in enumerate(subjects.priors):
         yield from prior_metrics(name, predicted_by(name) if number else "predicted_image_embeds")
     yield from fidelity_metrics()
     yield from alignment_metrics()
     yield from decoder_metrics()
-    yield from colour_metrics()
 
 
-def measure_split(split: Split, priors: Sequence[str]) -> list[Measurement]:
+def measure_split(split: Split, subjects: Subjects) -> list[Measurement]:
     """Every metric for which the split has enough rows."""
     measurements = []
-    for metric in metrics_of(priors):
+    for metric in metrics_of(subjects):
         measurement = metric.measure(split)
         if measurement is None:
             count = len(split.samples)
@@ -46,14 +55,17 @@ def measure_split(split: Split, priors: Sequence[str]) -> list[Measurement]:
     return measurements
 
 
-def measure(folder: Folder, names: Sequence[str], priors: Sequence[str]) -> list[Measurement]:
-    """Every metric of both splits.
-
-    names: of the sample shards in `folder`. priors: their names; the first drew the images.
-    """
-    reference = read_reference(folder)
+def measure(folder: Folder, names: Names, subjects: Subjects) -> list[Measurement]:
+    """Every metric of both splits, from the shards of these names."""
+    reference = Reference.read(folder, names.reference)
     measurements = []
     for name in SPLITS:
-        samples = Samples.read(folder, names, held_out=name == HELD_OUT, other_priors=priors[1:])
-        measurements += measure_split(Split(name, samples, reference), priors)
+        samples = Samples.read(
+            folder,
+            names.samples,
+            held_out=name == HELD_OUT,
+            other_priors=subjects.priors[1:],
+            judges=subjects.judges,
+        )
+        measurements += measure_split(Split(name, samples, reference), subjects)
     return measurements
