@@ -49,10 +49,10 @@ def resize(image: Image.Image, side: int) -> Tensor:
     """Resize as clean-fid does (Parmar et al. 2022, section 3): (3, S, S) float32 in [0, 255].
 
     Pillow's bicubic filter is applied to each channel in float32. It averages where it shrinks, and
-    nothing is rounded to 8 bits in between.
+    values are clipped but not rounded.
     """
     channels = [
         np.asarray(channel.convert("F").resize((side, side), Image.Resampling.BICUBIC))
         for channel in image.split()
     ]
-    return torch.from_numpy(np.stack(channels))
+    return torch.from_numpy(np.stack(channels).clip(0, 255))

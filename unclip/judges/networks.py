@@ -65,9 +65,7 @@ def _timm(config: JudgeConfig, device: torch.device) -> Judge:
     name = str(config.model)
     if not timm.is_model(name):
         raise ConfigError(f"timm has no model {name!r}; `timm.list_models()` lists them")
-    network = timm.create_model(
-        name, pretrained=False, num_classes=0, checkpoint_path=config.weights
-    )
+    network = timm.create_model(name, pretrained=False, checkpoint_path=config.weights)
     return _of_timm(network, device)
 
 
@@ -128,7 +126,7 @@ LOADERS: dict[JudgeKind, Callable[[JudgeConfig, torch.device], Judge]] = {
 
 
 def _frozen(network: nn.Module, device: torch.device) -> Any:
-    return network.eval().requires_grad_(False).to(device)
+    return network.eval().to(device)
 
 
 def _in_levels(values: Any) -> Triple:
