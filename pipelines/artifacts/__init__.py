@@ -128,9 +128,10 @@ class TrainedModel(Artifact):
 
 @dataclass(frozen=True)
 class Evaluation(Artifact):
-    """`metrics.json` (name → value, baseline, better direction, meaning) and the sample shards."""
+    """`metrics.json` (name → figures with intervals, meaning, comparison) and the sample shards."""
 
     metrics: dict[str, float]
+    judges: list[str]  # their names; the first one decides the verdict
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ PACKAGES = ("unclip", "torch", "open_clip_torch", "ray", "img2dataset", "pyarrow
 
 @cache
 def provenance() -> dict[str, object]:
-    """The commit of this checkout, the versions of `PACKAGES` and of Python, and the host."""
+    """The commit, the versions of `PACKAGES` and of Python, and the driver's host."""
     return {
         "commit": git_commit(),
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "host": platform.node(),
+        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
     }
 
 

@@ -6,12 +6,12 @@ from typing import ClassVar
 from unclip.config import Config, ConfigError
 
 HEADLINE = (
-    "clip/retrieval_at_10",
-    "prior/cosine",
-    "decoder/clip_cosine",
+    "efficientnet/kid",
+    "gradients/kid",
+    "efficientnet/precision",
+    "efficientnet/recall",
     "colour/closer_to_own",
-    "generated/clip_score",
-    "fidelity/frechet_distance",
+    "prior/cosine",
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-SPELLINGS: Mapping[str, str] = {"clip": "CLIP", "cmmd": "CMMD", "frechet": "Fréchet"}
+SPELLINGS: Mapping[str, str] = {"clip": "CLIP", "cmmd": "CMMD", "frechet": "Fréchet", "kid": "KID"}
 # Control characters that captions need: joiners of emoji and of Persian and Indic letters.
 JOINERS = "\u200c\u200d"
 REPLACEMENT = "\ufffd"

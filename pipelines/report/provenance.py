@@ -69,8 +69,15 @@ def data_section(inputs: Inputs) -> Values:
 
 def lineage_section(inputs: Inputs) -> Values:
     """One row for each stage: its key, what it was made from, and how long that took."""
+    manifest = inputs.evaluation.folder.read_json(MANIFEST)
+    lineage = [{**asdict(one), "duration_s": duration_s(one.folder)} for one in inputs.lineage]
     return {
-        "lineage": [{**asdict(one), "duration_s": duration_s(one.folder)} for one in inputs.lineage]
+        "lineage": lineage,
+        "made": {
+            "at": manifest["created_at"].replace("T", " ").partition("+")[0],
+            **manifest["provenance"],
+            "total_s": sum(one["duration_s"] or 0.0 for one in lineage),
+        },
     }
 
 

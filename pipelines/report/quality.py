@@ -7,8 +7,10 @@ from pipelines.artifacts import Evaluation
 from pipelines.evaluation.rows import SAMPLES
 from pipelines.evaluation.samples import HELD_OUT, TRAINING, count_samples, first_samples
 from pipelines.report.config import ReportConfig
+from pipelines.report.data_page import FIGURES_FILE
 from pipelines.report.inputs import Inputs
 from pipelines.report.page import data_uri
+from pipelines.report.verdict import Evidence, findings
 
 SPLITS = {TRAINING: "Training split", HELD_OUT: "Held-out split"}
 IMAGES = ("original", "generated", "generated_small", "from_true_embedding")  # one per row
@@ -18,20 +20,28 @@ Values = dict[str, Any]
 
 
 def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
-    """Summary, metrics, priors, samples and the cascade."""
+    """The verdict, metrics, priors, samples and the cascade."""
     evaluation = inputs.evaluation
     records: Records = evaluation.folder.read_json("metrics.json")
-    held_out = [record for record in records.values() if record["split"] == HELD_OUT]
     return {
         "splits": SPLITS,
         "headline": headline(records, config.headline, prior=next(iter(inputs.priors))),
-        "metrics": metric_rows(records),
+        "metrics": {
+            "By judges that had no part in training": metric_rows(records, independent=True),
+            "By the CLIP that conditions the models": metric_rows(records, independent=False),
+        },
         "priors": {
             name: prior.model.removesuffix("_prior") for name, prior in inputs.priors.items()
         },
         "prior_metrics": prior_rows(records, list(inputs.priors)),
-        "beaten": sum(record["comparison"] == "better" for record in held_out),
-        "total": len(held_out),
+        "findings": findings(
+            Evidence(
+                records,
+                judge=evaluation.judges[0],
+                prior=next(iter(inputs.priors)),
+                components=inputs.data.folder.read_json(FIGURES_FILE)["components"],
+            )
+        ),
         "evaluated": count_samples(evaluation.folder, _shard_names(evaluation)),
         "samples": sample_rows(evaluation, config.samples),
         "cascade": ["decoder", *inputs.upsamplers],
@@ -51,10 +61,12 @@ def headline(records: Records, names: Sequence[str], *, prior: str) -> list[Valu
     return [records[name] for name in found if name in records]
 
 
-def metric_rows(records: Records) -> list[Values]:
-    """One row for each metric, with the records of both splits."""
+def metric_rows(records: Records, *, independent: bool) -> list[Values]:
+    """One row for each independent or other metric, with the records of both splits."""
     rows: dict[str, Values] = {}
     for record in records.values():
+        if record["independent"] is not independent:
+            continue
         row = rows.setdefault(record["name"], {**record, "splits": {}})
         row["splits"][record["split"]] = record
     return list(rows.values())

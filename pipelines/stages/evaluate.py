@@ -91,7 +91,7 @@ class Evaluate(Stage[Evaluation]):
         ctx.emit(Metrics(self.name, 0, values))
         for file in (METRICS_FILE, *evaluated.contact_sheets):
             ctx.emit(Output(self.name, file))
-        return Evaluation(ctx.folder, values)
+        return Evaluation(ctx.folder, values, list(self.config.judges))
 
     def weights(self, load: Callable[[Stage[Any]], Any]) -> Weights:
         """The models to evaluate; `load` maps a stage to its artifact."""
