@@ -104,9 +104,8 @@ class Evaluate(Stage[Evaluation]):
 
 
 def values_by_name(measurements: "Sequence[Measurement]") -> dict[str, float]:
-    """Values by name, and baselines as "<name>_baseline"."""
-    values = {m.full_name: m.value.value for m in measurements}
-    return values | {f"{m.full_name}_baseline": m.baseline.value for m in measurements}
+    """The value of each metric; intervals and baselines are in metrics.json."""
+    return {m.full_name: m.value.value for m in measurements}
 
 
 def read_metrics(evaluation: Evaluation) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,17 @@ from typing import Any, TypeVar
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from PIL import Image
@@ -58,7 +68,9 @@ class Server:
             with migration_lock(self.uri):
                 log.info("tracking to %s", self.uri)
                 client = MlflowClient(self.uri, self.uri)
-                client.search_experiments(max_results=1)
+                experiments = client.search_experiments(view_type=ViewType.ALL, max_results=2)
+                if self.uri.startswith("sqlite") and len(experiments) == 1:
+                    _remove_default(client, experiments[0])
             self._client = client
         return self._client
 
@@ -212,6 +224,13 @@ class Server:
 
     def _end(self, run: str, body: Mapping[str, Any]) -> None:
         self.client.set_terminated(self.run_id(run), body["status"], body["at_ms"])
+
+
+def _remove_default(client: MlflowClient, experiment: Experiment) -> None:
+    """Remove the empty experiment that MLflow puts into a new database."""
+    is_default = experiment.experiment_id == "0" and experiment.lifecycle_stage == "active"
+    if is_default and not client.search_runs(["0"], max_results=1):
+        client.delete_experiment("0")
 
 
 @contextlib.contextmanager

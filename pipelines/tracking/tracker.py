@@ -151,7 +151,9 @@ class Tracker:
     def finished(self, manifest: Manifest) -> None:
         """Log the stage's result, and close its run."""
         run = self.children[manifest.stage]
-        numbers = {**metadata_numbers(manifest.metadata), "duration_s": manifest.duration_s}
+        # The stage has sent its metrics as events.
+        rest = {name: value for name, value in manifest.metadata.items() if name != "metrics"}
+        numbers = {**metadata_numbers(rest), "duration_s": manifest.duration_s}
         self.runs.metrics(run, {f"result/{name}": value for name, value in numbers.items()})
         self.runs.metrics(self.parent, headline_numbers(manifest))
         for page in (run, self.parent):

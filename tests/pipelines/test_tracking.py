@@ -182,3 +182,10 @@ def test_settings_and_facts_become_flat_names_and_numbers() -> None:
         "files",
     ]
     assert [step_of(f) for f in ("s/step_0010.png", "grid.png")] == [10, None]
+
+
+def test_a_new_database_shows_only_the_experiment_of_the_pipeline(store: Store) -> None:
+    client = MlflowClient(prepare(SETTINGS, store, print))
+    tracker = begun(store, plan_of(store), print)
+    tracker.end("FINISHED")
+    assert [e.name for e in client.search_experiments()] == [SETTINGS.experiment]
