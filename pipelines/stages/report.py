@@ -26,7 +26,7 @@ class BuildReport(Stage[Report]):
     """Metrics, samples, loss curves and lineage on one HTML page; beside it, the data report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 5  # 5: figures of the data report
+    version: ClassVar[int] = 6  # 5: figures of the data report; 6: verdict
     artifact: ClassVar[type[Artifact]] = Report
 
     evaluation: Stage[Evaluation]

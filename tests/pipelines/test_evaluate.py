@@ -112,7 +112,13 @@ def test_every_metric_has_a_value_a_baseline_a_direction_and_a_meaning(
         sign = 1 if record["higher_is_better"] else -1
         assert gain["value"] == pytest.approx(sign * (value["value"] - baseline["value"]))
         assert record["comparison"] == (
-            "better" if gain["low"] > 0 else "worse" if gain["high"] < 0 else "unclear"
+            "none"
+            if record["is_yardstick"]
+            else "better"
+            if gain["low"] > 0
+            else "worse"
+            if gain["high"] < 0
+            else "unclear"
         )
         assert evaluation.metrics[name] == value["value"]
     assert set(evaluation.metrics) == set(records)

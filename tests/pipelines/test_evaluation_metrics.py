@@ -77,7 +77,9 @@ def measured(rows: int, *, perfect: bool) -> dict[str, Measurement]:
 def test_a_perfect_generator_beats_every_baseline():
     metrics = measured(32, perfect=True)
     assert len(metrics) == 24
-    equal = {m.name for m in metrics.values() if m.comparison != "better"}
+    yardsticks = {m.name for m in metrics.values() if m.is_yardstick}
+    assert yardsticks == {"judge/kid_blurred_2", "judge/kid_blurred_4"}
+    equal = {m.name for m in metrics.values() if m.comparison not in ("better", "none")}
     assert equal == {"decoder/clip_cosine_over_text", "decoder/squared_error_over_text"}
     assert metrics["fidelity/frechet_distance"].value.value == pytest.approx(0, abs=1e-4)
     assert metrics["colour/closer_to_own"].value.value == 1

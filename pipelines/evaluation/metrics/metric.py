@@ -12,7 +12,7 @@ from torch import Tensor
 from pipelines.evaluation.samples import Reference, Samples
 from unclip.metrics import Estimate, bootstrap_weights, interval
 
-Comparison = Literal["better", "worse", "unclear"]
+Comparison = Literal["better", "worse", "unclear", "none"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Metric:
     score: Callable[[Split], Score | None]  # None if the split has fewer than `min_rows`
     higher_is_better: bool = True
     independent: bool = True  # whether what judges had no part in training the models
+    is_yardstick: bool = False  # whether it describes real images, and not what was trained
     reference_name: str | None = None
 
     def measure(self, split: Split) -> "Measurement | None":
@@ -79,6 +80,7 @@ class Metric:
             baseline_name=self.baseline_name,
             higher_is_better=self.higher_is_better,
             independent=self.independent,
+            is_yardstick=self.is_yardstick,
             meaning=self.meaning.format(**counts),
             reference_name=self.reference_name and self.reference_name.format(**counts),
         )
@@ -109,6 +111,7 @@ class Measurement:
     baseline_name: str
     higher_is_better: bool
     independent: bool
+    is_yardstick: bool
     meaning: str
     reference: Figure | None = None
     reference_name: str | None = None
@@ -121,6 +124,8 @@ class Measurement:
     @property
     def comparison(self) -> Comparison:
         """How the value compares with the baseline, given the interval of their difference."""
+        if self.is_yardstick:
+            return "none"
         if self.gain.low > 0:
             return "better"
         return "worse" if self.gain.high < 0 else "unclear"
