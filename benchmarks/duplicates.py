@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,8 @@ def make_embeddings(folder: Path, rows: int, width: int) -> None:
             "similarity": pa.array(rng.uniform(0.2, 0.4, count), pa.float32()),
         }
         table = pa.table(columns, schema=embeddings_schema(width))
+        digests = [sha256(key.encode()).hexdigest() for key in columns["key"]]
+        table = table.append_column("sha256", pa.array(digests))  # as the pairs have
         pq.write_table(table, folder / f"{shard:06d}.parquet")
 
 
@@ -135,7 +138,8 @@ def semantic(folder: Path, rows: int, width: int) -> dict[str, Any]:
         run(SampleWorker(embeddings), samples, sampled(width))
         train_partitions(out, list(samples), embeddings)
         groups = {f"assign/{i}": g for i, g in enumerate(assign_groups(counts))}
-        written = run(AssignWorker(embeddings, out, 0.95), groups, PARTITIONS)
+        images = {name: embeddings.url(name) for name in counts}
+        written = run(AssignWorker(embeddings, images, out, 0.95), groups, PARTITIONS)
         assigned = tuple((name, facts["file"]) for name, facts in written.items())
         partitions = {f"compare/{i}": i for i in range(count_partitions(rows))}
         compared = run(CompareWorker(out, assigned, 0.95), partitions, SIMILAR)

@@ -50,22 +50,25 @@ def show_rows(project: Project, wanted: Wanted, *, limit: int, out: str | None) 
     """
     results = _results(project)
     counts: Counter[tuple[str, str]] = Counter()
+    listed = 0
     first: list[Fate] = []
     with _Writer(out) as writer:
         for _, fates in results.fates(wanted):
             counts.update((f["stage"] or "", f["reason"] or "kept") for f in fates)
             shown = fates if wanted.is_specific else [f for f in fates if f["reason"]]
+            listed += len(shown)
             first += shown[: limit - len(first)]
             writer.write(fates)
     if not counts:
-        print("No row matches.")
+        print("No row matches. A stage that has not run yet with this configuration has no rows.")
         return
     table = [[stage, reason, f"{n:,}"] for (stage, reason), n in sorted(counts.items())]
     print(format_table([["stage", "reason", "rows"], *table]))
-    print()
-    print(format_table([list(SHOWN), *([_cell(f[name]) for name in SHOWN] for f in first)]))
-    if counts.total() > len(first):
-        print(f"\n{len(first)} of {counts.total():,} rows. --limit shows more, --out writes all.")
+    if first:
+        print()
+        print(format_table([list(SHOWN), *([_cell(f[name]) for name in SHOWN] for f in first)]))
+    if listed > len(first):
+        print(f"\n{len(first)} of {listed:,} rows. --limit shows more, --out writes all.")
     if out:
         print(f"\nWrote {counts.total():,} rows to {out}.")
 
@@ -82,14 +85,19 @@ def retry_rows(project: Project, retry: Retry, output: Output) -> None:
         slices += [name] * bool(matching)
     if not count:
         raise PipelineError(
-            "No row that was fetched matches. `unclip rows` lists the reasons and their rows."
+            "No row that was fetched matches: only reasons of the download can be retried. `unclip "
+            "rows` lists the reasons and their rows."
         )
-    print(f"Fetching {count:,} rows again, in {len(slices):,} slices.")
+    print(f"Fetching {_counted(count, 'row')} again, from {_counted(len(slices), 'slice')}.")
     add_retry(stage.log_folder, stage.log_name, retry, slices)
     again = _reopened(project)
     run_project(again, ScopeChoice(only="download", start=None, force=()), output)
     words = shlex.join([project.choice.config, *project.choice.flags])
     print(f"`unclip run {words}` brings the later stages up to date.")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _reopened(project: Project) -> Project:

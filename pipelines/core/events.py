@@ -45,7 +45,22 @@ class Note:
     text: str
 
 
-Event = Progress | Metrics | Output | Note
+@dataclass(frozen=True)
+class Model:
+    """A model for the registry: a small file in the stage's folder, and how it is loaded."""
+
+    stage: str
+    file: str
+    loader: str  # a module whose `_load_pyfunc(path)` gives an object with `predict(table, params)`
+    inputs: Mapping[str, str]  # columns of the table and their MLflow types
+    outputs: Mapping[str, str]  # the same, of the result
+    params: Mapping[str, int]  # parameters of a prediction and their defaults
+    example: Mapping[str, list[str]]  # a table
+    metric: str  # by which the best version is chosen
+    value: float  # of the metric; lower is better
+
+
+Event = Progress | Metrics | Output | Note | Model
 
 
 class Emit(Protocol):

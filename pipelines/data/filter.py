@@ -1,14 +1,15 @@
 """A verdict on each pair: rules apply in the configured order, and the first reason counts.
 
-Duplicates across shards are found beforehand (`pipelines.data.duplicates`).
+Rules that look at one pair come first. Only pairs that pass them all are compared with each other
+(`pipelines.data.duplicates`), so no pair is rejected for one that another rule rejects.
 """
 
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
 
 import pyarrow as pa
 
@@ -21,75 +22,90 @@ from pipelines.data.rules import Row
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class FilterItem:
-    """One shard of pairs, and where the rows that repeat others are listed."""
-
-    index: int  # of the shard in `repeats`
-    pairs: str  # URL of the shard
-    repeats: str | None = None  # URL of a table `duplicates.REJECTED`
+BATCH = 4096  # verdicts
 
 
 @dataclass(frozen=True)
 class FilterWorker:
-    """Callable on a FilterItem; created once per process."""
+    """Callable on the URL of a shard of pairs; created once per process."""
 
     config: FilterConfig
     columns: tuple[str, ...] = ()  # of a pair, without images
     renditions: tuple[int, ...] = ()
 
-    def __call__(self, item: FilterItem, out: ShardWriter) -> Metadata:
+    def __call__(self, pairs: str, out: ShardWriter) -> Metadata:
         """Writes a verdict on every pair, in their order."""
-        rejected: Counter[str] = Counter()
-        kept = hashlib.blake2b(digest_size=DIGEST_BYTES)
-        for verdicts in _tables(self.verdict(row) for row in self.rows(item)):
-            reasons = verdicts["reason"].to_pylist()
-            rejected.update(reason for reason in reasons if reason is not None)
-            kept.update(bytes(reason is None for reason in reasons))
-            out.write(verdicts)
-        count = out.rows - sum(rejected.values())
-        log.info("%s: kept %d of %d pairs", item.pairs, count, out.rows)
-        counts = {"read": out.rows, "kept": count, "rejected": dict(sorted(rejected.items()))}
-        return {**counts, "kept_digest": kept.hexdigest()}
-
-    def verdict(self, row: Row) -> dict[str, Any]:
-        """A row of `VERDICTS`."""
-        reason = self.reason(row)
-        of = row["repeats_key"] if reason == row["repeats"] else None
-        return {"key": row["key"], "reason": reason, "repeats": of}
+        verdicts = (
+            {"key": row["key"], "reason": self.reason(row), "repeats": None}
+            for row in self.rows(pairs)
+        )
+        return _write(verdicts, out)
 
     def reason(self, row: Row) -> str | None:
         """The reason of the first rule that rejects the pair; None for a pair that is kept."""
-        for rule in self.config.rules.values():
-            reason = rule.reason(row)
-            if reason is not None:
-                return reason
-        return None
+        return first_reason(self.config, row)
 
-    def rows(self, item: FilterItem) -> Iterator[Row]:
+    def rows(self, pairs: str) -> Iterator[Row]:
         """The pairs as the rules see them; with the smallest image only if a rule needs it."""
         image = rendition(self.renditions[0]) if self.renditions else "image"
         visible = [*self.columns, *([image] if self.config.needs_image else [])]
         names = ["image" if name == image else name for name in visible]
-        repeats = _repeats(item)
+        for batch in read_batches(pairs, visible):
+            yield from batch.rename_columns(names).to_pylist()
+
+
+@dataclass(frozen=True)
+class RepeatItem:
+    """One shard of verdicts, and where the rows that repeat others are listed."""
+
+    index: int  # of the shard in `repeats`
+    verdicts: str  # URL of the shard, as `FilterWorker` wrote it
+    repeats: str  # URL of a table `duplicates.REJECTED`
+
+
+@dataclass(frozen=True)
+class RepeatWorker:
+    """Callable on a RepeatItem: adds the reasons of rules that compare pairs."""
+
+    config: FilterConfig  # with these rules only
+
+    def __call__(self, item: RepeatItem, out: ShardWriter) -> Metadata:
+        """Writes a verdict on every pair, in their order."""
+        found = read_where(item.repeats, "shard", item.index).to_pylist()
+        return _write(self.verdicts(item.verdicts, {row["row"]: row for row in found}), out)
+
+    def verdicts(self, url: str, repeats: Mapping[int, Row]) -> Iterator[Row]:
+        """Rows of `VERDICTS`. repeats: rows of `duplicates.REJECTED` by their position."""
         position = 0
-        for batch in read_batches(item.pairs, visible):
-            for row in batch.rename_columns(names).to_pylist():
-                reason, key = repeats.get(position, (None, None))
-                yield {**row, "repeats": reason, "repeats_key": key}
+        for batch in read_batches(url, VERDICTS.names):
+            for verdict in batch.to_pylist():
+                found = repeats.get(position)
                 position += 1
+                reason = found and first_reason(self.config, {"repeats": found["reason"]})
+                if found and reason:
+                    verdict |= {"reason": reason, "repeats": found["kept_key"]}
+                yield verdict
 
 
-def _repeats(item: FilterItem) -> dict[int, tuple[str, str]]:
-    """Row → reason and the key of the pair that is kept."""
-    if item.repeats is None:
-        return {}
-    found = read_where(item.repeats, "shard", item.index).to_pylist()
-    return {row["row"]: (row["reason"], row["kept_key"]) for row in found}
+def first_reason(config: FilterConfig, row: Row) -> str | None:
+    """The reason of the first rule that rejects a row, or None."""
+    for rule in config.rules.values():
+        reason = rule.reason(row)
+        if reason is not None:
+            return reason
+    return None
 
 
-def _tables(verdicts: Iterator[dict[str, Any]], rows: int = 4096) -> Iterator[pa.Table]:
-    """Verdicts in tables of some thousand rows."""
-    while batch := [verdict for _, verdict in zip(range(rows), verdicts, strict=False)]:
-        yield pa.Table.from_pylist(batch, schema=VERDICTS)
+def _write(verdicts: Iterator[Row], out: ShardWriter) -> Metadata:
+    """Write and count verdicts, some thousand at a time."""
+    rejected: Counter[str] = Counter()
+    kept = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    while batch := list(islice(verdicts, BATCH)):
+        reasons = [verdict["reason"] for verdict in batch]
+        rejected.update(reason for reason in reasons if reason is not None)
+        kept.update(bytes(reason is None for reason in reasons))
+        out.write(pa.Table.from_pylist(batch, schema=VERDICTS))
+    count = out.rows - sum(rejected.values())
+    log.info("kept %d of %d pairs", count, out.rows)
+    counts = {"read": out.rows, "kept": count, "rejected": dict(sorted(rejected.items()))}
+    return {**counts, "kept_digest": kept.hexdigest()}

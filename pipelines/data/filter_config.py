@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import PlainValidator, TypeAdapter, ValidationError, model_validator
@@ -149,9 +149,16 @@ class FilterConfig(Config):
         return raw
 
     @property
-    def finds_duplicates(self) -> bool:
-        """Whether a rule needs to know which pairs repeat others."""
-        return any(isinstance(rule, Duplicate | NearCopy) for rule in self.rules.values())
+    def of_one_pair(self) -> "FilterConfig":
+        """The rules that look at one pair."""
+        rules = {n: r for n, r in self.rules.items() if not isinstance(r, Duplicate | NearCopy)}
+        return replace(self, rules=rules)
+
+    @property
+    def of_repeats(self) -> "FilterConfig":
+        """The rules that compare pairs, which see only pairs that pass all others."""
+        alone = self.of_one_pair.rules
+        return replace(self, rules={n: r for n, r in self.rules.items() if n not in alone})
 
     @property
     def max_distance(self) -> int | None:

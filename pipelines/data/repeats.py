@@ -2,8 +2,9 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from pipelines.artifacts import PairShards
 from pipelines.core.folder import Folder
 from pipelines.core.scan import scan
+from pipelines.core.tables import read_table
 from pipelines.data.duplicates import IDENTITY, find_duplicates
 from pipelines.data.out_of_core import Budget, scratch_database
 
@@ -47,11 +49,17 @@ class Repeats:
         return cls(folder.file(REPEATS_FILE), {names[shard]: digest for shard, digest in found})
 
 
-def find_repeats(pairs: PairShards, max_distance: int | None, folder: Folder) -> Repeats:
-    """The duplicates and near copies among all pairs; see `duplicates.find_duplicates`."""
+def find_repeats(
+    pairs: PairShards, verdicts: Mapping[str, str], max_distance: int | None, folder: Folder
+) -> Repeats:
+    """The duplicates and near copies among pairs without a reason to reject them.
+
+    verdicts: URL of each shard's verdicts so far. See `duplicates.find_duplicates`.
+    """
     names = sorted(pairs.shards)
     schema = pa.schema([pairs.schema().field(name) for name in COLUMNS])
-    batches = _identities(scan({name: pairs.url(name) for name in names}, schema), names)
+    rows = _passed(scan({name: pairs.url(name) for name in names}, schema), verdicts)
+    batches = _identities(rows, names)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "repeats.parquet"
         identities = pa.RecordBatchReader.from_batches(IDENTITY, batches)
@@ -60,7 +68,16 @@ def find_repeats(pairs: PairShards, max_distance: int | None, folder: Folder) ->
         return Repeats.publish(path, folder, names)
 
 
-def _identities(rows: pa.RecordBatchReader, names: list[str]) -> Iterator[pa.RecordBatch]:
+def _passed(rows: pa.RecordBatchReader, verdicts: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+    """The rows that their verdicts keep. A batch has rows of one shard."""
+    read = lru_cache(maxsize=1)(lambda url: read_table(url, ["reason"])["reason"].combine_chunks())
+    for batch in rows:
+        if batch.num_rows:
+            reasons = read(verdicts[batch["shard"][0].as_py()])
+            yield batch.filter(pc.is_null(reasons.take(batch["number"])))
+
+
+def _identities(rows: Iterable[pa.RecordBatch], names: list[str]) -> Iterator[pa.RecordBatch]:
     for batch in rows:
         width, height = (pc.cast(batch[n], pa.int64()) for n in COLUMNS[3:5])
         columns = {

@@ -8,7 +8,8 @@ N rows, W width, P partitions, b bytes of a stored number (2 or 4).
    `drop_near_duplicates` decides over all partitions which rows stay.
 
 The better of two rows has the higher similarity of image and caption, then the smaller key. A row
-is dropped only for a row that stays. So a row that passes a similarity floor is never dropped for
+is dropped only for a row that stays, and never for another caption of its own image (the same
+downloaded bytes). So a row that passes a similarity floor is never dropped for
 one that does not. The result does not depend on how shards are ordered or dealt to workers.
 
 Peak memory beside the process itself, at most: the largest shard and 12 S W bytes to sample and
@@ -47,9 +48,11 @@ FOLLOWED_STEPS = 2  # twice: paths of up to four pairs
 SIMILAR = pa.schema(
     [
         pa.field("position", pa.int64(), nullable=False),
+        pa.field("image", pa.int64(), nullable=False),  # equal for rows of one image
         pa.field("key", pa.string(), nullable=False),
         pa.field("similarity", pa.float32(), nullable=False),
         pa.field("better_position", pa.int64(), nullable=False),
+        pa.field("better_image", pa.int64(), nullable=False),
         pa.field("better_key", pa.string(), nullable=False),
         pa.field("better_similarity", pa.float32(), nullable=False),
         pa.field("cosine", pa.float32(), nullable=False),
@@ -96,12 +99,13 @@ class CompareWorker:
             )
             worse, better, cosine = (np.concatenate(c) for c in zip(*found, strict=True))
         columns = [*rows.take(order[worse]).columns, *rows.take(order[better]).columns, cosine]
-        out.write(pa.table(columns, schema=SIMILAR))
+        similar = pa.table(columns, schema=SIMILAR)
+        out.write(similar.filter(pc.not_equal(similar["image"], similar["better_image"])))
         return {"read": rows.num_rows}
 
     def _gather(self, partition: int, stored: Path) -> tuple[pa.Table, np.dtype[np.floating]]:
         """Write the partition's vectors to a local file; return its other columns."""
-        parts = [pa.schema(list(SIMILAR)[:3]).empty_table()]
+        parts = [pa.schema(list(SIMILAR)[:4]).empty_table()]
         dtype: np.dtype[np.floating] = np.dtype(np.float32)
         with stored.open("wb") as target:
             for table in self._row_groups(partition):
@@ -123,9 +127,9 @@ class CompareWorker:
 # Better rows get smaller numbers, as `drop_similar` expects.
 RANK_ROWS = """
 CREATE TABLE items AS
-SELECT position, key, row_number() OVER (ORDER BY similarity DESC, key, position) AS rank
-FROM (SELECT position, key, similarity FROM pairs
-      UNION SELECT better_position, better_key, better_similarity FROM pairs)
+SELECT position, image, key, row_number() OVER (ORDER BY similarity DESC, key, position) AS rank
+FROM (SELECT position, image, key, similarity FROM pairs
+      UNION SELECT better_position, better_image, better_key, better_similarity FROM pairs)
 """
 FIND_SIMILAR = """
 CREATE TABLE similar_items AS
@@ -141,7 +145,9 @@ SELECT next.better, this.worse, max(cos(this.angle + next.angle)) AS cosine
 FROM (SELECT *, acos(least(cosine, 1)) AS angle FROM similar_items) AS this
 JOIN (SELECT *, acos(least(cosine, 1)) AS angle FROM similar_items) AS next
     ON next.worse = this.better
-WHERE cos(this.angle + next.angle) >= {threshold}
+JOIN items AS best ON best.rank = next.better
+JOIN items AS last ON last.rank = this.worse
+WHERE cos(this.angle + next.angle) >= {threshold} AND best.image <> last.image
   AND (next.better, this.worse) NOT IN (SELECT (better, worse) FROM similar_items)
 GROUP BY ALL
 """

@@ -19,7 +19,7 @@ from pipelines.artifacts import EmbeddingShards
 from pipelines.core.folder import Folder
 from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Metadata
-from pipelines.core.tables import to_column, to_numpy
+from pipelines.core.tables import read_table, to_column, to_numpy
 from pipelines.embeddings.clusters import assign, group, train_centroids
 
 log = logging.getLogger(__name__)
@@ -114,6 +114,7 @@ class AssignWorker:
     """Callable on the names of some shards: sorts their rows by partition, into a file."""
 
     embeddings: EmbeddingShards
+    images: Mapping[str, str]  # URL of each shard's pairs, which have the column sha256
     folder: Folder
     threshold: float  # minimum cosine of near duplicates
 
@@ -133,9 +134,15 @@ class AssignWorker:
         return {"file": rows_file(names)}
 
     def _read(self, name: str, shard: int) -> pa.Table:
-        table = self.embeddings.read(name, ["key", "similarity", "image_embeds"])
+        table = self.embeddings.read(name, ["key", "row", "similarity", "image_embeds"])
+        digests = read_table(self.images[name], ["sha256"])["sha256"].take(table["row"])
+        images = [int(digest.as_py()[:15], 16) for digest in digests]  # 60 bits tell images apart
         positions = (shard << 32) + np.arange(table.num_rows)
-        return table.append_column("position", pa.array(positions, pa.int64()))
+        return (
+            table.drop_columns(["row"])
+            .append_column("position", pa.array(positions, pa.int64()))
+            .append_column("image", pa.array(images, pa.int64()))
+        )
 
     def _publish(self, table: pa.Table, members: Sequence[np.ndarray], name: str) -> None:
         with tempfile.TemporaryDirectory(prefix="unclip-") as scratch:

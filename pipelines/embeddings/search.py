@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.artifacts import EmbeddingShards
+from pipelines.artifacts import EmbeddingShards, PairShards
 from pipelines.core.folder import Folder
 from pipelines.core.stage import Context
 from pipelines.data.out_of_core import Budget
@@ -22,7 +22,9 @@ from pipelines.embeddings.partitions import (
 )
 
 
-def find_near_duplicates(ctx: Context, embeddings: EmbeddingShards, threshold: float) -> Repeats:
+def find_near_duplicates(
+    ctx: Context, pairs: PairShards, embeddings: EmbeddingShards, threshold: float
+) -> Repeats:
     """Which embeddings repeat better ones; `Repeats.url` refers to shards in the order of names.
 
     threshold: minimum cosine of two near duplicates.
@@ -35,8 +37,9 @@ def find_near_duplicates(ctx: Context, embeddings: EmbeddingShards, threshold: f
         unit="groups sampled",
     )
     ctx.call(train_partitions, ctx.folder, list(samples), embeddings)
+    images = {name: pairs.url(name) for name in embeddings.shards}
     assigned = ctx.map_shards(
-        AssignWorker(embeddings, ctx.folder, threshold),
+        AssignWorker(embeddings, images, ctx.folder, threshold),
         {f"{WORK}/assigned-{number:05d}": group for number, group in enumerate(groups)},
         schema=PARTITIONS,
         unit="groups assigned",

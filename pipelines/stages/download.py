@@ -207,7 +207,8 @@ def check_success_rate(counts: Mapping[str, Any], floor: float) -> None:
     worst = next((r for r in counts["rejected"] if r != "duplicate_row"), "timeout")
     raise PipelineError(
         f"Only {downloaded} of {listed} rows were downloaded ({downloaded / max(listed, 1):.1%}; "
-        f"download.min_success_rate is {floor:.1%}). Rejected: {reasons}. `unclip rows --reason "
-        f"{worst}` lists them, and `unclip retry --reason {worst}` fetches them again. Or lower "
+        f"download.min_success_rate is {floor:.1%}). Rejected: {reasons}. `unclip rows CONFIG "
+        f"--reason {worst}` lists them, and `unclip retry CONFIG --reason {worst}` fetches them "
+        "again. Or lower "
         "download.min_success_rate: nothing that was fetched is fetched again."
     )

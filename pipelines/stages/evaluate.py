@@ -14,7 +14,7 @@ from pipelines.artifacts import (
     TrainedModel,
 )
 from pipelines.core.digests import file_digest
-from pipelines.core.events import Metrics, Output
+from pipelines.core.events import Metrics, Model, Output
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.inputs import Sources, Weights
@@ -84,14 +84,39 @@ class Evaluate(Stage[Evaluation]):
             embeddings=ctx.load(self.embeddings),
             selection=ctx.load(self.selection),
         )
-        evaluated = evaluate(ctx, sources, self.weights(ctx.load), self.config)
+        weights = self.weights(ctx.load)
+        evaluated = evaluate(ctx, sources, weights, self.config)
         records = {m.full_name: m.record() for m in evaluated.measurements}
         ctx.folder.write_json(METRICS_FILE, records)
         values = values_by_name(evaluated.measurements)
         ctx.emit(Metrics(self.name, 0, values))
         for file in (METRICS_FILE, *evaluated.contact_sheets):
             ctx.emit(Output(self.name, file))
+        self._register(ctx, weights, values)
         return Evaluation(ctx.folder, values, list(self.config.judges))
+
+    def _register(self, ctx: Context, weights: Weights, values: Mapping[str, float]) -> None:
+        """Offer the cascade to the model registry, by reference to the store."""
+        from pipelines.evaluation import generator
+
+        config = self.config
+        described = generator.describe_generator(ctx.folder, weights, config.sampling, config.seed)
+        ctx.folder.write_json(generator.GENERATOR_FILE, described)
+        metric = f"held_out/{next(iter(config.judges))}/kid"
+        if metric in values:  # else there were too few captions
+            ctx.emit(
+                Model(
+                    self.name,
+                    generator.GENERATOR_FILE,
+                    loader=generator.__name__,
+                    inputs={"caption": "string"},
+                    outputs={"caption": "string", "image": "binary"},
+                    params={"seed": config.seed},
+                    example={"caption": ["a red heart"]},
+                    metric=metric,
+                    value=values[metric],
+                )
+            )
 
     def weights(self, load: Callable[[Stage[Any]], Any]) -> Weights:
         """The models to evaluate; `load` maps a stage to its artifact."""

@@ -49,7 +49,7 @@ class Select(Stage[SelectionShards]):
     """Which embedded pairs are above the similarity floor and no near duplicates, and the split."""
 
     kind: ClassVar[str] = "select"
-    version: ClassVar[int] = 2  # 2: verdicts; split by the list, or by the image's bytes
+    version: ClassVar[int] = 3  # 2: verdicts, other splits; 3: captions of one image all stay
     artifact: ClassVar[type[Artifact]] = SelectionShards
 
     pairs: Stage[PairShards]
@@ -61,7 +61,9 @@ class Select(Stage[SelectionShards]):
         pairs, embeddings = ctx.load(self.pairs), ctx.load(self.embeddings)
         repeats = Repeats.none()
         if self.config.near_duplicate_similarity is not None:
-            repeats = find_near_duplicates(ctx, embeddings, self.config.near_duplicate_similarity)
+            repeats = find_near_duplicates(
+                ctx, pairs, embeddings, self.config.near_duplicate_similarity
+            )
         items = {
             name: SelectItem(index, embeddings.url(name), pairs.url(name), repeats.url)
             for index, name in enumerate(sorted(embeddings.shards))

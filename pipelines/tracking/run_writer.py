@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+from pipelines.core.events import Model
 from pipelines.core.store import Manifest, Store
 from pipelines.tracking.outbox import Outbox
 from pipelines.tracking.run_values import artifact_folder, dataset
@@ -55,6 +56,10 @@ class RunWriter:
     def file(self, run: str, folder: str, file: str) -> None:
         """Copy a file of the folder with this URL to the run."""
         self._post("file", run, {"folder": folder, "file": file, "place": artifact_folder(file)})
+
+    def model(self, run: str, folder: str, key: str, model: Model) -> None:
+        """Register a model once for a stage's key. folder: URL of the one with its file."""
+        self._post("model", run, {"folder": folder, "key": key, **vars(model)})
 
     def text(self, run: str, path: str, text: str) -> None:
         """Write a text file."""

@@ -13,8 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pandas as pd
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from mlflow import pyfunc
 from mlflow.entities import (
     Dataset,
     DatasetInput,
@@ -27,11 +29,14 @@ from mlflow.entities import (
     ViewType,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from PIL import Image
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.folder import Folder
+from pipelines.core.provenance import version
 from pipelines.core.store import Store
 from pipelines.tracking.location import artifact_root, migration_lock
 from pipelines.tracking.run_values import step_of
@@ -45,6 +50,7 @@ EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # pages for training, not for chat
     "mlflow.note.content": "Each pipeline run has one run, with a child run for each stage.",
 }
+BEST = "best"  # alias of the registered version with the lowest value of its metric
 MOST_METRICS, MOST_PAIRS = 1000, 100  # that the server takes in one request
 # MLflow logs a traceback for every database error. The outbox reports each outage in one line.
 for _name in ("mlflow", "alembic"):
@@ -120,6 +126,7 @@ class Server:
             "batch": self._batch,
             "file": self._file,
             "text": self._text,
+            "model": self._model,
             "dataset": self._dataset,
             "end": self._end,
         }
@@ -213,6 +220,46 @@ class Server:
                 run_id, image.convert("RGB"), key=key, step=step_of(local.name), synchronous=True
             )
 
+    def _model(self, run: str, body: Mapping[str, Any]) -> None:
+        """Register a model under the experiment's name; the version with the best metric is `best`.
+
+        The registry holds the small file only, which names the weights in the store.
+        """
+        name, run_id = self.experiment, self.run_id(run)
+        versions = self.client.search_model_versions(f"name = '{name}'")
+        if any(version.tags.get("stage_key") == body["key"] for version in versions):
+            return
+        logged = self.client.create_logged_model(
+            self.experiment_id(), name=body["stage"], source_run_id=run_id, model_type="generator"
+        )
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            _fetched(Folder(body["folder"]), body["file"]) as local,
+        ):
+            path = Path(scratch) / "model"
+            pyfunc.save_model(
+                path,
+                loader_module=body["loader"],
+                data_path=str(local),
+                signature=_signature(body),
+                input_example=pd.DataFrame(body["example"]),
+                pip_requirements=[f"unclip=={version('unclip')}"],
+            )
+            self.client.log_model_artifacts(logged.model_id, str(path))
+        self.client.finalize_logged_model(logged.model_id, "READY")
+        with contextlib.suppress(MlflowException):  # it exists already
+            self.client.create_registered_model(name)
+        made = self.client.create_model_version(
+            name,
+            logged.artifact_location,
+            run_id,
+            tags={"stage_key": body["key"], "metric": body["metric"], "value": str(body["value"])},
+            model_id=logged.model_id,
+        )
+        same = [each for each in versions if each.tags.get("metric") == body["metric"]]
+        if all(body["value"] < float(each.tags["value"]) for each in same):
+            self.client.set_registered_model_alias(name, BEST, made.version)
+
     def _text(self, run: str, body: Mapping[str, Any]) -> None:
         self.client.log_text(self.run_id(run), body["text"], body["path"])
 
@@ -224,6 +271,15 @@ class Server:
 
     def _end(self, run: str, body: Mapping[str, Any]) -> None:
         self.client.set_terminated(self.run_id(run), body["status"], body["at_ms"])
+
+
+def _signature(body: Mapping[str, Any]) -> ModelSignature:
+    inputs, outputs = (
+        Schema([ColSpec(kind, name) for name, kind in body[side].items()])
+        for side in ("inputs", "outputs")
+    )
+    params = [ParamSpec(name, "long", default) for name, default in body["params"].items()]
+    return ModelSignature(inputs, outputs, ParamSchema(params))
 
 
 def _remove_default(client: MlflowClient, experiment: Experiment) -> None:

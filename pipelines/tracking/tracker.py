@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipelines.core.errors import first_line
-from pipelines.core.events import Event, Metrics, Note, Output, Progress
+from pipelines.core.events import Event, Metrics, Model, Note, Output, Progress
 from pipelines.core.folder import MANIFEST
 from pipelines.core.plan import Plan, Step
 from pipelines.core.provenance import git_commit
@@ -127,7 +127,7 @@ class Tracker:
         return self.links[stage.name]
 
     def event(self, event: Event) -> None:
-        """Track metrics, files and notes. Progress is only shown in the terminal."""
+        """Track metrics, files, models and notes. Progress is only shown in the terminal."""
         run = self.children.get(event.stage)
         if run is None:
             return
@@ -143,6 +143,10 @@ class Tracker:
                 notes = self.notes.setdefault(stage, [])
                 notes.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}")
                 self.runs.text(run, "notes.txt", "\n".join(notes) + "\n")
+            case Model(stage):
+                made = self.plan[stage].stage
+                folder = self.store.folder(made.name, made.key).url
+                self.runs.model(run, folder, made.key, event)
             case Progress():
                 pass
         if self.clock() - self.sent_at >= METRICS_EVERY_S:

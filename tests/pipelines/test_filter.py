@@ -23,16 +23,18 @@ from pipelines.config.files import ConfigFileError, find_config
 from pipelines.config.load import load_config
 from pipelines.core.store import Store
 from pipelines.data.duplicates import REJECTED
-from pipelines.data.filter import FilterItem, FilterWorker
+from pipelines.data.filter import FilterWorker, RepeatItem, RepeatWorker
 from pipelines.data.filter_config import FilterConfig
 from pipelines.data.rules import (
     AspectRatio,
     CaptionDate,
     CaptionLength,
+    Deny,
     Duplicate,
     FilterRule,
     ImageSide,
     Language,
+    NearCopy,
     is_mostly_date,
 )
 from pipelines.demo.dataset import rows
@@ -91,9 +93,12 @@ def judge(config: FilterConfig, shard: pa.Table, *repeats: int) -> tuple[pa.Tabl
         ]
         pq.write_table(pa.Table.from_pylist(rows, REJECTED), Path(folder) / "repeats.parquet")
         columns = tuple(name for name in PAIRS.names if name != "image")
-        worker = pickle.loads(pickle.dumps(FilterWorker(config, columns)))
-        item = FilterItem(3, f"{folder}/pairs.parquet", f"{folder}/repeats.parquet")
-        return work(worker, item, VERDICTS)
+        alone = pickle.loads(pickle.dumps(FilterWorker(config.of_one_pair, columns)))
+        verdicts, _ = work(alone, f"{folder}/pairs.parquet", VERDICTS)
+        pq.write_table(verdicts, Path(folder) / "verdicts.parquet")
+        compare = pickle.loads(pickle.dumps(RepeatWorker(config.of_repeats)))
+        item = RepeatItem(3, f"{folder}/verdicts.parquet", f"{folder}/repeats.parquet")
+        return work(compare, item, VERDICTS)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +265,24 @@ def test_a_rule_of_the_users_own_is_named_in_the_yaml_and_filters(
     assert Filter(pairs, stricter).key != Filter(pairs, config).key
 
 
+def test_no_pair_is_rejected_for_one_that_another_rule_rejects(tmp_path: Path) -> None:
+    pairs, store = GivenPairs(rows=8), Store(str(tmp_path / "store"))
+    near = {"near_copy": NearCopy(max_distance=3)}  # the hashes of all pairs differ in 3 bits
+
+    def kept(**rules: FilterRule) -> tuple[list[str], set[str | None]]:
+        verdicts = make(store, Filter(pairs, FilterConfig(rules=near | rules)))
+        rows = [row for name in verdicts.shards for row in verdicts.read(name).to_pylist()]
+        copies = {row["repeats"] for row in rows if row["reason"] == "near_copy"}
+        return [row["key"] for row in rows if row["reason"] is None], copies
+
+    (best,), copies = kept()
+    assert copies == {best}
+    (tmp_path / "denied.txt").write_text(f"{best}\n")
+    (second,), copies = kept(deny=Deny(keys=str(tmp_path / "denied.txt")))
+    assert second != best
+    assert copies == {second}
+
+
 def test_processes_that_start_later_can_import_the_modules_beside_the_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,7 +355,8 @@ def test_a_rule_is_switched_off_by_null() -> None:
         "image_side",
         "aspect_ratio",
     ]
-    assert not config.finds_duplicates
+    assert not config.of_repeats.rules
+    assert list(load_config("demo").filter.of_repeats.rules) == ["duplicate"]
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_every_row_has_one_outcome(store: Store, csv_file: Path, server: Site) -
 def test_a_lowered_floor_fetches_nothing_again(store: Store, csv_file: Path, server: Site) -> None:
     server.broken = dict.fromkeys(range(100), 404)
     with pytest.raises(
-        PipelineError, match=r"Only 200 of 300 rows.*unclip retry --reason http_404"
+        PipelineError, match=r"Only 200 of 300 rows.*unclip retry CONFIG --reason http_404"
     ):
         download(store, csv_file, min_success_rate=0.9)
     assert server.taken() == ROWS

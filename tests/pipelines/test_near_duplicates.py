@@ -1,6 +1,9 @@
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -50,12 +53,15 @@ def store(
     folder: Folder,
     shards: dict[str, tuple[np.ndarray, np.ndarray, list[str]]],
     dtype: str = "float32",
+    images: Mapping[str, str] = MappingProxyType({}),
 ) -> StoredEmbeddings:
-    """shards: name → vectors (M, W), similarities (M,) and keys."""
+    """shards: name → vectors (M, W), similarities (M,) and keys. images: key → shared image."""
     for name, (vectors, similarity, keys) in shards.items():
         flat = pa.array(vectors.astype(dtype).ravel())
         columns = {
             "key": keys,
+            "row": pa.array(range(len(keys)), pa.int32()),
+            "sha256": [images.get(key) or sha256(key.encode()).hexdigest() for key in keys],
             "similarity": pa.array(similarity, pa.float32()),
             "image_embeds": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
         }
@@ -82,7 +88,8 @@ def search(embeddings: EmbeddingShards, folder: Folder, threshold: float = THRES
     make(SampleWorker(embeddings), samples, sampled(embeddings.width))
     train_partitions(folder, ["sample/0", "sample/1"], embeddings)
     groups = {f"assign/{i}": group for i, group in enumerate(assign_groups(rows_of(embeddings)))}
-    written = make(AssignWorker(embeddings, folder, threshold), groups, PARTITIONS)
+    images = {name: embeddings.url(name) for name in embeddings.shards}
+    written = make(AssignWorker(embeddings, images, folder, threshold), groups, PARTITIONS)
     assigned = tuple((name, facts["file"]) for name, facts in written.items())
     found = {f"compare/{i}": i for i in range(count_partitions(embeddings.total_rows))}
     make(CompareWorker(folder, assigned, threshold), found, SIMILAR)
@@ -249,3 +256,20 @@ def test_99_percent_of_100000_planted_copies_are_found(tmp_path: Path) -> None:
     assert len(expected) > 5000
     assert len(found.keys() & expected.keys()) >= 0.99 * len(expected)
     assert len(found.keys() - expected.keys()) <= 0.01 * len(expected)
+
+
+def test_captions_of_one_image_stay_together_and_are_dropped_together(tmp_path: Path) -> None:
+    """Images A and B look alike; A has captions of similarity 0.4 and 0.2, B one of 0.3."""
+    folder = Folder(str(tmp_path))
+    alike, other = np.eye(2, 8, dtype=np.float32)
+    vectors = np.stack([alike, alike, alike, other, other])
+    similarity = np.array([0.4, 0.2, 0.3, 0.3, 0.3], np.float32)
+    keys = ["a1", "a2", "b1", "c1", "c2"]
+    images = {"a1": "a" * 64, "a2": "a" * 64, "c1": "c" * 64, "c2": "c" * 64}
+    shards = {"00000": (vectors, similarity, keys)}
+    dropped = search(store(folder, shards, images=images), folder)
+    assert {key: kept for key, (kept, _) in dropped.items()} == {"b1": "a1"}
+    better = {"00000": (vectors, similarity + np.array([0, 0, 0.2, 0, 0], np.float32), keys)}
+    folder = Folder(str(tmp_path / "better"))
+    dropped = search(store(folder, better, images=images), folder)
+    assert {key: kept for key, (kept, _) in dropped.items()} == {"a1": "b1", "a2": "b1"}

@@ -187,8 +187,10 @@ def test_an_appended_row_under_a_rule_about_duplicates(folder: Path, server: Sit
     rules = RULES | {"duplicate": Duplicate()}
     run(folder, stages(folder, rules))
     write_csv(folder / "list.csv", [*rows_of(server), server.row(ROWS)])
-    outlook = plan(folder, stages(folder, rules))
-    assert run(folder, stages(folder, rules)) == new(outlook)
+    planned = new(plan(folder, stages(folder, rules)))
+    made = run(folder, stages(folder, rules))
+    # The verdicts of rules that look at one pair are shards of their own.
+    assert made == planned | {"filter": 2 * planned["filter"]}
 
 
 def test_a_forced_stage_is_made_again_entirely(folder: Path) -> None:

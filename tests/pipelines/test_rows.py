@@ -163,7 +163,8 @@ def test_rows_are_found_by_reason_stage_url_and_key(
     assert kept["stage"] is kept["reason"] is None
     both = written(unclip, "--reason", "http_404", "--reason", "http_500", "--stage", "download")
     assert len(both) == len(MISSING) + 1
-    assert unclip("rows", "--reason", "http_404", "--stage", "filter") == "No row matches.\n"
+    none = unclip("rows", "--reason", "http_404", "--stage", "filter")
+    assert none.startswith("No row matches.")
 
 
 def test_few_rows_are_printed_and_rejected_ones_first(project: Project, unclip: Unclip) -> None:
@@ -171,7 +172,8 @@ def test_few_rows_are_printed_and_rejected_ones_first(project: Project, unclip: 
     shown = printed.split("\n\n")[1].splitlines()
     assert len(shown) == 1 + 3
     assert all(re.search(r"download|filter|select", line) for line in shown[1:])
-    assert f"3 of {ROWS + 2} rows. --limit shows more" in printed
+    rejected = len([row for row in written(unclip) if row["reason"]])
+    assert f"3 of {rejected} rows. --limit shows more" in printed
 
 
 def test_all_rows_are_written_to_each_format(project: Project, unclip: Unclip) -> None:
@@ -252,7 +254,7 @@ def test_a_retry_fetches_these_rows_and_a_run_changes_the_shards_with_them(
     server.requests.clear()
     server.broken = {30: 500, 2: 404}
     printed = unclip("retry", "--reason", "http_404")
-    assert "Fetching 3 rows again, in" in printed
+    assert "Fetching 3 rows again, from" in printed
     assert f"`unclip run {CONFIG}` brings the later stages" in printed
     assert server.requests == Counter(f"/{number}.jpg" for number in MISSING)
 
