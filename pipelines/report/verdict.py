@@ -142,17 +142,22 @@ def variety(evidence: Evidence) -> Iterator[Finding]:
     """Whether the images cover what real ones show."""
     recall = evidence.figure(f"{evidence.judge}/recall")
     real = evidence.figure(f"{evidence.judge}/recall", "reference")
-    precision = evidence.figure(f"{evidence.judge}/precision")
+    precision, real_precision = (
+        evidence.figure(f"{evidence.judge}/precision", part) for part in ("value", "reference")
+    )
     if recall["high"] >= LOST_VARIETY * real["low"]:
         return
-    guided = precision["low"] > recall["high"]
+    # Guidance gives up variety for images that look real; images that do not have other faults.
+    guided = precision["low"] > LOST_VARIETY * real_precision["high"]
     yield Finding(
         "bad",
         "Variety",
         f"The generated images cover {percent(recall['value'])} of the variety of real ones (other "
         f"real images: {percent(real['value'])})"
         + (f", although {percent(precision['value'])} of them look real." if guided else "."),
-        "Lower the guidance scale of the decoder." if guided else "",
+        "Lower the guidance scale of the decoder."
+        if guided
+        else "Make single images better first.",
     )
 
 

@@ -78,6 +78,8 @@ def test_images_that_look_alike_are_blamed_on_guidance() -> None:
     assert "Variety" not in verdict(90)
     alike = verdict(90, **{"judge/recall": 0.1})["Variety"]
     assert "guidance" in alike.advice
+    poor = verdict(90, **{"judge/recall": 0.1, "judge/precision": 0.05})["Variety"]
+    assert "guidance" not in poor.advice
 
 
 def test_captions_that_change_nothing_are_noticed() -> None:
