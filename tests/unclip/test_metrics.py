@@ -219,6 +219,14 @@ def test_intervals_contain_the_truth_as_often_as_they_say() -> None:
     hits = 0
     for _ in range(200):
         values = torch.randn(80, generator=generator) + 1
-        low, high = interval(mean_of(values)(bootstrap_weights(80, generator=generator))[1:])
+        low, high = interval(mean_of(values)(bootstrap_weights(80, generator=generator)))
         hits += low <= 1 <= high
     assert 0.90 <= hits / 200 <= 0.985
+
+
+def test_the_interval_of_a_biased_estimate_contains_its_value() -> None:
+    weights = bootstrap_weights(60, generator=torch.Generator().manual_seed(0), resamples=100)
+    distances = frechet_resampled(normal(60), normal(60, seed=1), weights)
+    assert distances[1:].mean() > 1.3 * distances[0]  # the bias of resamples
+    low, high = interval(distances)
+    assert low < distances[0] < high

@@ -36,9 +36,15 @@ def bootstrap_weights(
 
 
 def interval(values: Tensor, *, level: float = LEVEL) -> Interval:
-    """The percentile interval of an estimate's values on resamples, (R,)."""
-    tail = (1 - level) / 2
-    low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
+    """The interval of an estimate: its plain value, then those on resamples, (1 + R,).
+
+    Percentiles of the resamples, shifted so that their mean is the plain value. Without the shift,
+    the interval of a biased estimate such as the Fréchet distance may lie beside its value, because
+    rows that are drawn twice raise the bias.
+    """
+    plain, resampled = values[0], values[1:]
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=values.dtype)
+    low, high = (torch.quantile(resampled, tails) + plain - resampled.mean()).tolist()
     return Interval(low, high)
 
 

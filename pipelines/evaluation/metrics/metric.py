@@ -96,7 +96,7 @@ class Figure(NamedTuple):
     @classmethod
     def of(cls, values: Tensor) -> Self:
         """From an estimate's plain value and its values on resamples, (1 + R,)."""
-        return cls(float(values[0]), *interval(values[1:]))
+        return cls(float(values[0]), *interval(values))
 
 
 @dataclass(frozen=True, kw_only=True)
