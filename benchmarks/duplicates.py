@@ -59,6 +59,9 @@ def cpu_s() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
+IMAGES = "images"  # folder of the images' digests, which the pairs have
+
+
 def measured(work: ShardWorker, item: Any, out: Folder, place: Place) -> tuple[Metadata, int]:
     """Make a shard; returns its metadata, and the peak memory of its process."""
     record = make_shard(work, item, out, *place)
@@ -107,7 +110,8 @@ def make_embeddings(folder: Path, rows: int, width: int) -> None:
         }
         table = pa.table(columns, schema=embeddings_schema(width))
         digests = [sha256(key.encode()).hexdigest() for key in columns["key"]]
-        table = table.append_column("sha256", pa.array(digests))  # as the pairs have
+        (folder / IMAGES).mkdir(exist_ok=True)
+        pq.write_table(pa.table({"sha256": digests}), folder / IMAGES / f"{shard:06d}.parquet")
         pq.write_table(table, folder / f"{shard:06d}.parquet")
 
 
@@ -138,7 +142,7 @@ def semantic(folder: Path, rows: int, width: int) -> dict[str, Any]:
         run(SampleWorker(embeddings), samples, sampled(width))
         train_partitions(out, list(samples), embeddings)
         groups = {f"assign/{i}": g for i, g in enumerate(assign_groups(counts))}
-        images = {name: embeddings.url(name) for name in counts}
+        images = {name: str(folder / IMAGES / f"{name}.parquet") for name in counts}
         written = run(AssignWorker(embeddings, images, out, 0.95), groups, PARTITIONS)
         assigned = tuple((name, facts["file"]) for name, facts in written.items())
         partitions = {f"compare/{i}": i for i in range(count_partitions(rows))}
