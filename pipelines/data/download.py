@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from pipelines.artifacts import OUTCOMES_NAME
 from pipelines.artifacts.schema import OUTCOMES, pair_key
+from pipelines.core.errors import WorkLostError
 from pipelines.core.filesystem import StoreError
 from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Metadata
@@ -108,6 +109,10 @@ class DownloadWorker:
         counts = book.close(len(rows))
         return {**counts, "fetched": session.fetched, "received_bytes": session.received_bytes}
 
+    def serves(self, url: str) -> bool:
+        """Whether the run itself serves a URL of the list."""
+        return bool(self.base_url) and "://" not in url
+
     @cached_property
     def encoder(self) -> ImageEncoder:
         """Makes the image columns, as the configuration says."""
@@ -120,6 +125,13 @@ class DownloadWorker:
             renditions=config.renditions,
             max_pixels=config.max_pixels,
         )
+
+
+def server_lost(base_url: str) -> WorkLostError:
+    """The error of rows that a killed driver no longer serves; they are no outcome of the list."""
+    return WorkLostError(
+        f"The driver no longer serves the list's relative URLs at {base_url}. Run again to resume."
+    )
 
 
 class Book:
@@ -269,6 +281,8 @@ class Session:
             return Image(columns, fetched.attempts)
         except Refused as refusal:
             log.debug("rejected %s", refusal)
+            if refusal.reason == "connection" and self.worker.serves(row["url"]):
+                raise server_lost(self.worker.base_url) from refusal
             return Image(None, refusal.attempts, refusal)
         finally:
             self.hold(-received)

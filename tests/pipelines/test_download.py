@@ -213,6 +213,15 @@ def test_relative_addresses_are_relative_to_the_base_and_keep_their_keys():
     assert metadata["rejected"] == {"scheme": 1}
 
 
+def test_rows_of_a_server_that_died_with_its_driver_get_no_outcome() -> None:
+    with web(PAGES) as site:
+        worker = DownloadWorker(CONFIG, base_url=site)
+    with pytest.raises(WorkLostError, match="Run again to resume"):
+        download(("/good.jpg", "x"), worker=worker)
+    _, metadata, _ = download((f"{site}/good.jpg", "x"), worker=worker)
+    assert metadata["rejected"] == {"connection": 1}
+
+
 def test_the_demo_list_loses_the_rows_that_cannot_be_downloaded_and_no_other():
     with serve(0) as port:
         table = demo_list(port)
