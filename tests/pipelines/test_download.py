@@ -20,6 +20,7 @@ from multidict import CIMultiDict
 from PIL import Image
 
 from pipelines.artifacts.schema import pair_key, pairs, url_list
+from pipelines.core.errors import WorkLostError
 from pipelines.data.decode import decode_bgr, decode_rgb
 from pipelines.data.download import DownloadItem, DownloadWorker
 from pipelines.data.download_config import DownloadConfig
