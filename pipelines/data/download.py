@@ -6,19 +6,16 @@ knows is copied from there, with its outcome, and not fetched.
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
-import pyarrow as pa
-
-from pipelines.artifacts import OUTCOMES_NAME
-from pipelines.artifacts.schema import OUTCOMES, pair_key
+from pipelines.artifacts.schema import pair_key
 from pipelines.core.errors import WorkLostError
 from pipelines.core.filesystem import StoreError
 from pipelines.core.shard_writer import ShardWriter
@@ -28,18 +25,18 @@ from pipelines.data.download_config import DownloadConfig
 from pipelines.data.earlier import Earlier, Known, PairReader
 from pipelines.data.fetch import Fetcher
 from pipelines.data.images import ImageEncoder
+from pipelines.data.outcomes import Book, Outcome, Row
 from pipelines.data.responses import Fetched, check_hash
-from pipelines.data.url_policy import Refused, join_url, without_credentials
+from pipelines.data.url_policy import Refused, join_url
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
-BUFFER_ROWS = 32  # rows that are written at once
 AHEAD = 4  # rows under way for each connection, at least
 # Finished rows may wait this long for a slow one before them.
 MAX_WAITING_ROWS = 1024
 MAX_WAITING_BYTES = 64 << 20
-MAX_DETAIL = 300  # characters
+PORTS = {"http": 80, "https": 443}
+SERVER_ANSWERS_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -48,24 +45,6 @@ class DownloadItem:
 
     url: str  # of the slice
     earlier: Earlier | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one row: the columns of a pair, or why there is none."""
-
-    row: Row  # of the list
-    pair: Row | None
-    reason: str | None = None
-    detail: str | None = None
-    attempts: int = 0
-    time: datetime | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """About what a finished row holds in memory."""
-        values = self.pair.values() if self.pair else ()
-        return sum(len(value) for value in values if isinstance(value, bytes))
 
 
 @dataclass(frozen=True)
@@ -109,10 +88,6 @@ class DownloadWorker:
         counts = book.close(len(rows))
         return {**counts, "fetched": session.fetched, "received_bytes": session.received_bytes}
 
-    def serves(self, url: str) -> bool:
-        """Whether the run itself serves a URL of the list."""
-        return bool(self.base_url) and "://" not in url
-
     @cached_property
     def encoder(self) -> ImageEncoder:
         """Makes the image columns, as the configuration says."""
@@ -127,66 +102,24 @@ class DownloadWorker:
         )
 
 
-def server_lost(base_url: str) -> WorkLostError:
-    """The error of rows that a killed driver no longer serves; they are no outcome of the list."""
-    return WorkLostError(
-        f"The driver no longer serves the list's relative URLs at {base_url}. Run again to resume."
-    )
+async def check_server(base_url: str, url: str) -> None:
+    """Check that the server of a list's relative URLs still listens, if this URL is one.
 
-
-class Book:
-    """Writes pairs and outcomes, and counts them."""
-
-    def __init__(self, out: ShardWriter) -> None:
-        self.out = out
-        self.pairs: list[Row] = []
-        self.outcomes: list[Row] = []
-        self.rejected: Counter[str] = Counter()
-        self.downloaded = 0
-
-    def add(self, outcome: Outcome) -> None:
-        """The next row in the list's order."""
-        values = {
-            "key": pair_key(outcome.row["url"], outcome.row["caption"]),
-            "url": without_credentials(outcome.row["url"]),
-            "row": None if outcome.pair is None else self.downloaded,
-            "reason": outcome.reason,
-            "detail": outcome.detail and outcome.detail[:MAX_DETAIL],
-            "attempts": outcome.attempts,
-            "time": outcome.time or datetime.now(UTC),
-        }
-        self.outcomes.append(values)
-        if outcome.reason is not None:
-            self.rejected[outcome.reason] += 1
-            return
-        assert outcome.pair is not None
-        self.downloaded += 1
-        self.pairs.append({**outcome.pair, **_listed(outcome.row), "key": values["key"]})
-        if len(self.pairs) == BUFFER_ROWS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the pairs that wait."""
-        self.out.write(pa.Table.from_pylist(self.pairs, schema=self.out.schema))
-        self.pairs = []
-
-    def close(self, listed: int) -> Metadata:
-        """Write the rest; returns the counts of rows."""
-        self.flush()
-        self.out.attach(OUTCOMES_NAME, pa.Table.from_pylist(self.outcomes, schema=OUTCOMES))
-        rejected = sum(self.rejected.values())
-        assert listed == self.downloaded + rejected, (listed, self.downloaded, rejected)
-        log.info("%d of %d rows: %s", self.downloaded, listed, dict(self.rejected))
-        return {
-            "listed": listed,
-            "downloaded": self.downloaded,
-            "rejected": dict(sorted(self.rejected.items())),
-        }
-
-
-def _listed(row: Row) -> Row:
-    """The values of a list's row that its pair keeps."""
-    return {name: value for name, value in row.items() if name != "hash"}
+    A driver that serves images stops when it is killed. Its rows then get no outcome, because the
+    images still exist. Raises `WorkLostError`.
+    """
+    if not base_url or "://" in url:
+        return
+    server = urlsplit(base_url)
+    port = server.port or PORTS[server.scheme]
+    try:
+        async with asyncio.timeout(SERVER_ANSWERS_S):
+            _, connection = await asyncio.open_connection(server.hostname, port)
+    except OSError as error:
+        raise WorkLostError(
+            f"The list's relative URLs are no longer served at {base_url}. Run again to resume."
+        ) from error
+    connection.close()
 
 
 class Session:
@@ -281,8 +214,8 @@ class Session:
             return Image(columns, fetched.attempts)
         except Refused as refusal:
             log.debug("rejected %s", refusal)
-            if refusal.reason == "connection" and self.worker.serves(row["url"]):
-                raise server_lost(self.worker.base_url) from refusal
+            if refusal.reason == "connection":
+                await check_server(self.worker.base_url, row["url"])
             return Image(None, refusal.attempts, refusal)
         finally:
             self.hold(-received)

@@ -35,7 +35,7 @@ from pipelines.stages.download import Download
 from pipelines.stages.url_list import UrlList
 from tests.pipelines.counting import site
 from tests.pipelines.local import work_with_files
-from tests.pipelines.web import Page, body, web
+from tests.pipelines.web import Page, body, raw, web
 from unclip.config import ConfigError
 
 CONFIG = DownloadConfig(
@@ -221,6 +221,14 @@ def test_rows_of_a_server_that_died_with_its_driver_get_no_outcome() -> None:
         download(("/good.jpg", "x"), worker=worker)
     _, metadata, _ = download((f"{site}/good.jpg", "x"), worker=worker)
     assert metadata["rejected"] == {"connection": 1}
+
+
+def test_a_row_that_a_living_server_drops_is_rejected() -> None:
+    with web(PAGES | {"/dropped": raw(b"")}) as site:
+        worker = DownloadWorker(CONFIG, base_url=site)
+        _, metadata, _ = download(("/dropped", "x"), ("/good.jpg", "y"), worker=worker)
+    assert metadata["rejected"] == {"connection": 1}
+    assert metadata["downloaded"] == 1
 
 
 def test_the_demo_list_loses_the_rows_that_cannot_be_downloaded_and_no_other():
