@@ -41,7 +41,7 @@ import sys
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.runner import RunSettings, run_plan
-from pipelines.core.stage import Graph
+from pipelines.core.graph import Graph
 from pipelines.core.store import Store
 from pipelines.data.download_config import DownloadConfig
 from pipelines.data.sources import SourceConfig

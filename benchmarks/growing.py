@@ -13,11 +13,11 @@ from pathlib import Path
 
 from benchmarks.photos import Photos, arguments, serve
 from pipelines.config.load import load_config
+from pipelines.core.graph import Graph
 from pipelines.core.outlook import outlooks
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.runner import RunSettings, run_plan
-from pipelines.core.stage import Graph
 from pipelines.core.store import Store
 from pipelines.data.earlier import Retry
 from pipelines.data.fates import DataResults, Wanted

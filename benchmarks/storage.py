@@ -26,12 +26,13 @@ from moto.server import ThreadedMotoServer
 
 from pipelines.core.filesystem import AT_ONCE, filesystem
 from pipelines.core.folder import Folder
+from pipelines.core.graph import Graph
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.resources import Resources
 from pipelines.core.shard_records import publish
 from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.shards import PoolSettings
-from pipelines.core.stage import Artifact, Context, Graph, Shards, Stage, entries
+from pipelines.core.stage import Artifact, Context, Shards, Stage, entries
 from pipelines.core.stage_maker import StageContext, manifest_of
 from pipelines.core.store import Store
 from tests.core.s3_proxy import S3Proxy

@@ -18,7 +18,8 @@ from pipelines.artifacts import (
 )
 from pipelines.config.models import ModelSection
 from pipelines.config.sections import OwnStageSection, PipelineConfig
-from pipelines.core.stage import Artifact, Graph, Stage
+from pipelines.core.graph import Graph
+from pipelines.core.stage import Artifact, Stage
 from pipelines.stages.clip import LoadClip, PretrainedClip, TrainClip
 from pipelines.stages.data_report import BuildDataReport
 from pipelines.stages.download import Download

@@ -11,9 +11,9 @@ from pipelines.config.files import find_config
 from pipelines.config.load import load_config
 from pipelines.config.sections import PipelineConfig
 from pipelines.core.errors import PipelineError
+from pipelines.core.graph import Graph
 from pipelines.core.lookup import Lookup, find_results
 from pipelines.core.plan import Plan, Scope, make_plan
-from pipelines.core.stage import Graph
 from pipelines.core.store import Store
 from pipelines.evaluation.inputs import Weights
 from pipelines.graph import unclip_graph

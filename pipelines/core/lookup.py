@@ -14,7 +14,8 @@ from typing import TypeVar
 from pipelines.core import fingerprint
 from pipelines.core.errors import PipelineError
 from pipelines.core.folder import Folder
-from pipelines.core.stage import Artifact, Graph, Stage
+from pipelines.core.graph import Graph
+from pipelines.core.stage import Artifact, Stage
 from pipelines.core.store import Manifest, Store
 from unclip.config import UnclipError
 

@@ -50,8 +50,7 @@ def _finished(stage: Stage[Artifact], manifest: Manifest, store: Store) -> Outlo
 
 
 def _artifact(stage: Stage[Artifact], manifest: Manifest, store: Store) -> Shards:
-    folder = store.folder(stage.name, manifest.key)
-    made = stage.artifact(folder=folder, **manifest.metadata)
+    made = stage.artifact.of(store, stage.name, manifest)
     assert isinstance(made, Shards)
     return made
 

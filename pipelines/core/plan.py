@@ -6,8 +6,9 @@ from typing import Literal
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.fingerprint import differences
+from pipelines.core.graph import Graph
 from pipelines.core.lease import holder_of
-from pipelines.core.stage import Artifact, Graph, Stage
+from pipelines.core.stage import Artifact, Stage
 from pipelines.core.store import Header, Manifest, Store
 
 Action = Literal["cached", "run", "skip"]

@@ -88,13 +88,13 @@ def _find_intact(
 ) -> dict[str, ShardRecord]:
     """Those of these shards that are intact."""
     found = {n: known[stem] for n, stem in stems.items() if stem in known}
-    found = {n: record for n, record in found.items() if is_intact(record, sizes)}
+    found = {n: record for n, record in found.items() if _is_intact(record, sizes)}
     unrecorded = {stem: sizes[f"{stem}{SUFFIX}"] for n, stem in stems.items() if n not in found}
-    recovered = {r.stem: r for r in _recover(folder, unrecorded) if is_intact(r, sizes)}
+    recovered = {r.stem: r for r in _recover(folder, unrecorded) if _is_intact(r, sizes)}
     return found | {n: recovered[stem] for n, stem in stems.items() if stem in recovered}
 
 
-def is_intact(record: ShardRecord, sizes: Mapping[str, int]) -> bool:
+def _is_intact(record: ShardRecord, sizes: Mapping[str, int]) -> bool:
     """Whether the files of a shard have their sizes."""
     return all(sizes.get(file) == size for file, size in record.files.items())
 

@@ -6,13 +6,12 @@ a stage runs, and the store where its results are kept; neither is part of the s
 """
 
 import dataclasses
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import pyarrow as pa
 
@@ -40,6 +39,11 @@ class Artifact:
         """Every field except the folder, which the store derives from the stage's key."""
         fields = dataclasses.fields(self)
         return {f.name: getattr(self, f.name) for f in fields if f.name != "folder"}
+
+    @classmethod
+    def of(cls, store: Store, stage: str, manifest: Manifest) -> Self:
+        """What a finished stage made."""
+        return cls(folder=store.folder(stage, manifest.key), **manifest.metadata)
 
 
 A_co = TypeVar("A_co", bound=Artifact, covariant=True)
@@ -310,43 +314,4 @@ def load_artifact(store: Store, stage: Stage[A]) -> A:
     manifest = store.manifest(stage.name, stage.key)
     if manifest is None:
         raise PipelineError(f"{stage.label} is not in {store.root}. Run the pipeline first.")
-    return stage.artifact(folder=store.folder(stage.name, stage.key), **manifest.metadata)  # type: ignore[return-value]
-
-
-class Graph:
-    """The targets and all stages that they depend on, each after its dependencies."""
-
-    def __init__(self, targets: Iterable[Stage[Artifact]]) -> None:
-        self.stages: dict[str, Stage[Artifact]] = {}
-        for target in targets:
-            self._add(target)
-
-    def _add(self, stage: Stage[Artifact]) -> None:
-        known = self.stages.get(stage.name)
-        if known is not None:
-            if known != stage:
-                raise PipelineError(
-                    f"Two different stages are both named {stage.name!r}. Give one of them another "
-                    "name: it is the stage's folder in the store."
-                )
-            return
-        for dependency in stage.dependencies.values():
-            self._add(dependency)
-        self.stages[stage.name] = stage
-
-    def __getitem__(self, name: str) -> Stage[Artifact]:
-        if name not in self.stages:
-            close = difflib.get_close_matches(name, self.stages, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise PipelineError(
-                f"There is no stage {name!r}.{hint} The stages are: {', '.join(self.stages)}."
-            )
-        return self.stages[name]
-
-    def downstream(self, name: str) -> set[str]:
-        """The stage and all stages that depend on it, directly or not."""
-        found = {self[name].name}
-        for stage in self.stages.values():  # in dependency order
-            if any(d.name in found for d in stage.dependencies.values()):
-                found.add(stage.name)
-        return found
+    return stage.artifact.of(store, stage.name, manifest)  # type: ignore[return-value]

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from pipelines.artifacts import ClipWeights, TrainedModel
 from pipelines.core.errors import PipelineError
 from pipelines.core.folder import Folder
-from pipelines.core.stage import Artifact
+from pipelines.core.stage import A
 from pipelines.core.store import Store
 from pipelines.evaluation.generate import row_generator
 from pipelines.evaluation.images import encode_png, to_images
@@ -98,7 +98,7 @@ class Generator:
         """Where the results are."""
         return Store(os.environ.get(STORE_VARIABLE, self.description["store"]))
 
-    def artifact(self, kind: Any, label: str) -> Any:
+    def artifact(self, kind: type[A], label: str) -> A:
         """A finished result. Raises `PipelineError` if the store does not have it."""
         stage, key = label.split("/")
         manifest = self.store.manifest(stage, key)
@@ -107,8 +107,7 @@ class Generator:
                 f"The store {self.store.root} has no {label}. If it was moved, set "
                 f"{STORE_VARIABLE} to its new path or URL."
             )
-        made: Artifact = kind(folder=self.store.folder(stage, key), **manifest.metadata)
-        return made
+        return kind.of(self.store, stage, manifest)
 
 
 def _load_pyfunc(path: str) -> Generator:

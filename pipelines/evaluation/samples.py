@@ -20,6 +20,7 @@ from pipelines.evaluation.images import decode_thumbnails
 from pipelines.evaluation.judging import JUDGED
 from pipelines.evaluation.rows import Values
 
+CLIP = "clip"  # as the name of a judge: the CLIP that conditions the models
 HELD_OUT, TRAINING = SPLITS = ("held_out", "training")
 PROBES = {  # column of images decoded without a caption → column of the embeddings they come from
     "from_true_embedding": "image_embeds",
@@ -73,8 +74,8 @@ class Samples:
         return to_matrix(self.table[column])
 
     def features(self, image: str, judge: str) -> Tensor:
-        """A judge's features of a column of images, (N, D) float32."""
-        return to_matrix(self.table[features_of(image, judge)])
+        """The features of a column of images by a judge or by `CLIP`, (N, D) float32."""
+        return to_matrix(self.table[_features_column(image, judge)])
 
     def thumbnails(self, name: str) -> np.ndarray:
         """(N, S, S, 3) float32 in [0, 1]."""
@@ -102,8 +103,14 @@ class Reference:
         return to_matrix(self.table["image_embeds"])
 
     def features(self, judge: str) -> Tensor:
-        """A judge's features, (R, D) float32."""
-        return to_matrix(self.table[features_of("original", judge)])
+        """The features by a judge or by `CLIP`, (R, D) float32."""
+        return to_matrix(self.table[_features_column("original", judge)])
+
+
+def _features_column(image: str, judge: str) -> str:
+    if judge != CLIP:
+        return features_of(image, judge)
+    return "image_embeds" if image == "original" else f"{image}_embeds"
 
 
 def to_matrix(column: pa.ChunkedArray) -> Tensor:

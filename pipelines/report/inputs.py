@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from pipelines.artifacts import ClipWeights, DataReport, Evaluation, TrainedModel
 from pipelines.core.folder import Folder
+from pipelines.report.data_page import FIGURES_FILE
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,12 @@ class Inputs:
     decoder: TrainedModel
     upsamplers: Mapping[str, TrainedModel]  # by name, in the order of their use
     lineage: tuple[Lineage, ...]  # in dependency order
+
+    @cached_property
+    def data_figures(self) -> dict[str, Any]:
+        """The figures of the data report."""
+        figures: dict[str, Any] = self.data.folder.read_json(FIGURES_FILE)
+        return figures
 
     @property
     def models(self) -> dict[str, TrainedModel]:

@@ -9,7 +9,6 @@ from pipelines.artifacts import TrainedModel
 from pipelines.core.folder import MANIFEST, Folder
 from pipelines.report import plots
 from pipelines.report.data_page import (
-    FIGURES_FILE,
     PAGE_FILE,
     explained_plot,
     funnel_rows,
@@ -56,7 +55,7 @@ def _history(model: TrainedModel) -> list[Values]:
 
 def data_section(inputs: Inputs) -> Values:
     """The funnel, why rows were rejected, and how the embeddings are distributed."""
-    figures = inputs.data.folder.read_json(FIGURES_FILE)
+    figures = inputs.data_figures
     return {
         "funnel": funnel_rows(figures),
         "rejections": {stage: reason_rows(r) for stage, r in figures["reasons"].items()},

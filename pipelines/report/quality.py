@@ -7,7 +7,6 @@ from pipelines.artifacts import Evaluation
 from pipelines.evaluation.rows import SAMPLES
 from pipelines.evaluation.samples import HELD_OUT, TRAINING, count_samples, first_samples
 from pipelines.report.config import ReportConfig
-from pipelines.report.data_page import FIGURES_FILE
 from pipelines.report.inputs import Inputs
 from pipelines.report.page import data_uri
 from pipelines.report.verdict import Evidence, findings
@@ -39,7 +38,7 @@ def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
                 records,
                 judge=evaluation.judges[0],
                 prior=next(iter(inputs.priors)),
-                components=inputs.data.folder.read_json(FIGURES_FILE)["components"],
+                components=inputs.data_figures["components"],
             )
         ),
         "evaluated": count_samples(evaluation.folder, _shard_names(evaluation)),

@@ -5,7 +5,7 @@ it describes itself: whether its embeddings have collapsed, and whether the prio
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipelines.evaluation.samples import HELD_OUT, TRAINING
@@ -18,37 +18,6 @@ COLLAPSED = 1 / 4  # effective rank of the image embeddings, of their width
 LOST_VARIETY = 1 / 2  # recall of generated images, of that of real ones
 
 
-# What the distance to real images means: level, text, advice.
-UNTRAINED: tuple[Level, str, str] = (
-    "bad",
-    "The generated images are no closer to real ones than those of untrained models.",
-    "Train longer. Until this changes, no other figure says anything about quality.",
-)
-BLOBS: tuple[Level, str, str] = (
-    "bad",
-    "The generated images are farther from real ones than real images at a quarter of their "
-    "resolution. Expect colours and blobs, not objects.",
-    "Train the decoder longer or make it larger before changing anything else.",
-)
-SOFT: tuple[Level, str, str] = (
-    "fair",
-    "The generated images are between real images at half and at a quarter of their resolution. "
-    "Expect recognisable but soft or distorted objects.",
-    "Train the decoder longer; then try more sampling steps.",
-)
-SHARP: tuple[Level, str, str] = (
-    "good",
-    "The generated images are about as close to real ones as real images at half their resolution, "
-    "or closer, and can still be told from real ones.",
-    "",
-)
-REAL: tuple[Level, str, str] = (
-    "good",
-    "The judge cannot tell the generated images from real ones.",
-    "Evaluate more captions: a smaller difference may show.",
-)
-
-
 @dataclass(frozen=True)
 class Finding:
     """One statement about a run."""
@@ -57,6 +26,41 @@ class Finding:
     subject: str
     text: str
     advice: str = ""
+
+
+# What the distance to real images means.
+UNTRAINED = Finding(
+    "bad",
+    "Images",
+    "The generated images are no closer to real ones than those of untrained models.",
+    "Train longer. Until this changes, no other figure says anything about quality.",
+)
+BLOBS = Finding(
+    "bad",
+    "Images",
+    "The generated images are farther from real ones than real images at a quarter of their "
+    "resolution. Expect colours and blobs, not objects.",
+    "Train the decoder longer or make it larger before changing anything else.",
+)
+SOFT = Finding(
+    "fair",
+    "Images",
+    "The generated images are between real images at half and at a quarter of their resolution. "
+    "Expect recognisable but soft or distorted objects.",
+    "Train the decoder longer; then try more sampling steps.",
+)
+SHARP = Finding(
+    "good",
+    "Images",
+    "The generated images are about as close to real ones as real images at half their resolution, "
+    "or closer, and can still be told from real ones.",
+)
+REAL = Finding(
+    "good",
+    "Images",
+    "The judge cannot tell the generated images from real ones.",
+    "Evaluate more captions: a smaller difference may show.",
+)
 
 
 @dataclass(frozen=True)
@@ -93,22 +97,22 @@ def fidelity(evidence: Evidence) -> Iterator[Finding]:
     kid, untrained, real = (evidence.figure(name, p) for p in ("value", "baseline", "reference"))
     half, quarter = (evidence.figure(f"{name}_blurred_{times}") for times in (2, 4))
     if evidence.records[f"{HELD_OUT}/{name}"]["comparison"] != "better":
-        level, text, advice = UNTRAINED
+        found = UNTRAINED
     elif kid["low"] > quarter["high"]:
-        level, text, advice = BLOBS
+        found = BLOBS
     elif kid["low"] > half["high"]:
-        level, text, advice = SOFT
+        found = SOFT
     elif kid["low"] > real["high"]:
-        level, text, advice = SHARP
+        found = SHARP
     else:
-        level, text, advice = REAL
+        found = REAL
     scale = (
         f"The judge {evidence.judge} puts them at a distance (KID × 1000) of {interval(kid)}; real "
         f"images at half their resolution are at {number(half['value'])}, at a quarter at "
         f"{number(quarter['value'])}, untrained models at {number(untrained['value'])}, and other "
         f"real images at {number(real['value'])}."
     )
-    yield Finding(level, "Images", f"{text} {scale}", advice)
+    yield replace(found, text=f"{found.text} {scale}")
 
 
 def limits(evidence: Evidence) -> Iterator[Finding]:

@@ -51,6 +51,12 @@ class Evaluate(Stage[Evaluation]):
         super().__post_init__()
         if not self.priors:
             raise ConfigError("evaluate needs a prior to generate images for captions; give one")
+        clash = [name for name in self.config.judges if name in SUBJECTS or "/" in name]
+        if clash:
+            raise ConfigError(
+                f"evaluate.judges.{clash[0]} cannot have this name, because other metrics start "
+                f"with it. Choose a name without a slash other than {', '.join(SUBJECTS)}."
+            )
         subjects = (*SUBJECTS, *self.config.judges)
         taken = [name for name in self.priors if name in subjects or "/" in name]
         if taken:

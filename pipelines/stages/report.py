@@ -12,7 +12,8 @@ from pipelines.artifacts import (
     TrainedModel,
 )
 from pipelines.core.events import Output
-from pipelines.core.stage import Artifact, Context, Graph, Stage
+from pipelines.core.graph import Graph
+from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.report.config import ReportConfig
 from pipelines.report.inputs import Inputs, Lineage
 

@@ -12,11 +12,11 @@ from functools import partial
 from pipelines.core import lease
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Event, Note
+from pipelines.core.graph import Graph
 from pipelines.core.logs import show_logs
 from pipelines.core.plan import Scope, Step, make_plan
 from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.runner import RunSettings, run_plan
-from pipelines.core.stage import Graph
 from pipelines.core.store import Manifest, Store
 from tests.core.toys import Add, Count, Draw, Grow, Sum, Walk
 

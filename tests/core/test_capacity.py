@@ -5,9 +5,9 @@ import pytest
 from pipelines.core import capacity
 from pipelines.core.capacity import check_capacity, places
 from pipelines.core.errors import PipelineError
+from pipelines.core.graph import Graph
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.resources import Resources
-from pipelines.core.stage import Graph
 from pipelines.core.store import Store
 from tests.core.toys import Count, Walk
 

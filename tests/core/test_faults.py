@@ -17,9 +17,10 @@ from ray.cluster_utils import Cluster
 from pipelines.core.errors import EXIT_WORK_LOST
 from pipelines.core.events import Note
 from pipelines.core.folder import Folder
+from pipelines.core.graph import Graph
 from pipelines.core.placement import CONTROLLER_FILE
 from pipelines.core.plan import Scope, make_plan
-from pipelines.core.stage import Graph, Shards, load_artifact
+from pipelines.core.stage import Shards, load_artifact
 from pipelines.core.store import Store
 from tests.core import limited
 from tests.core.processes import child, is_one_paragraph, start, until

@@ -8,8 +8,9 @@ from typing import ClassVar
 import pytest
 
 from pipelines.core.errors import PipelineError
+from pipelines.core.graph import Graph
 from pipelines.core.lookup import find_results, recorded
-from pipelines.core.stage import Artifact, Context, Graph, Shards, Stage
+from pipelines.core.stage import Artifact, Context, Shards, Stage
 from pipelines.core.store import Manifest, Store
 
 

@@ -13,10 +13,11 @@ import pytest
 from pipelines.core import capacity
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Event, Metrics, Note, Progress
+from pipelines.core.graph import Graph
 from pipelines.core.plan import Scope, Step, make_plan
 from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.runner import RunSettings, StageFailedError, run_plan
-from pipelines.core.stage import Graph, Shards, load_artifact
+from pipelines.core.stage import Shards, load_artifact
 from pipelines.core.store import Manifest, Store
 from tests.core.processes import start
 from tests.core.toys import Add, Count, Sum, Walk, traces

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import pytest
 
 from pipelines.core.errors import PipelineError
+from pipelines.core.graph import Graph
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.runner import RunSettings
-from pipelines.core.stage import Artifact, Context, Graph, Shards, Stage
+from pipelines.core.stage import Artifact, Context, Shards, Stage
 from pipelines.core.stage_maker import StageContext
 from pipelines.core.store import Manifest, Store
 from tests.core.toys import Add, Count, Sum

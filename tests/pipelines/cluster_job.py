@@ -16,11 +16,12 @@ import yaml
 
 import pipelines
 from pipelines.core.errors import PipelineError
+from pipelines.core.graph import Graph
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.resources import Resources
 from pipelines.core.runner import RunSettings, run_plan
 from pipelines.core.shard_writer import ShardWriter
-from pipelines.core.stage import Artifact, Context, Graph, ShardEntry, Shards, Stage
+from pipelines.core.stage import Artifact, Context, ShardEntry, Shards, Stage
 from pipelines.core.store import Store
 
 NUMBERS = pa.schema([pa.field("value", pa.int64(), nullable=False)])

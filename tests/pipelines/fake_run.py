@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from pipelines.core.events import Event, Metrics, Note, Output
+from pipelines.core.graph import Graph
 from pipelines.core.plan import Plan, Scope, make_plan
 from pipelines.core.runner import Listener
-from pipelines.core.stage import Artifact, Context, Graph, Shards, Stage
+from pipelines.core.stage import Artifact, Context, Shards, Stage
 from pipelines.core.store import Manifest, Store
 from unclip.config import Config
 

@@ -12,10 +12,11 @@ from PIL import Image
 from pipelines.artifacts import Evaluation
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Event, Metrics, Output
+from pipelines.core.graph import Graph
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.runner import RunSettings, run_plan
-from pipelines.core.stage import Graph, load_artifact
+from pipelines.core.stage import load_artifact
 from pipelines.core.store import Store
 from pipelines.evaluation.generate import row_generator
 from pipelines.evaluation.rows import Row, choose, read_rows

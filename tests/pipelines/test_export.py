@@ -16,7 +16,8 @@ from pipelines.cli.main import main
 from pipelines.cli.options import ProjectChoice
 from pipelines.cli.project import Project
 from pipelines.config.load import load_config
-from pipelines.core.stage import Artifact, Context, Graph, Stage
+from pipelines.core.graph import Graph
+from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.core.store import Store
 from tests.pipelines import given
 from tests.pipelines.given_pairs import GivenVerdicts

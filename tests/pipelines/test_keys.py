@@ -17,7 +17,8 @@ import pytest
 from pipelines.config.files import PACKAGED
 from pipelines.config.load import load_config
 from pipelines.core import fingerprint
-from pipelines.core.stage import Artifact, Graph, Stage
+from pipelines.core.graph import Graph
+from pipelines.core.stage import Artifact, Stage
 from pipelines.graph import unclip_graph
 from pipelines.stages.clip import LoadClip
 

@@ -18,7 +18,8 @@ from pipelines.cli.options import ImageRequest, ModelChoice, ProjectChoice
 from pipelines.cli.project import Project
 from pipelines.config.load import load_config
 from pipelines.core.errors import PipelineError
-from pipelines.core.stage import Graph, load_artifact
+from pipelines.core.graph import Graph
+from pipelines.core.stage import load_artifact
 from pipelines.core.store import Store
 from pipelines.data.decode import decode_rgb
 from pipelines.evaluation.grids import FONT_SIZE, Tile, draw_grid, wrap

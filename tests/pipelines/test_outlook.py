@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipelines.artifacts.schema import pair_key
+from pipelines.core.graph import Graph
 from pipelines.core.outlook import outlooks
 from pipelines.core.plan import Scope, make_plan
-from pipelines.core.stage import Graph, Outlook, Shards, Stage
+from pipelines.core.stage import Outlook, Shards, Stage
 from pipelines.core.store import Store
 from pipelines.data.earlier import Retry
 from pipelines.data.filter_config import FilterConfig

@@ -13,8 +13,8 @@ from mlflow.tracking import MlflowClient
 
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Event, Model
+from pipelines.core.graph import Graph
 from pipelines.core.plan import Scope, make_plan
-from pipelines.core.stage import Graph
 from pipelines.core.store import Store
 from pipelines.evaluation.generator import GENERATOR_FILE, STORE_VARIABLE, _load_pyfunc
 from pipelines.stages.evaluate import Evaluate

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.artifacts import Report
 from pipelines.core.events import Event, Output
-from pipelines.core.stage import Graph
+from pipelines.core.graph import Graph
 from pipelines.core.store import Store
 from pipelines.report.config import ReportConfig
 from pipelines.report.page import duration, number

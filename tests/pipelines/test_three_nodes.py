@@ -7,10 +7,11 @@ import pyarrow as pa
 import pytest
 from ray.cluster_utils import Cluster
 
+from pipelines.core.graph import Graph
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.runner import RunSettings, run_plan
-from pipelines.core.stage import Graph, Shards, Stage, load_artifact
+from pipelines.core.stage import Shards, Stage, load_artifact
 from pipelines.core.store import Store
 from pipelines.data.filter_config import FilterConfig
 from pipelines.data.rules import CaptionLength, Duplicate

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from pipelines.artifacts import MODEL_FILE, TrainedModel
 from pipelines.core.events import Event, Note
+from pipelines.core.graph import Graph
 from pipelines.core.plan import Scope, make_plan
-from pipelines.core.stage import Graph
 from pipelines.core.stage_maker import manifest_of
 from pipelines.core.store import Store
 from pipelines.stages.train import TrainModel

@@ -9,6 +9,7 @@ Shape legend: N rows, R resamples.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,9 +49,9 @@ def interval(values: Tensor, *, level: float = LEVEL) -> Interval:
     return Interval(low, high)
 
 
-def mean_of(values: Tensor) -> Estimate:
+def mean_of(values: Tensor | np.ndarray) -> Estimate:
     """The mean of one value per row, (N,)."""
-    column = values.to(torch.float64).cpu()
+    column = torch.as_tensor(values).to(torch.float64).cpu()
     return lambda weights: weights @ column / weights.sum(-1)
 
 

@@ -5,11 +5,10 @@
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from einops import rearrange
 
 from pipelines.evaluation.metrics.metric import Metric, Score, Split
-from unclip.metrics import Estimate, constant, mean_of
+from unclip.metrics import constant, mean_of
 
 BACKGROUND_DISTANCE = 0.15  # in RGB in [0, 1]; pixels closer to the border's are background
 MIN_FOREGROUND = 0.02  # share of the pixels; with less, the whole image counts as foreground
@@ -38,13 +37,13 @@ def distance_to_own(split: Split) -> Score:
     """The mean distance of generated images to their own originals, and to other originals."""
     distances = generated_to_original(split)
     own, other = np.diag(distances), np.diag(np.roll(distances, 1, axis=1))
-    return Score(rows_mean(own), baseline=rows_mean(other))
+    return Score(mean_of(own), baseline=mean_of(other))
 
 
 def closer_to_own(split: Split) -> Score:
     """How often a generated image is closer to its own original than to another."""
     closer = shares_closer_to_own(generated_to_original(split))
-    return Score(rows_mean(closer), baseline=constant(0.5))
+    return Score(mean_of(closer), baseline=constant(0.5))
 
 
 def generated_to_original(split: Split) -> np.ndarray:
@@ -85,8 +84,3 @@ def shares_closer_to_own(distances: np.ndarray) -> np.ndarray:
     ties = (own == distances).sum(axis=1) - 1
     wins: np.ndarray = (own < distances).sum(axis=1) + 0.5 * ties
     return wins / (len(distances) - 1)
-
-
-def rows_mean(values: np.ndarray) -> Estimate:
-    """The mean of one value per row, (B,)."""
-    return mean_of(torch.from_numpy(values))

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-import torch
 
 from pipelines.evaluation.metrics.metric import Metric, Score, Split
 from unclip.metrics import cosines, mean_of
@@ -53,7 +52,7 @@ def error_to_original(split: Split, *, baseline: str) -> Score:
     probes = split.samples.probes
     original = probes.thumbnails("original")  # (P, S, S, 3)
     value, other = (
-        mean_of(torch.from_numpy(np.square(probes.thumbnails(column) - original).mean((1, 2, 3))))
+        mean_of(np.square(probes.thumbnails(column) - original).mean((1, 2, 3)))
         for column in ("from_true_embedding", baseline)
     )
     return Score(value, other, rows=len(probes))

@@ -1,26 +1,23 @@
 """Metrics over CLIP embeddings: of CLIP itself, of the priors, and of the generated images."""
 
-# N rows, R reference rows, E width of the CLIP embeddings
+# N rows, E width of the CLIP embeddings
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 from torch import Tensor
 
-from pipelines.evaluation.metrics.metric import Metric, Score, Split
-from unclip.metrics import (
-    Estimate,
-    clip_scores,
-    cmmd,
-    constant,
-    cosines,
-    found_at_k,
-    frechet_resampled,
-    inside,
-    mean_of,
+from pipelines.evaluation.metrics.against_real import (
+    against_real,
+    frechet,
+    precision,
+    recall,
+    unbiased_cmmd,
 )
+from pipelines.evaluation.metrics.metric import Metric, Score, Split
+from pipelines.evaluation.samples import CLIP
+from unclip.metrics import clip_scores, constant, cosines, found_at_k, mean_of
 
-MIN_ROWS_FOR_DISTRIBUTIONS = 8  # statistics of fewer rows are meaningless
 RANKS = (1, 10)
 # The CLIP conditions the models, so it praises what it asked for.
 by_clip = partial(Metric, independent=False)
@@ -88,26 +85,6 @@ def nearest(rank: int) -> str:
     return "the nearest" if rank == 1 else f"among the {rank} nearest"
 
 
-def frechet(generated: Tensor, real: Tensor) -> Estimate:
-    """The Fréchet distance of generated images to real ones."""
-    return lambda weights: frechet_resampled(generated, real, weights)
-
-
-def unbiased_cmmd(generated: Tensor, real: Tensor) -> Estimate:
-    """The unbiased squared maximum mean discrepancy of generated and real images."""
-    return lambda weights: cmmd(generated, real, weights=weights)
-
-
-def precision(generated: Tensor, real: Tensor) -> Estimate:
-    """The share of generated images that lie among real ones."""
-    return mean_of(inside(generated, real))
-
-
-def recall(generated: Tensor, real: Tensor) -> Estimate:
-    """The share of real images that lie among generated ones."""
-    return mean_of(inside(real, generated))
-
-
 def fidelity_metrics() -> Iterator[Metric]:
     """How far the distribution of generated images is from that of real images."""
     make = partial(
@@ -116,44 +93,27 @@ def fidelity_metrics() -> Iterator[Metric]:
         reference_name="{reference_count} real training images",
     )
     lower = partial(make, higher_is_better=False)
+    compared = partial(against_real, judge=CLIP)
     yield lower(
         name="fidelity/frechet_distance",
-        score=partial(fidelity, measure=frechet),
+        score=partial(compared, measure=frechet),
         meaning="Fréchet distance (as in FID) between generated and real images over CLIP "
         "features; it falls as their number grows",
     )
     yield lower(
         name="fidelity/cmmd",
-        score=partial(fidelity, measure=unbiased_cmmd),
+        score=partial(compared, measure=unbiased_cmmd),
         meaning="maximum mean discrepancy between the CLIP features of generated and real images",
     )
     yield make(
         name="fidelity/precision",
-        score=partial(fidelity, measure=precision),
+        score=partial(compared, measure=precision),
         meaning="share of generated images that lie among real ones",
     )
     yield make(
         name="fidelity/recall",
-        score=partial(fidelity, measure=recall),
+        score=partial(compared, measure=recall),
         meaning="share of real images that lie among generated ones",
-    )
-
-
-def fidelity(split: Split, *, measure: Callable[[Tensor, Tensor], Estimate]) -> Score | None:
-    """`measure` of (generated, real) embeddings, with untrained models as the baseline.
-
-    None if there are fewer than `MIN_ROWS_FOR_DISTRIBUTIONS` rows.
-    """
-    count = split.reference_count
-    if count < MIN_ROWS_FOR_DISTRIBUTIONS:
-        return None
-    embeds = split.samples.embeds
-    real = embeds("image_embeds")
-    floor = measure(split.reference.embeds[:count], real[:count])
-    return Score(
-        measure(embeds("generated_embeds"), real),
-        baseline=measure(embeds("untrained_embeds"), real),
-        reference=lambda weights: floor(weights[:, :count]),
     )
 
 

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
@@ -28,12 +29,14 @@ class Split:
         """The number of reference rows to compare with the samples: at most as many as those."""
         return min(len(self.samples), len(self.reference))
 
-    def weights(self, rows: int) -> Tensor:
-        """How often each of the first `rows` rows is drawn: once, and in R resamples; (1 + R, N).
 
-        The same for all metrics of as many rows, so that their differences have intervals.
-        """
-        return bootstrap_weights(rows, generator=torch.Generator().manual_seed(0))
+@lru_cache
+def weights_of(rows: int) -> Tensor:
+    """How often each of N rows is drawn: once, and in R resamples; (1 + R, N).
+
+    The same for all metrics of as many rows, so that their differences have intervals.
+    """
+    return bootstrap_weights(rows, generator=torch.Generator().manual_seed(0))
 
 
 class Score(NamedTuple):
@@ -67,7 +70,7 @@ class Metric:
         if score is None:
             return None
         counts = {"count": len(split.samples), "reference_count": split.reference_count}
-        weights = split.weights(score.rows or len(split.samples))
+        weights = weights_of(score.rows or len(split.samples))
         value, baseline = score.value(weights), score.baseline(weights)
         gain = (value - baseline) * (1 if self.higher_is_better else -1)
         return Measurement(
