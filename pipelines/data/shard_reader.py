@@ -5,7 +5,7 @@ R rows to train on in a shard, B rows of a microbatch, D embedding width, S imag
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class TrainingDataError(PipelineError):
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """One training shard: the URLs of its Parquet files, and the number of rows to train on."""
+    """One training shard: the URLs of its Parquet files, and the number of rows to use."""
 
     name: str
     pairs: str
@@ -52,15 +52,31 @@ def training_files(
     pairs: PairShards, embeddings: EmbeddingShards, selection: SelectionShards
 ) -> tuple[ShardFiles, ...]:
     """The shards that have rows to train on, by name. Raises `TrainingDataError` if none has."""
-    shards = tuple(
-        ShardFiles(name, pairs.url(name), embeddings.url(name), selection.url(name), rows)
-        for name, rows in sorted(selection.training.items())
-        if rows
-    )
+    shards = _files(pairs, embeddings, selection, selection.training)
     if not shards:
         raise TrainingDataError(f"{selection.folder.url} has no rows to train on.")
     log.info("%d shards with %d rows to train on", len(shards), sum(s.rows for s in shards))
     return shards
+
+
+def held_out_files(
+    pairs: PairShards, embeddings: EmbeddingShards, selection: SelectionShards
+) -> tuple[ShardFiles, ...]:
+    """The shards that have held-out rows, by name."""
+    return _files(pairs, embeddings, selection, selection.held_out)
+
+
+def _files(
+    pairs: PairShards,
+    embeddings: EmbeddingShards,
+    selection: SelectionShards,
+    rows: Mapping[str, int],
+) -> tuple[ShardFiles, ...]:
+    return tuple(
+        ShardFiles(name, pairs.url(name), embeddings.url(name), selection.url(name), count)
+        for name, count in sorted(rows.items())
+        if count
+    )
 
 
 def check_keys(keys: pa.ChunkedArray, others: pa.ChunkedArray, *, where: str, other: str) -> None:

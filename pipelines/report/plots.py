@@ -13,9 +13,10 @@ from matplotlib.ticker import EngFormatter
 
 WIDTH_IN, HEIGHT_IN = 4.4, 2.5
 MAX_TICKS = 9
-ACCENT = "#4f7cac"
+ACCENT, SECOND = "#4f7cac", "#c8793b"
 # A placeholder for the page's text colour, replaced by `currentColor` in the SVG.
 INK = "#010203"
+CURVES = {"loss": ("training", ACCENT), "validation_loss": ("held out", SECOND)}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "unclip",
@@ -37,16 +38,23 @@ STYLE: dict[Any, Any] = {
 
 
 def curve(history: Sequence[Mapping[str, float]], title: str) -> str:
-    """The loss over the steps of a training, on a log scale if all losses are positive."""
-    steps = [entry["step"] for entry in history]
-    losses = [entry["loss"] for entry in history]
+    """The losses over the steps of a training, on a log scale if all are positive."""
+    curves = {
+        name: [(entry["step"], entry[name]) for entry in history if name in entry]
+        for name in CURVES
+    }
 
     def draw(axes: Axes) -> None:
-        axes.plot(steps, losses, color=ACCENT, linewidth=1.4)
-        if min(losses) > 0:
+        for name, points in curves.items():
+            if points:
+                label, color = CURVES[name]
+                axes.plot(*zip(*points, strict=True), label=label, color=color, linewidth=1.4)
+        if min(loss for points in curves.values() for _, loss in points) > 0:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:.3g}")
             axes.yaxis.set_minor_formatter("{x:.3g}")
+        if curves["validation_loss"]:
+            axes.legend(frameon=False)
         axes.set(title=title, xlabel="step", ylabel="loss")
 
     return svg(draw)

@@ -23,7 +23,10 @@ Values = dict[str, Any]
 
 def training_section(inputs: Inputs) -> Values:
     """The trained models, their loss curves and the CLIP that they read."""
-    histories = {name: _history(model) for name, model in inputs.models.items()}
+    histories = {name: _history(model.folder) for name, model in inputs.models.items()}
+    of_clip = _history(inputs.clip.folder)
+    if of_clip:  # a pretrained one has none
+        histories = {"clip": of_clip, **histories}
     return {
         "clip": inputs.clip,
         "models": [_model_row(name, model) for name, model in inputs.models.items()],
@@ -45,11 +48,11 @@ def _model_row(name: str, model: TrainedModel) -> Values:
     }
 
 
-def _history(model: TrainedModel) -> list[Values]:
-    """The values logged during the training; empty if there is no log."""
-    if not model.folder.exists(HISTORY_FILE):
+def _history(folder: Folder) -> list[Values]:
+    """The values logged during a training; empty if there is no log."""
+    if not folder.exists(HISTORY_FILE):
         return []
-    history: list[Values] = model.folder.read_json(HISTORY_FILE)
+    history: list[Values] = folder.read_json(HISTORY_FILE)
     return history
 
 

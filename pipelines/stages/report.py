@@ -27,7 +27,7 @@ class BuildReport(Stage[Report]):
     """Metrics, samples, loss curves and lineage on one HTML page; beside it, the data report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 6  # 5: figures of the data report; 6: verdict
+    version: ClassVar[int] = 7  # 6: verdict; 7: curves of the CLIP and of held-out rows
     artifact: ClassVar[type[Artifact]] = Report
 
     evaluation: Stage[Evaluation]

@@ -38,22 +38,28 @@ def train_clip(stage: "TrainClip", ctx: Context) -> ClipWeights:
     items = {f"{SPLIT}/{name}": (pairs.url(name), verdicts.url(name)) for name in pairs.shards}
     worker = SplitWorker(stage.held_out_fraction)
     records = ctx.map_shards(worker, items, schema=SELECTION, unit="shards")
-    shards = [
-        ShardFiles(
-            name=name,
-            pairs=pairs.url(name),
-            embeddings=None,
-            selection=ctx.folder.file(f"{SPLIT}/{name}.parquet"),
-            rows=records[f"{SPLIT}/{name}"].metadata["training"],
+
+    def files(split: str) -> tuple[ShardFiles, ...]:
+        counts = {name: records[f"{SPLIT}/{name}"].metadata[split] for name in sorted(pairs.shards)}
+        return tuple(
+            ShardFiles(
+                name=name,
+                pairs=pairs.url(name),
+                embeddings=None,
+                selection=ctx.folder.file(f"{SPLIT}/{name}.parquet"),
+                rows=rows,
+            )
+            for name, rows in counts.items()
+            if rows
         )
-        for name in sorted(pairs.shards)
-    ]
+
     job = TrainingJob(
         stage=stage.name,
         task=ClipTask(stage.config.architecture),
         training=stage.config.training,
         shuffle_shards=stage.loader.shuffle_shards,
-        shards=tuple(files for files in shards if files.rows),
+        shards=files("training"),
+        held_out=files("held_out"),
         folder=ctx.folder,
         emit=ctx.emit,
     )

@@ -10,7 +10,7 @@ from pipelines.artifacts import (
 )
 from pipelines.core.events import Note
 from pipelines.core.stage import Context
-from pipelines.data.shard_reader import training_files
+from pipelines.data.shard_reader import held_out_files, training_files
 from pipelines.training.calibration import calibrate
 from pipelines.training.initial_weights import take_weights
 from pipelines.training.tasks import ModelTask
@@ -46,12 +46,14 @@ def training_job(stage: "TrainModel", ctx: Context, embeddings: EmbeddingShards)
     start = stage.start_folder(ctx)
     if start:
         ctx.emit(Note(stage.name, f"goes on from the shorter training in {start.url}"))
+    read = (ctx.load(stage.pairs), embeddings, ctx.load(stage.selection))
     return TrainingJob(
         stage=stage.name,
         task=task_of(stage, ctx, embeddings),
         training=stage.training,
         shuffle_shards=stage.loader.shuffle_shards,
-        shards=training_files(ctx.load(stage.pairs), embeddings, ctx.load(stage.selection)),
+        shards=training_files(*read),
+        held_out=held_out_files(*read),
         folder=ctx.folder,
         emit=ctx.emit,
         start=start,

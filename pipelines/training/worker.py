@@ -9,6 +9,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,11 +21,20 @@ from torch import nn
 
 from pipelines.core.events import Emit, Metrics, Note, Output, Progress
 from pipelines.core.folder import Folder
+from pipelines.data.held_out import held_out_batches
 from pipelines.data.loader import LoaderConfig, TrainingLoader
 from pipelines.data.order import OrderConfig
 from pipelines.data.shard_reader import ShardFiles
 from pipelines.training.checkpoints import StoreCheckpoints
-from unclip.training import Batch, Loss, Rollback, TrainingConfig, TrainingResult, train
+from unclip.training import (
+    Batch,
+    Loss,
+    Rollback,
+    TrainingConfig,
+    TrainingResult,
+    train,
+    validation_losses,
+)
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +81,7 @@ class TrainingJob:
     shards: tuple[ShardFiles, ...]
     folder: Folder
     emit: Emit
+    held_out: tuple[ShardFiles, ...] = ()  # shards with held-out rows, for the validation loss
     start: Folder | None = None  # of a shorter training that this one continues
 
 
@@ -116,6 +127,7 @@ class TrainingWorker:
             world_size=self.world_size,
             on_log=self.log,
             on_sample=self.sample,
+            on_validation=self.validate if job.held_out else None,
             on_checkpoint=self.keep_history,
             on_rollback=self.note_rollback,
             on_notice=self.notice,
@@ -149,10 +161,40 @@ class TrainingWorker:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Emit the metrics and the progress of a step."""
-        self.history.append({"step": step, **values})
+        self.record(step, values)
         stage, steps = self.job.stage, self.job.training.steps
-        self.job.emit(Metrics(stage, step, {f"learning/{name}": v for name, v in values.items()}))
         self.job.emit(Progress(stage, step, steps, "steps", f"loss {values['loss']:.4f}"))
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        """Emit values of a step, and keep them for the curves."""
+        if not self.history or self.history[-1]["step"] != step:
+            self.history.append({"step": step})
+        self.history[-1].update(values)
+        metrics = {f"learning/{name}": value for name, value in values.items()}
+        self.job.emit(Metrics(self.job.stage, step, metrics))
+
+    def validate(self, step: int, model: nn.Module) -> None:
+        """Record the validation loss, always of the same rows."""
+        training = self.job.training
+        losses = validation_losses(model, self.job.task.loss, self.held_out_batches, training)
+        self.record(step, losses)
+
+    @cached_property
+    def held_out_batches(self) -> list[Batch]:
+        """The rows of the validation loss, on the worker's device."""
+        task = self.job.task
+        batches = held_out_batches(
+            self.job.held_out,
+            task.fields,
+            image_size=task.image_size,
+            tokenize=open_clip.SimpleTokenizer(context_length=task.context_length),
+            batch_size=self.job.training.microbatch_size,
+        )
+        return [self.on_device(batch) for batch in batches]
+
+    def on_device(self, batch: Batch) -> Batch:
+        """The batch with its tensors on the worker's device."""
+        return {k: v.to(self.device) if hasattr(v, "to") else v for k, v in batch.items()}
 
     def sample(self, step: int, model: nn.Module) -> None:
         """Publish a preview of the model, always from the same rows."""
@@ -160,8 +202,7 @@ class TrainingWorker:
         name = f"samples/step-{step:08d}.png"
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "sample.png"
-            moved = {k: v.to(self.device) if hasattr(v, "to") else v for k, v in batch.items()}
-            if self.job.task.preview(model, moved, path):
+            if self.job.task.preview(model, self.on_device(batch), path):
                 self.job.folder.publish(path, name)
                 self.job.emit(Output(self.job.stage, name))
 
@@ -185,7 +226,7 @@ class TrainingWorker:
             self.job.task.save(model, Path(scratch))
             for path in sorted(Path(scratch).iterdir()):
                 self.job.folder.publish(path, path.name)
-        last = self.history[-1]["loss"] if self.history else result.loss
+        last = next((e["loss"] for e in reversed(self.history) if "loss" in e), result.loss)
         summary = {
             "parameters": sum(p.numel() for p in model.parameters()),
             "steps": result.step,

@@ -23,7 +23,7 @@ def karlo_prior_loss(model: KarloPrior, batch: Batch, generator: torch.Generator
     tokens = take(batch, "tokens")[0]
     x_start = model.standardise(unnormalised_image_embeds(batch, config.embed_dim))  # (B, E)
     count, device = len(x_start), x_start.device
-    timesteps = draw_timesteps(count, config.train_timesteps, generator, device)
+    timesteps = draw_timesteps(batch, x_start, config.train_timesteps, generator)
     noise = randn(tuple(x_start.shape), generator=generator, device=device)
     dropped = bernoulli(config.text_dropout, count, generator, device)
     x = q_sample(x_start, timesteps, noise=noise, schedule=schedule_of(config, device))

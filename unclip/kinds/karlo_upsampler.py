@@ -26,9 +26,9 @@ def karlo_upsampler_loss(model: KarloUpsampler, batch: Batch, generator: torch.G
     """
     config = model.config
     pixels = expect(batch, "pixels", (3, config.image_size, config.image_size)).float()
-    count, device = len(pixels), pixels.device
+    device = pixels.device
     enlarged = model.condition(F.interpolate(pixels, size=config.low_res_size, mode="area"))
-    timesteps = draw_timesteps(count, config.train_timesteps, generator, device)
+    timesteps = draw_timesteps(batch, pixels, config.train_timesteps, generator)
     with dropout_from(generator, rate=config.unet.dropout, device=device):
         first, last = (
             denoising_loss(

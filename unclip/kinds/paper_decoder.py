@@ -33,7 +33,7 @@ def decoder_loss(model: Decoder, batch: Batch, generator: torch.Generator) -> Te
         return denoising_loss(
             lambda x, timesteps: model(x, timesteps, condition),
             pixels,
-            draw_timesteps(count, config.train_timesteps, generator, device),
+            draw_timesteps(batch, pixels, config.train_timesteps, generator),
             schedule=schedule_of(config, device),
             prediction=config.prediction,
             learned_variance=config.learned_variance,

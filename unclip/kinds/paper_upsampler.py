@@ -39,7 +39,7 @@ def upsampler_loss(model: Upsampler, batch: Batch, generator: torch.Generator) -
         return denoising_loss(
             lambda x, timesteps: model(x, timesteps, enlarged, noise_std),
             x_start,
-            draw_timesteps(len(x_start), config.train_timesteps, generator, device),
+            draw_timesteps(batch, x_start, config.train_timesteps, generator),
             schedule=schedule_of(config, device),
             prediction=config.prediction,
             min_snr_gamma=config.min_snr_gamma,

@@ -14,6 +14,7 @@ from unclip.config import ConfigError
 # - "image_embeds", "text_embeds": (B, E) unit-norm
 # - "image_norm": (B,), the norms of the image embeddings before they were normalised
 # - "tokens": (B, L) int64, padded with 0
+# - "timesteps": (B,) int64, of the noise; drawn by the loss if missing
 # The list "keys" of str identifies the rows in messages.
 Batch = Mapping[str, Any]
 

@@ -8,13 +8,22 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from unclip.objectives.batch import Batch
+
 
 def draw_timesteps(
-    count: int, train_timesteps: int, generator: torch.Generator, device: torch.device
+    batch: Batch, x_start: Tensor, train_timesteps: int, generator: torch.Generator
 ) -> Tensor:
-    """Uniform timesteps in [0, train_timesteps); (B,) int64."""
-    drawn = torch.randint(train_timesteps, (count,), generator=generator, device=generator.device)
-    return drawn.to(device)
+    """Uniform timesteps in [0, train_timesteps) for the rows of x_start (B, ...); (B,) int64.
+
+    If the batch has timesteps, these are used.
+    """
+    if "timesteps" in batch:
+        given: Tensor = batch["timesteps"].to(x_start.device)
+        return given
+    shape = (len(x_start),)
+    drawn = torch.randint(train_timesteps, shape, generator=generator, device=generator.device)
+    return drawn.to(x_start.device)
 
 
 def bernoulli(rate: float, count: int, generator: torch.Generator, device: torch.device) -> Tensor:

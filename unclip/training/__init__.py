@@ -7,6 +7,7 @@ from unclip.training.logical_ranks import Batch, Batches, Loss, logical_ranks_of
 from unclip.training.loop import TrainingResult, train
 from unclip.training.loss_spike import Rollback, TrainingDiverged
 from unclip.training.optimizer import adamw, learning_rate
+from unclip.training.validation import validation_losses
 
 __all__ = [
     "Batch",
@@ -25,5 +26,6 @@ __all__ = [
     "read_state",
     "seed_logical_rank",
     "train",
+    "validation_losses",
     "write_state",
 ]

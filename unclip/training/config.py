@@ -37,6 +37,7 @@ class TrainingConfig(Config):
     checkpoint_every_steps: int = not_in_key()
     keep_checkpoints: int = not_in_key()  # number of newest checkpoints to keep
     sample_every_steps: int | None = not_in_key()  # None: no samples during training
+    validate_every_steps: int | None = not_in_key(default=None)  # None: no validation loss
     seed: int  # of initial weights, data order and noise
     max_loss_ratio: float | None = 10.0  # a loss above this times the running median is a spike
     max_rollbacks: int = not_in_key(default=3)  # to the same checkpoint; one more is an error
@@ -58,8 +59,9 @@ class TrainingConfig(Config):
         if self.steps:
             most = self.steps
             self._require("warmup_steps", 0 <= self.warmup_steps <= most, f"in [0, {most}]")
-        if self.sample_every_steps is not None:
-            self._require("sample_every_steps", self.sample_every_steps >= 1, "at least 1, or null")
+        for name in ("sample_every_steps", "validate_every_steps"):
+            every = getattr(self, name)
+            self._require(name, every is None or every >= 1, "at least 1, or null")
         if self.max_loss_ratio is not None:
             self._require("max_loss_ratio", self.max_loss_ratio > 1, "above 1, or null")
         if self.batch_size % self.logical_ranks:

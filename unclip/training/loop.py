@@ -22,7 +22,7 @@ from unclip.training.state import TrainState, Workers
 log = logging.getLogger(__name__)
 
 OnValues = Callable[[int, dict[str, float]], None]  # (steps taken, values by name)
-OnSample = Callable[[int, nn.Module], None]  # (steps taken, model with averaged weights)
+OnModel = Callable[[int, nn.Module], None]  # (steps taken, model with averaged weights)
 OnRollback = Callable[[Rollback], None]
 Stop = Callable[[], bool]
 
@@ -50,7 +50,8 @@ def train(
     rank: int = 0,
     world_size: int = 1,
     on_log: OnValues | None = None,
-    on_sample: OnSample | None = None,
+    on_sample: OnModel | None = None,
+    on_validation: OnModel | None = None,
     on_checkpoint: OnValues | None = None,
     on_rollback: OnRollback | None = None,
     on_notice: OnNotice | None = None,
@@ -60,11 +61,12 @@ def train(
 
     With more than one worker, torch's default process group must be initialised.
 
-    Only rank 0 calls `on_log`, with the values of each log entry; `on_sample`, with the averaged
-    model in evaluation mode; `on_rollback`; and `on_notice`, with messages for the user, such as
-    that a checkpoint cannot be read. Every rank calls `on_checkpoint` with the last log entry,
-    before rank 0 saves, so what the callback writes is never older than the checkpoint. Every rank
-    calls `stop` in each step; if it returns True on any rank, that step is the last.
+    Only rank 0 calls `on_log`, with the values of each log entry; `on_sample` and `on_validation`,
+    with the averaged model in evaluation mode; `on_rollback`; and `on_notice`, with messages for
+    the user, such as that a checkpoint cannot be read. Every rank calls `on_checkpoint` with the
+    last log entry, before rank 0 saves, so what the callback writes is never older than the
+    checkpoint. Every rank calls `stop` in each step; if it returns True on any rank, that step is
+    the last.
 
     Log entries and weights do not depend on how often the run is interrupted. Raises `ConfigError`
     if the number of workers or the checkpoint does not fit the configuration, and
@@ -84,6 +86,7 @@ def train(
         batches,
         on_log=on_log if is_leader else None,
         on_sample=on_sample if is_leader else None,
+        on_validation=on_validation if is_leader else None,
         on_checkpoint=on_checkpoint,
         on_rollback=on_rollback if is_leader else None,
         stop=stop,
@@ -98,7 +101,8 @@ class _Loop:
     state: TrainState
     batches: Batches
     on_log: OnValues | None
-    on_sample: OnSample | None
+    on_sample: OnModel | None
+    on_validation: OnModel | None
     on_checkpoint: OnValues | None
     on_rollback: OnRollback | None
     stop: Stop | None
@@ -160,9 +164,13 @@ class _Loop:
             entry = state.meter.make_entry()
             if entry and self.on_log:  # no entry if all steps since the last were skipped
                 self.on_log(state.step, entry)
-        if self.on_sample and _is_due(state.step, config.sample_every_steps):
-            with state.ema.applied() as averaged:
-                self.on_sample(state.step, averaged)
+        for call, every in (
+            (self.on_sample, config.sample_every_steps),
+            (self.on_validation, config.validate_every_steps),
+        ):
+            if call and _is_due(state.step, every):
+                with state.ema.applied() as averaged:
+                    call(state.step, averaged)
         if _is_due(state.step, config.checkpoint_every_steps):
             self._save()
 
