@@ -29,6 +29,7 @@ from pipelines.stages.filter import Filter
 from pipelines.stages.pca import Pca
 from pipelines.stages.report import BuildReport
 from pipelines.stages.select import Select
+from pipelines.stages.study import RunStudy
 from pipelines.stages.train import LoaderSettings, TrainModel
 from pipelines.stages.url_list import UrlList
 from unclip.config import ConfigError
@@ -69,8 +70,24 @@ def unclip_graph(config: PipelineConfig) -> Graph:
         "upsamplers": {name: models[name] for name in config.upsamplers},
     }
     evaluation = Evaluate(pairs, embeddings, selection, clip, **cascade, config=config.evaluate)
+    baselines = {name: models[name] for name in config.baselines}
+    study = (
+        RunStudy(
+            evaluation,
+            clip,
+            **cascade,
+            baselines=baselines,
+            evaluate=config.evaluate,
+            config=config.study,
+            name="study",
+        )
+        if config.study
+        else None
+    )
     data = BuildDataReport(urls, pairs, verdicts, embeddings, selection, pca)
-    report = BuildReport(evaluation, data, clip, **cascade, config=config.report)
+    report = BuildReport(
+        evaluation, data, clip, **cascade, baselines=baselines, study=study, config=config.report
+    )
     graph = Graph([models["decoder"], report])  # the decoder first: it takes longest
     return Graph([*graph.stages.values(), *own_stages(config.stages, graph).values()])
 

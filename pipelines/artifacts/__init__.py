@@ -135,6 +135,14 @@ class Evaluation(Artifact):
 
 
 @dataclass(frozen=True)
+class Study(Artifact):
+    """`study.json` (a record for each variant, with figures and gains) and the images' shards."""
+
+    captions: int
+    variants: list[str]  # their names
+
+
+@dataclass(frozen=True)
 class DataReport(Artifact):
     """`data.html`: one file with its images inside; `data.json`: the figures on it."""
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipelines.stages.clip import TrainedClip
+from pipelines.study.variants import Models
 from unclip.config import ConfigError
 from unclip.generation.config import (
     check_decoder_sampler,
@@ -23,7 +24,7 @@ def check_widths(config: "PipelineConfig") -> None:
     width = config.clip.width
     if width is None:
         return
-    for name, section in {**_readers(config), "decoder": config.decoder}.items():
+    for name, section in {**_readers(config), **config.decoders}.items():
         model: Any = section.model
         if model.embed_dim != width:
             raise ConfigError(
@@ -47,13 +48,16 @@ def check_models(config: "PipelineConfig") -> None:
     sampling, decoder = config.evaluate.sampling, config.decoder.model
     upsamplers = {name: section.model for name, section in config.upsamplers.items()}
     check_upsampler_names(sampling, upsamplers)
-    check_decoder_sampler(sampling, decoder)
-    check_guidance("decoder", sampling.decoder.guidance_scale, decoder)
+    for path, each in config.decoders.items():
+        check_decoder_sampler(sampling, each.model)
+        check_guidance(path, sampling.decoder.guidance_scale, each.model)
+        check_compatibility(None, each.model, upsamplers)
+        _check_context_length(path, each.model, decoder)
     for name, section in config.priors.items():
         prior: Any = section.model
         check_guidance("prior", sampling.prior.guidance_scale, prior)
         check_compatibility(prior, decoder, upsamplers)
-        _check_context_length(name, prior, decoder)
+        _check_context_length(f"priors.{name}", prior, decoder)
         if isinstance(prior, ARPriorConfig) and prior.dimensions != config.pca.dimensions:
             raise ConfigError(
                 f"priors.{name}.model.dimensions={prior.dimensions}, but pca.dimensions="
@@ -64,7 +68,7 @@ def check_models(config: "PipelineConfig") -> None:
 
 def check_towers(config: "PipelineConfig") -> None:
     """Raise `ConfigError` if a frozen text tower would start from random weights."""
-    for name, section in {**_readers(config), "decoder": config.decoder}.items():
+    for name, section in {**_readers(config), **config.decoders}.items():
         if section.kind == "karlo" and section.init_from is None:
             raise ConfigError(
                 f"{name}.init_from is null, but Karlo's text tower is frozen and would stay "
@@ -72,12 +76,31 @@ def check_towers(config: "PipelineConfig") -> None:
             )
 
 
-def _check_context_length(name: str, prior: Any, decoder: Any) -> None:
-    lengths = [model.text_encoder.context_length for model in (prior, decoder)]
+def check_study(config: "PipelineConfig") -> None:
+    """Raise `ConfigError` if baselines are trained for nothing, or a model is named like a source.
+
+    Guidance scales need models that learned the null condition.
+    """
+    if config.study is None:
+        if config.baselines:
+            raise ConfigError(
+                f"baselines trains {', '.join(config.baselines)}, but study is null, so nothing "
+                "would compare them; give study: {captions: 64, batch_size: 32}, or no baselines"
+            )
+        return
+    Models(tuple(config.priors), tuple(config.baselines))
+    for scale in config.study.decoder_guidance:
+        check_guidance("decoder", scale, config.decoder.model)
+    for scale in config.study.prior_guidance:
+        check_guidance("prior", scale, next(iter(config.priors.values())).model)
+
+
+def _check_context_length(path: str, model: Any, decoder: Any) -> None:
+    lengths = [each.text_encoder.context_length for each in (model, decoder)]
     if lengths[0] != lengths[1]:
         raise ConfigError(
-            f"priors.{name}.model.text_encoder.context_length={lengths[0]} and that of "
-            f"decoder.model, {lengths[1]}, differ; captions are tokenised once for both, so make "
+            f"{path}.model.text_encoder.context_length={lengths[0]} and that of decoder.model, "
+            f"{lengths[1]}, differ; captions are tokenised once for both, so make "
             "them equal"
         )
 

@@ -26,7 +26,7 @@ PATHS = (
     r"filter\.rules\.deny\.(hosts|keys|hashes)",
     r"run\.store",
     r"clip\.source\.pretrained",
-    r"(priors|upsamplers)\.[^.]+\.init_from",
+    r"(priors|upsamplers|baselines)\.[^.]+\.init_from",
     r"decoder\.init_from",
 )
 NAMES = r"source\.urls|clip\.source\.pretrained"  # those that may be a name, such as demo

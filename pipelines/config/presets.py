@@ -24,8 +24,8 @@ def with_preset(raw: RawConfig) -> dict[str, Any]:
     """The file's values, with `kind` and `model` of each section filled in where they are missing.
 
     Every prior after the first also inherits the first one's training settings. An upsampler that
-    the preset does not have gets the model of the preset's last upsampler. The file's own values
-    take precedence.
+    the preset does not have gets the model of the preset's last upsampler. Baselines inherit from
+    the decoder. The file's own values take precedence.
     """
     name = raw.values.get("preset")
     if name not in PRESETS:
@@ -40,6 +40,8 @@ def with_preset(raw: RawConfig) -> dict[str, Any]:
     values["priors"] = _priors(raw, name, preset)
     values["decoder"] = _filled("decoder", name, preset.decoder, values.get("decoder"))
     values["upsamplers"] = _upsamplers(raw, name, preset)
+    if isinstance(raw.values.get("baselines"), dict):
+        values["baselines"] = _baselines(raw.values["baselines"], values["decoder"])
     values["evaluate"] = _without_sampling_of(_removed(raw), raw.values.get("evaluate"))
     return values
 
@@ -56,6 +58,11 @@ def _priors(raw: RawConfig, name: str, preset: presets.Preset) -> Any:
             shared.pop(own, None)
         sections[other] = _merge(shared, given[other])
     return {n: _filled("prior", name, preset.prior, section) for n, section in sections.items()}
+
+
+def _baselines(given: Mapping[str, Any], decoder: Any) -> Any:
+    shared = {k: v for k, v in decoder.items() if k != "init_from"}
+    return {name: _merge(shared, section or {}) for name, section in given.items()}
 
 
 def _upsamplers(raw: RawConfig, name: str, preset: presets.Preset) -> Any:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipelines.config.checks import check_models, check_towers, check_widths
+from pipelines.config.checks import check_models, check_study, check_towers, check_widths
 from pipelines.config.models import DecoderSection, ModelSection, PriorSection, UpsamplerSection
 from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.data.download_config import DownloadConfig
@@ -23,12 +23,13 @@ from pipelines.stages.embed import EmbedConfig
 from pipelines.stages.pca import PcaConfig
 from pipelines.stages.select import SelectConfig
 from pipelines.stages.train import LoaderSettings
+from pipelines.study.config import StudyConfig
 from pipelines.tracking.settings import TrackingSettings
 from unclip.config import Config, ConfigError
 from unclip.extension import did_you_mean
 
 BEFORE_MODELS = ("list", "download", "filter", "clip", "embed", "select", "pca")
-AFTER_MODELS = ("evaluate", "data_report", "report")
+AFTER_MODELS = ("evaluate", "study", "data_report", "report")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,9 @@ class PipelineConfig(Config):
     priors: Mapping[str, PriorSection]  # by name; the first draws the images, all are compared
     decoder: DecoderSection
     upsamplers: Mapping[str, UpsamplerSection]  # by name, in the order of their use
+    baselines: Mapping[str, DecoderSection] = field(default_factory=dict)  # for the study, by name
     evaluate: EvaluateConfig
+    study: StudyConfig | None = None  # null: variants and baselines are not compared
     report: ReportConfig
     run: RunSection
     stages: Mapping[str, OwnStageSection] = field(default_factory=dict)  # of the user's own
@@ -91,24 +94,33 @@ class PipelineConfig(Config):
         check_widths(self)
         check_models(self)
         check_towers(self)
+        check_study(self)
 
     @property
     def models(self) -> dict[str, ModelSection]:
-        """The sections of the cascade's models, by stage."""
-        return {**self.priors, "decoder": self.decoder, **self.upsamplers}
+        """The sections of the models that are trained, by stage."""
+        return {**self.priors, "decoder": self.decoder, **self.upsamplers, **self.baselines}
+
+    @property
+    def decoders(self) -> dict[str, DecoderSection]:
+        """The decoder and the baselines, by their path in the file."""
+        baselines = {f"baselines.{name}": section for name, section in self.baselines.items()}
+        return {"decoder": self.decoder, **baselines}
 
     @property
     def stage_names(self) -> tuple[str, ...]:
         """Every stage of the pipeline, in order."""
-        return (*BEFORE_MODELS, *self.models, *AFTER_MODELS, *self.stages)
+        after = (name for name in AFTER_MODELS if name != "study" or self.study)
+        return (*BEFORE_MODELS, *self.models, *after, *self.stages)
 
     def _check_names(self) -> None:
-        names = [*BEFORE_MODELS, *self.priors, "decoder", *self.upsamplers, *AFTER_MODELS]
+        models = [*self.priors, "decoder", *self.upsamplers, *self.baselines]
+        names = [*BEFORE_MODELS, *models, *AFTER_MODELS]
         twice = {name for name in names if names.count(name) > 1} | (set(names) & set(self.stages))
         if twice:
             raise ConfigError(
                 f"two stages are named {', '.join(sorted(twice))}; rename one in priors, "
-                "upsamplers or stages, because a name is a folder of the store"
+                "upsamplers, baselines or stages, because a name is a folder of the store"
             )
 
     def _check_resources(self) -> None:

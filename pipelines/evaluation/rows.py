@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +35,7 @@ WHERE reason IS NULL AND held_out = ? ORDER BY key LIMIT ?
 EMBEDDING_COLUMNS = ("key", "image_embeds", "image_norm", "text_embeds")
 
 Values = dict[str, Any]  # one row, by column
+T = TypeVar("T")
 
 
 class Row(NamedTuple):
@@ -76,11 +77,11 @@ def gather(sources: Sources, config: EvaluateConfig, folder: Folder) -> Names:
     names = Names([], [])
     for kind, chosen in ((SAMPLES, held_out + training), (REFERENCE, others or training)):
         in_stored_order = sorted(chosen, key=lambda row: (row.shard, row.row))
-        for number, batch in enumerate(_batches(in_stored_order, config.batch_size)):
+        for number, batch in enumerate(batches(in_stored_order, config.batch_size)):
             pairs = read_rows(sources.pairs, batch, ("key", "caption", "image"), "row")
             name = shard_name(number, kind)
             (names.samples if kind == SAMPLES else names.reference).append(name)
-            _write(folder, input_file(name), [{**pairs[r.key], **embeds[r.key]} for r in batch])
+            write_inputs(folder, name, [{**pairs[r.key], **embeds[r.key]} for r in batch])
     log.info(
         "Evaluating %d held-out and %d training captions, with %d reference rows",
         len(held_out),
@@ -173,12 +174,14 @@ def _add_probes(rows: Sequence[Row], embeds: dict[str, Values], probes: int) -> 
         }
 
 
-def _batches(rows: Sequence[Row], size: int) -> Iterable[Sequence[Row]]:
+def batches(rows: Sequence[T], size: int) -> Iterable[Sequence[T]]:
+    """The rows in order, at most `size` at a time."""
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _write(folder: Folder, name: str, rows: list[Values]) -> None:
+def write_inputs(folder: Folder, name: str, rows: Sequence[Values]) -> None:
+    """Write the inputs of a shard."""
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch) / "rows.parquet"
-        pq.write_table(pa.Table.from_pylist(rows), local)
-        folder.publish(local, name)
+        pq.write_table(pa.Table.from_pylist(list(rows)), local)
+        folder.publish(local, input_file(name))

@@ -18,7 +18,7 @@ from pipelines.core.folder import Folder
 from pipelines.core.tables import to_numpy
 from pipelines.evaluation.images import decode_thumbnails
 from pipelines.evaluation.judging import JUDGED
-from pipelines.evaluation.rows import Values
+from pipelines.evaluation.rows import SAMPLES, Values
 
 CLIP = "clip"  # as the name of a judge: the CLIP that conditions the models
 HELD_OUT, TRAINING = SPLITS = ("held_out", "training")
@@ -123,6 +123,15 @@ def count_samples(folder: Folder, names: Iterable[str]) -> dict[str, int]:
     """How many captions of each split were evaluated."""
     held_out = [h for name in names for h in _column(folder, name, "held_out")]
     return {HELD_OUT: held_out.count(True), TRAINING: held_out.count(False)}
+
+
+def sample_shards(folder: Folder) -> list[str]:
+    """The names of the shards of samples in the folder of a finished evaluation."""
+    return [
+        file.removesuffix(".parquet")
+        for file in folder.files()
+        if file.startswith(f"{SAMPLES}-") and file.endswith(".parquet")
+    ]
 
 
 def first_samples(

@@ -1,11 +1,11 @@
 """The artifacts and stages that the report is made from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from pipelines.artifacts import ClipWeights, DataReport, Evaluation, TrainedModel
+from pipelines.artifacts import ClipWeights, DataReport, Evaluation, Study, TrainedModel
 from pipelines.core.folder import Folder
 from pipelines.report.data_page import FIGURES_FILE
 
@@ -31,6 +31,8 @@ class Inputs:
     decoder: TrainedModel
     upsamplers: Mapping[str, TrainedModel]  # by name, in the order of their use
     lineage: tuple[Lineage, ...]  # in dependency order
+    baselines: Mapping[str, TrainedModel] = field(default_factory=dict)  # of the study, by name
+    study: Study | None = None
 
     @cached_property
     def data_figures(self) -> dict[str, Any]:
@@ -41,4 +43,4 @@ class Inputs:
     @property
     def models(self) -> dict[str, TrainedModel]:
         """The trained models by name."""
-        return {**self.priors, "decoder": self.decoder, **self.upsamplers}
+        return {**self.priors, "decoder": self.decoder, **self.upsamplers, **self.baselines}

@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -58,6 +58,36 @@ def curve(history: Sequence[Mapping[str, float]], title: str) -> str:
         axes.set(title=title, xlabel="step", ylabel="loss")
 
     return svg(draw)
+
+
+class Point(NamedTuple):
+    """One setting of a sweep."""
+
+    alignment: float
+    fidelity: Mapping[str, float]  # value, low and high
+    label: str
+
+
+def sweeps(curves: Mapping[str, Sequence[Point]], fidelity: str) -> str:
+    """Fidelity against alignment, a line for each sweep; "" if all are empty."""
+    drawn = {title: points for title, points in curves.items() if points}
+
+    def draw(axes: Axes) -> None:
+        for (title, points), color in zip(drawn.items(), (ACCENT, SECOND), strict=False):
+            x = [point.alignment for point in points]
+            y = [point.fidelity["value"] for point in points]
+            ends = [
+                [p.fidelity["value"] - p.fidelity["low"] for p in points],
+                [p.fidelity["high"] - p.fidelity["value"] for p in points],
+            ]
+            axes.errorbar(x, y, ends, label=title, color=color, linewidth=1.4, marker="o", ms=3.5)
+            for point in points:
+                at = (point.alignment, point.fidelity["value"])
+                axes.annotate(point.label, at, xytext=(4, 4), textcoords="offset points")
+        axes.set(title="Guidance", xlabel="CLIP score", ylabel=fidelity)
+        axes.legend(frameon=False)
+
+    return svg(draw) if drawn else ""
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], title: str, label: str) -> str:

@@ -4,8 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.artifacts import Evaluation
-from pipelines.evaluation.rows import SAMPLES
-from pipelines.evaluation.samples import HELD_OUT, TRAINING, count_samples, first_samples
+from pipelines.evaluation.samples import (
+    HELD_OUT,
+    TRAINING,
+    count_samples,
+    first_samples,
+    sample_shards,
+)
 from pipelines.report.config import ReportConfig
 from pipelines.report.inputs import Inputs
 from pipelines.report.page import data_uri
@@ -41,7 +46,7 @@ def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
                 components=inputs.data_figures["components"],
             )
         ),
-        "evaluated": count_samples(evaluation.folder, _shard_names(evaluation)),
+        "evaluated": count_samples(evaluation.folder, sample_shards(evaluation.folder)),
         "samples": sample_rows(evaluation, config.samples),
         "cascade": ["decoder", *inputs.upsamplers],
     }
@@ -91,7 +96,7 @@ def prior_rows(records: Records, priors: Sequence[str]) -> list[Values]:
 def sample_rows(evaluation: Evaluation, limit: int) -> dict[str, list[Values]]:
     """By split, the first samples with their images as data URIs, at most `limit`."""
     columns = ["caption", *IMAGES, *IMAGE_LISTS]
-    first = first_samples(evaluation.folder, _shard_names(evaluation), columns, limit)
+    first = first_samples(evaluation.folder, sample_shards(evaluation.folder), columns, limit)
     return {split: [_inline(row) for row in rows] for split, rows in first.items()}
 
 
@@ -100,12 +105,3 @@ def _inline(row: Values) -> Values:
     lists = {name: [data_uri(image) for image in row[name] or ()] for name in IMAGE_LISTS}
     sizes = [images["generated_small"], *lists["generated_middle"], images["generated"]]
     return {**row, **images, **lists, "sizes": sizes}
-
-
-def _shard_names(evaluation: Evaluation) -> list[str]:
-    files = evaluation.folder.files()
-    return [
-        name.removesuffix(".parquet")
-        for name in files
-        if name.startswith(f"{SAMPLES}-") and name.endswith(".parquet")
-    ]

@@ -7,6 +7,7 @@ from pipelines.report.inputs import Inputs
 from pipelines.report.page import render_page
 from pipelines.report.provenance import data_section, lineage_section, training_section
 from pipelines.report.quality import quality_sections
+from pipelines.report.study_section import study_section
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +18,7 @@ def render(inputs: Inputs, config: ReportConfig) -> str:
         "report.html",
         title=config.title,
         **quality_sections(inputs, config),
+        **study_section(inputs),
         **training_section(inputs),
         **data_section(inputs),
         **lineage_section(inputs),

@@ -1,7 +1,7 @@
 """The stage that writes the report: a run on one HTML page."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pipelines.artifacts import (
@@ -9,6 +9,7 @@ from pipelines.artifacts import (
     DataReport,
     Evaluation,
     Report,
+    Study,
     TrainedModel,
 )
 from pipelines.core.events import Output
@@ -37,6 +38,8 @@ class BuildReport(Stage[Report]):
     decoder: Stage[TrainedModel]
     upsamplers: Mapping[str, Stage[TrainedModel]]  # in the order of their use
     config: ReportConfig
+    baselines: Mapping[str, Stage[TrainedModel]] = field(default_factory=dict)  # of the study
+    study: Stage[Study] | None = None
 
     def run(self, ctx: Context) -> Report:
         """Render in a worker, then publish."""
@@ -52,6 +55,8 @@ class BuildReport(Stage[Report]):
             decoder=ctx.load(self.decoder),
             upsamplers={name: ctx.load(stage) for name, stage in self.upsamplers.items()},
             lineage=self.lineage(ctx),
+            baselines={name: ctx.load(stage) for name, stage in self.baselines.items()},
+            study=ctx.load(self.study) if self.study else None,
         )
         html: str = ctx.call(render, inputs, self.config)
         ctx.folder.write_bytes(REPORT_FILE, html.encode())

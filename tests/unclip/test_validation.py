@@ -87,7 +87,7 @@ def test_the_loss_at_a_timestep_is_the_error_of_the_prediction_there() -> None:
 
 
 def test_batches_are_weighted_by_their_rows() -> None:
-    def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> torch.Tensor:  # noqa: ARG001
+    def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> torch.Tensor:
         return batch["x"].mean()
 
     batches = [{"x": torch.zeros(3)}, {"x": torch.ones(1)}]

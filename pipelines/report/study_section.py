@@ -1,0 +1,102 @@
+"""The report's section on the study, as plain values: tables with pictures, and the sweeps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import Markup
+
+from pipelines.artifacts import Evaluation, Study
+from pipelines.evaluation.samples import HELD_OUT, first_samples, sample_shards
+from pipelines.report import plots
+from pipelines.report.inputs import Inputs
+from pipelines.report.page import data_uri, duration
+from pipelines.report.provenance import duration_s
+from pipelines.study.draw import IMAGE
+from pipelines.study.measure import CLIP_SCORE, COLOUR
+from pipelines.study.study import CAPTIONS
+
+STUDY_FILE = "study.json"
+PICTURES = 8  # captions whose images are shown
+GROUPS = {
+    "source": "Where the image embedding comes from",
+    "decoder_guidance": "Guidance scale of the decoder",
+    "prior_guidance": "Guidance scale of the prior",
+}
+SOURCES = {
+    "no_embedding": "no embedding: the caption only",
+    "text_embedding": "the caption's CLIP embedding, as if it were an image's",
+    "true_embedding": "the original's own embedding",
+}
+Values = dict[str, Any]
+
+
+def study_section(inputs: Inputs) -> Values:
+    """The tables of the study; empty if the run has none."""
+    if inputs.study is None:
+        return {"study": None}
+    study: Values = inputs.study.folder.read_json(STUDY_FILE)
+    records, judge = study["variants"], inputs.evaluation.judges[0]
+    captions = _captions(inputs.evaluation)
+    pictures = _pictures(inputs.study, [row["key"] for row in captions])
+    return {
+        "study": {
+            "captions": inputs.study.captions,
+            "took": duration(duration_s(inputs.study.folder)),
+            "shown": captions,
+            "judge": judge,
+            "columns": {f"{judge}/kid": "number", COLOUR: "percent", CLIP_SCORE: "number"},
+            "groups": {
+                title: [_row(record, pictures) for record in records if record["group"] == group]
+                for group, title in GROUPS.items()
+            },
+            "sweeps": Markup(plots.sweeps(_curves(records, judge), f"{judge}: KID × 1000")),
+            "scenes": study.get("scenes", []),
+        }
+    }
+
+
+def _row(record: Values, pictures: dict[str, list[str]]) -> Values:
+    label = record["label"]
+    if record["group"] == "source":
+        trained = record["decoder"] != "decoder"
+        label = SOURCES.get(label, f"baseline {label}" if trained else f"the prior “{label}”")
+    return {**record, "label": label, "pictures": pictures[record["name"]]}
+
+
+def _curves(records: Sequence[Values], judge: str) -> dict[str, list[plots.Point]]:
+    """The points of each sweep: alignment, fidelity, and the scale."""
+    return {
+        title: [
+            plots.Point(
+                record["figures"][CLIP_SCORE]["value"],
+                record["figures"][f"{judge}/kid"],
+                record["label"],
+            )
+            for record in records
+            if record["group"] == group
+        ]
+        for group, title in GROUPS.items()
+        if group != "source"
+    }
+
+
+def _captions(evaluation: Evaluation) -> list[Values]:
+    """The first captions with their originals."""
+    columns = ["caption", "original"]
+    rows = first_samples(evaluation.folder, sample_shards(evaluation.folder), columns, PICTURES)
+    return [{**row, "original": data_uri(row["original"])} for row in rows[HELD_OUT]]
+
+
+def _pictures(study: Study, keys: Sequence[str]) -> dict[str, list[str]]:
+    """By variant, the images of these keys, in their order."""
+    wanted = pa.array(keys, pa.string())
+    found: dict[str, dict[str, str]] = {}
+    for file in study.folder.files():
+        if not (file.startswith(f"{CAPTIONS}-") and file.endswith(".parquet")):
+            continue
+        table = study.folder.read_table(file, ["variant", "key", IMAGE])
+        for row in table.filter(pc.is_in(table["key"], wanted)).to_pylist():
+            found.setdefault(row["variant"], {})[row["key"]] = data_uri(row[IMAGE])
+    return {variant: [by_key[key] for key in keys] for variant, by_key in found.items()}

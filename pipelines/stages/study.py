@@ -1,0 +1,65 @@
+"""The stage that compares ways to draw images, and baselines, on the evaluated captions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pipelines.artifacts import ClipWeights, Evaluation, Study, TrainedModel
+from pipelines.core.events import Metrics, Output
+from pipelines.core.stage import Artifact, Context, Stage
+from pipelines.evaluation.config import EvaluateConfig
+from pipelines.evaluation.inputs import Weights
+from pipelines.study.config import StudyConfig
+
+__all__ = ["RunStudy", "StudyConfig"]
+
+STUDY_FILE = "study.json"
+
+
+@dataclass(frozen=True)
+class RunStudy(Stage[Study]):
+    """Sources of the image embedding, guidance scales and baselines, with equal noise."""
+
+    kind: ClassVar[str] = "study"
+    artifact: ClassVar[type[Artifact]] = Study
+
+    evaluation: Stage[Evaluation]
+    clip: Stage[ClipWeights]
+    priors: Mapping[str, Stage[TrainedModel]]  # the first is the standard one
+    decoder: Stage[TrainedModel]
+    upsamplers: Mapping[str, Stage[TrainedModel]]  # in the order of their use
+    baselines: Mapping[str, Stage[TrainedModel]]  # decoders that are told the caption only
+    evaluate: EvaluateConfig  # sampling settings, judges and seed
+    config: StudyConfig
+
+    def run(self, ctx: Context) -> Study:
+        """Draw, measure, and write `STUDY_FILE`."""
+        from pipelines.study.study import run_study  # open_clip takes seconds to import
+
+        weights = Weights(
+            clip=ctx.load(self.clip),
+            priors={name: ctx.load(stage) for name, stage in self.priors.items()},
+            decoder=ctx.load(self.decoder),
+            upsamplers={name: ctx.load(stage) for name, stage in self.upsamplers.items()},
+        )
+        records = run_study(
+            ctx,
+            ctx.load(self.evaluation),
+            weights,
+            {name: ctx.load(stage) for name, stage in self.baselines.items()},
+            evaluate=self.evaluate,
+            config=self.config,
+        )
+        ctx.folder.write_json(STUDY_FILE, {"variants": records})
+        ctx.emit(Metrics(self.name, 0, values_by_name(records)))
+        ctx.emit(Output(self.name, STUDY_FILE))
+        return Study(ctx.folder, records[0]["captions"], [record["name"] for record in records])
+
+
+def values_by_name(records: list[dict[str, Any]]) -> dict[str, float]:
+    """The value of each figure; intervals are in `STUDY_FILE`."""
+    return {
+        f"{record['name']}/{metric}": figure["value"]
+        for record in records
+        for metric, figure in record["figures"].items()
+    }
