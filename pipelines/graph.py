@@ -85,9 +85,7 @@ def unclip_graph(config: PipelineConfig) -> Graph:
         else None
     )
     data = BuildDataReport(urls, pairs, verdicts, embeddings, selection, pca)
-    report = BuildReport(
-        evaluation, data, clip, **cascade, baselines=baselines, study=study, config=config.report
-    )
+    report = BuildReport(evaluation, data, clip, **cascade, config=config.report, study=study)
     graph = Graph([models["decoder"], report])  # the decoder first: it takes longest
     return Graph([*graph.stages.values(), *own_stages(config.stages, graph).values()])
 

@@ -1,7 +1,7 @@
 """The stage that writes the report: a run on one HTML page."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from pipelines.artifacts import (
@@ -9,7 +9,6 @@ from pipelines.artifacts import (
     DataReport,
     Evaluation,
     Report,
-    Study,
     TrainedModel,
 )
 from pipelines.core.events import Output
@@ -17,6 +16,7 @@ from pipelines.core.graph import Graph
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.report.config import ReportConfig
 from pipelines.report.inputs import Inputs, Lineage
+from pipelines.stages.study import RunStudy
 
 __all__ = ["BuildReport", "ReportConfig"]
 
@@ -38,8 +38,7 @@ class BuildReport(Stage[Report]):
     decoder: Stage[TrainedModel]
     upsamplers: Mapping[str, Stage[TrainedModel]]  # in the order of their use
     config: ReportConfig
-    baselines: Mapping[str, Stage[TrainedModel]] = field(default_factory=dict)  # of the study
-    study: Stage[Study] | None = None
+    study: RunStudy | None = None
 
     def run(self, ctx: Context) -> Report:
         """Render in a worker, then publish."""
@@ -55,7 +54,9 @@ class BuildReport(Stage[Report]):
             decoder=ctx.load(self.decoder),
             upsamplers={name: ctx.load(stage) for name, stage in self.upsamplers.items()},
             lineage=self.lineage(ctx),
-            baselines={name: ctx.load(stage) for name, stage in self.baselines.items()},
+            baselines={n: ctx.load(stage) for n, stage in self.study.baselines.items()}
+            if self.study
+            else {},
             study=ctx.load(self.study) if self.study else None,
         )
         html: str = ctx.call(render, inputs, self.config)
