@@ -33,8 +33,9 @@ def check_widths(config: "PipelineConfig") -> None:
             )
     if isinstance(config.clip, TrainedClip):
         for name, section in _readers(config).items():
-            text: Any = section.model
-            check_clip_text(name, text.text_encoder, config.clip.architecture)
+            text = getattr(section.model, "text_encoder", None)
+            if text is not None:
+                check_clip_text(name, text, config.clip.architecture)
     if config.pca.dimensions > width:
         raise ConfigError(
             f"pca.dimensions={config.pca.dimensions} is more than the CLIP's width {width}; "
@@ -73,6 +74,8 @@ def check_towers(config: "PipelineConfig") -> None:
 
 
 def _check_context_length(name: str, prior: Any, decoder: Any) -> None:
+    if not hasattr(prior, "text_encoder"):
+        return  # it reads no captions
     lengths = [model.text_encoder.context_length for model in (prior, decoder)]
     if lengths[0] != lengths[1]:
         raise ConfigError(
