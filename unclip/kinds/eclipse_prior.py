@@ -28,7 +28,8 @@ def eclipse_prior_loss(model: EclipsePrior, batch: Batch, generator: torch.Gener
     image_embeds = expect(batch, "image_embeds", (config.embed_dim,)).float()
     noise = randn(tuple(image_embeds.shape), generator=generator, device=image_embeds.device)
     dropped = bernoulli(config.text_dropout, len(noise), generator, noise.device)
-    predicted = model(noise, model.condition(tokens, text_embeds, dropped)).float()  # (B, E)
+    predicted: Tensor = model(noise, model.condition(tokens, text_embeds, dropped))
+    predicted = predicted.float()  # (B, E)
     projection = (predicted - image_embeds).square().sum(-1).mean()
     contrastive = contrastive_loss(
         predicted, text_embeds, kept=~dropped, temperature=config.contrastive_temperature
