@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.artifacts import MODEL_FILE
+from pipelines.config.files import ConfigFileError
 from pipelines.config.load import load_config
 from pipelines.core.store import Store
 from pipelines.graph import unclip_graph
@@ -19,18 +20,28 @@ from unclip.config import Config
 BOTH = ["priors.linear.kind=linear", "priors.eclipse.kind=eclipse"]
 
 
-@pytest.mark.parametrize(("name", "preset"), [("demo", "tiny"), ("small", "small")])
-def test_both_are_trained_beside_the_first_prior_and_change_no_key_of_it(
+@pytest.mark.parametrize(("name", "preset"), [("demo", "tiny"), ("small", "small"), ("paper",) * 2])
+def test_the_preset_fills_in_both_and_the_first_prior_how_to_train_them(
     name: str, preset: str
 ) -> None:
-    config = load_config(name, BOTH)
+    priors = load_config(name, BOTH).priors
     for kind in ("linear", "eclipse"):
-        assert config.priors[kind].model == getattr(presets, f"{preset}_{kind}_prior")()
-        assert config.priors[kind].training == config.priors["prior"].training
-    base, compared = unclip_graph(load_config(name)), unclip_graph(config)
+        assert priors[kind].model == getattr(presets, f"{preset}_{kind}_prior")()
+        assert priors[kind].training == priors["prior"].training
+
+
+def test_both_are_trained_beside_the_first_prior_and_rerun_just_the_comparison() -> None:
+    base, compared = unclip_graph(load_config("demo")), unclip_graph(load_config("demo", BOTH))
     assert set(compared.stages) - set(base.stages) == {"linear", "eclipse"}
     different = {stage for stage in base.stages if base[stage].key != compared[stage].key}
     assert different == {"evaluate", "report"}
+
+
+def test_only_a_prior_that_reads_captions_needs_the_context_of_the_decoder() -> None:
+    load_config("demo", ["priors.prior.kind=linear"])
+    shorter = "priors.prior.model.text_encoder.context_length=16"
+    with pytest.raises(ConfigFileError, match=r"context_length=16 and that of decoder\.model, 24"):
+        load_config("demo", ["priors.prior.kind=eclipse", shorter])
 
 
 @pytest.mark.parametrize("model", [presets.tiny_linear_prior(), presets.tiny_eclipse_prior()])
