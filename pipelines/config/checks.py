@@ -34,8 +34,9 @@ def check_widths(config: "PipelineConfig") -> None:
             )
     if isinstance(config.clip, TrainedClip):
         for name, section in _readers(config).items():
-            text: Any = section.model
-            check_clip_text(name, text.text_encoder, config.clip.architecture)
+            text = getattr(section.model, "text_encoder", None)
+            if text is not None:
+                check_clip_text(name, text, config.clip.architecture)
     if config.pca.dimensions > width:
         raise ConfigError(
             f"pca.dimensions={config.pca.dimensions} is more than the CLIP's width {width}; "
@@ -96,6 +97,8 @@ def check_study(config: "PipelineConfig") -> None:
 
 
 def _check_context_length(path: str, model: Any, decoder: Any) -> None:
+    if not hasattr(model, "text_encoder"):
+        return  # it reads no captions
     lengths = [each.text_encoder.context_length for each in (model, decoder)]
     if lengths[0] != lengths[1]:
         raise ConfigError(

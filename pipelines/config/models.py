@@ -69,7 +69,7 @@ UpsamplerModel = Annotated[Config, PlainValidator(partial(_read_model, "upsample
 class PriorSection(ModelSection):
     """Caption → CLIP image embedding."""
 
-    kind: PriorKind  # diffusion, autoregressive, karlo, or "module:NAME" of a ModelSpec
+    kind: PriorKind  # diffusion, autoregressive, linear, eclipse, karlo, or "module:NAME"
     model: PriorModel  # the sizes of the network; its settings depend on the kind
 
 

@@ -10,9 +10,11 @@ from pipelines.core.store import Store
 from pipelines.stages.evaluate import Evaluate, read_metrics
 from tests.pipelines import given
 from tests.pipelines.local import make
-from unclip.models import ARPriorConfig, DiffusionPriorConfig
+from unclip import presets
+from unclip.config import Config
 
 DIFFUSION, AUTOREGRESSIVE = given.small_models().prior, given.small_ar_prior()
+LINEAR, ECLIPSE = presets.tiny_linear_prior(), presets.tiny_eclipse_prior()
 
 
 def stage_of(sampler: str = "ddim") -> Evaluate:
@@ -30,13 +32,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.mark.parametrize("sampler", ["ddim", "analytic_dpm"])
 @pytest.mark.parametrize(
-    ("first", "second"), [(DIFFUSION, AUTOREGRESSIVE), (AUTOREGRESSIVE, DIFFUSION)]
+    ("first", "second"),
+    [(DIFFUSION, AUTOREGRESSIVE), (AUTOREGRESSIVE, DIFFUSION), (LINEAR, ECLIPSE)],
 )
 def test_both_priors_predict_for_every_caption_with_any_sampler(
     store: Store,
     sampler: str,
-    first: DiffusionPriorConfig | ARPriorConfig,
-    second: DiffusionPriorConfig | ARPriorConfig,
+    first: Config,
+    second: Config,
 ) -> None:
     stage = replace(stage_of(sampler), priors=given.given_models(main=first, other=second))
     rows = given.sample_table(make(store, stage))

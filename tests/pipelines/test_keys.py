@@ -27,6 +27,7 @@ DEFAULTS = FOLDER / "defaults.json"
 CONFIGS = sorted(path.stem for path in PACKAGED.glob("*.yaml"))
 VARIANTS = {
     "demo-autoregressive": ("demo", ["priors.prior.kind=autoregressive"]),
+    "demo-one-pass": ("demo", ["priors.linear.kind=linear", "priors.eclipse.kind=eclipse"]),
     "paper-autoregressive": ("paper", ["priors.prior.kind=autoregressive"]),
 }
 

@@ -12,6 +12,8 @@ from tests.unclip import karlo_configs
 from tests.unclip.toys import (
     AR_PRIOR,
     DECODER,
+    ECLIPSE_PRIOR,
+    LINEAR_PRIOR,
     PRESET,
     PRIOR,
     TEXT,
@@ -164,7 +166,10 @@ def test_models_run_in_the_dtype_of_their_weights(dtype: torch.dtype, rows: int)
 
 @quick
 @given(rows=ROWS, seed=st.integers(0, 99))
-@pytest.mark.parametrize("config", [PRIOR, AR_PRIOR, DECODER, PRESET.upsamplers["upsampler_1"]])
+@pytest.mark.parametrize(
+    "config",
+    [PRIOR, AR_PRIOR, LINEAR_PRIOR, ECLIPSE_PRIOR, DECODER, PRESET.upsamplers["upsampler_1"]],
+)
 def test_losses_are_finite_for_batches_of_one_too(config: object, rows: int, seed: int) -> None:
     batch = make_batch(getattr(config, "image_size", 8), count=rows)
     model = build(config)  # type: ignore[arg-type]

@@ -12,6 +12,8 @@ from tests.unclip import karlo_configs
 from tests.unclip.toys import (
     AR_PRIOR,
     DECODER,
+    ECLIPSE_PRIOR,
+    LINEAR_PRIOR,
     PRESET,
     PRIOR,
     make_batch,
@@ -21,7 +23,7 @@ from tests.unclip.toys import (
 )
 from unclip.clip.frozen import FrozenClip
 from unclip.clip.training import ClipArchitecture, build_clip
-from unclip.config import ConfigError
+from unclip.config import Config, ConfigError
 from unclip.embeddings.pca import Moments, fit
 from unclip.generation import Cascade
 from unclip.kinds import build, training_loss
@@ -37,9 +39,7 @@ from unclip.manipulate import (
     variations,
 )
 from unclip.manipulate import decode as decode_latent
-from unclip.models import ARPrior, Decoder, DiffusionPrior, Upsampler
-from unclip.models.ar_prior import ARPriorConfig
-from unclip.models.prior import DiffusionPriorConfig
+from unclip.models import ARPrior, Decoder, DiffusionPrior, EclipsePrior, LinearPrior, Upsampler
 
 NARROW = unit(4, 7)  # where 8 is asked for
 BATCH = make_batch(8)
@@ -49,9 +49,7 @@ MASK = torch.ones(4, 1, 32, 32, dtype=torch.bool)
 NONE = torch.zeros(4, dtype=torch.bool)
 
 
-def cascade_of(
-    prior: DiffusionPriorConfig | ARPriorConfig = PRIOR, decoder: object = DECODER
-) -> Cascade:
+def cascade_of(prior: Config = PRIOR, decoder: object = DECODER) -> Cascade:
     return toy_cascade(prior=build(prior), decoder=build(decoder))  # type: ignore[arg-type]
 
 
@@ -65,7 +63,7 @@ def _no_network_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def spent(*args: object, **kwargs: object) -> None:
         raise AssertionError("compute was spent")
 
-    for kind in (DiffusionPrior, ARPrior, Decoder, Upsampler):
+    for kind in (DiffusionPrior, ARPrior, LinearPrior, EclipsePrior, Decoder, Upsampler):
         monkeypatch.setattr(kind, "forward", spent)
 
 
@@ -90,6 +88,14 @@ WIDTH = {
     "text embeddings of a prior": (lambda: generate(text_embeds=NARROW), "text_embeds"),
     "text embeddings of an autoregressive prior": (
         lambda: generate(text_embeds=NARROW, cascade=cascade_of(prior=AR_PRIOR)),
+        "text_embeds",
+    ),
+    "text embeddings of a linear prior": (
+        lambda: generate(text_embeds=NARROW, cascade=cascade_of(prior=LINEAR_PRIOR)),
+        "text_embeds",
+    ),
+    "text embeddings of an ECLIPSE prior": (
+        lambda: generate(text_embeds=NARROW, cascade=cascade_of(prior=ECLIPSE_PRIOR)),
         "text_embeds",
     ),
     "image embeddings of a decoder": (lambda: decode(NARROW), "image_embeds"),
@@ -209,12 +215,13 @@ def test_images_of_more_than_8_bits_are_refused_rather_than_cut_off(mode: str) -
     [
         (replace(PRIOR, text_dropout=0.0), DECODER, "prior.guidance_scale=2.0, but prior.model.te"),
         (replace(AR_PRIOR, text_dropout=0.0), DECODER, "prior.model.text_dropout=0"),
+        (replace(ECLIPSE_PRIOR, text_dropout=0.0), DECODER, "prior.model.text_dropout=0"),
         (PRIOR, replace(DECODER, text_dropout=0.0), "decoder.model.text_dropout=0"),
         (PRIOR, replace(DECODER, image_dropout=0.0), "image_dropout=0: .*null condition"),
     ],
 )
 def test_guidance_needs_a_null_condition_that_was_trained(
-    prior: DiffusionPriorConfig, decoder: object, message: str
+    prior: Config, decoder: object, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         cascade_of(prior, decoder)

@@ -9,7 +9,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, make_batch, perturb, seeded
+from tests.unclip.toys import (
+    AR_PRIOR,
+    DECODER,
+    ECLIPSE_PRIOR,
+    LINEAR_PRIOR,
+    PRESET,
+    make_batch,
+    perturb,
+    seeded,
+)
 from unclip.checkpoint import CheckpointError, check_file, config_metadata, load_model, save_model
 from unclip.config import Config
 from unclip.kinds import build, training_loss
@@ -20,6 +29,8 @@ from unclip.kinds import build, training_loss
     [
         PRESET.prior,
         AR_PRIOR,
+        LINEAR_PRIOR,
+        ECLIPSE_PRIOR,
         PRESET.decoder,
         PRESET.upsamplers["upsampler_1"],
         replace(DECODER, min_snr_gamma=5.0),

@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.unclip.toys import AR_PRIOR, PRIOR, agree, make_batch, perturb, seeded, toy_cascade
+from tests.unclip.toys import (
+    AR_PRIOR,
+    ECLIPSE_PRIOR,
+    PRIOR,
+    agree,
+    make_batch,
+    perturb,
+    seeded,
+    toy_cascade,
+)
 from unclip.checkpoint import load_model, save_model
 from unclip.clip.training import ClipArchitecture, build_clip
 from unclip.config import Config, ConfigError
@@ -31,7 +40,7 @@ ARCHITECTURE = ClipArchitecture(
     text_heads=2,
     init_temperature=0.07,
 )
-FROZEN = [replace(PRIOR, text_encoder=TOWER), replace(AR_PRIOR, text_encoder=TOWER)]
+FROZEN = [replace(prior, text_encoder=TOWER) for prior in (PRIOR, AR_PRIOR, ECLIPSE_PRIOR)]
 TOKENS = open_clip.SimpleTokenizer(context_length=6)(["a red heart", "cat", "a cup of hot tea"])
 
 

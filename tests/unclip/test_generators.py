@@ -8,13 +8,16 @@ from torch import Tensor
 
 from tests.unclip.toys import (
     AR_PRIOR,
+    ECLIPSE_PRIOR,
+    LINEAR_PRIOR,
+    PRIOR,
     make_batch,
     perturb,
     sampling_with,
     seeded,
     toy_cascade,
 )
-from unclip.config import ConfigError
+from unclip.config import Config, ConfigError
 from unclip.generation import Cascade
 from unclip.kinds import build
 from unclip.manipulate import decode, encode, importance_of_the_prior, inpaint
@@ -51,12 +54,11 @@ def test_rows_that_the_generators_cannot_share_are_refused(count: int) -> None:
         randn((6, 4), generator=own(list(range(count))), device=CPU)
 
 
-@pytest.mark.parametrize("prior", ["diffusion", "autoregressive"])
+@pytest.mark.parametrize("prior", [PRIOR, AR_PRIOR, LINEAR_PRIOR, ECLIPSE_PRIOR])
 def test_an_image_does_not_depend_on_its_neighbours_bit_for_bit(
-    cascade: Cascade, prior: str
+    cascade: Cascade, prior: Config
 ) -> None:
-    if prior == "autoregressive":
-        cascade = replace(cascade, prior=perturb(build(AR_PRIOR)))
+    cascade = replace(cascade, prior=perturb(build(prior)))
     batch = make_batch(8)
 
     def second(rows: list[int]) -> list[Tensor]:

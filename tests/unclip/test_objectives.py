@@ -3,7 +3,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.unclip.toys import AR_PRIOR, DECODER, PRESET, PRIOR, UNET, make_batch, perturb, seeded
+from tests.unclip.toys import (
+    AR_PRIOR,
+    DECODER,
+    ECLIPSE_PRIOR,
+    LINEAR_PRIOR,
+    PRESET,
+    PRIOR,
+    UNET,
+    make_batch,
+    perturb,
+    seeded,
+)
 from unclip.config import Config, ConfigError
 from unclip.degradations import degrade, gaussian_blur
 from unclip.kinds import build, training_loss
@@ -11,6 +22,7 @@ from unclip.kinds import build, training_loss
 MODELS = [
     PRESET.prior,
     AR_PRIOR,
+    ECLIPSE_PRIOR,
     PRESET.decoder,
     PRESET.upsamplers["upsampler_1"],
     PRESET.upsamplers["upsampler_2"],
@@ -44,7 +56,7 @@ def test_dropout_leaves_the_global_random_state_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("config", MODELS)
+@pytest.mark.parametrize("config", [*MODELS, LINEAR_PRIOR])
 def test_every_weight_receives_a_gradient(config: Config) -> None:
     model = perturb(build(config)).train()
     for seed in range(4):  # what is dropped differs
@@ -57,7 +69,7 @@ def test_every_weight_receives_a_gradient(config: Config) -> None:
     assert without == []
 
 
-@pytest.mark.parametrize("config", MODELS)
+@pytest.mark.parametrize("config", [*MODELS, LINEAR_PRIOR])
 def test_a_model_learns_one_batch(config: Config) -> None:
     torch.manual_seed(0)
     model = build(config)

@@ -33,6 +33,12 @@ COUNTS = {
     "small": (132, 132, 154, 51, 22),
     "paper": (911, 1330, 3563, 730, 282),
 }
+# Parameters of the linear and the ECLIPSE prior, and of the latter without its vocabulary.
+ONE_PASS_COUNTS = {
+    "tiny": (4_160, 2_024_256, 443_200),
+    "small": (262_656, 13_497_856, 7_173_632),
+    "paper": (1_049_600, 58_925_568, 33_628_672),
+}
 STATED = (1000, 1000, 3500, 700, 300)  # by table 3 of the paper, in the same order
 EXPLAINED = 1330  # the diffusion prior, whose own transformer alone is beyond the stated number
 
@@ -47,6 +53,22 @@ def test_presets_have_the_parameters_that_the_reference_states(name: str) -> Non
     assert counted == COUNTS[name]
     row = " | ".join(f"{number:,}" for number in counted)
     assert f"| {name} | {row} |" in REFERENCE.read_text()
+
+
+@pytest.mark.parametrize("name", ONE_PASS_COUNTS)
+def test_one_pass_priors_have_the_parameters_that_the_reference_states(name: str) -> None:
+    linear, eclipse = (getattr(presets, f"{name}_{kind}_prior")() for kind in ("linear", "eclipse"))
+    counted = (count(linear), count(eclipse), count(eclipse, but="text_encoder.embed."))
+    assert counted == ONE_PASS_COUNTS[name]
+    row = " | ".join(f"{round(number / 1e3):,}" for number in counted)
+    assert f"| {name} | {row} |" in REFERENCE.read_text()
+
+
+def test_the_eclipse_prior_of_the_paper_has_33_million_parameters() -> None:
+    """As stated by Patel et al. 2024, who do not count the frozen text tower."""
+    assert count(presets.paper_eclipse_prior(), but="text_encoder.embed.") / 1e6 == pytest.approx(
+        33, rel=0.02
+    )
 
 
 def test_paper_models_have_the_parameters_of_table_3_but_for_one_that_is_explained() -> None:
@@ -126,8 +148,9 @@ def test_another_embed_dim_reaches_every_model_that_reads_embeddings() -> None:
     assert preset.prior.embedding_scale == pytest.approx(2 * tiny.embedding_scale)
 
 
-def test_another_embed_dim_fits_an_autoregressive_prior_too() -> None:
-    tiny = replace(presets.tiny(), prior=presets.tiny_ar_prior())
+@pytest.mark.parametrize("kind", ["ar", "linear", "eclipse"])
+def test_another_embed_dim_fits_priors_of_other_kinds_too(kind: str) -> None:
+    tiny = replace(presets.tiny(), prior=getattr(presets, f"tiny_{kind}_prior")())
     assert presets.with_embed_dim(tiny, 256).prior.embed_dim == 256
 
 

@@ -19,6 +19,8 @@ from unclip.models import (
     ARPriorConfig,
     DecoderConfig,
     DiffusionPriorConfig,
+    EclipsePriorConfig,
+    LinearPriorConfig,
     TextEncoderConfig,
     UNetConfig,
     UpsamplerConfig,
@@ -57,6 +59,17 @@ AR_PRIOR = ARPriorConfig(
     bucket_reach=3.0,
     dot_bins=4,
     text_dropout=0.5,
+)
+LINEAR_PRIOR = LinearPriorConfig(embed_dim=8)
+ECLIPSE_PRIOR = EclipsePriorConfig(
+    embed_dim=8,
+    width=16,
+    depth=2,
+    heads=2,
+    text_encoder=TEXT,
+    contrastive_weight=0.2,
+    contrastive_temperature=0.07,
+    text_dropout=0.1,
 )
 DECODER = DecoderConfig(
     image_size=8,

@@ -21,7 +21,7 @@ class PriorSampling(Config):
 
     sampler: str  # of a diffusion prior: a built-in name, or "module:function"
     num_inference_steps: int  # of a diffusion prior; 64 in the paper
-    guidance_scale: float  # 1: no guidance
+    guidance_scale: float  # 1: no guidance; a linear prior has none
     candidates: int  # of a diffusion prior: samples per caption; the closest to z_t is kept
     temperature: float = 1.0  # of an autoregressive prior; below 1 favours likely codes
 

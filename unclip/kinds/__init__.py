@@ -18,9 +18,11 @@ from unclip.extension import resolve
 from unclip.kinds import (
     autoregressive_prior,
     diffusion_prior,
+    eclipse_prior,
     karlo_decoder,
     karlo_prior,
     karlo_upsampler,
+    linear_prior,
     paper_decoder,
     paper_upsampler,
 )
@@ -30,6 +32,8 @@ from unclip.objectives.batch import Batch
 SPECS: tuple[ModelSpec, ...] = (
     diffusion_prior.SPEC,
     autoregressive_prior.SPEC,
+    linear_prior.SPEC,
+    eclipse_prior.SPEC,
     karlo_prior.SPEC,
     paper_decoder.SPEC,
     karlo_decoder.SPEC,

@@ -2,6 +2,7 @@
 
 from unclip.models.ar_prior import ARPrior, ARPriorConfig
 from unclip.models.decoder import Decoder, DecoderConfig
+from unclip.models.eclipse_prior import EclipsePrior, EclipsePriorConfig
 from unclip.models.frozen_text import FrozenText, FrozenTextConfig
 from unclip.models.karlo import (
     KarloDecoder,
@@ -11,6 +12,7 @@ from unclip.models.karlo import (
     KarloUpsampler,
     KarloUpsamplerConfig,
 )
+from unclip.models.linear_prior import LinearPrior, LinearPriorConfig
 from unclip.models.prior import DiffusionPrior, DiffusionPriorConfig
 from unclip.models.text_encoder import TextEncoder, TextEncoderConfig
 from unclip.models.unet import UNet, UNetConfig
@@ -23,6 +25,8 @@ __all__ = [
     "DecoderConfig",
     "DiffusionPrior",
     "DiffusionPriorConfig",
+    "EclipsePrior",
+    "EclipsePriorConfig",
     "FrozenText",
     "FrozenTextConfig",
     "KarloDecoder",
@@ -31,6 +35,8 @@ __all__ = [
     "KarloPriorConfig",
     "KarloUpsampler",
     "KarloUpsamplerConfig",
+    "LinearPrior",
+    "LinearPriorConfig",
     "TextEncoder",
     "TextEncoderConfig",
     "UNet",

@@ -85,7 +85,7 @@ class SequencePrior(nn.Module):
             return condition
         length = condition.hidden.shape[1]
         caches = [KeyValueCache(length + OWN_TOKENS) for _ in self.transformer.blocks]
-        mask = _causal(length, condition.visible)
+        mask = causal_mask(length, condition.visible)
         self.transformer(self._given(condition), mask, caches, keep=1)
         return condition._replace(caches=caches)
 
@@ -98,7 +98,9 @@ class SequencePrior(nn.Module):
         for cache in condition.caches:
             cache.rewind(given)
         sequence = own if condition.caches else torch.cat([self._given(condition), own], dim=1)
-        mask = _causal(given + OWN_TOKENS, F.pad(condition.visible, (0, OWN_TOKENS), value=True))
+        mask = causal_mask(
+            given + OWN_TOKENS, F.pad(condition.visible, (0, OWN_TOKENS), value=True)
+        )
         mask = mask[:, :, -sequence.shape[1] :]
         last = self.transformer(sequence, mask, condition.caches, keep=1)[:, -1]  # (B, D)
         x_start: Tensor = self.to_image_embeds(last)
@@ -111,7 +113,7 @@ class SequencePrior(nn.Module):
         return condition.hidden + torch.cat([self.positions[:text], self.positions[z_t : z_t + 1]])
 
 
-def _causal(length: int, visible: Tensor) -> Tensor:
+def causal_mask(length: int, visible: Tensor) -> Tensor:
     """The mask in which tokens attend to visible tokens up to themselves; (B, 1, N, N) bool."""
     causal = torch.ones(length, length, dtype=torch.bool, device=visible.device).tril()
     return causal & visible[:, None, None, :]

@@ -8,9 +8,11 @@ from unclip.models import (
     ARPriorConfig,
     DecoderConfig,
     DiffusionPriorConfig,
+    EclipsePriorConfig,
     KarloDecoderConfig,
     KarloPriorConfig,
     KarloUpsamplerConfig,
+    LinearPriorConfig,
     UpsamplerConfig,
 )
 from unclip.models.compatibility import check_compatibility
@@ -22,7 +24,13 @@ CLIP_VOCAB_SIZE = 49_408  # of CLIP's byte-pair encoding (Radford et al. 2021)
 class Preset(Config):
     """The configs of a cascade's models, whose sizes fit together."""
 
-    prior: DiffusionPriorConfig | ARPriorConfig | KarloPriorConfig
+    prior: (
+        DiffusionPriorConfig
+        | ARPriorConfig
+        | LinearPriorConfig
+        | EclipsePriorConfig
+        | KarloPriorConfig
+    )
     decoder: DecoderConfig | KarloDecoderConfig
     upsamplers: Mapping[str, UpsamplerConfig | KarloUpsamplerConfig]  # smallest first
 
