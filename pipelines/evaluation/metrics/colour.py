@@ -36,7 +36,7 @@ def colour_metrics() -> Iterator[Metric]:
 def distance_to_own(split: Split) -> Score:
     """The mean distance of generated images to their own originals, and to other originals."""
     distances = generated_to_original(split)
-    own, other = np.diag(distances), np.diag(np.roll(distances, 1, axis=1))
+    own, other = (np.diag(each).copy() for each in (distances, np.roll(distances, 1, axis=1)))
     return Score(mean_of(own), baseline=mean_of(other))
 
 
