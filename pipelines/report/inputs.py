@@ -8,6 +8,7 @@ from typing import Any
 from pipelines.artifacts import ClipWeights, DataReport, Evaluation, Study, TrainedModel
 from pipelines.core.folder import Folder
 from pipelines.report.data_page import FIGURES_FILE
+from pipelines.study.study import STUDY_FILE
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ class Inputs:
     def data_figures(self) -> dict[str, Any]:
         """The figures of the data report."""
         figures: dict[str, Any] = self.data.folder.read_json(FIGURES_FILE)
+        return figures
+
+    @cached_property
+    def study_figures(self) -> dict[str, Any]:
+        """The records of the study; empty lists without one."""
+        if self.study is None:
+            return {"variants": []}
+        figures: dict[str, Any] = self.study.folder.read_json(STUDY_FILE)
         return figures
 
     @property

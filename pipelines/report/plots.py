@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 WIDTH_IN, HEIGHT_IN = 4.4, 2.5
 MAX_TICKS = 9
@@ -51,8 +51,11 @@ def curve(history: Sequence[Mapping[str, float]], title: str) -> str:
                 axes.plot(*zip(*points, strict=True), label=label, color=color, linewidth=1.4)
         if min(loss for points in curves.values() for _, loss in points) > 0:
             axes.set_yscale("log")
+            low, high = axes.get_ylim()
+            digits = (1, 2, 5) if high > 10 * low else range(1, 10)
+            axes.yaxis.set_major_locator(LogLocator(subs=digits))
             axes.yaxis.set_major_formatter("{x:.3g}")
-            axes.yaxis.set_minor_formatter("{x:.3g}")
+            axes.yaxis.set_minor_locator(NullLocator())
         if curves["validation_loss"]:
             axes.legend(frameon=False)
         axes.set(title=title, xlabel="step", ylabel="loss")

@@ -14,6 +14,7 @@ from pipelines.evaluation.samples import (
 from pipelines.report.config import ReportConfig
 from pipelines.report.inputs import Inputs
 from pipelines.report.page import data_uri
+from pipelines.report.study_findings import study_findings
 from pipelines.report.verdict import Evidence, findings
 
 SPLITS = {TRAINING: "Training split", HELD_OUT: "Held-out split"}
@@ -27,9 +28,13 @@ def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
     """The verdict, metrics, priors, samples and the cascade."""
     evaluation = inputs.evaluation
     records: Records = evaluation.folder.read_json("metrics.json")
+    judge, prior = evaluation.judges[0], next(iter(inputs.priors))
+    components = inputs.data_figures["components"]
+    evidence = Evidence(records, judge=judge, prior=prior, components=components)
+    studied = inputs.study_figures["variants"]
     return {
         "splits": SPLITS,
-        "headline": headline(records, config.headline, prior=next(iter(inputs.priors))),
+        "headline": headline(records, config.headline, prior=prior),
         "metrics": {
             "By judges that had no part in training": metric_rows(records, independent=True),
             "By the CLIP that conditions the models": metric_rows(records, independent=False),
@@ -38,14 +43,9 @@ def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
             name: prior.model.removesuffix("_prior") for name, prior in inputs.priors.items()
         },
         "prior_metrics": prior_rows(records, list(inputs.priors)),
-        "findings": findings(
-            Evidence(
-                records,
-                judge=evaluation.judges[0],
-                prior=next(iter(inputs.priors)),
-                components=inputs.data_figures["components"],
-            )
-        ),
+        "findings": [*findings(evidence), *study_findings(studied, judge=judge, prior=prior)]
+        if studied
+        else findings(evidence),
         "evaluated": count_samples(evaluation.folder, sample_shards(evaluation.folder)),
         "samples": sample_rows(evaluation, config.samples),
         "cascade": ["decoder", *inputs.upsamplers],

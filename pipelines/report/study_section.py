@@ -17,7 +17,6 @@ from pipelines.study.draw import IMAGE
 from pipelines.study.measure import CLIP_SCORE, COLOUR
 from pipelines.study.study import CAPTIONS
 
-STUDY_FILE = "study.json"
 PICTURES = 8  # captions whose images are shown
 GROUPS = {
     "source": "Where the image embedding comes from",
@@ -36,8 +35,7 @@ def study_section(inputs: Inputs) -> Values:
     """The tables of the study; empty if the run has none."""
     if inputs.study is None:
         return {"study": None}
-    study: Values = inputs.study.folder.read_json(STUDY_FILE)
-    records, judge = study["variants"], inputs.evaluation.judges[0]
+    records, judge = inputs.study_figures["variants"], inputs.evaluation.judges[0]
     captions = _captions(inputs.evaluation)
     pictures = _pictures(inputs.study, [row["key"] for row in captions])
     return {
@@ -52,7 +50,6 @@ def study_section(inputs: Inputs) -> Values:
                 for group, title in GROUPS.items()
             },
             "sweeps": Markup(plots.sweeps(_curves(records, judge), f"{judge}: KID × 1000")),
-            "scenes": study.get("scenes", []),
         }
     }
 
@@ -61,7 +58,7 @@ def _row(record: Values, pictures: dict[str, list[str]]) -> Values:
     label = record["label"]
     if record["group"] == "source":
         trained = record["decoder"] != "decoder"
-        label = SOURCES.get(label, f"baseline {label}" if trained else f"the prior “{label}”")
+        label = SOURCES.get(label, f"the baseline “{label}”" if trained else f"the prior “{label}”")
     return {**record, "label": label, "pictures": pictures[record["name"]]}
 
 

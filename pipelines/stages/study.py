@@ -13,8 +13,6 @@ from pipelines.study.config import StudyConfig
 
 __all__ = ["RunStudy", "StudyConfig"]
 
-STUDY_FILE = "study.json"
-
 
 @dataclass(frozen=True)
 class RunStudy(Stage[Study]):
@@ -33,8 +31,8 @@ class RunStudy(Stage[Study]):
     config: StudyConfig
 
     def run(self, ctx: Context) -> Study:
-        """Draw, measure, and write `STUDY_FILE`."""
-        from pipelines.study.study import run_study  # open_clip takes seconds to import
+        """Draw, measure, and write study.json."""
+        from pipelines.study.study import STUDY_FILE, run_study  # open_clip takes seconds
 
         weights = Weights(
             clip=ctx.load(self.clip),
@@ -57,7 +55,7 @@ class RunStudy(Stage[Study]):
 
 
 def values_by_name(records: list[dict[str, Any]]) -> dict[str, float]:
-    """The value of each figure; intervals are in `STUDY_FILE`."""
+    """The value of each figure; intervals are in study.json."""
     return {
         f"{record['name']}/{metric}": figure["value"]
         for record in records

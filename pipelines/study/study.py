@@ -20,6 +20,7 @@ from pipelines.study.variants import Models, standard_of, variants_of
 log = logging.getLogger(__name__)
 
 CAPTIONS = "captions"  # kind of shards
+STUDY_FILE = "study.json"
 MIN_CAPTIONS = 8
 COLUMNS = ("caption", "image_embeds", "image_norm", "text_embeds", "original_thumbnail")
 

@@ -168,7 +168,7 @@ def test_the_report_shows_every_variant_with_its_images(store: Store, study: Stu
     page = Page(html)
     assert html.count('alt="drawn"') == 8 * len(study.variants)
     assert "the caption's CLIP embedding, as if it were an image's" in page.text
-    assert "baseline caption_only" in page.text
+    assert "the baseline “caption_only”" in page.text
     assert "caption only" in page.text  # the baseline's curve and its row among the trainings
 
 
