@@ -57,7 +57,7 @@ def run(config: str, store: str, steps: int) -> Stop:
         distances={
             name.removeprefix(f"{SPLIT}/"): record["value"]["value"]
             for name, record in metrics.items()
-            if name.startswith(f"{SPLIT}/") and "/kid" in name and not record["is_yardstick"]
+            if name.startswith(f"{SPLIT}/") and "/kid" in name and not record["is_descriptive"]
         },
     )
 

@@ -159,6 +159,7 @@ def is_held_out(given: bool | None, sha256: str, fraction: float) -> bool:
     return int(sha256[-8:], 16) < fraction * 2**32 if given is None else given
 
 
+PIXEL_STATISTICS = ("roughness", "colourfulness")
 THUMBNAIL_SIDE = 16  # pixels; enough to compare colours and coarse shapes
 
 
@@ -219,6 +220,11 @@ def samples(
             pa.field("from_true_embedding_embeds", probe_vector),
             pa.field("from_shuffled_embedding_embeds", probe_vector),
             pa.field("variation_embeds", pa.list_(probe_vector)),
+            *(
+                pa.field(f"{image}_{statistic}", pa.float32(), nullable=False)
+                for image in ("original", "generated", "untrained")
+                for statistic in PIXEL_STATISTICS
+            ),
             pa.field("original_thumbnail", pa.binary(), nullable=False),
             pa.field("generated_thumbnail", pa.binary(), nullable=False),
             pa.field("from_true_embedding_thumbnail", pa.binary()),

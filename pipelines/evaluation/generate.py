@@ -33,8 +33,9 @@ from pipelines.evaluation.pipeline import (
     with_noise_norms,
     with_prior,
 )
+from pipelines.evaluation.pixel_statistics import STATISTICS
 from pipelines.evaluation.rows import Values, input_file
-from pipelines.evaluation.samples import EMBEDDED, PROBES, THUMBNAILS
+from pipelines.evaluation.samples import DESCRIBED, EMBEDDED, PROBES, THUMBNAILS
 from unclip.generation import Cascade, Generated
 from unclip.pipeline import UnclipPipeline
 
@@ -149,6 +150,11 @@ class GenerationWorker:
         columns: dict[str, Any] = {name: [encode_png(image) for image in images]}
         if name in THUMBNAILS:
             columns[f"{name}_thumbnail"] = [encode_thumbnail(image) for image in images]
+        if name in DESCRIBED:
+            columns |= {
+                f"{name}_{statistic}": [measure(image) for image in images]
+                for statistic, measure in STATISTICS.items()
+            }
         if name in EMBEDDED:
             columns[f"{name}_embeds"] = list(self.embed(images))
         if name in JUDGED:

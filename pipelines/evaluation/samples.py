@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from pipelines.artifacts.schema import features_of, predicted_by
+from pipelines.artifacts.schema import PIXEL_STATISTICS, features_of, predicted_by
 from pipelines.core.folder import Folder
 from pipelines.core.tables import to_numpy
 from pipelines.evaluation.images import decode_thumbnails
@@ -27,6 +27,7 @@ PROBES = {  # column of images decoded without a caption → column of the embed
     "from_shuffled_embedding": "other_image_embeds",
 }
 EMBEDDED = ("generated", "untrained", *PROBES)  # image columns that have `<column>_embeds`
+DESCRIBED = ("original", "generated", "untrained")  # image columns that have pixel statistics
 THUMBNAILS = ("original", "generated", *PROBES)  # image columns that have `<column>_thumbnail`
 COLUMNS = (  # everything that metrics read, except what the other priors predict
     "key",
@@ -36,6 +37,7 @@ COLUMNS = (  # everything that metrics read, except what the other priors predic
     "predicted_image_embeds",
     *(f"{name}_embeds" for name in EMBEDDED),
     *(f"{name}_thumbnail" for name in THUMBNAILS),
+    *(f"{name}_{statistic}" for name in DESCRIBED for statistic in PIXEL_STATISTICS),
 )
 
 
@@ -76,6 +78,10 @@ class Samples:
     def features(self, image: str, judge: str) -> Tensor:
         """The features of a column of images by a judge or by `CLIP`, (N, D) float32."""
         return to_matrix(self.table[_features_column(image, judge)])
+
+    def numbers(self, column: str) -> Tensor:
+        """(N,) float64."""
+        return torch.tensor(self.table[column].to_pylist(), dtype=torch.float64)
 
     def thumbnails(self, name: str) -> np.ndarray:
         """(N, S, S, 3) float32 in [0, 1]."""

@@ -16,6 +16,9 @@ Level = Literal["good", "fair", "bad"]
 
 COLLAPSED = 1 / 4  # effective rank of the image embeddings, of their width
 LOST_VARIETY = 1 / 2  # recall of generated images, of that of real ones
+# Ratios to the statistics of real images; within them, images look alike in this respect.
+SPECKLED, BLURRY = 1.5, 0.67  # roughness
+SATURATED = 1.3  # colourfulness
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,39 @@ def colours(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
+def texture(evidence: Evidence) -> Iterator[Finding]:
+    """Whether the images are speckled or blurred."""
+    ratio = evidence.figure("pixels/roughness")
+    if ratio["low"] > SPECKLED:
+        yield Finding(
+            "bad",
+            "Texture",
+            f"The images are {interval(ratio)} times as rough as real ones: speckle or noise.",
+            "Compare the images of the cascade below: if those of the decoder are smooth, train "
+            "the upsamplers longer; else take more sampling steps.",
+        )
+    elif ratio["high"] < BLURRY:
+        yield Finding(
+            "fair",
+            "Texture",
+            f"The images are blurred: {interval(ratio)} times as rough as real ones.",
+            "Train the upsamplers longer.",
+        )
+
+
+def saturation(evidence: Evidence) -> Iterator[Finding]:
+    """Whether guidance has made the colours too strong."""
+    ratio = evidence.figure("pixels/colourfulness")
+    if ratio["low"] > SATURATED:
+        yield Finding(
+            "bad",
+            "Guidance",
+            f"The colours are {interval(ratio)} times as strong as those of real images: the "
+            "guidance is too strong.",
+            "Lower evaluate.sampling.decoder.guidance_scale, or set its dynamic_threshold.",
+        )
+
+
 def collapse(evidence: Evidence) -> Iterator[Finding]:
     """Whether the CLIP uses the dimensions of its embeddings."""
     rank, width = evidence.components["effective_rank"], evidence.components["width"]
@@ -220,6 +256,8 @@ FINDERS: Sequence[Callable[[Evidence], Iterator[Finding]]] = (
     limits,
     variety,
     colours,
+    texture,
+    saturation,
     collapse,
     overfitting,
 )

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Evaluate", "EvaluateConfig", "read_metrics"]
 
 METRICS_FILE = "metrics.json"
-SUBJECTS = ("clip", "fidelity", "generated", "decoder", "colour")  # prefixes of other metrics
+# Prefixes of other metrics.
+SUBJECTS = ("clip", "fidelity", "generated", "decoder", "colour", "pixels")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Evaluate(Stage[Evaluation]):
     """Images for held-out and for training captions, and how good they are."""
 
     kind: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 4  # 4: intervals, independent judges
+    version: ClassVar[int] = 5  # 4: intervals, independent judges; 5: statistics of pixels
     artifact: ClassVar[type[Artifact]] = Evaluation
 
     pairs: Stage[PairShards]

@@ -114,7 +114,7 @@ def test_every_metric_has_a_value_a_baseline_a_direction_and_a_meaning(
         assert gain["value"] == pytest.approx(sign * (value["value"] - baseline["value"]))
         assert record["comparison"] == (
             "none"
-            if record["is_yardstick"]
+            if record["is_descriptive"]
             else "better"
             if gain["low"] > 0
             else "worse"

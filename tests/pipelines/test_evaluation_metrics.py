@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
-from pipelines.artifacts.schema import THUMBNAIL_SIDE, features_of
+from pipelines.artifacts.schema import PIXEL_STATISTICS, THUMBNAIL_SIDE, features_of
 from pipelines.evaluation.images import decode_thumbnails, encode_thumbnail
 from pipelines.evaluation.judging import JUDGED
 from pipelines.evaluation.metrics.colour import (
@@ -18,7 +18,7 @@ from pipelines.evaluation.metrics.colour import (
 )
 from pipelines.evaluation.metrics.metric import Measurement, Split
 from pipelines.evaluation.metrics.suite import Subjects, measure_split
-from pipelines.evaluation.samples import COLUMNS, Reference, Samples
+from pipelines.evaluation.samples import COLUMNS, DESCRIBED, Reference, Samples
 
 WIDTH = 16
 
@@ -52,6 +52,7 @@ def measured(rows: int, *, perfect: bool) -> dict[str, Measurement]:
         "untrained_embeds": list(-images),
         "from_true_embedding_embeds": list(made),
         "from_shuffled_embedding_embeds": list(np.roll(images, 1, axis=0)),
+        **{f"{image}_{name}": [0.5] * rows for image in DESCRIBED for name in PIXEL_STATISTICS},
         "original_thumbnail": own,
         "generated_thumbnail": own if perfect else wrong,
         "from_true_embedding_thumbnail": own if perfect else wrong,
@@ -76,9 +77,12 @@ def measured(rows: int, *, perfect: bool) -> dict[str, Measurement]:
 
 def test_a_perfect_generator_beats_every_baseline():
     metrics = measured(32, perfect=True)
-    assert len(metrics) == 24
-    yardsticks = {m.name for m in metrics.values() if m.is_yardstick}
-    assert yardsticks == {"judge/kid_blurred_2", "judge/kid_blurred_4"}
+    assert len(metrics) == 26
+    yardsticks = {m.name for m in metrics.values() if m.is_descriptive}
+    assert yardsticks == {
+        *("judge/kid_blurred_2", "judge/kid_blurred_4"),
+        *("pixels/roughness", "pixels/colourfulness"),
+    }
     equal = {m.name for m in metrics.values() if m.comparison not in ("better", "none")}
     assert equal == {"decoder/clip_cosine_over_text", "decoder/squared_error_over_text"}
     assert metrics["fidelity/frechet_distance"].value.value == pytest.approx(0, abs=1e-4)

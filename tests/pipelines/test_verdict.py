@@ -24,6 +24,8 @@ def verdict(kid: float, *, rank: float = 50.0, **changes: Any) -> dict[str, Find
         "judge/recall": 0.7,
         "colour/closer_to_own": 0.8,
         "prior/cosine": 0.7,
+        "pixels/roughness": 1.0,
+        "pixels/colourfulness": 1.0,
     } | changes
     wide = {"judge/kid", *(name for name in kids if "kid" in name)}
     records: dict[str, dict[str, Any]] = {}
@@ -89,3 +91,10 @@ def test_captions_that_change_nothing_are_noticed() -> None:
 
 def test_what_was_not_measured_is_left_out() -> None:
     assert findings(Evidence({}, "judge", "prior", {"effective_rank": 60, "width": 64})) == []
+
+
+def test_speckle_blur_and_strong_colours_are_named() -> None:
+    assert not {"Texture", "Guidance"} & set(verdict(90))
+    assert "speckle" in verdict(90, **{"pixels/roughness": 1.7})["Texture"].text
+    assert "blurred" in verdict(90, **{"pixels/roughness": 0.5})["Texture"].text
+    assert "guidance is too strong" in verdict(90, **{"pixels/colourfulness": 1.5})["Guidance"].text

@@ -37,7 +37,7 @@ def judge_metrics(judge: str) -> Iterator[Metric]:
             name=f"{judge}/kid_{image}",
             score=partial(distance, image=image),
             higher_is_better=False,
-            is_yardstick=True,
+            is_descriptive=True,
             meaning=f"{meaning} real images and the same ones at 1/{times} of their resolution; "
             "a yardstick, which says nothing about the models",
         )

@@ -61,7 +61,7 @@ class Metric:
     score: Callable[[Split], Score | None]  # None if the split has fewer than `min_rows`
     higher_is_better: bool = True
     independent: bool = True  # whether what judges had no part in training the models
-    is_yardstick: bool = False  # whether it describes real images, and not what was trained
+    is_descriptive: bool = False  # whether no value is better than another
     reference_name: str | None = None
 
     def measure(self, split: Split) -> "Measurement | None":
@@ -83,7 +83,7 @@ class Metric:
             baseline_name=self.baseline_name,
             higher_is_better=self.higher_is_better,
             independent=self.independent,
-            is_yardstick=self.is_yardstick,
+            is_descriptive=self.is_descriptive,
             meaning=self.meaning.format(**counts),
             reference_name=self.reference_name and self.reference_name.format(**counts),
         )
@@ -114,7 +114,7 @@ class Measurement:
     baseline_name: str
     higher_is_better: bool
     independent: bool
-    is_yardstick: bool
+    is_descriptive: bool
     meaning: str
     reference: Figure | None = None
     reference_name: str | None = None
@@ -127,7 +127,7 @@ class Measurement:
     @property
     def comparison(self) -> Comparison:
         """How the value compares with the baseline, given the interval of their difference."""
-        if self.is_yardstick:
+        if self.is_descriptive:
             return "none"
         if self.gain.low > 0:
             return "better"

@@ -16,6 +16,7 @@ from pipelines.evaluation.metrics.embeddings import (
 )
 from pipelines.evaluation.metrics.judges import judge_metrics
 from pipelines.evaluation.metrics.metric import Measurement, Metric, Split
+from pipelines.evaluation.metrics.pixels import pixel_metrics
 from pipelines.evaluation.rows import Names
 from pipelines.evaluation.samples import HELD_OUT, SPLITS, Reference, Samples
 
@@ -34,6 +35,7 @@ def metrics_of(subjects: Subjects) -> Iterator[Metric]:
     for judge in subjects.judges:
         yield from judge_metrics(judge)
     yield from colour_metrics()
+    yield from pixel_metrics()
     yield from clip_metrics()
     for number, name in enumerate(subjects.priors):
         yield from prior_metrics(name, predicted_by(name) if number else "predicted_image_embeds")
