@@ -12,7 +12,7 @@ from pipelines.evaluation.generate import GenerationWorker
 from pipelines.evaluation.inputs import Sources, Weights
 from pipelines.evaluation.judging import Judges, ReferenceWorker
 from pipelines.evaluation.metrics.metric import Measurement
-from pipelines.evaluation.metrics.suite import Subjects, measure
+from pipelines.evaluation.metrics.suite import Measured, Subjects, measure
 from pipelines.evaluation.rows import Names, gather
 from unclip.checkpoint import check_file
 
@@ -23,6 +23,7 @@ class Evaluated(NamedTuple):
     """The results of an evaluation other than its shards."""
 
     measurements: list[Measurement]
+    notes: list[str]  # on what could not be measured
     contact_sheets: list[str]  # names of files
 
 
@@ -46,11 +47,9 @@ def evaluate(ctx: Context, sources: Sources, weights: Weights, config: EvaluateC
         unit="shards of captions",
     )
     subjects = Subjects(tuple(weights.priors), tuple(config.judges))
-    measurements: list[Measurement] = ctx.call(measure, ctx.folder, names, subjects)
-    better = sum(measurement.comparison == "better" for measurement in measurements)
-    log.info("%d of %d metrics are better than their baseline", better, len(measurements))
+    measured: Measured = ctx.call(measure, ctx.folder, names, subjects)
     sheets = ctx.call(write_contact_sheets, ctx.folder, names.samples)
-    return Evaluated(measurements, sheets)
+    return Evaluated(measured.measurements, measured.notes, sheets)
 
 
 def check_judges(judges: Judges) -> None:

@@ -19,6 +19,7 @@ LOST_VARIETY = 1 / 2  # recall of generated images, of that of real ones
 # Ratios to the statistics of real images; within them, images look alike in this respect.
 SPECKLED, BLURRY = 1.5, 0.67  # roughness
 SATURATED = 1.3  # colourfulness
+MEMORISED = 1 / 3  # share of training captions whose image is nearest to their own original
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,22 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
+def memorisation(evidence: Evidence) -> Iterator[Finding]:
+    """Whether images for training captions are copies of their originals."""
+    name = f"{evidence.judge}/own_original"
+    known, new = (evidence.figure(name, split=split) for split in (TRAINING, HELD_OUT))
+    if known["low"] > MEMORISED and known["low"] > new["high"]:
+        yield Finding(
+            "bad",
+            "Memorisation",
+            "The models reproduce training images: the nearest original is the caption's own for "
+            f"{interval(known, percent)} of the training captions and {interval(new, percent)} of "
+            "the held-out ones.",
+            "Train on more pairs, or take fewer steps with the decoder; compare the samples of the "
+            "training split below.",
+        )
+
+
 def overfitting(evidence: Evidence) -> Iterator[Finding]:
     """Whether the prior does better on training captions than on held-out ones."""
     name = f"{evidence.prior}/cosine"
@@ -260,6 +277,7 @@ FINDERS: Sequence[Callable[[Evidence], Iterator[Finding]]] = (
     saturation,
     collapse,
     overfitting,
+    memorisation,
 )
 
 

@@ -14,7 +14,7 @@ from pipelines.artifacts import (
     TrainedModel,
 )
 from pipelines.core.digests import file_digest
-from pipelines.core.events import Metrics, Model, Output
+from pipelines.core.events import Metrics, Model, Note, Output
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.inputs import Sources, Weights
@@ -99,6 +99,8 @@ class Evaluate(Stage[Evaluation]):
         ctx.emit(Metrics(self.name, 0, values))
         for file in (METRICS_FILE, *evaluated.contact_sheets):
             ctx.emit(Output(self.name, file))
+        for note in evaluated.notes:
+            ctx.emit(Note(self.name, note))
         self._register(ctx, weights, values)
         return Evaluation(ctx.folder, values, list(self.config.judges))
 

@@ -17,7 +17,7 @@ from pipelines.evaluation.metrics.colour import (
     shares_closer_to_own,
 )
 from pipelines.evaluation.metrics.metric import Measurement, Split
-from pipelines.evaluation.metrics.suite import Subjects, measure_split
+from pipelines.evaluation.metrics.suite import Measured, Subjects, measure_split
 from pipelines.evaluation.samples import COLUMNS, DESCRIBED, Reference, Samples
 
 WIDTH = 16
@@ -36,6 +36,10 @@ def disc(colour: Sequence[int], background: str = "white") -> Image.Image:
 
 
 def measured(rows: int, *, perfect: bool) -> dict[str, Measurement]:
+    return {m.name: m for m in everything(rows, perfect=perfect).measurements}
+
+
+def everything(rows: int, *, perfect: bool) -> Measured:
     """Metrics of a generator that reproduces each caption's own image, or another's."""
     images, other = unit(rows, 0), np.roll(unit(rows, 0), 3, axis=0)
     colours = np.random.default_rng(1).integers(0, 200, (rows, 3)).tolist()
@@ -72,12 +76,12 @@ def measured(rows: int, *, perfect: bool) -> dict[str, Measurement]:
     real = {"key": columns["key"], "image_embeds": list(unit(rows, 5))}
     reference = Reference(pa.table(real | {features_of("original", "judge"): list(unit(rows, 6))}))
     split = Split("held_out", samples, reference)
-    return {m.name: m for m in measure_split(split, Subjects(("prior",), ("judge",)))}
+    return measure_split(split, Subjects(("prior",), ("judge",)))
 
 
 def test_a_perfect_generator_beats_every_baseline():
     metrics = measured(32, perfect=True)
-    assert len(metrics) == 26
+    assert len(metrics) == 27
     yardsticks = {m.name for m in metrics.values() if m.is_descriptive}
     assert yardsticks == {
         *("judge/kid_blurred_2", "judge/kid_blurred_4"),
@@ -129,6 +133,20 @@ def test_metrics_that_need_more_rows_are_left_out():
         *(f"judge/{n}" for n in ("kid", "kid_from_true_embedding", "precision", "recall")),
         *(f"judge/kid_{n}" for n in ("blurred_2", "blurred_4")),
     }
+
+
+def test_a_note_says_how_many_captions_each_metric_needs():
+    (note,) = everything(5, perfect=True).notes
+    assert "the 5 captions of the split held_out are too few for judge/kid (needs 8)" in note
+    assert "clip/retrieval_at_10 (needs 11)" in note
+    assert everything(32, perfect=True).notes == []
+
+
+def test_a_perfect_generator_is_nearest_to_its_own_original_by_the_judge():
+    assert measured(32, perfect=True)["judge/own_original"].value.value == 1
+    other = measured(32, perfect=False)["judge/own_original"]
+    assert (other.value.value, other.comparison) == (0, "worse")
+    assert other.baseline.value == 1 / 32
 
 
 def test_texts_name_the_number_of_rows():

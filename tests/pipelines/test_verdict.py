@@ -24,6 +24,7 @@ def verdict(kid: float, *, rank: float = 50.0, **changes: Any) -> dict[str, Find
         "judge/recall": 0.7,
         "colour/closer_to_own": 0.8,
         "prior/cosine": 0.7,
+        "judge/own_original": 0.5,
         "pixels/roughness": 1.0,
         "pixels/colourfulness": 1.0,
     } | changes
@@ -33,6 +34,8 @@ def verdict(kid: float, *, rank: float = 50.0, **changes: Any) -> dict[str, Find
         for name, value in kids.items():
             margin = 5.0 if name in wide else 0.02
             better = value < UNTRAINED - 20 if "kid" in name else value > 0.6
+            if (split, name) == ("training", "judge/own_original"):
+                value = changes.get("own_training_original", value)
             records[f"{split}/{name}"] = {
                 "value": figure(value, margin),
                 "baseline": figure(UNTRAINED),
@@ -98,3 +101,11 @@ def test_speckle_blur_and_strong_colours_are_named() -> None:
     assert "speckle" in verdict(90, **{"pixels/roughness": 1.7})["Texture"].text
     assert "blurred" in verdict(90, **{"pixels/roughness": 0.5})["Texture"].text
     assert "guidance is too strong" in verdict(90, **{"pixels/colourfulness": 1.5})["Guidance"].text
+
+
+def test_copies_of_training_images_are_named_if_held_out_captions_have_none() -> None:
+    assert "Memorisation" not in verdict(90)
+    copied = verdict(2, own_training_original=0.9)["Memorisation"]
+    assert copied.level == "bad"
+    assert "90.0%" in copied.text
+    assert "50.0%" in copied.text

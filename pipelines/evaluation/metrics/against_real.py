@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from pipelines.evaluation.metrics.metric import Score, Split
+from pipelines.evaluation.metrics.metric import Score, Split, TooFewRows
 from pipelines.evaluation.samples import PROBES
 from unclip.metrics import Estimate, cmmd, frechet_resampled, inside, kid, mean_of
 
@@ -17,17 +17,16 @@ MIN_ROWS = 8  # statistics of fewer rows are meaningless
 KID_SCALE = 1000  # as publications give it
 
 
-def against_real(
-    split: Split, *, measure: Measure, judge: str, image: str = "generated"
-) -> Score | None:
-    """`measure` of images and their originals; None if there are fewer than `MIN_ROWS` rows.
+def against_real(split: Split, *, measure: Measure, judge: str, image: str = "generated") -> Score:
+    """`measure` of images and their originals.
 
-    The baseline are the images of untrained models, the reference are real training images.
+    The baseline are the images of untrained models, the reference are real training images. Raises
+    `TooFewRows` for fewer than `MIN_ROWS`.
     """
     rows = split.samples.probes if image in PROBES else split.samples
     count = min(len(rows), len(split.reference))
     if count < MIN_ROWS:
-        return None
+        raise TooFewRows(MIN_ROWS)
     real = rows.features("original", judge)
     floor = measure(split.reference.features(judge)[:count], real[:count])
     return Score(

@@ -14,7 +14,7 @@ from pipelines.evaluation.metrics.against_real import (
     recall,
     unbiased_cmmd,
 )
-from pipelines.evaluation.metrics.metric import Metric, Score, Split
+from pipelines.evaluation.metrics.metric import Metric, Score, Split, TooFewRows
 from pipelines.evaluation.samples import CLIP
 from unclip.metrics import clip_scores, constant, cosines, found_at_k, mean_of
 
@@ -71,10 +71,13 @@ def prior_metrics(name: str, column: str) -> Iterator[Metric]:
         )
 
 
-def retrieval(split: Split, *, queries: str, rank: int) -> Score | None:
-    """How often a row's own image is among the `rank` nearest; None if a miss is impossible."""
+def retrieval(split: Split, *, queries: str, rank: int) -> Score:
+    """How often a row's own image is among the `rank` nearest.
+
+    Raises `TooFewRows` if a miss is impossible.
+    """
     if rank >= len(split.samples):
-        return None
+        raise TooFewRows(rank + 1)
     embeds = split.samples.embeds
     found = found_at_k(embeds(queries), embeds("image_embeds"), k=rank)
     return Score(mean_of(found), constant(rank / len(split.samples)))

@@ -39,6 +39,14 @@ def weights_of(rows: int) -> Tensor:
     return bootstrap_weights(rows, generator=torch.Generator().manual_seed(0))
 
 
+class TooFewRows(Exception):  # noqa: N818 - says why a metric is left out
+    """A metric needs more rows than a split has."""
+
+    def __init__(self, needed: int) -> None:
+        super().__init__(f"needs {needed}")
+        self.needed = needed
+
+
 class Score(NamedTuple):
     """Estimates over the split's rows: of a metric, and of what it is compared with."""
 
@@ -58,17 +66,15 @@ class Metric:
     name: str  # "subject/what", as in "prior/cosine"
     meaning: str
     baseline_name: str
-    score: Callable[[Split], Score | None]  # None if the split has fewer than `min_rows`
+    score: Callable[[Split], Score]  # may raise `TooFewRows`
     higher_is_better: bool = True
     independent: bool = True  # whether what judges had no part in training the models
     is_descriptive: bool = False  # whether no value is better than another
     reference_name: str | None = None
 
-    def measure(self, split: Split) -> "Measurement | None":
-        """The metric of one split, or None if the split has too few rows."""
+    def measure(self, split: Split) -> "Measurement":
+        """The metric of one split. Raises `TooFewRows`."""
         score = self.score(split)
-        if score is None:
-            return None
         counts = {"count": len(split.samples), "reference_count": split.reference_count}
         weights = weights_of(score.rows or len(split.samples))
         value, baseline = score.value(weights), score.baseline(weights)

@@ -1,6 +1,5 @@
 """All metrics of an evaluation, and their values on both splits."""
 
-import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,12 +14,10 @@ from pipelines.evaluation.metrics.embeddings import (
     prior_metrics,
 )
 from pipelines.evaluation.metrics.judges import judge_metrics
-from pipelines.evaluation.metrics.metric import Measurement, Metric, Split
+from pipelines.evaluation.metrics.metric import Measurement, Metric, Split, TooFewRows
 from pipelines.evaluation.metrics.pixels import pixel_metrics
 from pipelines.evaluation.rows import Names
 from pipelines.evaluation.samples import HELD_OUT, SPLITS, Reference, Samples
-
-log = logging.getLogger(__name__)
 
 
 class Subjects(NamedTuple):
@@ -44,23 +41,32 @@ def metrics_of(subjects: Subjects) -> Iterator[Metric]:
     yield from decoder_metrics()
 
 
-def measure_split(split: Split, subjects: Subjects) -> list[Measurement]:
+class Measured(NamedTuple):
+    """The metrics of one or both splits."""
+
+    measurements: list[Measurement]
+    notes: list[str]  # which metrics need more rows, and how many
+
+
+def measure_split(split: Split, subjects: Subjects) -> Measured:
     """Every metric for which the split has enough rows."""
-    measurements = []
+    measurements, left_out = [], []
     for metric in metrics_of(subjects):
-        measurement = metric.measure(split)
-        if measurement is None:
-            count = len(split.samples)
-            log.info("%s/%s: %d rows are too few to measure it", split.name, metric.name, count)
-        else:
-            measurements.append(measurement)
-    return measurements
+        try:
+            measurements.append(metric.measure(split))
+        except TooFewRows as error:
+            left_out.append(f"{metric.name} ({error})")
+    note = (
+        f"the {len(split.samples)} captions of the split {split.name} are too few for "
+        f"{', '.join(left_out)}; raise evaluate.{split.name}_samples, or start from more pairs"
+    )
+    return Measured(measurements, [note] if left_out else [])
 
 
-def measure(folder: Folder, names: Names, subjects: Subjects) -> list[Measurement]:
+def measure(folder: Folder, names: Names, subjects: Subjects) -> Measured:
     """Every metric of both splits, from the shards of these names."""
     reference = Reference.read(folder, names.reference)
-    measurements = []
+    measured = Measured([], [])
     for name in SPLITS:
         samples = Samples.read(
             folder,
@@ -69,5 +75,7 @@ def measure(folder: Folder, names: Names, subjects: Subjects) -> list[Measuremen
             other_priors=subjects.priors[1:],
             judges=subjects.judges,
         )
-        measurements += measure_split(Split(name, samples, reference), subjects)
-    return measurements
+        found = measure_split(Split(name, samples, reference), subjects)
+        measured.measurements.extend(found.measurements)
+        measured.notes.extend(found.notes)
+    return measured
