@@ -34,6 +34,7 @@ from pipelines.tracking.run_values import (
 from pipelines.tracking.run_writer import MetricPoint, RunWriter, Status, now_ms, open_outbox
 from pipelines.tracking.server import Server
 from pipelines.tracking.settings import TrackingSettings
+from pipelines.tracking.system_metrics import SystemMetrics
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Tracker:
         self.notes: dict[str, list[str]] = {}
         self.points: dict[str, dict[tuple[str, int], MetricPoint]] = {}  # not sent yet, by stage
         self.sent_at = 0.0
+        self.system = SystemMetrics(clock)
 
     def begin(
         self, *, name: str, config: Mapping[str, Any], command: str = shlex.join(sys.argv)
@@ -237,6 +239,9 @@ class Tracker:
         for stage, points in self.points.items():
             self.runs.points(self.children[stage], points.values())
         self.points = {}
+        if self.system.is_due:
+            step, values = self.system.sample()
+            self.runs.points(self.parent, [(n, v, now_ms(), step) for n, v in values.items()])
 
     def _describe(self) -> None:
         note = pipeline_note(self.plan.steps, self.status, self.links)

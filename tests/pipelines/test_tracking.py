@@ -5,6 +5,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipelines.core.errors import PipelineError
+from pipelines.core.events import Metrics
 from pipelines.core.store import Store
 from pipelines.tracking.preflight import prepare
 from pipelines.tracking.run_values import (
@@ -15,6 +16,7 @@ from pipelines.tracking.run_values import (
     step_of,
 )
 from pipelines.tracking.settings import TrackingSettings
+from pipelines.tracking.tracker import Tracker
 from tests.pipelines.fake_run import losses, plan_of, tell, whole_run
 from tests.pipelines.tracked import SETTINGS, artifacts, begun, history, runs
 from unclip.config import ConfigError
@@ -189,3 +191,22 @@ def test_a_new_database_shows_only_the_experiment_of_the_pipeline(store: Store) 
     tracker = begun(store, plan_of(store), print)
     tracker.end("FINISHED")
     assert [e.name for e in client.search_experiments()] == [SETTINGS.experiment]
+
+
+def test_the_machine_is_sampled_now_and_then_on_the_run_of_the_pipeline(store: Store) -> None:
+    now = 0.0
+    plan = plan_of(store)
+    uri = prepare(SETTINGS, store, print)
+    tracker = Tracker(plan, store, SETTINGS, uri=uri, warn=print, clock=lambda: now)
+    tracker.begin(name="toy", config={}, command="unclip run toy")
+    tracker.started(plan.steps[0])
+    for now in (1.0, 11.0, 13.0, 22.0):  # noqa: B007 - read by the clock
+        tracker.event(Metrics("pairs", 0, {"kept": 1}))
+    tracker.end("KILLED")
+    client = MlflowClient(uri)
+    parent = runs(client)[0]
+    memory = history(client, parent.info.run_id, "system/system_memory_usage_percentage")
+    assert [step for step, _ in memory] == [1, 2]
+    assert all(0 < value < 100 for _, value in memory)
+    assert "system/cpu_utilization_percentage" in parent.data.metrics
+    assert "system/network_receive_megabytes" in parent.data.metrics
