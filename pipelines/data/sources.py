@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
+from pipelines.core.page_server import HOST
 from pipelines.data.list_columns import MAX_ROWS, RESERVED, ListColumns, typed_batches
 from pipelines.data.list_errors import UrlListError, explained
 from pipelines.data.list_rows import ListOptions
@@ -26,7 +27,7 @@ from pipelines.data.url_list import (
     read_file,
     unchanged,
 )
-from pipelines.demo.dataset import HOST, data_digest, url_list
+from pipelines.demo.dataset import data_digest, url_list
 from pipelines.demo.server import serve
 from unclip.config import Config, ConfigError, not_in_key
 from unclip.extension import is_import, resolve

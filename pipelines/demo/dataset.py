@@ -14,7 +14,8 @@ from importlib import resources
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-HOST = "127.0.0.1"
+from pipelines.core.page_server import HOST
+
 DATA_FILE = "emoji.parquet"
 TAGS_IN_CAPTION = 3
 

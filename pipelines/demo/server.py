@@ -1,26 +1,14 @@
 """Serve the packaged images on the loopback address, with pages that fail on purpose."""
 
 import io
-import logging
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from PIL import Image
 
-from pipelines.core.errors import PipelineError
-from pipelines.demo.dataset import HOST, emoji
-
-log = logging.getLogger(__name__)
-
-Page = tuple[str, bytes]  # content type, body
-
-
-class DemoServerError(PipelineError):
-    """The demo's server could not start."""
+from pipelines.core.page_server import Page, serve_pages
+from pipelines.demo.dataset import emoji
 
 
 def flat_image(width: int, height: int) -> bytes:
@@ -65,54 +53,9 @@ def find_page(path: str) -> Page | None:
     return None if image is None else ("image/jpeg", image)
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers GET requests. Logs at debug level only, because there are thousands of them."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        """Answer with a page, or with status 404."""
-        page = find_page(self.path)
-        status = HTTPStatus.NOT_FOUND if page is None else HTTPStatus.OK
-        content_type, body = page or ("text/plain", b"There is no such image.\n")
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Log one request."""
-        log.debug(format, *args)
-
-
-class Server(ThreadingHTTPServer):
-    """A server with daemon threads, and a backlog for many downloads at once."""
-
-    daemon_threads = True
-    request_queue_size = 256
-
-
-@contextmanager
-def serve(port: int) -> Iterator[int]:
+def serve(port: int) -> AbstractContextManager[int]:
     """Serve the packaged images on 127.0.0.1 until the block ends; yields the port.
 
-    Port 0 means any free port. Raises DemoServerError if the port is in use.
+    Port 0 means any free port. Raises PageServerError if the port is in use.
     """
-    try:
-        server = Server((HOST, port), Handler)
-    except OSError as error:
-        raise DemoServerError(
-            f"The demo's image server cannot listen on {HOST}:{port} ({error.strerror}): another "
-            "program uses the port. Choose another port; 0 means any free one."
-        ) from error
-    thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
-    thread.start()
-    log.info("serving the demo's images on %s:%d", HOST, server.server_address[1])
-    try:
-        yield int(server.server_address[1])
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return serve_pages(find_page, port=port, name="the demo's images")

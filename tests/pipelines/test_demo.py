@@ -5,9 +5,10 @@ import urllib.request
 import pytest
 from PIL import Image
 
+from pipelines.core.page_server import PageServerError
 from pipelines.demo.dataset import FAILING_ROWS, caption, data_digest, emoji, rows, url_list
 from pipelines.demo.make_data import SCHEMA, code_points
-from pipelines.demo.server import DemoServerError, serve
+from pipelines.demo.server import serve
 
 
 def fetch(port: int, path: str) -> bytes:
@@ -64,7 +65,7 @@ def test_pages_that_fail_on_purpose_fail_as_they_say():
 def test_a_port_in_use_is_an_error_that_names_it_and_a_fix():
     with (
         serve(0) as port,
-        pytest.raises(DemoServerError, match=rf":{port} .*Choose another port"),
+        pytest.raises(PageServerError, match=rf":{port} .*Choose another port"),
         serve(port),
     ):
         pass

@@ -1,0 +1,1 @@
+"""Scenes that a program draws from a caption, and checks."""
