@@ -29,6 +29,7 @@ from pipelines.data.url_list import (
 )
 from pipelines.demo.dataset import data_digest, url_list
 from pipelines.demo.server import serve
+from pipelines.scenes import dataset as scenes
 from unclip.config import Config, ConfigError, not_in_key
 from unclip.extension import is_import, resolve
 
@@ -39,12 +40,12 @@ CHECKED_ROWS = 16  # of each file, before a run
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig(Config):
-    """The list of URLs and captions."""
+    """The list of URLs and captions: files, or `demo`, `scenes`, or "module:Name"."""
 
     tag: ClassVar[str] = "source"
 
     # The digest of the list's content is in the key instead.
-    urls: str = not_in_key()  # path or URL of Parquet, CSV, TSV, JSON lines; demo; module:Name
+    urls: str = not_in_key()  # path or URL of Parquet, CSV, TSV, JSON lines; or a name
     url_column: str  # its column of URLs
     caption_column: str | tuple[str, ...]  # its column of captions, or of lists of them; or several
     rows_per_shard: int  # the unit of work and of resume, in every stage
@@ -248,7 +249,26 @@ class DemoList(ListSource):
             yield f"http://{HOST}:{port}"
 
 
-SOURCES: Mapping[str, type[ListSource]] = {"demo": DemoList}
+@dataclass(frozen=True)
+class SceneList(ListSource):
+    """Scenes that a program draws, served on the loopback address."""
+
+    def digest(self) -> str:
+        """A digest of the set of scenes."""
+        return scenes.data_digest()
+
+    def tables(self, file: ListFile) -> Iterator[pa.Table]:  # noqa: ARG002 - there is one
+        """Relative URLs, so that the pairs' keys do not depend on the server's port."""
+        yield scenes.url_list()
+
+    @contextmanager
+    def served(self) -> Iterator[str]:
+        """Serve on a free port."""
+        with scenes.serve(0) as port:
+            yield f"http://{HOST}:{port}"
+
+
+SOURCES: Mapping[str, type[ListSource]] = {"demo": DemoList, "scenes": SceneList}
 
 
 def find_source(config: SourceConfig) -> ListSource:

@@ -45,7 +45,7 @@ class Inputs:
     def study_figures(self) -> dict[str, Any]:
         """The records of the study; empty lists without one."""
         if self.study is None:
-            return {"variants": []}
+            return {"variants": [], "scenes": []}
         figures: dict[str, Any] = self.study.folder.read_json(STUDY_FILE)
         return figures
 

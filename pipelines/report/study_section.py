@@ -15,6 +15,7 @@ from pipelines.report.page import data_uri, duration
 from pipelines.report.provenance import duration_s
 from pipelines.study.draw import IMAGE
 from pipelines.study.measure import CLIP_SCORE, COLOUR
+from pipelines.study.scenes import SCENES
 from pipelines.study.study import CAPTIONS
 
 PICTURES = 8  # captions whose images are shown
@@ -49,6 +50,10 @@ def study_section(inputs: Inputs) -> Values:
                 title: [_row(record, pictures) for record in records if record["group"] == group]
                 for group, title in GROUPS.items()
             },
+            "scenes": [
+                {**record, "pictures": _scene_pictures(inputs.study, record["kind"])}
+                for record in inputs.study_figures["scenes"]
+            ],
             "sweeps": Markup(plots.sweeps(_curves(records, judge), f"{judge}: KID × 1000")),
         }
     }
@@ -77,6 +82,14 @@ def _curves(records: Sequence[Values], judge: str) -> dict[str, list[plots.Point
         for group, title in GROUPS.items()
         if group != "source"
     }
+
+
+def _scene_pictures(study: Study, kind: str) -> list[Values]:
+    """The first images of one kind of scenes, with captions."""
+    table = study.folder.read_table(f"{SCENES}-{kind}.parquet", ["caption", "image", "is_right"])
+    return [
+        {**row, "image": data_uri(row["image"])} for row in table.slice(0, PICTURES).to_pylist()
+    ]
 
 
 def _captions(evaluation: Evaluation) -> list[Values]:

@@ -11,6 +11,8 @@ from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.inputs import Weights
 from pipelines.study.config import StudyConfig
 
+Record = dict[str, Any]
+
 __all__ = ["RunStudy", "StudyConfig"]
 
 
@@ -40,7 +42,7 @@ class RunStudy(Stage[Study]):
             decoder=ctx.load(self.decoder),
             upsamplers={name: ctx.load(stage) for name, stage in self.upsamplers.items()},
         )
-        records = run_study(
+        found = run_study(
             ctx,
             ctx.load(self.evaluation),
             weights,
@@ -48,16 +50,23 @@ class RunStudy(Stage[Study]):
             evaluate=self.evaluate,
             config=self.config,
         )
-        ctx.folder.write_json(STUDY_FILE, {"variants": records})
-        ctx.emit(Metrics(self.name, 0, values_by_name(records)))
+        ctx.folder.write_json(STUDY_FILE, found)
+        ctx.emit(Metrics(self.name, 0, values_by_name(**found)))
         ctx.emit(Output(self.name, STUDY_FILE))
-        return Study(ctx.folder, records[0]["captions"], [record["name"] for record in records])
+        variants = found["variants"]
+        return Study(ctx.folder, variants[0]["captions"], [record["name"] for record in variants])
 
 
-def values_by_name(records: list[dict[str, Any]]) -> dict[str, float]:
+def values_by_name(variants: list[Record], scenes: list[Record]) -> dict[str, float]:
     """The value of each figure; intervals are in study.json."""
-    return {
+    of_variants = {
         f"{record['name']}/{metric}": figure["value"]
-        for record in records
+        for record in variants
         for metric, figure in record["figures"].items()
     }
+    of_scenes = {
+        f"scenes/{record['kind']}/{part}": figure["value"]
+        for record in scenes
+        for part, figure in record["shares"].items()
+    }
+    return {**of_variants, **of_scenes}

@@ -15,6 +15,7 @@ from pipelines.evaluation.samples import HELD_OUT, first_samples, sample_shards
 from pipelines.study.config import StudyConfig
 from pipelines.study.draw import DrawWorker
 from pipelines.study.measure import Record, measure
+from pipelines.study.scenes import SCHEMA, SceneWorker, probed, scene_records
 from pipelines.study.variants import Models, standard_of, variants_of
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,8 @@ def run_study(
     *,
     evaluate: EvaluateConfig,
     config: StudyConfig,
-) -> list[Record]:
-    """Draw and measure every variant; the records are in the order of the variants."""
+) -> dict[str, list[Record]]:
+    """Draw and measure every variant, and the scenes: the content of `STUDY_FILE`."""
     judges = tuple(evaluate.judges)
     names: list[str] = ctx.call(gather, evaluation, config, judges, ctx.folder)
     models = Models(tuple(weights.priors), tuple(baselines))
@@ -43,11 +44,20 @@ def run_study(
     ctx.map_shards(
         worker, {name: name for name in names}, schema=worker.schema, unit="shards of captions"
     )
+    scenes: list[Record] = []
+    if config.scenes:
+        ctx.map_shards(
+            SceneWorker(worker, config.batch_size),
+            probed(config.scenes),
+            schema=SCHEMA,
+            unit="kinds of scenes",
+        )
+        scenes = ctx.call(scene_records, ctx.folder, config.scenes)
     log.info("Measuring %d variants", len(variants))
     records: list[Record] = ctx.call(
         measure, ctx.folder, names, variants, judges, standard_of(models)
     )
-    return records
+    return {"variants": records, "scenes": scenes}
 
 
 def gather(

@@ -19,6 +19,7 @@ from pipelines.evaluation.images import encode_png, to_images
 from pipelines.evaluation.pipeline import load_pipeline
 from pipelines.graph import unclip_graph
 from pipelines.stages.study import RunStudy, StudyConfig
+from pipelines.study.config import SceneProbe
 from tests.pipelines import given
 from tests.pipelines.local import make
 from tests.pipelines.page import Page
@@ -27,7 +28,11 @@ from tests.pipelines.test_report import read_html, report_of
 from unclip.config import ConfigError
 
 CONFIG = StudyConfig(
-    captions=9, prior_guidance=(1.0, 2.0), decoder_guidance=(1.0, 2.0, 4.0), batch_size=4
+    captions=9,
+    prior_guidance=(1.0, 2.0),
+    decoder_guidance=(1.0, 2.0, 4.0),
+    scenes=SceneProbe(version=1, per_kind=8),
+    batch_size=4,
 )
 STANDARD = "source/prior"  # given.sampling has a guidance scale of 2 in both models
 NAMES = [
@@ -154,6 +159,20 @@ def test_a_gain_is_positive_where_the_variant_is_better(
             assert better == (gain["value"] > 0)
 
 
+def test_scenes_are_drawn_and_checked_by_a_program(study: Study, store: Store) -> None:
+    records = study.folder.read_json("study.json")["scenes"]
+    assert [record["kind"] for record in records] == ["single", "binding", "counting", "text"]
+    for record in records:
+        assert record["drawn"] == 1  # the checker approves of the program's own drawings
+        assert record["by_chance"] == record["shares"]["is_right"]["value"] == 0  # untrained
+    parts = {record["kind"]: set(record["shares"]) for record in records}
+    assert parts["text"] == {"is_right", "has_colours", "has_text"}
+    assert {"has_relation", "has_binding"} <= parts["binding"]
+    stage = study_stage()
+    html = read_html(make(store, replace(report_of(stage.evaluation), study=stage)))  # type: ignore[arg-type]
+    assert "<td>counting<small>8 scenes</small></td>" in html
+
+
 def test_too_few_evaluated_captions_are_refused(tmp_path: Path) -> None:
     few = given.evaluate_stage(given.evaluate_config(held_out_samples=7))
     stage = replace(study_stage(), evaluation=few, evaluate=few.config)
@@ -201,6 +220,8 @@ STUDY = "study={captions: 9, batch_size: 9}"
         (["baselines.b.seed=1"], "study is null, so nothing would compare them"),
         (["study={captions: 3, batch_size: 8}"], "captions=3 is too few"),
         (["study={captions: 9, batch_size: 0}"], "batch_size=0 must be at least 1"),
+        ([STUDY, "study.scenes={version: 7, per_kind: 9}"], "version=7 is unknown"),
+        ([STUDY, "study.scenes={version: 1, per_kind: 2}"], "per_kind=2 is too few"),
         (
             [
                 "study={captions: 9, batch_size: 9, decoder_guidance: [3]}",

