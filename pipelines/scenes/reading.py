@@ -3,17 +3,18 @@
 H height, W width of the working image; h, w of a template
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
+from string import ascii_uppercase
 from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from pipelines.scenes.colours import NO_COLOUR, WHITE_INDEX, WORKING_SIDE, colour_map
+from pipelines.scenes.colours import NO_COLOUR, WHITE_INDEX, WORKING_SIDE, areas, colour_map
 from pipelines.scenes.drawing import outline, word_mask
 from pipelines.scenes.scene import COLOURS, SHAPES, WORDS, Colour, Shape
 
@@ -21,7 +22,9 @@ SMALLEST_AREA = 0.003  # of an object, as a share of the image; less is a speck
 SHAPE_SIDE = 48  # of the templates of shapes
 WORD_SIZE = (120, 48)  # width and height of the templates of words
 SHAPE_BLURS = (0.0, 0.02, 0.04, 0.06, 0.08)  # of the templates, as shares of the shape's side
-SHAPE_IOU = 0.84  # intersection over union with a template; of different shapes: 0.8
+# Smallest intersection over union with a template. Thin corners suffer most from JPEG and blur; a
+# circle and a square overlap by 0.8.
+SHAPE_IOU: Mapping[Shape, float] = {"circle": 0.86, "square": 0.86, "triangle": 0.8, "star": 0.78}
 LETTER_IOU = 0.75  # of the letter that fits worst
 SHAPE_ASPECT = 1.3  # the largest ratio of a shape's sides
 WORD_ASPECT = 1.25  # the largest ratio of a word's aspect ratio to the template's
@@ -52,19 +55,10 @@ def read(image: Image.Image) -> Content:
     objects, ink = [], np.zeros(colours.shape, bool)
     for index in (*range(WHITE_INDEX), NO_COLOUR):
         colour = COLOURS[index] if index < WHITE_INDEX else None
-        for area in _areas(colours == index):
+        for area in areas(colours == index, smallest=SMALLEST_AREA):
             ink |= area
             objects.append(_found(area, colour))
     return Content(tuple(objects), _word(ink))
-
-
-def _areas(mask: Mask) -> Iterator[Mask]:
-    """The connected areas of a mask, without specks. Each (H, W)"""
-    if mask.any():
-        _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-        sizes = statistics[1:, cv2.CC_STAT_AREA]  # the first one is the rest of the image
-        for index in np.flatnonzero(sizes >= SMALLEST_AREA * WORKING_SIDE**2):
-            yield labels == index + 1
 
 
 def _found(area: Mask, colour: Colour | None) -> FoundObject:
@@ -83,17 +77,25 @@ def _shape(area: Mask) -> Shape | None:
         for shape in SHAPES
     }
     best = max(SHAPES, key=fits.__getitem__)
-    return best if fits[best] >= SHAPE_IOU else None
+    return best if fits[best] >= SHAPE_IOU[best] else None
 
 
 def _word(ink: Mask) -> str | None:
-    """The word of which each letter fits, or None. Other words differ in at least one letter."""
+    """The word of the list whose letters fit, or None if others fit better."""
     if not ink.any():
         return None
     cropped, aspect = _cropped(ink, WORD_SIZE)
-    fits = {word: _worst_letter(cropped, aspect, word) for word in WORDS}
-    best = max(WORDS, key=fits.__getitem__)
-    return best if fits[best] >= LETTER_IOU else None
+    best = max(WORDS, key=lambda word: _worst_letter(cropped, aspect, word))
+    fit = _worst_letter(cropped, aspect, best)
+    misspelt = (_worst_letter(cropped, aspect, word) for word in _misspellings(best))
+    return best if fit >= LETTER_IOU and fit > max(misspelt) else None
+
+
+def _misspellings(word: str) -> Iterator[str]:
+    """Every word with one other letter."""
+    for index, letter in product(range(len(word)), ascii_uppercase):
+        if letter != word[index]:
+            yield word[:index] + letter + word[index + 1 :]
 
 
 def _worst_letter(cropped: Mask, aspect: float, word: str) -> float:
