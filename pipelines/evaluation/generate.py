@@ -2,7 +2,6 @@
 
 # B rows, P of them probes, V variations, E width of the CLIP embeddings, L context length
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,52 +10,31 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from pipelines.artifacts.schema import predicted_by, samples
-from pipelines.core.folder import Folder
 from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Metadata
 from pipelines.data.pixels import decode_pixels
-from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.images import encode_png, encode_thumbnail, to_images
-from pipelines.evaluation.inputs import Weights
-from pipelines.evaluation.judging import BLURRED, JUDGED, Judges, blurred
-from pipelines.evaluation.pipeline import (
-    load_pipeline,
-    load_trained,
-    scale_embeds,
-    untrained_like,
-    with_noise_norms,
-    with_prior,
-)
+from pipelines.evaluation.judging import BLURRED, JUDGED, blurred
+from pipelines.evaluation.model_worker import ModelWorker
+from pipelines.evaluation.pipeline import scale_embeds, untrained_like
 from pipelines.evaluation.pixel_statistics import STATISTICS
 from pipelines.evaluation.rows import Values, input_file
 from pipelines.evaluation.samples import DESCRIBED, EMBEDDED, PROBES, THUMBNAILS
 from unclip.generation import Cascade, Generated
-from unclip.pipeline import UnclipPipeline
 
 log = logging.getLogger(__name__)
 
 COPIED = ("key", "caption", "held_out", "image_embeds", "image_norm", "text_embeds")
 
 
-def row_generator(seed: int, key: str, purpose: str) -> torch.Generator:
-    """The generator of one row's noise for one purpose: the same on any machine, in any batch."""
-    digest = hashlib.sha256(f"{seed}\0{key}\0{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
 @dataclass(frozen=True)
-class GenerationWorker:
-    """Callable on the name of a shard: makes its table. Loads the models once per process."""
-
-    weights: Weights
-    config: EvaluateConfig
-    folder: Folder  # of the stage, which holds the inputs of the shards
+class GenerationWorker(ModelWorker):
+    """Callable on the name of a shard: makes its table."""
 
     def __call__(self, name: str, out: ShardWriter) -> Metadata:
         """Writes one row for each input row (`schema.samples`)."""
@@ -102,8 +80,8 @@ class GenerationWorker:
         """What each prior but the first predicts, starting from the same noise as the first."""
         columns = {}
         tokens = self.tokens(rows)  # (B, L)
-        for name, cascade in self.other_cascades.items():
-            predicted = cascade.sample_image_embeds(
+        for name in self.weights.other_priors:
+            predicted = self.cascades[name].sample_image_embeds(
                 tokens,
                 self.tensor(rows, "text_embeds"),
                 generator=self.generators(rows, "generated"),
@@ -166,47 +144,6 @@ class GenerationWorker:
         if not images:
             return np.empty((0, self.weights.clip.width), np.float32)
         return self.pipeline.image_tower.encode_images(images).cpu().numpy()
-
-    def tokens(self, rows: Sequence[Values]) -> Tensor:
-        """Captions as the models' text encoders read them, (B, L) int64."""
-        return self.pipeline.tokenize([row["caption"] for row in rows])
-
-    def tensor(self, rows: Sequence[Values], column: str) -> Tensor:
-        """A column of embeddings (B, E), or of numbers (B,)."""
-        return torch.tensor([row[column] for row in rows], device=self.cascade.device)
-
-    def generators(self, rows: Sequence[Values], purpose: str) -> list[torch.Generator]:
-        """The noise of each row, which does not depend on its neighbours in the shard."""
-        return [row_generator(self.config.seed, row["key"], purpose) for row in rows]
-
-    @cached_property
-    def pipeline(self) -> UnclipPipeline:
-        """The trained models and the CLIP that they were trained with."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        pipeline = load_pipeline(self.weights, self.config.sampling, device)
-        return with_noise_norms(pipeline, self.folder, seed=self.config.seed)
-
-    @cached_property
-    def judges(self) -> Judges:
-        """What judges the images."""
-        return Judges(self.config.judges)
-
-    @property
-    def cascade(self) -> Cascade:
-        """The trained models."""
-        return self.pipeline.cascade
-
-    @cached_property
-    def other_cascades(self) -> dict[str, Cascade]:
-        """The trained cascade around each of the other priors, by the prior's name."""
-        pipelines = {
-            name: with_prior(self.pipeline, load_trained(prior, self.cascade.device))
-            for name, prior in self.weights.other_priors.items()
-        }
-        return {
-            name: with_noise_norms(pipeline, self.folder, seed=self.config.seed).cascade
-            for name, pipeline in pipelines.items()
-        }
 
     @cached_property
     def untrained(self) -> Cascade:

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -18,18 +17,10 @@ from pipelines.artifacts.schema import features_of
 from pipelines.core.folder import Folder
 from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Metadata
-from pipelines.evaluation.config import EvaluateConfig
-from pipelines.evaluation.generate import row_generator, unit_norm
+from pipelines.evaluation.generate import unit_norm
 from pipelines.evaluation.images import encode_png, encode_thumbnail, to_images
-from pipelines.evaluation.inputs import Weights
-from pipelines.evaluation.judging import Judges
-from pipelines.evaluation.pipeline import (
-    load_pipeline,
-    load_trained,
-    scale_embeds,
-    with_noise_norms,
-    with_prior,
-)
+from pipelines.evaluation.model_worker import ModelWorker
+from pipelines.evaluation.pipeline import load_trained, scale_embeds
 from pipelines.evaluation.rows import Values, input_file
 from pipelines.study.variants import (
     DECODER,
@@ -38,8 +29,6 @@ from pipelines.study.variants import (
     TRUE_EMBEDDING,
     Variant,
 )
-from unclip.generation import Cascade
-from unclip.pipeline import UnclipPipeline
 
 log = logging.getLogger(__name__)
 
@@ -61,15 +50,17 @@ def images_schema(width: int, judges: Sequence[str]) -> pa.Schema:
 
 
 @dataclass(frozen=True)
-class DrawWorker:
-    """Callable on the name of a shard of captions. Loads the models once per process."""
+class DrawWorker(ModelWorker):
+    """Callable on the name of a shard of captions."""
 
-    weights: Weights
     baselines: Mapping[str, TrainedModel]
     variants: Sequence[Variant]
-    config: EvaluateConfig
-    folder: Folder  # of the stage, which holds the inputs of the shards
-    evaluation: Folder  # its samples, from which analytic_dpm is fitted
+    evaluation: Folder  # of the stage evaluate
+
+    @property
+    def samples(self) -> Folder:
+        """The folder of the stage evaluate."""
+        return self.evaluation
 
     def __call__(self, name: str, out: ShardWriter) -> Metadata:
         """Writes the rows of one variant after another."""
@@ -135,50 +126,8 @@ class DrawWorker:
         """The columns of a shard."""
         return images_schema(self.weights.clip.width, tuple(self.config.judges))
 
-    def tokens(self, rows: Sequence[Values]) -> Tensor:
-        """The captions, (B, L) int64."""
-        return self.pipeline.tokenize([row["caption"] for row in rows])
-
-    def tensor(self, rows: Sequence[Values], column: str) -> Tensor:
-        """A column of embeddings (B, E), or of numbers (B,)."""
-        return torch.tensor([row[column] for row in rows], device=self.cascade.device)
-
-    def generators(self, rows: Sequence[Values], purpose: str) -> list[torch.Generator]:
-        """The noise of each row: the same for all variants."""
-        return [row_generator(self.config.seed, row["key"], purpose) for row in rows]
-
-    @cached_property
-    def pipeline(self) -> UnclipPipeline:
-        """The trained models with the first prior, and their CLIP."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return self.fitted(load_pipeline(self.weights, self.config.sampling, device))
-
-    def fitted(self, pipeline: UnclipPipeline) -> UnclipPipeline:
-        """The pipeline with what its prior's sampler needs."""
-        return with_noise_norms(pipeline, self.evaluation, seed=self.config.seed)
-
-    @property
-    def cascade(self) -> Cascade:
-        """The trained models with the first prior."""
-        return self.pipeline.cascade
-
-    @cached_property
-    def cascades(self) -> dict[str, Cascade]:
-        """The cascade around each prior, by the prior's name."""
-        first, *_ = self.weights.priors
-        others = {
-            name: self.fitted(with_prior(self.pipeline, load_trained(prior, self.cascade.device)))
-            for name, prior in self.weights.other_priors.items()
-        }
-        return {first: self.cascade, **{name: made.cascade for name, made in others.items()}}
-
     @cached_property
     def decoders(self) -> dict[str, nn.Module]:
         """The decoder and the baselines, by name."""
         baselines = {n: load_trained(m, self.cascade.device) for n, m in self.baselines.items()}
         return {DECODER: self.cascade.decoder, **baselines}
-
-    @cached_property
-    def judges(self) -> Judges:
-        """What judges the images."""
-        return Judges(self.config.judges)

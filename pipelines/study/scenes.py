@@ -14,9 +14,9 @@ from PIL import Image
 from pipelines.core.folder import Folder
 from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Metadata
-from pipelines.evaluation.generate import row_generator
 from pipelines.evaluation.images import encode_png, to_images
 from pipelines.evaluation.metrics.metric import Figure, weights_of
+from pipelines.evaluation.model_worker import row_generator
 from pipelines.evaluation.rows import batches
 from pipelines.scenes.checker import check
 from pipelines.scenes.dataset import is_held_out

@@ -40,7 +40,7 @@ def run_study(
     names: list[str] = ctx.call(gather, evaluation, config, judges, ctx.folder)
     models = Models(tuple(weights.priors), tuple(baselines))
     variants = variants_of(config, evaluate.sampling, models)
-    worker = DrawWorker(weights, baselines, variants, evaluate, ctx.folder, evaluation.folder)
+    worker = DrawWorker(weights, evaluate, ctx.folder, baselines, variants, evaluation.folder)
     ctx.map_shards(
         worker, {name: name for name in names}, schema=worker.schema, unit="shards of captions"
     )

@@ -18,7 +18,7 @@ from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.runner import RunSettings, run_plan
 from pipelines.core.stage import load_artifact
 from pipelines.core.store import Store
-from pipelines.evaluation.generate import row_generator
+from pipelines.evaluation.model_worker import row_generator
 from pipelines.evaluation.rows import Row, choose, read_rows
 from pipelines.stages.evaluate import Evaluate, read_metrics
 from tests.pipelines import given

@@ -14,8 +14,8 @@ from pipelines.config.files import ConfigFileError
 from pipelines.config.load import load_config
 from pipelines.core.errors import PipelineError
 from pipelines.core.store import Store
-from pipelines.evaluation.generate import row_generator
 from pipelines.evaluation.images import encode_png, to_images
+from pipelines.evaluation.model_worker import row_generator
 from pipelines.evaluation.pipeline import load_pipeline
 from pipelines.graph import unclip_graph
 from pipelines.stages.study import RunStudy, StudyConfig

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.denoising.guidance import copies_for, guide, unconditional_rows
-from unclip.kinds.previews import COLUMNS, similarity_maps
+from unclip.kinds.previews import preview_sampled_prior
 from unclip.kinds.spec import ModelSpec
 from unclip.models import ARPrior, ARPriorConfig
 from unclip.models.prior import PriorCondition
@@ -136,11 +136,7 @@ def draw_dots(uniform: Tensor, *, bins: int) -> Tensor:
 
 def preview(model: ARPrior, batch: Batch, generator: torch.Generator) -> Tensor:
     """`similarity_maps` of the predicted image embeddings; (2, 3, N, N)."""
-    rows = {name: batch[name][:COLUMNS] for name in ("tokens", "text_embeds")}
-    drawn = sample_image_embeds(
-        model, **rows, guidance_scale=1.0, temperature=1.0, generator=generator
-    )
-    return similarity_maps(batch["image_embeds"][:COLUMNS], drawn)
+    return preview_sampled_prior(model, batch, generator, sample_image_embeds)
 
 
 SPEC = ModelSpec(

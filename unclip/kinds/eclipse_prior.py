@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.denoising.guidance import copies_for, guide, unconditional_rows
-from unclip.kinds.previews import COLUMNS, similarity_maps
+from unclip.kinds.previews import preview_sampled_prior
 from unclip.kinds.spec import ModelSpec
 from unclip.models import EclipsePrior, EclipsePriorConfig
 from unclip.objectives.batch import Batch, expect, take
@@ -79,11 +79,7 @@ def sample_image_embeds(
 
 def preview(model: EclipsePrior, batch: Batch, generator: torch.Generator) -> Tensor:
     """`similarity_maps` of the predicted image embeddings; (2, 3, N, N)."""
-    rows = {name: batch[name][:COLUMNS] for name in ("tokens", "text_embeds")}
-    drawn = sample_image_embeds(
-        model, **rows, guidance_scale=1.0, temperature=1.0, generator=generator
-    )
-    return similarity_maps(batch["image_embeds"][:COLUMNS], drawn)
+    return preview_sampled_prior(model, batch, generator, sample_image_embeds)
 
 
 SPEC = ModelSpec(

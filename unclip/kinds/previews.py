@@ -2,6 +2,7 @@
 
 # B batch, N = min(B, COLUMNS) rows shown, E width of the CLIP embeddings, S image size
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -75,6 +76,15 @@ def preview_diffusion_prior(model: Any, batch: Batch, generator: torch.Generator
     denoise = prior_denoiser(model, tokens, text_embeds, guidance_scale=1.0)
     drawn = sample_with_ddim(model, denoise, tuple(truth.shape), generator)
     return similarity_maps(truth, model.to_image_space(drawn))
+
+
+def preview_sampled_prior(
+    model: Any, batch: Batch, generator: torch.Generator, sample: Callable[..., Tensor]
+) -> Tensor:
+    """The same for a prior that is no diffusion model. sample: as `ModelSpec.sample`."""
+    rows = {name: batch[name][:COLUMNS] for name in ("tokens", "text_embeds")}
+    drawn = sample(model, **rows, guidance_scale=1.0, temperature=1.0, generator=generator)
+    return similarity_maps(batch["image_embeds"][:COLUMNS], drawn)
 
 
 def similarity_maps(truth: Tensor, predicted: Tensor) -> Tensor:

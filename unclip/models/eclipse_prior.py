@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from unclip.config import Config, ConfigError
 from unclip.models.frozen_text import FrozenTextConfig, make_text_encoder
-from unclip.models.prior import PriorCondition, causal_mask
+from unclip.models.prior import PriorCondition, causal_mask, encode_condition
 from unclip.models.text_encoder import TextEncoderConfig
 from unclip.models.transformer import Transformer
-from unclip.validation import check_divisible, check_embeds, check_rate, check_rows
+from unclip.validation import check_divisible, check_rate
 
 OWN_TOKENS = 3  # z_t, noise and query, which follow the caption
 
@@ -75,13 +75,7 @@ class EclipsePrior(nn.Module):
         tokens: (B, L) int64; text_embeds: (B, E) unit-norm; dropped: (B,) bool, True where learned
         nulls replace both.
         """
-        check_embeds("text_embeds", text_embeds, self.config.embed_dim)
-        check_rows(tokens=tokens, text_embeds=text_embeds)
-        text = self.text_encoder.drop(self.text_encoder(tokens), dropped)
-        z_t = self.from_text_embeds(text_embeds * self.config.embed_dim**0.5)  # (B, D)
-        z_t = torch.where(dropped[:, None], self.null_text_embeds, z_t)
-        hidden = torch.cat([self.from_hidden(text.hidden), z_t[:, None]], dim=1)
-        return PriorCondition(hidden, F.pad(text.visible, (0, 1), value=True))
+        return encode_condition(self, tokens, text_embeds, dropped)
 
     def forward(self, noise: Tensor, condition: PriorCondition) -> Tensor:
         """Predict z_i (B, E), of any norm, from noise: (B, E) standard normal."""

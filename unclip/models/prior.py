@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +119,20 @@ def causal_mask(length: int, visible: Tensor) -> Tensor:
     return causal & visible[:, None, None, :]
 
 
+def encode_condition(
+    model: Any, tokens: Tensor, text_embeds: Tensor, dropped: Tensor
+) -> PriorCondition:
+    """The caption and z_t of a prior with a text encoder; see `DiffusionPrior.condition`."""
+    width = model.config.embed_dim
+    check_embeds("text_embeds", text_embeds, width)
+    check_rows(tokens=tokens, text_embeds=text_embeds)
+    text = model.text_encoder.drop(model.text_encoder(tokens), dropped)
+    z_t = model.from_text_embeds(text_embeds * width**0.5)  # (B, D)
+    z_t = torch.where(dropped[:, None], model.null_text_embeds, z_t)
+    hidden = torch.cat([model.from_hidden(text.hidden), z_t[:, None]], dim=1)
+    return PriorCondition(hidden, F.pad(text.visible, (0, 1), value=True))
+
+
 class DiffusionPrior(SequencePrior):
     """The diffusion prior of the paper."""
 
@@ -144,13 +158,7 @@ class DiffusionPrior(SequencePrior):
         tokens: (B, L) int64; text_embeds: (B, E) unit-norm; dropped: (B,) bool, True where learned
         nulls replace both.
         """
-        check_embeds("text_embeds", text_embeds, self.config.embed_dim)
-        check_rows(tokens=tokens, text_embeds=text_embeds)
-        text = self.text_encoder.drop(self.text_encoder(tokens), dropped)
-        z_t = self.from_text_embeds(text_embeds * self.config.embed_dim**0.5)  # (B, D)
-        z_t = torch.where(dropped[:, None], self.null_text_embeds, z_t)
-        hidden = torch.cat([self.from_hidden(text.hidden), z_t[:, None]], dim=1)
-        return PriorCondition(hidden, F.pad(text.visible, (0, 1), value=True))
+        return encode_condition(self, tokens, text_embeds, dropped)
 
     def standardise(self, image_embeds: Tensor) -> Tensor:
         """Convert unit-norm image embeddings (B, E) to x_0."""
