@@ -22,7 +22,7 @@ PALETTE: Mapping[Colour, RGB] = {
     "red": (220, 30, 30),
     "green": (20, 150, 60),
     "blue": (20, 80, 225),
-    "yellow": (235, 190, 0),
+    "yellow": (230, 200, 0),
     "purple": (150, 30, 160),
     "black": (20, 20, 20),
 }
