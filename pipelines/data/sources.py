@@ -7,7 +7,7 @@ subclass of `ListSource`. A new built-in source is a class here and an entry in 
 import codecs
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -27,8 +27,8 @@ from pipelines.data.url_list import (
     read_file,
     unchanged,
 )
-from pipelines.demo.dataset import data_digest, url_list
-from pipelines.demo.server import serve
+from pipelines.demo import dataset as demo
+from pipelines.demo.server import serve as serve_demo
 from pipelines.scenes import dataset as scenes
 from unclip.config import Config, ConfigError, not_in_key
 from unclip.extension import is_import, resolve
@@ -40,12 +40,12 @@ CHECKED_ROWS = 16  # of each file, before a run
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig(Config):
-    """The list of URLs and captions: files, or `demo`, `scenes`, or "module:Name"."""
+    """The list of URLs and captions."""
 
     tag: ClassVar[str] = "source"
 
     # The digest of the list's content is in the key instead.
-    urls: str = not_in_key()  # path or URL of Parquet, CSV, TSV, JSON lines; or a name
+    urls: str = not_in_key()  # path or URL of tables or JSON lines; demo; scenes; module:Name
     url_column: str  # its column of URLs
     caption_column: str | tuple[str, ...]  # its column of captions, or of lists of them; or several
     rows_per_shard: int  # the unit of work and of resume, in every stage
@@ -230,42 +230,45 @@ class FileList(ListSource):
         return ListOptions(names, config.delimiter, config.encoding, batch_rows)
 
 
+@contextmanager
+def _loopback(serve: Callable[[int], AbstractContextManager[int]]) -> Iterator[str]:
+    """Serve on a free port; yields the base of relative URLs."""
+    with serve(0) as port:
+        yield f"http://{HOST}:{port}"
+
+
 @dataclass(frozen=True)
 class DemoList(ListSource):
     """The packaged list, whose images are served on the loopback address."""
 
     def digest(self) -> str:
         """sha256 of the packaged images and captions."""
-        return data_digest()
+        return demo.data_digest()
 
     def tables(self, file: ListFile) -> Iterator[pa.Table]:  # noqa: ARG002 - there is one
         """Relative URLs, so that the pairs' keys do not depend on the server's port."""
-        yield url_list()
+        yield demo.url_list()
 
-    @contextmanager
-    def served(self) -> Iterator[str]:
+    def served(self) -> AbstractContextManager[str]:
         """Serve on a free port."""
-        with serve(0) as port:
-            yield f"http://{HOST}:{port}"
+        return _loopback(serve_demo)
 
 
 @dataclass(frozen=True)
 class SceneList(ListSource):
-    """Scenes that a program draws, served on the loopback address."""
+    """The list of drawn scenes, which are served on the loopback address."""
 
     def digest(self) -> str:
-        """A digest of the set of scenes."""
-        return scenes.data_digest()
+        """sha256 of the version and the rows of the list."""
+        return scenes.digest()
 
     def tables(self, file: ListFile) -> Iterator[pa.Table]:  # noqa: ARG002 - there is one
-        """Relative URLs, so that the pairs' keys do not depend on the server's port."""
+        """Relative URLs, as those of the demo, and the column `split`: train or held_out."""
         yield scenes.url_list()
 
-    @contextmanager
-    def served(self) -> Iterator[str]:
+    def served(self) -> AbstractContextManager[str]:
         """Serve on a free port."""
-        with scenes.serve(0) as port:
-            yield f"http://{HOST}:{port}"
+        return _loopback(scenes.serve)
 
 
 SOURCES: Mapping[str, type[ListSource]] = {"demo": DemoList, "scenes": SceneList}

@@ -40,7 +40,11 @@ def check(image: Image.Image, scene: Scene) -> Checked:
     is not white, colours between those of the palette.
     Raises ValueError if the image is not square.
     """
-    content = read(image)
+    return compare(read(image), scene)
+
+
+def compare(content: Content, scene: Scene) -> Checked:
+    """Compare what an image shows with a scene; for many scenes, the image is read once."""
     found = content.objects
     if scene.lettering is not None:
         has_colours = {each.colour for each in found} == {scene.lettering.colour}

@@ -18,7 +18,8 @@ WHITE_INDEX = len(PALETTE)  # the colours of the palette come before it, in thei
 NO_COLOUR = WHITE_INDEX + 1
 
 LEVELS = 64  # of red, green and blue each, in the tables of colours
-LARGEST_DISTANCE = 34.0  # in CIELAB, from a sure pixel to its colour
+LARGEST_DISTANCE = 28.0  # in CIELAB, from a sure pixel to its colour
+LARGEST_FROM_WHITE = 20.0  # likewise; backgrounds may be a little grey
 LARGEST_RATIO = 0.6  # of the distances from a sure pixel to its nearest colour and to the next one
 SMALLEST_SEED = 0.002  # of connected sure pixels of a colour, as a share of the image
 EDGE_PIXELS = 14.0  # mixtures this near to a sure pixel are an edge; 3.5 pixels of 64
@@ -31,7 +32,7 @@ def colour_map(image: Image.Image) -> Array:
 
     A pixel is sure if one colour is near and all others are far, and, unless it is white, if it is
     not a speck. All others near a sure one are mixtures of its colour with white, as on every
-    edge, and have the colour of the larger part.
+    edge, and have the colour of the larger part. The rest has no colour.
     Raises ValueError if the image is not square.
     """
     pixels = _scaled(image)  # (H, W, 3)
@@ -41,8 +42,7 @@ def colour_map(image: Image.Image) -> Array:
     sure &= (nearest == WHITE_INDEX) | _seeds(nearest, sure)
     ink, far = _nearest_ink(nearest, sure & (nearest != WHITE_INDEX))  # (H, W) each
     mixed = np.where(_share(pixels, ink) >= 0.5, ink, WHITE_INDEX)
-    elsewhere = np.where(nearest == WHITE_INDEX, WHITE_INDEX, NO_COLOUR)
-    return np.where(sure, nearest, np.where(far <= EDGE_PIXELS, mixed, elsewhere))
+    return np.where(sure, nearest, np.where(far <= EDGE_PIXELS, mixed, NO_COLOUR))
 
 
 @cache
@@ -57,8 +57,9 @@ def _tables() -> tuple[Array, Array]:
     differences = _lab(steps)[..., None, :] - _lab(colours)  # (L, L, L, C, 3)
     distances = np.linalg.norm(differences, axis=-1)  # (L, L, L, C)
     first, second = np.moveaxis(np.sort(distances, axis=-1)[..., :2], -1, 0)
-    sure = (first < LARGEST_DISTANCE) & (first < LARGEST_RATIO * second)
-    return distances.argmin(axis=-1), sure
+    nearest = distances.argmin(axis=-1)  # (L, L, L)
+    largest = np.where(nearest == WHITE_INDEX, LARGEST_FROM_WHITE, LARGEST_DISTANCE)
+    return nearest, (first < largest) & (first < LARGEST_RATIO * second)
 
 
 def _lab(colours: Array) -> Array:

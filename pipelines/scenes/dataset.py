@@ -1,92 +1,120 @@
-"""The list of scenes to train on, and their drawings.
+"""The list of scenes: several drawings of each, and combinations that only the held-out rows have.
 
-Some combinations are held out: no training caption has them, but each of their parts is in some
-training caption.
+The drawings are made when they are asked for; a drawing follows from its path alone.
 """
 
 import hashlib
 import io
 import random
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import NamedTuple
+from typing import Literal
 
 import pyarrow as pa
 
 from pipelines.core.page_server import Page, serve_pages
 from pipelines.scenes.drawing import draw
-from pipelines.scenes.scene import VERSION, Kind, Scene, all_scenes
+from pipelines.scenes.scene import COLOURS, SHAPES, WORDS, Item, Kind, Scene, all_scenes
 
-HELD_OUT, TRAINING = "held_out", "train"
-HELD_OUT_SHARE = 0.15  # of the combinations
-DRAWINGS: Mapping[Kind, int] = {"single": 12, "binding": 2, "counting": 8, "text": 4}  # of a scene
-SIDE = 128  # pixels
+Split = Literal["train", "held_out"]
+
+VERSION = 1  # a new one for every change of the scenes, of their drawings or of the splits
+SIDE = 256  # of a drawing, in pixels
+
+# Drawings of one scene. The kinds with few scenes have more, so that each kind has its share.
+DRAWINGS: Mapping[Split, Mapping[Kind, int]] = {
+    "train": {"single": 15, "binding": 2, "counting": 8, "text": 5},
+    "held_out": {"single": 15, "binding": 1, "counting": 4, "text": 4},
+}
+EVERY = 6  # one combination in this many is held out
+
 URL_LIST = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("url", "caption", "split")]
 )
 
 
-class Row(NamedTuple):
-    """One drawing of a scene."""
+def split_of(scene: Scene) -> Split:
+    """Whether a scene has a combination that is held out.
 
-    path: str  # on the server
-    scene: Scene
-    number: int
-
-
-def is_held_out(scene: Scene) -> bool:
-    """Whether a scene's combination is held out; the relation of two objects does not matter."""
-    if scene.kind == "binding":
-        combination = " and ".join(sorted(map(str, scene.items)))
-    else:
-        combination = scene.caption
-    digest = hashlib.sha256(combination.encode()).digest()
-    return int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32
+    Held out are one colour of each shape, in all scenes; with the others, one number of each
+    coloured shape; and one colour of each word. Each of the parts occurs in training.
+    """
+    if scene.lettering is not None:
+        at = WORDS.index(scene.lettering.word) + COLOURS.index(scene.lettering.colour)
+        return "train" if at % EVERY else "held_out"
+    places = [_place(item) for item in scene.items]
+    if scene.kind == "counting":
+        places.append(places[0] + len(scene.items))  # never again the place of the item itself
+    return "train" if all(place % EVERY for place in places) else "held_out"
 
 
-def rows() -> Iterator[Row]:
-    """Every drawing, in a fixed order."""
-    for index, scene in enumerate(all_scenes()):
-        for number in range(DRAWINGS[scene.kind]):
-            yield Row(f"/scenes/{index}-{number}.png", scene, number)
-
-
-def url_list() -> pa.Table:
-    """Columns url (relative), caption and split."""
-    splits = (HELD_OUT if is_held_out(row.scene) else TRAINING for row in rows())
-    values = [(r.path, r.scene.caption, split) for r, split in zip(rows(), splits, strict=True)]
-    columns = dict(zip(URL_LIST.names, map(list, zip(*values, strict=True)), strict=True))
-    return pa.table(columns, schema=URL_LIST)
-
-
-def data_digest() -> str:
-    """sha256 of the version and of all rows; drawings depend on nothing else."""
-    digest = hashlib.sha256(f"scenes {VERSION}".encode())
-    for row in url_list().to_pylist():
-        digest.update("\0".join(row.values()).encode())
-    return digest.hexdigest()
+def _place(item: Item) -> int:
+    return SHAPES.index(item.shape) + COLOURS.index(item.colour)
 
 
 @cache
-def _by_path() -> Mapping[str, Row]:
-    return {row.path: row for row in rows()}
+def rows() -> tuple[tuple[str, str, Split], ...]:
+    """All (path on the server, caption, split), in a mixed order that never changes."""
+    listed = list(_rows())
+    random.Random(VERSION).shuffle(listed)
+    return tuple(listed)
+
+
+def _rows() -> Iterator[tuple[str, str, Split]]:
+    for scene in all_scenes():
+        split = split_of(scene)
+        for number in range(DRAWINGS[split][scene.kind]):
+            yield f"/scenes/{slug(scene)}/{number}.png", scene.caption, split
+
+
+def slug(scene: Scene) -> str:
+    """The scene's name in paths, such as "a-red-circle"."""
+    return re.sub(r"\W+", "-", scene.caption.lower())
+
+
+def drawing(scene: Scene, number: int) -> bytes:
+    """One drawing as a PNG of SIDE x SIDE pixels. It follows from the scene and the number."""
+    # A text as seed gives the same numbers on every machine and in every version of Python.
+    generator = random.Random(f"{VERSION}/{number}/{scene.caption}")
+    encoded = io.BytesIO()
+    draw(scene, generator=generator, side=SIDE).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def url_list() -> pa.Table:
+    """The list (columns url, caption, split) with URLs relative to the server's address."""
+    columns = zip(*rows(), strict=True)
+    return pa.table(dict(zip(URL_LIST.names, map(list, columns), strict=True)), schema=URL_LIST)
+
+
+@cache
+def digest() -> str:
+    """sha256 of the version, the size and the rows; it stands for the drawings as well."""
+    return hashlib.sha256(repr((VERSION, SIDE, rows())).encode()).hexdigest()
+
+
+@cache
+def _drawings() -> Mapping[str, tuple[Scene, int]]:
+    """The scene and the number of each path of the list."""
+    scenes = {slug(scene): scene for scene in all_scenes()}
+    found = {}
+    for path, _, _ in rows():
+        name, file = path.removeprefix("/scenes/").split("/")
+        found[path] = (scenes[name], int(file.removesuffix(".png")))
+    return found
 
 
 def find_page(path: str) -> Page | None:
-    """The drawing at a path, or None."""
-    row = _by_path().get(path)
-    if row is None:
-        return None
-    generator = random.Random(f"{row.scene.caption} {row.number}")
-    encoded = io.BytesIO()
-    draw(row.scene, generator=generator, side=SIDE).save(encoded, "PNG")
-    return "image/png", encoded.getvalue()
+    """The drawing at a path of the list, or None."""
+    found = _drawings().get(path)
+    return None if found is None else ("image/png", drawing(*found))
 
 
 def serve(port: int) -> AbstractContextManager[int]:
-    """Serve the drawings on the loopback address until the block ends; yields the port.
+    """Serve the drawings on 127.0.0.1 until the block ends; yields the port.
 
     Port 0 means any free port. Raises PageServerError if the port is in use.
     """
-    return serve_pages(find_page, port=port, name="scenes")
+    return serve_pages(find_page, port=port, name="the scenes")

@@ -22,7 +22,7 @@ PALETTE: Mapping[Colour, RGB] = {
     "red": (220, 30, 30),
     "green": (20, 150, 60),
     "blue": (20, 80, 225),
-    "yellow": (250, 205, 20),
+    "yellow": (230, 200, 0),
     "purple": (150, 30, 160),
     "black": (20, 20, 20),
 }
@@ -121,10 +121,10 @@ def _related(relation: Relation, generator: random.Random) -> list[Box]:
 
 def _scattered(number: int, generator: random.Random) -> list[Box]:
     """Boxes of about the same size in random cells of a grid of 3 x 3 cells."""
-    size = generator.uniform(0.20, 0.23)
+    size = generator.uniform(0.22, 0.245)
     cells = generator.sample(range(9), number)
     centres = [(0.5 + 0.31 * (cell % 3 - 1), 0.5 + 0.31 * (cell // 3 - 1)) for cell in cells]
-    nudge = 0.015
+    nudge = 0.01
     return [
         _box(
             x + generator.uniform(-nudge, nudge),
@@ -147,7 +147,7 @@ def _write(canvas: Image.Image, lettering: Lettering, generator: random.Random) 
     mask = word_mask(lettering.word)
     room = 1 - 2 * MARGIN
     largest = min(room / mask.width, 0.55 / mask.height) * canvas.width
-    scale = largest * generator.uniform(0.88, 1.0)
+    scale = largest * generator.uniform(0.92, 1.0)
     mask = mask.resize((round(mask.width * scale), round(mask.height * scale)))
     left, top = (
         round(canvas.width * MARGIN + generator.random() * (canvas.width * room - length))

@@ -19,6 +19,7 @@ from pipelines.scenes.drawing import outline, word_mask
 from pipelines.scenes.scene import COLOURS, SHAPES, WORDS, Colour, Shape
 
 SMALLEST_AREA = 0.003  # of an object, as a share of the image; less is a speck
+LARGEST_SIDE = 0.9  # of a shape, as a share of the image's; more is a background
 SHAPE_SIDE = 48  # of the templates of shapes
 WORD_SIZE = (120, 48)  # width and height of the templates of words
 SHAPE_BLURS = (0.0, 0.02, 0.04, 0.06, 0.08)  # of the templates, as shares of the shape's side
@@ -64,7 +65,8 @@ def read(image: Image.Image) -> Content:
 def _found(area: Mask, colour: Colour | None) -> FoundObject:
     x, y, width, height = cv2.boundingRect(area.astype(np.uint8))
     centre = ((x + width / 2) / WORKING_SIDE, (y + height / 2) / WORKING_SIDE)
-    return FoundObject(_shape(area), colour, centre)
+    is_background = max(width, height) > LARGEST_SIDE * WORKING_SIDE
+    return FoundObject(None if is_background else _shape(area), colour, centre)
 
 
 def _shape(area: Mask) -> Shape | None:

@@ -16,8 +16,6 @@ Colour = Literal["red", "green", "blue", "yellow", "purple", "black"]
 Relation = Literal["left of", "above"]
 Kind = Literal["single", "binding", "counting", "text"]
 
-VERSION = 1  # of the set of scenes, and of their drawings
-
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 COLOURS: tuple[Colour, ...] = get_args(Colour)
 RELATIONS: tuple[Relation, ...] = get_args(Relation)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipelines.scenes.scene import VERSION
+from pipelines.scenes.dataset import VERSION
 from unclip.config import Config, ConfigError
 
 MIN_SCENES = 8

@@ -19,7 +19,7 @@ from pipelines.evaluation.metrics.metric import Figure, weights_of
 from pipelines.evaluation.model_worker import row_generator
 from pipelines.evaluation.rows import batches
 from pipelines.scenes.checker import check
-from pipelines.scenes.dataset import is_held_out
+from pipelines.scenes.dataset import split_of
 from pipelines.scenes.drawing import draw
 from pipelines.scenes.scene import KINDS, Scene, all_scenes
 from pipelines.study.config import SceneProbe
@@ -46,7 +46,9 @@ def probed(probe: SceneProbe) -> dict[str, tuple[Scene, ...]]:
     """By the name of a shard, the scenes of one kind: held-out ones, in a random order."""
     found = {}
     for kind in KINDS:
-        scenes = [scene for scene in all_scenes() if scene.kind == kind and is_held_out(scene)]
+        scenes = [
+            scene for scene in all_scenes() if scene.kind == kind and split_of(scene) == "held_out"
+        ]
         random.Random(kind).shuffle(scenes)
         found[f"{SCENES}-{kind}"] = tuple(scenes[: probe.per_kind])
     return found
