@@ -52,9 +52,10 @@ def canvas() -> tuple[Image.Image, ImageDraw.ImageDraw]:
     return image, ImageDraw.Draw(image)
 
 
-@pytest.mark.parametrize(("side", "every"), [(64, 1), (128, 6), (256, 6)])
-def test_the_drawing_of_each_scene_is_right(side: int, every: int) -> None:
-    assert [s.caption for s in SCENES[::every] if not check(drawn(s, side), s).is_right] == []
+@pytest.mark.parametrize(("first", "side"), enumerate((64, 128, 256)))
+def test_the_drawing_of_each_scene_is_right(first: int, side: int) -> None:
+    scenes = SCENES[first::3]  # all three sizes of each scene would take half a minute
+    assert [s.caption for s in scenes if not check(drawn(s, side), s).is_right] == []
 
 
 @pytest.mark.parametrize("change", [jpeg, blurred, noisy, smaller])
