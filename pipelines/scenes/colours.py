@@ -104,7 +104,7 @@ def _share(pixels: Array, ink: Array) -> Array:
     """How much of a colour is in a mixture of it with white, from 0 to 1. (H, W)"""
     from_white = np.array([*PALETTE.values()], np.float32) - 255  # (C - 1, 3)
     unit = from_white / (from_white**2).sum(axis=-1, keepdims=True)
-    return ((pixels.astype(np.float32) - 255) * unit[ink]).sum(axis=-1)
+    return np.asarray(((pixels.astype(np.float32) - 255) * unit[ink]).sum(axis=-1))
 
 
 def _scaled(image: Image.Image) -> Array:
