@@ -30,14 +30,16 @@ class Checked:
 def check(image: Image.Image, scene: Scene) -> Checked:
     """Compare a square image of 64 pixels or more with a scene.
 
-    The method: each pixel gets the nearest colour of the palette, and connected areas of a colour
-    are objects. An area is a shape, and all areas together are a word, if they overlap well with
-    the template that is stretched to the same box.
+    Each pixel gets the nearest colour of the palette, and connected areas of one colour are
+    objects. An area is a shape, and all areas together are a word, if they overlap well with a
+    template that is stretched to the same box.
 
-    Tolerated: any position and size, stretching by up to 1.3, JPEG of quality 75, blur of up to
-    1 pixel of 64, noise with a standard deviation of 8 of 255, specks below 0.3% of the image.
-    Not tolerated: rotated or touching objects of one colour, another typeface, a background that
-    is not white, colours between those of the palette.
+    Tolerated: any position and size, stretching by up to 1.3, JPEG of quality 75, blur with a
+    standard deviation of 1 pixel of 64, noise with one of 16 of 255, a background of light grey,
+    and specks below 0.3% of the image.
+    Rejected, although a person may accept them: rotated shapes, shapes of one colour that touch,
+    shapes wider or higher than 0.9 of the image, other typefaces, colours between those of the
+    palette, small stars and words behind a stronger blur.
     Raises ValueError if the image is not square.
     """
     return compare(read(image), scene)

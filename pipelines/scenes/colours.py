@@ -28,7 +28,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def colour_map(image: Image.Image) -> Array:
-    """Indices of colours: of the palette in its order, WHITE_INDEX or NO_COLOUR. (H, W), int64.
+    """Indices of colours: of the palette in its order, WHITE_INDEX or NO_COLOUR. (H, W), uint8.
 
     A pixel is sure if one colour is near and all others are far, and, unless it is white, if it is
     not a speck. All others near a sure one are mixtures of its colour with white, as on every
@@ -42,7 +42,8 @@ def colour_map(image: Image.Image) -> Array:
     sure &= (nearest == WHITE_INDEX) | _seeds(nearest, sure)
     ink, far = _nearest_ink(nearest, sure & (nearest != WHITE_INDEX))  # (H, W) each
     mixed = np.where(_share(pixels, ink) >= 0.5, ink, WHITE_INDEX)
-    return np.where(sure, nearest, np.where(far <= EDGE_PIXELS, mixed, NO_COLOUR))
+    others = np.where(far <= EDGE_PIXELS, mixed, NO_COLOUR)
+    return np.where(sure, nearest, others).astype(np.uint8)
 
 
 @cache
@@ -59,7 +60,7 @@ def _tables() -> tuple[Array, Array]:
     first, second = np.moveaxis(np.sort(distances, axis=-1)[..., :2], -1, 0)
     nearest = distances.argmin(axis=-1)  # (L, L, L)
     largest = np.where(nearest == WHITE_INDEX, LARGEST_FROM_WHITE, LARGEST_DISTANCE)
-    return nearest, (first < largest) & (first < LARGEST_RATIO * second)
+    return nearest.astype(np.uint8), (first < largest) & (first < LARGEST_RATIO * second)
 
 
 def _lab(colours: Array) -> Array:
@@ -103,8 +104,7 @@ def _share(pixels: Array, ink: Array) -> Array:
     """How much of a colour is in a mixture of it with white, from 0 to 1. (H, W)"""
     from_white = np.array([*PALETTE.values()], np.float32) - 255  # (C - 1, 3)
     unit = from_white / (from_white**2).sum(axis=-1, keepdims=True)
-    share: Array = np.einsum("hwc,hwc->hw", pixels.astype(np.float32) - 255, unit[ink])
-    return share
+    return np.asarray(((pixels.astype(np.float32) - 255) * unit[ink]).sum(axis=-1))
 
 
 def _scaled(image: Image.Image) -> Array:

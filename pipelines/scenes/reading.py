@@ -136,8 +136,8 @@ def _shape_templates(shape: Shape) -> tuple[Mask, ...]:
 def _word_template(word: str) -> tuple[Mask, float, tuple[int, ...]]:
     """The mask of a word (h, w), its aspect ratio, and the columns between its letters."""
     mask, aspect = _cropped(np.asarray(word_mask(word)) > 127, WORD_SIZE)
-    empty: Mask = np.asarray(~mask.any(axis=0))  # (w,)
-    starts = np.flatnonzero(empty[1:] & ~empty[:-1]) + 1  # of the gaps
-    ends = np.flatnonzero(~empty[1:] & empty[:-1]) + 1
+    steps = np.diff(mask.any(axis=0).astype(int))  # (w - 1,)
+    starts = np.flatnonzero(steps < 0) + 1  # of the gaps
+    ends = np.flatnonzero(steps > 0) + 1
     middles = ((starts + ends) // 2).tolist()
     return mask, aspect, (0, *middles, mask.shape[1])
