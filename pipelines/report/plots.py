@@ -86,9 +86,11 @@ def sweeps(curves: Mapping[str, Sequence[Point]], fidelity: str) -> str:
             axes.errorbar(x, y, ends, label=title, color=color, linewidth=1.4, marker="o", ms=3.5)
             for point in points:
                 at = (point.alignment, point.fidelity["value"])
-                axes.annotate(point.label, at, xytext=(4, 4), textcoords="offset points")
-        axes.set(title="Guidance", xlabel="CLIP score", ylabel=fidelity)
-        axes.legend(frameon=False)
+                axes.annotate(
+                    point.label, at, xytext=(4, 4), textcoords="offset points", color=color
+                )
+        axes.set(title="Guidance", xlabel="closer in colour to its own original", ylabel=fidelity)
+        axes.figure.legend(loc="outside lower center", ncols=2, frameon=False)
 
     return svg(draw) if drawn else ""
 

@@ -12,10 +12,11 @@ from pipelines.evaluation.samples import (
     sample_shards,
 )
 from pipelines.report.config import ReportConfig
+from pipelines.report.findings import Evidence
 from pipelines.report.inputs import Inputs
 from pipelines.report.page import data_uri
 from pipelines.report.study_findings import study_findings
-from pipelines.report.verdict import Evidence, findings
+from pipelines.report.verdict import findings
 
 SPLITS = {TRAINING: "Training split", HELD_OUT: "Held-out split"}
 IMAGES = ("original", "generated", "generated_small", "from_true_embedding")  # one per row
@@ -30,7 +31,14 @@ def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
     records: Records = evaluation.folder.read_json("metrics.json")
     judge, prior = evaluation.judges[0], next(iter(inputs.priors))
     components = inputs.data_figures["components"]
-    evidence = Evidence(records, judge=judge, prior=prior, components=components)
+    evidence = Evidence(
+        records,
+        judge=judge,
+        prior=prior,
+        components=components,
+        steps={name: model.steps for name, model in inputs.models.items()},
+        near_duplicates=near_duplicates(inputs.data_figures),
+    )
     studied = inputs.study_figures["variants"]
     return {
         "splits": SPLITS,
@@ -50,6 +58,13 @@ def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
         "samples": sample_rows(evaluation, config.samples),
         "cascade": ["decoder", *inputs.upsamplers],
     }
+
+
+def near_duplicates(figures: Values) -> float:
+    """The share of the embedded pairs that the selection dropped as near duplicates."""
+    dropped = figures["reasons"]["select"].get("near_duplicate", 0)
+    kept = {step["stage"]: step["kept"] for step in figures["steps"]}
+    return float(dropped / max(kept["filter"], 1))
 
 
 def headline(records: Records, names: Sequence[str], *, prior: str) -> list[Values]:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pipelines.report.findings import Finding, interval
 from pipelines.report.page import number
-from pipelines.report.verdict import Finding, interval
 
 Record = Mapping[str, Any]
 SCALES = {"decoder_guidance": "decoder", "prior_guidance": "prior"}

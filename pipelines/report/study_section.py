@@ -18,6 +18,7 @@ from pipelines.study.measure import CLIP_SCORE, COLOUR
 from pipelines.study.scenes import SCENES
 from pipelines.study.study import CAPTIONS
 
+NO_GAIN = {"value": 0.0, "low": 0.0, "high": 0.0}
 PICTURES = 8  # captions whose images are shown
 GROUPS = {
     "source": "Where the image embedding comes from",
@@ -25,7 +26,7 @@ GROUPS = {
     "prior_guidance": "Guidance scale of the prior",
 }
 SOURCES = {
-    "no_embedding": "no embedding: the caption only",
+    "no_embedding": "the same decoder without an embedding: the caption only",
     "text_embedding": "the caption's CLIP embedding, as if it were an image's",
     "true_embedding": "the original's own embedding",
 }
@@ -62,9 +63,12 @@ def study_section(inputs: Inputs) -> Values:
 def _row(record: Values, pictures: dict[str, list[str]]) -> Values:
     label = record["label"]
     if record["group"] == "source":
-        trained = record["decoder"] != "decoder"
-        label = SOURCES.get(label, f"the baseline “{label}”" if trained else f"the prior “{label}”")
-    return {**record, "label": label, "pictures": pictures[record["name"]]}
+        if record["decoder"] != "decoder":
+            label = f"baseline {label.replace('_', ' ')}: a decoder trained without embeddings"
+        else:
+            label = SOURCES.get(label, "the prior" if label == "prior" else f"the prior {label}")
+    standard = all(gain == NO_GAIN for gain in record["gains"].values())
+    return {**record, "label": label, "pictures": pictures[record["name"]], "is_standard": standard}
 
 
 def _curves(records: Sequence[Values], judge: str) -> dict[str, list[plots.Point]]:
@@ -72,7 +76,7 @@ def _curves(records: Sequence[Values], judge: str) -> dict[str, list[plots.Point
     return {
         title: [
             plots.Point(
-                record["figures"][CLIP_SCORE]["value"],
+                record["figures"][COLOUR]["value"],
                 record["figures"][f"{judge}/kid"],
                 record["label"],
             )

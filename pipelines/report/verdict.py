@@ -4,47 +4,37 @@ Only independent judges decide about the images. The CLIP that conditions the mo
 it describes itself: whether its embeddings have collapsed, and whether the prior overfits.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from pipelines.evaluation.samples import HELD_OUT, TRAINING
+from pipelines.report.findings import Evidence, Finding, interval
 from pipelines.report.page import number, percent
-
-Records = Mapping[str, dict[str, Any]]  # metrics.json
-Level = Literal["good", "fair", "bad"]
 
 COLLAPSED = 1 / 4  # effective rank of the image embeddings, of their width
 LOST_VARIETY = 1 / 2  # recall of generated images, of that of real ones
 # Ratios to the statistics of real images; within them, images look alike in this respect.
 SPECKLED, BLURRY = 1.5, 0.67  # roughness
 SATURATED = 1.3  # colourfulness
+CLEARLY = 0.85  # share of comparisons of colours
+MANY_DUPLICATES = 0.2  # share of the pairs
 MEMORISED = 1 / 3  # share of training captions whose image is nearest to their own original
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One statement about a run."""
-
-    level: Level
-    subject: str
-    text: str
-    advice: str = ""
 
 
 # What the distance to real images means.
 UNTRAINED = Finding(
     "bad",
     "Images",
-    "The generated images are no closer to real ones than those of untrained models.",
-    "Train longer. Until this changes, no other figure says anything about quality.",
+    "The generated images are noise, or no better: no closer to real ones than those of untrained "
+    "models. Until this changes, no other figure says anything about quality.",
+    "Train longer.",
 )
 BLOBS = Finding(
     "bad",
     "Images",
     "The generated images are farther from real ones than real images at a quarter of their "
     "resolution. Expect colours and blobs, not objects.",
-    "Train the decoder longer or make it larger before changing anything else.",
+    "Train the decoder longer, or make it larger.",
 )
 SOFT = Finding(
     "fair",
@@ -67,32 +57,21 @@ REAL = Finding(
 )
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What the findings are read from."""
-
-    records: Records
-    judge: str  # the first one
-    prior: str  # the first one
-    components: Mapping[str, Any]  # of the image embeddings, from the data report
-
-    def figure(self, name: str, part: str = "value", split: str = HELD_OUT) -> dict[str, float]:
-        """A figure of a metric: its value, low and high. Raises `KeyError` if not measured."""
-        found: dict[str, float] | None = self.records[f"{split}/{name}"][part]
-        if found is None:
-            raise KeyError(name)
-        return found
-
-
 def findings(evidence: Evidence) -> list[Finding]:
-    """All that can be said; a finding whose metrics were not measured is left out."""
+    """All that can be said, with what to do first at the end.
+
+    A finding whose metrics were not measured is left out. Images that are no better than those of
+    untrained models allow no diagnosis.
+    """
     found: list[Finding] = []
     for find in FINDERS:
         try:
             found += find(evidence)
         except KeyError:
             continue
-    return found
+        if any(finding.text.startswith(UNTRAINED.text) for finding in found):
+            break
+    return [*found, *duplicates(evidence), *first_step(found)]
 
 
 def fidelity(evidence: Evidence) -> Iterator[Finding]:
@@ -100,8 +79,9 @@ def fidelity(evidence: Evidence) -> Iterator[Finding]:
     name = f"{evidence.judge}/kid"
     kid, untrained, real = (evidence.figure(name, p) for p in ("value", "baseline", "reference"))
     half, quarter = (evidence.figure(f"{name}_blurred_{times}") for times in (2, 4))
-    if evidence.records[f"{HELD_OUT}/{name}"]["comparison"] != "better":
-        found = UNTRAINED
+    if not evidence.is_better(name):
+        steps = ", ".join(f"{model} {count:,}" for model, count in evidence.steps.items())
+        found = replace(UNTRAINED, advice=f"Train longer. Steps so far: {steps or 'unknown'}.")
     elif kid["low"] > quarter["high"]:
         found = BLOBS
     elif kid["low"] > half["high"]:
@@ -126,24 +106,26 @@ def limits(evidence: Evidence) -> Iterator[Finding]:
     real = evidence.figure(name, "reference")
     if generated["low"] <= real["high"]:
         return
+    closer = f"({interval(decoded)} and {interval(generated)})"
     if decoded["high"] < generated["low"]:
         yield Finding(
             "fair",
             "Prior",
-            "Images decoded from the originals' own embeddings are closer to real ones "
-            f"({interval(decoded)}) than those from captions ({interval(generated)}): the prior "
-            "limits the images.",
+            "Images decoded from the originals' own embeddings are closer to real ones than those "
+            f"from captions {closer}: the prior limits the images.",
             "Train the prior longer, on more pairs, or raise its guidance scale.",
         )
-    else:
-        yield Finding(
-            "fair",
-            "Decoder",
-            "Images decoded from the originals' own embeddings are no better than those from "
-            f"captions ({interval(decoded)} and {interval(generated)}): the decoder limits the "
-            "images, not the prior.",
-            "Improve the decoder first; a better prior would not show.",
+        return
+    text = (
+        "Images decoded from the originals' own embeddings look no more real than those from "
+        f"captions {closer}: the decoder limits how real the images look."
+    )
+    if evidence.is_better("decoder/squared_error_over_text"):
+        text += (
+            " But they are more like their originals: what is drawn is limited by the embeddings "
+            "that are predicted from captions."
         )
+    yield Finding("fair", "Decoder", text, "Train the decoder longer, or make it larger.")
 
 
 def variety(evidence: Evidence) -> Iterator[Finding]:
@@ -153,42 +135,42 @@ def variety(evidence: Evidence) -> Iterator[Finding]:
     precision, real_precision = (
         evidence.figure(f"{evidence.judge}/precision", part) for part in ("value", "reference")
     )
-    if recall["high"] >= LOST_VARIETY * real["low"]:
-        return
-    # Guidance gives up variety for images that look real; images that do not have other faults.
-    guided = precision["low"] > LOST_VARIETY * real_precision["high"]
-    yield Finding(
-        "bad",
-        "Variety",
-        f"The generated images cover {percent(recall['value'])} of the variety of real ones (other "
-        f"real images: {percent(real['value'])})"
-        + (f", although {percent(precision['value'])} of them look real." if guided else "."),
-        "Lower the guidance scale of the decoder."
-        if guided
-        else "Make single images better first.",
-    )
-
-
-def colours(evidence: Evidence) -> Iterator[Finding]:
-    """Whether the images follow the caption at all, judged by pixels."""
-    record = evidence.records[f"{HELD_OUT}/colour/closer_to_own"]
-    share = interval(evidence.figure("colour/closer_to_own"), percent)
-    if record["comparison"] == "better":
-        yield Finding(
-            "good",
-            "Captions",
-            f"Colours follow the caption: a generated image is closer in colour to its caption's "
-            f"original than to another one in {share} of all comparisons (50% by chance).",
-        )
-    else:
+    looks_real = precision["low"] > LOST_VARIETY * real_precision["high"]
+    if looks_real and recall["high"] < LOST_VARIETY * real["low"]:
         yield Finding(
             "bad",
-            "Captions",
-            f"Not even colours follow the caption: a generated image is closer in colour to its "
-            f"caption's original than to another one in {share} of all comparisons (50% by "
-            "chance).",
-            "Train the prior and the decoder longer, and check that captions describe the images.",
+            "Variety",
+            f"{percent(precision['value'])} of the generated images look real, but only "
+            f"{percent(recall['value'])} of the real images have a generated one like them (other "
+            f"real images: {percent(real['value'])}): the images are too much alike.",
+            "Lower the guidance scale of the decoder.",
         )
+
+
+def captions(evidence: Evidence) -> Iterator[Finding]:
+    """Whether the images follow the caption, judged by colours and by the judge."""
+    name = "colour/closer_to_own"
+    share = evidence.figure(name)
+    colours = (
+        "a generated image is closer in colour to its caption's original than to another one in "
+        f"{interval(share, percent)} of all comparisons (50% by chance)."
+    )
+    if not evidence.is_better(name):
+        text = f"Not even colours follow the caption: {colours}"
+        advice = "Train the prior and the decoder longer, and check that captions describe images."
+        yield Finding("bad", "Captions", text, advice)
+        return
+    own = f"{evidence.judge}/own_original"
+    objects = (
+        f" By {evidence.judge}, the nearest original is the caption's own for "
+        f"{interval(evidence.figure(own), percent)} of the images "
+        f"({percent(evidence.figure(own, 'baseline')['value'])} by chance)."
+    )
+    found = Finding("good", "Captions", f"Colours follow the caption: {colours}{objects}")
+    if share["low"] <= CLEARLY:
+        text = f"Colours follow the caption more often than not: {colours}{objects}"
+        found = replace(found, level="fair", text=text)
+    yield found
 
 
 def texture(evidence: Evidence) -> Iterator[Finding]:
@@ -224,17 +206,49 @@ def saturation(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def collapse(evidence: Evidence) -> Iterator[Finding]:
-    """Whether the CLIP uses the dimensions of its embeddings."""
+def clip(evidence: Evidence) -> Iterator[Finding]:
+    """Whether the CLIP uses the dimensions of its embeddings, and works on new pairs."""
     rank, width = evidence.components["effective_rank"], evidence.components["width"]
-    if rank < COLLAPSED * width:
+    if rank >= COLLAPSED * width:
+        return
+    known, new = (evidence.figure("clip/retrieval_at_1", split=s) for s in (TRAINING, HELD_OUT))
+    overfits = known["low"] > 2 * new["high"]
+    yield Finding(
+        "bad",
+        "CLIP",
+        f"The image embeddings have collapsed: they vary in effectively {number(rank)} of {width} "
+        "dimensions, enough for colours and outlines, not for objects. The caption's own image is "
+        f"the nearest for {percent(known['value'])} of the training captions and "
+        f"{percent(new['value'])} of the held-out ones.",
+        "Use a pretrained CLIP, or train it on more pairs or for fewer passes."
+        if overfits
+        else "Train the CLIP longer, or use a pretrained one.",
+    )
+
+
+def duplicates(evidence: Evidence) -> Iterator[Finding]:
+    """Whether the selection dropped many pairs because their embeddings look alike."""
+    share = evidence.near_duplicates
+    if share > MANY_DUPLICATES:
         yield Finding(
             "bad",
-            "CLIP",
-            f"The image embeddings have collapsed: they vary in effectively {number(rank)} of "
-            f"{width} dimensions, so that they say little about an image.",
-            "Use a pretrained CLIP, or train it on more pairs, in larger batches, or for fewer "
-            "passes over the same pairs.",
+            "Data",
+            f"The selection dropped {percent(share)} of the pairs as near duplicates. If the CLIP "
+            "cannot tell images apart yet, they are none.",
+            "Look at the near duplicates in the data report; raise "
+            "select.near_duplicate_similarity, or train the CLIP longer.",
+        )
+
+
+def first_step(found: Sequence[Finding]) -> Iterator[Finding]:
+    """Which advice to follow first, if there is more than one."""
+    advised = [finding.subject for finding in found if finding.advice]
+    if "CLIP" in advised and len(advised) > 1:
+        yield Finding(
+            "fair",
+            "What to do first",
+            "Improve the CLIP: the prior and the decoder are trained on its embeddings, so both "
+            "have to be trained again after it.",
         )
 
 
@@ -254,11 +268,19 @@ def memorisation(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def overfitting(evidence: Evidence) -> Iterator[Finding]:
-    """Whether the prior does better on training captions than on held-out ones."""
-    name = f"{evidence.prior}/cosine"
+def prior(evidence: Evidence) -> Iterator[Finding]:
+    """Whether the prior is better than a constant, and as good on held-out captions."""
+    name = f"{evidence.prior}/cosine_over_mean"
     known, new = (evidence.figure(name, split=split) for split in (TRAINING, HELD_OUT))
-    if known["low"] > new["high"]:
+    if not evidence.is_better(name):
+        yield Finding(
+            "bad",
+            "Prior",
+            "The prior predicts held-out embeddings no better than their mean does: cosines of "
+            f"{interval(new)} and {interval(evidence.figure(name, 'baseline'))}.",
+            "Train the prior longer; if it is good on training captions, train on more pairs.",
+        )
+    elif known["low"] > new["high"]:
         yield Finding(
             "bad",
             "Prior",
@@ -272,15 +294,10 @@ FINDERS: Sequence[Callable[[Evidence], Iterator[Finding]]] = (
     fidelity,
     limits,
     variety,
-    colours,
+    captions,
     texture,
     saturation,
-    collapse,
-    overfitting,
+    clip,
+    prior,
     memorisation,
 )
-
-
-def interval(figure: Mapping[str, float], text: Callable[[float], str] = number) -> str:
-    """A value with its confidence interval."""
-    return f"{text(figure['value'])} [{text(figure['low'])} to {text(figure['high'])}]"

@@ -187,7 +187,8 @@ def test_the_report_shows_every_variant_with_its_images(store: Store, study: Stu
     page = Page(html)
     assert html.count('alt="drawn"') == 8 * len(study.variants)
     assert "the caption's CLIP embedding, as if it were an image's" in page.text
-    assert "the baseline “caption_only”" in page.text
+    assert "baseline caption only: a decoder trained without embeddings" in page.text
+    assert page.text.count("the standard settings") >= 3
     assert "caption only" in page.text  # the baseline's curve and its row among the trainings
 
 

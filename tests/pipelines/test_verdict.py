@@ -1,10 +1,12 @@
 """The verdict follows the independent figures, and nothing that praises itself."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pipelines.report.verdict import Evidence, Finding, findings
+from pipelines.report.findings import Evidence, Finding
+from pipelines.report.verdict import findings
 
 REAL, HALF, QUARTER, UNTRAINED = 0.0, 40.0, 130.0, 580.0
 
@@ -13,39 +15,42 @@ def figure(value: float, margin: float = 5.0) -> dict[str, float]:
     return {"value": value, "low": value - margin, "high": value + margin}
 
 
-def verdict(kid: float, *, rank: float = 50.0, **changes: Any) -> dict[str, Finding]:
-    """What is said of images at this distance; `changes` replace figures by name."""
-    kids = {
+def evidence(kid: float, *, rank: float = 50.0, **changes: Any) -> Evidence:
+    """Of images at this distance; `changes` replace figures by name, "training/…" of one split."""
+    values = {
         "judge/kid": kid,
         "judge/kid_from_true_embedding": kid,
         "judge/kid_blurred_2": HALF,
         "judge/kid_blurred_4": QUARTER,
         "judge/precision": 0.8,
         "judge/recall": 0.7,
-        "colour/closer_to_own": 0.8,
-        "prior/cosine": 0.7,
         "judge/own_original": 0.5,
+        "colour/closer_to_own": 0.9,
+        "clip/retrieval_at_1": 0.5,
+        "prior/cosine_over_mean": 0.7,
+        "decoder/squared_error_over_text": 0.7,  # above 0.6 is better than the baseline
         "pixels/roughness": 1.0,
         "pixels/colourfulness": 1.0,
-    } | changes
-    wide = {"judge/kid", *(name for name in kids if "kid" in name)}
+    }
     records: dict[str, dict[str, Any]] = {}
-    for split in ("held_out", "training"):
-        for name, value in kids.items():
-            margin = 5.0 if name in wide else 0.02
-            better = value < UNTRAINED - 20 if "kid" in name else value > 0.6
-            if (split, name) == ("training", "judge/own_original"):
-                value = changes.get("own_training_original", value)
-            records[f"{split}/{name}"] = {
-                "value": figure(value, margin),
-                "baseline": figure(UNTRAINED),
-                "reference": figure(REAL) if "kid" in name else figure(0.8, 0.02),
-                "comparison": "better" if better else "unclear",
-            }
-    if "training_cosine" in changes:
-        records["training/prior/cosine"]["value"] = figure(changes["training_cosine"], 0.02)
-    found = findings(Evidence(records, "judge", "prior", {"effective_rank": rank, "width": 64}))
-    return {finding.subject: finding for finding in found}
+    for name in (f"{split}/{metric}" for split in ("held_out", "training") for metric in values):
+        metric = name.partition("/")[2]
+        value = changes.get(name, changes.get(metric, values[metric]))
+        is_distance = "kid" in name
+        better = value < UNTRAINED - 20 if is_distance else value > 0.6
+        records[name] = {
+            "value": figure(value, 5.0 if is_distance else 0.02),
+            "baseline": figure(UNTRAINED if is_distance else 0.5, 0.02),
+            "reference": figure(REAL) if is_distance else figure(0.8, 0.02),
+            "comparison": "better" if better else "unclear",
+        }
+    components = {"effective_rank": rank, "width": 64}
+    return Evidence(records, "judge", "prior", components, steps={"decoder": 10})
+
+
+def verdict(kid: float, *, rank: float = 50.0, **changes: Any) -> dict[str, Finding]:
+    """What is said, by subject."""
+    return {found.subject: found for found in findings(evidence(kid, rank=rank, **changes))}
 
 
 @pytest.mark.parametrize(
@@ -65,30 +70,60 @@ def test_the_distance_to_real_images_decides(kid: float, level: str, words: str)
     assert f"{kid} [{kid - 5} to {kid + 5}]" in images.text
 
 
+def test_nothing_is_diagnosed_from_images_like_those_of_untrained_models() -> None:
+    (only,) = verdict(575, rank=3.0).values()
+    assert "noise" in only.text
+    assert "Steps so far: decoder 10." in only.advice
+
+
 def test_the_limit_is_the_decoder_unless_true_embeddings_give_better_images() -> None:
-    assert "Decoder" in verdict(285)
+    decoder = verdict(285)["Decoder"].text
+    assert "the decoder limits how real the images look" in decoder
+    assert "what is drawn is limited by the embeddings" in decoder
+    alike = verdict(285, **{"decoder/squared_error_over_text": 0.5})["Decoder"].text
+    assert "what is drawn" not in alike
     prior = verdict(285, **{"judge/kid_from_true_embedding": 100.0})
     assert "the prior limits the images" in prior["Prior"].text
     assert not {"Prior", "Decoder"} & set(verdict(2))
 
 
-def test_a_collapsed_clip_and_an_overfitted_prior_are_named() -> None:
-    assert "CLIP" not in verdict(90)
-    assert "effectively 4.2 of 64 dimensions" in verdict(90, rank=4.2)["CLIP"].text
-    overfitted = verdict(2, training_cosine=0.99)["Prior"]
+def test_a_collapsed_clip_is_named_and_comes_first() -> None:
+    assert not {"CLIP", "What to do first"} & set(verdict(90))
+    collapsed = verdict(285, rank=4.2)
+    assert "effectively 4.2 of 64 dimensions" in collapsed["CLIP"].text
+    assert "Train the CLIP longer" in collapsed["CLIP"].advice
+    assert "Improve the CLIP" in collapsed["What to do first"].text
+    overfits = verdict(285, rank=4.2, **{"held_out/clip/retrieval_at_1": 0.1})["CLIP"]
+    assert "for fewer passes" in overfits.advice
+
+
+def test_a_prior_that_overfits_or_is_a_constant_is_named() -> None:
+    overfitted = verdict(2, **{"training/prior/cosine_over_mean": 0.99})["Prior"]
     assert (overfitted.level, "overfits" in overfitted.text) == ("bad", True)
+    constant = verdict(2, **{"prior/cosine_over_mean": 0.51})["Prior"]
+    assert "no better than their mean" in constant.text
 
 
-def test_images_that_look_alike_are_blamed_on_guidance() -> None:
+def test_many_near_duplicates_are_suspicious() -> None:
+    assert "Data" not in verdict(90)
+    (data,) = (
+        found
+        for found in findings(replace(evidence(90), near_duplicates=0.42))
+        if found.subject == "Data"
+    )
+    assert "42.0% of the pairs" in data.text
+
+
+def test_images_that_look_alike_are_blamed_on_guidance_if_they_look_real() -> None:
     assert "Variety" not in verdict(90)
     alike = verdict(90, **{"judge/recall": 0.1})["Variety"]
     assert "guidance" in alike.advice
-    poor = verdict(90, **{"judge/recall": 0.1, "judge/precision": 0.05})["Variety"]
-    assert "guidance" not in poor.advice
+    assert "Variety" not in verdict(90, **{"judge/recall": 0.1, "judge/precision": 0.05})
 
 
 def test_captions_that_change_nothing_are_noticed() -> None:
     assert verdict(90)["Captions"].level == "good"
+    assert verdict(90, **{"colour/closer_to_own": 0.8})["Captions"].level == "fair"
     assert verdict(90, **{"colour/closer_to_own": 0.51})["Captions"].level == "bad"
 
 
@@ -105,7 +140,7 @@ def test_speckle_blur_and_strong_colours_are_named() -> None:
 
 def test_copies_of_training_images_are_named_if_held_out_captions_have_none() -> None:
     assert "Memorisation" not in verdict(90)
-    copied = verdict(2, own_training_original=0.9)["Memorisation"]
+    copied = verdict(2, **{"training/judge/own_original": 0.9})["Memorisation"]
     assert copied.level == "bad"
     assert "90.0%" in copied.text
     assert "50.0%" in copied.text

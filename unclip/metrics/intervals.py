@@ -45,7 +45,10 @@ def interval(values: Tensor, *, level: float = LEVEL) -> Interval:
     """
     plain, resampled = values[0], values[1:]
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=values.dtype)
-    low, high = (torch.quantile(resampled, tails) + plain - resampled.mean()).tolist()
+    bounds = torch.quantile(resampled, tails) + plain - resampled.mean()
+    if values.min() >= 0 and values.max() <= 1:  # a share: the shift must not leave its range
+        bounds = bounds.clamp(0, 1)
+    low, high = bounds.tolist()
     return Interval(low, high)
 
 
