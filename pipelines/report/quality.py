@@ -51,9 +51,9 @@ def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
             name: prior.model.removesuffix("_prior") for name, prior in inputs.priors.items()
         },
         "prior_metrics": prior_rows(records, list(inputs.priors)),
-        "findings": [*findings(evidence), *study_findings(studied, judge=judge, prior=prior)]
-        if studied
-        else findings(evidence),
+        "findings": findings(
+            evidence, study_findings(studied, judge=judge, prior=prior) if studied else ()
+        ),
         "evaluated": count_samples(evaluation.folder, sample_shards(evaluation.folder)),
         "samples": sample_rows(evaluation, config.samples),
         "cascade": ["decoder", *inputs.upsamplers],

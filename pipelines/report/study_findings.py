@@ -1,10 +1,11 @@
 """What a study says in words: which source, baseline or guidance scale is better."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipelines.report.findings import Finding, interval
-from pipelines.report.page import number
+from pipelines.report.page import number, percent
+from pipelines.study.measure import COLOUR
 
 Record = Mapping[str, Any]
 SCALES = {"decoder_guidance": "decoder", "prior_guidance": "prior"}
@@ -64,15 +65,21 @@ def _baseline(baseline: Record, standard: Record, metric: str) -> Finding:
 
 
 def _guidance(best: Record, standard: Record, metric: str, model: str) -> Finding:
+    cost = ""
+    if best["gains"][COLOUR]["high"] < 0:
+        cost = (
+            " But their colours follow the captions less "
+            f"({_figure(best, COLOUR, percent)} and {_figure(standard, COLOUR, percent)})."
+        )
     return Finding(
         "fair",
         "Guidance",
         f"A guidance scale of {best['label']} for the {model} draws images closer to real ones "
         f"than the present {number(standard[f'{model}_guidance'])} ({_figure(best, metric)} and "
-        f"{_figure(standard, metric)}).",
+        f"{_figure(standard, metric)}).{cost}",
         f"Set evaluate.sampling.{model}.guidance_scale={best['label']}, and look at the images.",
     )
 
 
-def _figure(record: Record, metric: str) -> str:
-    return interval(record["figures"][metric])
+def _figure(record: Record, metric: str, text: Callable[[float], str] = number) -> str:
+    return interval(record["figures"][metric], text)

@@ -4,7 +4,7 @@ Only independent judges decide about the images. The CLIP that conditions the mo
 it describes itself: whether its embeddings have collapsed, and whether the prior overfits.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from pipelines.evaluation.samples import HELD_OUT, TRAINING
@@ -57,11 +57,11 @@ REAL = Finding(
 )
 
 
-def findings(evidence: Evidence) -> list[Finding]:
+def findings(evidence: Evidence, of_study: Iterable[Finding] = ()) -> list[Finding]:
     """All that can be said, with what to do first at the end.
 
-    A finding whose metrics were not measured is left out. Images that are no better than those of
-    untrained models allow no diagnosis.
+    of_study: what a study adds. A finding whose metrics were not measured is left out. Images that
+    are no better than those of untrained models allow no diagnosis.
     """
     found: list[Finding] = []
     for find in FINDERS:
@@ -70,8 +70,8 @@ def findings(evidence: Evidence) -> list[Finding]:
         except KeyError:
             continue
         if any(finding.text.startswith(UNTRAINED.text) for finding in found):
-            break
-    return [*found, *duplicates(evidence), *first_step(found)]
+            return [*found, *duplicates(evidence)]
+    return [*found, *of_study, *duplicates(evidence), *first_step(found)]
 
 
 def fidelity(evidence: Evidence) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pipelines.report.findings import Evidence, Finding
+from pipelines.report.study_findings import study_findings
 from pipelines.report.verdict import findings
 
 REAL, HALF, QUARTER, UNTRAINED = 0.0, 40.0, 130.0, 580.0
@@ -68,6 +69,40 @@ def test_the_distance_to_real_images_decides(kid: float, level: str, words: str)
     assert images.level == level
     assert words in images.text
     assert f"{kid} [{kid - 5} to {kid + 5}]" in images.text
+
+
+def study_record(name: str, kid: float, gain: float, colour_gain: float = 0.0) -> dict[str, Any]:
+    """A variant of a study; a gain is an interval of ± 2."""
+    group, _, label = name.partition("/")
+    gains = {"judge/kid": gain, "closer_in_colour": colour_gain}
+    return {
+        "name": name,
+        "group": group,
+        "label": label,
+        "decoder": "decoder" if label != "caption_only" else label,
+        "decoder_guidance": 2.0,
+        "figures": {"judge/kid": figure(kid), "closer_in_colour": figure(0.7, 0.1)},
+        "gains": {metric: figure(value, 2.0) for metric, value in gains.items()},
+    }
+
+
+def test_a_study_tells_what_the_prior_embeddings_and_guidance_do() -> None:
+    standard = study_record("source/prior", 100, 0)
+
+    def said(*others: dict[str, Any]) -> str:
+        records = [standard, *others]
+        return " ".join(f.text for f in study_findings(records, judge="judge", prior="prior"))
+
+    worse, same = (study_record("source/text_embedding", 100 - g, g) for g in (-30, 0))
+    assert "earns its place" in said(worse)
+    assert "adds nothing that shows" in said(same)
+    baseline = study_record("source/caption_only", 150, -50)
+    assert "Image embeddings help" in said(same, baseline)
+    guided = study_record("decoder_guidance/8", 60, 40)
+    assert "A guidance scale of 8 for the decoder" in said(same, guided)
+    assert "colours follow the captions less" not in said(same, guided)
+    pale = study_record("decoder_guidance/8", 60, 40, colour_gain=-5)
+    assert "colours follow the captions less" in said(same, pale)
 
 
 def test_nothing_is_diagnosed_from_images_like_those_of_untrained_models() -> None:
