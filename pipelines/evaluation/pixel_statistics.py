@@ -9,6 +9,8 @@ from PIL import Image
 
 from pipelines.artifacts.schema import PIXEL_STATISTICS
 
+GREY = 0.1  # largest chroma of a pixel that counts as grey
+
 
 def roughness(image: Image.Image) -> float:
     """The root mean square of the luminance's Laplacian, for luminance in [0, 1].
@@ -21,12 +23,15 @@ def roughness(image: Image.Image) -> float:
 
 
 def colourfulness(image: Image.Image) -> float:
-    """The mean chroma: the largest minus the smallest of R, G and B in [0, 1].
+    """The mean chroma of the pixels that are not grey; 0 if all are.
 
-    Guidance that is too strong raises it.
+    Chroma is the largest minus the smallest of R, G and B in [0, 1]. Guidance that is too strong
+    raises it; the size of an object on a grey or white ground does not.
     """
     rgb = np.asarray(image.convert("RGB"), np.float32) / 255  # (S, S, 3)
-    return float((rgb.max(axis=-1) - rgb.min(axis=-1)).mean())
+    chroma = rgb.max(axis=-1) - rgb.min(axis=-1)  # (S, S)
+    coloured = chroma[chroma > GREY]
+    return float(coloured.mean()) if coloured.size else 0.0
 
 
 STATISTICS: Mapping[str, Callable[[Image.Image], float]] = dict(

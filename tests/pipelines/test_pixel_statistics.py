@@ -33,3 +33,13 @@ def test_colourfulness_is_0_for_grey_and_1_for_pure_colours(emoji: Image.Image) 
     assert colourfulness(emoji.convert("L").convert("RGB")) == 0
     assert colourfulness(Image.new("RGB", (8, 8), (0, 255, 0))) == 1
     assert 0 < colourfulness(emoji) < 1
+    paler = Image.blend(emoji, emoji.convert("L").convert("RGB"), 0.5)
+    assert colourfulness(paler) < 0.8 * colourfulness(emoji)
+
+
+def test_colourfulness_does_not_depend_on_the_size_of_the_object() -> None:
+    images = [Image.new("RGB", (64, 64), "white") for _ in range(2)]
+    for image, side in zip(images, (10, 50), strict=True):
+        image.paste((200, 30, 30), (0, 0, side, side))
+    small, large = map(colourfulness, images)
+    assert small == large

@@ -9,8 +9,8 @@ from unclip.metrics import Estimate, mean_of
 MEANINGS = {
     "roughness": "Laplacian (root mean square) of generated images over that of the originals; "
     "speckle and noise raise it, blur lowers it",
-    "colourfulness": "chroma of generated images over that of the originals; guidance that is too "
-    "strong raises it",
+    "colourfulness": "chroma of the coloured pixels of generated images over that of the "
+    "originals; guidance that is too strong raises it",
 }
 
 
