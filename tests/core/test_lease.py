@@ -31,7 +31,7 @@ def test_a_lease_has_one_holder_until_it_is_released(store: Store) -> None:
         holder = second.acquire(LABEL)
         assert holder is not None
         assert f"(process {os.getpid()}) since 20" in str(holder)
-        assert holder_of(store.root, LABEL) == holder_of(store.root, LABEL)
+        assert str(holder_of(store.root, LABEL)) == str(holder)  # it may be renewed meanwhile
         assert second.acquire("embed/k2") is None
         first.release(LABEL)
         assert holder_of(store.root, LABEL) is None
