@@ -89,7 +89,9 @@ def sweeps(curves: Mapping[str, Sequence[Point]], fidelity: str) -> str:
                 axes.annotate(
                     point.label, at, xytext=(4, 4), textcoords="offset points", color=color
                 )
-        axes.set(title="Guidance", xlabel="closer in colour to its own original", ylabel=fidelity)
+        axes.set(
+            title="Guidance scales", xlabel="closer in colour to own original", ylabel=fidelity
+        )
         axes.figure.legend(loc="outside lower center", ncols=2, frameon=False)
 
     return svg(draw) if drawn else ""

@@ -25,6 +25,7 @@ GROUPS = {
     "decoder_guidance": "Guidance scale of the decoder",
     "prior_guidance": "Guidance scale of the prior",
 }
+SWEEPS = {"decoder_guidance": "decoder", "prior_guidance": "prior"}
 SOURCES = {
     "no_embedding": "the same decoder without an embedding: the caption only",
     "text_embedding": "the caption's CLIP embedding, as if it were an image's",
@@ -83,8 +84,7 @@ def _curves(records: Sequence[Values], judge: str) -> dict[str, list[plots.Point
             for record in records
             if record["group"] == group
         ]
-        for group, title in GROUPS.items()
-        if group != "source"
+        for group, title in SWEEPS.items()
     }
 
 
