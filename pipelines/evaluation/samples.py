@@ -131,12 +131,12 @@ def count_samples(folder: Folder, names: Iterable[str]) -> dict[str, int]:
     return {HELD_OUT: held_out.count(True), TRAINING: held_out.count(False)}
 
 
-def sample_shards(folder: Folder) -> list[str]:
-    """The names of the shards of samples in the folder of a finished evaluation."""
+def shards_in(folder: Folder, kind: str = SAMPLES) -> list[str]:
+    """The names of the shards of one kind in the folder of a finished stage."""
     return [
         file.removesuffix(".parquet")
         for file in folder.files()
-        if file.startswith(f"{SAMPLES}-") and file.endswith(".parquet")
+        if file.startswith(f"{kind}-") and file.endswith(".parquet")
     ]
 
 

@@ -9,7 +9,7 @@ from pipelines.evaluation.samples import (
     TRAINING,
     count_samples,
     first_samples,
-    sample_shards,
+    shards_in,
 )
 from pipelines.report.config import ReportConfig
 from pipelines.report.findings import Evidence
@@ -54,7 +54,7 @@ def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
         "findings": findings(
             evidence, study_findings(studied, judge=judge, prior=prior) if studied else ()
         ),
-        "evaluated": count_samples(evaluation.folder, sample_shards(evaluation.folder)),
+        "evaluated": count_samples(evaluation.folder, shards_in(evaluation.folder)),
         "samples": sample_rows(evaluation, config.samples),
         "cascade": ["decoder", *inputs.upsamplers],
     }
@@ -111,7 +111,7 @@ def prior_rows(records: Records, priors: Sequence[str]) -> list[Values]:
 def sample_rows(evaluation: Evaluation, limit: int) -> dict[str, list[Values]]:
     """By split, the first samples with their images as data URIs, at most `limit`."""
     columns = ["caption", *IMAGES, *IMAGE_LISTS]
-    first = first_samples(evaluation.folder, sample_shards(evaluation.folder), columns, limit)
+    first = first_samples(evaluation.folder, shards_in(evaluation.folder), columns, limit)
     return {split: [_inline(row) for row in rows] for split, rows in first.items()}
 
 

@@ -6,9 +6,9 @@ from typing import Any
 from pipelines.report.findings import Finding, interval
 from pipelines.report.page import number, percent
 from pipelines.study.measure import COLOUR
+from pipelines.study.variants import DECODER, SWEEPS, TEXT_EMBEDDING
 
 Record = Mapping[str, Any]
-SCALES = {"decoder_guidance": "decoder", "prior_guidance": "prior"}
 
 
 def study_findings(records: Sequence[Record], *, judge: str, prior: str) -> Iterator[Finding]:
@@ -16,11 +16,11 @@ def study_findings(records: Sequence[Record], *, judge: str, prior: str) -> Iter
     metric = f"{judge}/kid"
     by_name = {record["name"]: record for record in records}
     standard = by_name[f"source/{prior}"]
-    yield _prior(by_name["source/text_embedding"], standard, metric)
-    baselines = [r for r in records if r["group"] == "source" and r["decoder"] != "decoder"]
+    yield _prior(by_name[f"source/{TEXT_EMBEDDING}"], standard, metric)
+    baselines = [r for r in records if r["group"] == "source" and r["decoder"] != DECODER]
     for baseline in baselines:
         yield _baseline(baseline, standard, metric)
-    for group, model in SCALES.items():
+    for group, model in SWEEPS.items():
         better = [r for r in records if r["group"] == group and r["gains"][metric]["low"] > 0]
         if better:
             yield _guidance(max(better, key=lambda r: _gain(r, metric)), standard, metric, model)

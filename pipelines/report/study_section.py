@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from pipelines.artifacts import Evaluation, Study
-from pipelines.evaluation.samples import HELD_OUT, first_samples, sample_shards
+from pipelines.evaluation.samples import HELD_OUT, first_samples, shards_in
 from pipelines.report import plots
 from pipelines.report.inputs import Inputs
 from pipelines.report.page import data_uri, duration
@@ -17,19 +17,27 @@ from pipelines.study.draw import IMAGE
 from pipelines.study.measure import CLIP_SCORE, COLOUR
 from pipelines.study.scenes import SCENES
 from pipelines.study.study import CAPTIONS
+from pipelines.study.variants import (
+    DECODER,
+    NO_EMBEDDING,
+    SWEEPS,
+    TEXT_EMBEDDING,
+    TRUE_EMBEDDING,
+    Models,
+    Settings,
+    standard_of,
+)
 
-NO_GAIN = {"value": 0.0, "low": 0.0, "high": 0.0}
 PICTURES = 8  # captions whose images are shown
 GROUPS = {
     "source": "Where the image embedding comes from",
     "decoder_guidance": "Guidance scale of the decoder",
     "prior_guidance": "Guidance scale of the prior",
 }
-SWEEPS = {"decoder_guidance": "decoder", "prior_guidance": "prior"}
 SOURCES = {
-    "no_embedding": "the same decoder without an embedding: the caption only",
-    "text_embedding": "the caption's CLIP embedding, as if it were an image's",
-    "true_embedding": "the original's own embedding",
+    NO_EMBEDDING: "the same decoder without an embedding: the caption only",
+    TEXT_EMBEDDING: "the caption's CLIP embedding, as if it were an image's",
+    TRUE_EMBEDDING: "the original's own embedding",
 }
 Values = dict[str, Any]
 
@@ -39,6 +47,8 @@ def study_section(inputs: Inputs) -> Values:
     if inputs.study is None:
         return {"study": None}
     records, judge = inputs.study_figures["variants"], inputs.evaluation.judges[0]
+    models = Models(tuple(inputs.priors), tuple(inputs.baselines))
+    standard = next(r for r in records if r["name"] == standard_of(models))
     captions = _captions(inputs.evaluation)
     pictures = _pictures(inputs.study, [row["key"] for row in captions])
     return {
@@ -49,7 +59,7 @@ def study_section(inputs: Inputs) -> Values:
             "judge": judge,
             "columns": {f"{judge}/kid": "number", COLOUR: "percent", CLIP_SCORE: "number"},
             "groups": {
-                title: [_row(record, pictures) for record in records if record["group"] == group]
+                title: [_row(r, pictures, standard) for r in records if r["group"] == group]
                 for group, title in GROUPS.items()
             },
             "scenes": [
@@ -61,15 +71,16 @@ def study_section(inputs: Inputs) -> Values:
     }
 
 
-def _row(record: Values, pictures: dict[str, list[str]]) -> Values:
+def _row(record: Values, pictures: dict[str, list[str]], standard: Values) -> Values:
     label = record["label"]
     if record["group"] == "source":
-        if record["decoder"] != "decoder":
+        if record["decoder"] != DECODER:
             label = f"baseline {label.replace('_', ' ')}: a decoder trained without embeddings"
         else:
             label = SOURCES.get(label, "the prior" if label == "prior" else f"the prior {label}")
-    standard = all(gain == NO_GAIN for gain in record["gains"].values())
-    return {**record, "label": label, "pictures": pictures[record["name"]], "is_standard": standard}
+    is_standard = all(record[name] == standard[name] for name in Settings._fields)
+    own = {"label": label, "pictures": pictures[record["name"]], "is_standard": is_standard}
+    return {**record, **own}
 
 
 def _curves(records: Sequence[Values], judge: str) -> dict[str, list[plots.Point]]:
@@ -99,7 +110,7 @@ def _scene_pictures(study: Study, kind: str) -> list[Values]:
 def _captions(evaluation: Evaluation) -> list[Values]:
     """The first captions with their originals."""
     columns = ["caption", "original"]
-    rows = first_samples(evaluation.folder, sample_shards(evaluation.folder), columns, PICTURES)
+    rows = first_samples(evaluation.folder, shards_in(evaluation.folder), columns, PICTURES)
     return [{**row, "original": data_uri(row["original"])} for row in rows[HELD_OUT]]
 
 
@@ -107,10 +118,8 @@ def _pictures(study: Study, keys: Sequence[str]) -> dict[str, list[str]]:
     """By variant, the images of these keys, in their order."""
     wanted = pa.array(keys, pa.string())
     found: dict[str, dict[str, str]] = {}
-    for file in study.folder.files():
-        if not (file.startswith(f"{CAPTIONS}-") and file.endswith(".parquet")):
-            continue
-        table = study.folder.read_table(file, ["variant", "key", IMAGE])
+    for name in shards_in(study.folder, CAPTIONS):
+        table = study.folder.read_table(f"{name}.parquet", ["variant", "key", IMAGE])
         for row in table.filter(pc.is_in(table["key"], wanted)).to_pylist():
             found.setdefault(row["variant"], {})[row["key"]] = data_uri(row[IMAGE])
     return {variant: [by_key[key] for key in keys] for variant, by_key in found.items()}

@@ -64,14 +64,21 @@ def findings(evidence: Evidence, of_study: Iterable[Finding] = ()) -> list[Findi
     are no better than those of untrained models allow no diagnosis.
     """
     found: list[Finding] = []
-    for find in FINDERS:
+    noise = is_noise(evidence)
+    for find in (fidelity,) if noise else FINDERS:
         try:
             found += find(evidence)
         except KeyError:
             continue
-        if any(finding.text.startswith(UNTRAINED.text) for finding in found):
-            return [*found, *duplicates(evidence)]
+    if noise:
+        return [*found, *duplicates(evidence)]
     return [*found, *of_study, *duplicates(evidence), *first_step(found)]
+
+
+def is_noise(evidence: Evidence) -> bool:
+    """Whether the images are known to be no better than those of untrained models."""
+    name = f"{evidence.judge}/kid"
+    return f"{HELD_OUT}/{name}" in evidence.records and not evidence.is_better(name)
 
 
 def fidelity(evidence: Evidence) -> Iterator[Finding]:
@@ -79,7 +86,7 @@ def fidelity(evidence: Evidence) -> Iterator[Finding]:
     name = f"{evidence.judge}/kid"
     kid, untrained, real = (evidence.figure(name, p) for p in ("value", "baseline", "reference"))
     half, quarter = (evidence.figure(f"{name}_blurred_{times}") for times in (2, 4))
-    if not evidence.is_better(name):
+    if is_noise(evidence):
         steps = ", ".join(f"{model} {count:,}" for model, count in evidence.steps.items())
         found = replace(UNTRAINED, advice=f"Train longer. Steps so far: {steps or 'unknown'}.")
     elif kid["low"] > quarter["high"]:

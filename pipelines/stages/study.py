@@ -28,7 +28,7 @@ class RunStudy(Stage[Study]):
     priors: Mapping[str, Stage[TrainedModel]]  # the first is the standard one
     decoder: Stage[TrainedModel]
     upsamplers: Mapping[str, Stage[TrainedModel]]  # in the order of their use
-    baselines: Mapping[str, Stage[TrainedModel]]  # decoders that are told the caption only
+    baselines: Mapping[str, Stage[TrainedModel]]  # decoders trained to be compared
     evaluate: EvaluateConfig  # sampling settings, judges and seed
     config: StudyConfig
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 from pipelines.scenes.dataset import VERSION
 from unclip.config import Config, ConfigError
 
-MIN_SCENES = 8
+MIN_SCENES = MIN_CAPTIONS = 8  # distances and shares of fewer mean nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,10 @@ class StudyConfig(Config):
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for settings that cannot work."""
-        if self.captions < 8:
+        if self.captions < MIN_CAPTIONS:
             raise ConfigError(
-                f"study.captions={self.captions} is too few for a distance; give 8 or more, "
-                "better 64"
+                f"study.captions={self.captions} is too few for a distance; give "
+                f"{MIN_CAPTIONS} or more, better 64"
             )
         if self.batch_size < 1:
             raise ConfigError(f"study.batch_size={self.batch_size} must be at least 1")

@@ -27,6 +27,7 @@ from pipelines.study.variants import (
     NO_EMBEDDING,
     TEXT_EMBEDDING,
     TRUE_EMBEDDING,
+    Settings,
     Variant,
 )
 
@@ -63,63 +64,63 @@ class DrawWorker(ModelWorker):
         return self.evaluation
 
     def __call__(self, name: str, out: ShardWriter) -> Metadata:
-        """Writes the rows of one variant after another."""
+        """Writes the rows of one variant after another; equal settings are drawn once."""
         rows = self.folder.read_table(input_file(name)).to_pylist()
         known: dict[tuple[str, float], Tensor | None] = {}
+        alike: dict[Settings, list[Variant]] = {}
         for variant in self.variants:
-            predicted_by = (variant.source, variant.prior_guidance)
+            alike.setdefault(variant.settings, []).append(variant)
+        for settings, variants in alike.items():
+            predicted_by = (settings.source, settings.prior_guidance)
             if predicted_by not in known:  # variants of the decoder share predictions
-                known[predicted_by] = self.image_embeds(variant, rows)
-            images = self.draw(variant, known[predicted_by], rows)
-            out.write(self.table(variant, images, rows))
+                known[predicted_by] = self.image_embeds(settings, rows)
+            columns = self.columns(self.draw(settings, known[predicted_by], rows), rows)
+            for variant in variants:
+                names = [variant.name] * len(rows)
+                out.write(pa.table({"variant": names, **columns}, schema=self.schema))
         return {}
 
-    def image_embeds(self, variant: Variant, rows: Sequence[Values]) -> Tensor | None:
+    def image_embeds(self, settings: Settings, rows: Sequence[Values]) -> Tensor | None:
         """The image embeddings that the decoder gets, (B, E); None for the learned null."""
-        if variant.source == NO_EMBEDDING:
+        if settings.source == NO_EMBEDDING:
             return None
         norms = self.tensor(rows, "image_norm")
-        if variant.source == TRUE_EMBEDDING:
+        if settings.source == TRUE_EMBEDDING:
             return scale_embeds(self.tensor(rows, "image_embeds"), norms, self.cascade)
         text_embeds = self.tensor(rows, "text_embeds")
-        if variant.source == TEXT_EMBEDDING:  # with the norm of an average image
+        if settings.source == TEXT_EMBEDDING:  # with the norm of an average image
             return scale_embeds(text_embeds, norms.mean().expand_as(norms), self.cascade)
-        cascade = self.cascades[variant.source]
-        settings = replace(cascade.sampling.prior, guidance_scale=variant.prior_guidance)
-        guided = replace(cascade, sampling=replace(cascade.sampling, prior=settings))
+        cascade = self.cascades[settings.source]
+        prior = replace(cascade.sampling.prior, guidance_scale=settings.prior_guidance)
+        guided = replace(cascade, sampling=replace(cascade.sampling, prior=prior))
         return guided.sample_image_embeds(
             self.tokens(rows), text_embeds, generator=self.generators(rows, "study prior")
         )
 
     def draw(
-        self, variant: Variant, image_embeds: Tensor | None, rows: Sequence[Values]
+        self, settings: Settings, image_embeds: Tensor | None, rows: Sequence[Values]
     ) -> list[Image.Image]:
-        """The images of one variant, at the final size."""
+        """The images of some settings, at the final size."""
         sampling = self.cascade.sampling
-        settings = replace(sampling.decoder, guidance_scale=variant.decoder_guidance)
+        decoder = replace(sampling.decoder, guidance_scale=settings.decoder_guidance)
         cascade = replace(
             self.cascade,
-            decoder=self.decoders[variant.decoder],
-            sampling=replace(sampling, decoder=settings),
+            decoder=self.decoders[settings.decoder],
+            sampling=replace(sampling, decoder=decoder),
         )
         noise = self.generators(rows, "study decoder")
         pixels = cascade.decode(image_embeds, self.tokens(rows), generator=noise)
         return to_images((pixels, *cascade.upsample(pixels, generator=noise))[-1])
 
-    def table(
-        self, variant: Variant, images: Sequence[Image.Image], rows: Sequence[Values]
-    ) -> pa.Table:
-        """The rows of one variant."""
-        embeds = self.pipeline.image_tower.encode_images(images)
-        columns: dict[str, Any] = {
-            "variant": [variant.name] * len(rows),
+    def columns(self, images: Sequence[Image.Image], rows: Sequence[Values]) -> dict[str, Any]:
+        """The columns of images but the variant."""
+        return {
             "key": [row["key"] for row in rows],
             IMAGE: [encode_png(image) for image in images],
             "thumbnail": [encode_thumbnail(image) for image in images],
-            "image_embeds": unit_norm(embeds),
+            "image_embeds": unit_norm(self.pipeline.image_tower.encode_images(images)),
             **self.judges.columns(IMAGE, images),
         }
-        return pa.table(columns, schema=self.schema)
 
     @property
     def schema(self) -> pa.Schema:

@@ -11,8 +11,8 @@ from pipelines.core.stage import Context
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.inputs import Weights
 from pipelines.evaluation.rows import batches, shard_name, write_inputs
-from pipelines.evaluation.samples import HELD_OUT, first_samples, sample_shards
-from pipelines.study.config import StudyConfig
+from pipelines.evaluation.samples import HELD_OUT, first_samples, shards_in
+from pipelines.study.config import MIN_CAPTIONS, StudyConfig
 from pipelines.study.draw import DrawWorker
 from pipelines.study.measure import Record, measure
 from pipelines.study.scenes import SCHEMA, SceneWorker, probed, scene_records
@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 CAPTIONS = "captions"  # kind of shards
 STUDY_FILE = "study.json"
-MIN_CAPTIONS = 8
 COLUMNS = ("caption", "image_embeds", "image_norm", "text_embeds", "original_thumbnail")
 
 
@@ -68,7 +67,7 @@ def gather(
     Raises `PipelineError` if too few captions were evaluated.
     """
     columns = [*COLUMNS, *(features_of("original", judge) for judge in judges)]
-    shards = sample_shards(evaluation.folder)
+    shards = shards_in(evaluation.folder)
     rows = first_samples(evaluation.folder, shards, columns, config.captions)[HELD_OUT]
     if len(rows) < MIN_CAPTIONS:
         raise PipelineError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pipelines.study.config import StudyConfig
 from unclip.config import ConfigError
@@ -16,6 +16,16 @@ TEXT_EMBEDDING = "text_embedding"  # the CLIP embedding of the caption, as if it
 TRUE_EMBEDDING = "true_embedding"  # that of the caption's own image, which no prior can beat
 SOURCES = (NO_EMBEDDING, TEXT_EMBEDDING, TRUE_EMBEDDING)
 DECODER = "decoder"
+SWEEPS = {"decoder_guidance": "decoder", "prior_guidance": "prior"}  # group → what is guided
+
+
+class Settings(NamedTuple):
+    """Source of the embedding, decoder, and the two guidance scales."""
+
+    source: str
+    decoder: str
+    prior_guidance: float
+    decoder_guidance: float
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,11 @@ class Variant:
     decoder: str  # `DECODER`, or the name of a baseline
     prior_guidance: float
     decoder_guidance: float
+
+    @property
+    def settings(self) -> Settings:
+        """What decides the images: variants of equal settings draw equal images."""
+        return Settings(self.source, self.decoder, self.prior_guidance, self.decoder_guidance)
 
     @property
     def name(self) -> str:
