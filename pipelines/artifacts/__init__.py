@@ -144,7 +144,7 @@ class Study(Artifact):
 
 @dataclass(frozen=True)
 class DataReport(Artifact):
-    """`data.html`: one file with its images inside; `data.json`: the figures on it."""
+    """`data.html`: one file with its images inside. `data.json`, `pictures.json`: what it shows."""
 
 
 @dataclass(frozen=True)

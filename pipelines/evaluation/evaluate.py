@@ -13,6 +13,7 @@ from pipelines.evaluation.inputs import Sources, Weights
 from pipelines.evaluation.judging import Judges, ReferenceWorker
 from pipelines.evaluation.metrics.metric import Measurement
 from pipelines.evaluation.metrics.suite import Measured, Subjects, measure
+from pipelines.evaluation.nearest import write_nearest
 from pipelines.evaluation.rows import Names, gather
 from unclip.checkpoint import check_file
 
@@ -49,6 +50,7 @@ def evaluate(ctx: Context, sources: Sources, weights: Weights, config: EvaluateC
     subjects = Subjects(tuple(weights.priors), tuple(config.judges))
     measured: Measured = ctx.call(measure, ctx.folder, names, subjects)
     sheets = ctx.call(write_contact_sheets, ctx.folder, names.samples)
+    ctx.call(write_nearest, ctx.folder, names.samples, sources)
     return Evaluated(measured.measurements, measured.notes, sheets)
 
 

@@ -16,7 +16,7 @@ from pipelines.artifacts import PairShards
 from pipelines.artifacts.schema import rendition
 from pipelines.core.tables import ParquetRows
 from pipelines.report.data_tables import Sources
-from pipelines.report.page import clean
+from pipelines.report.page import clean, data_uri
 
 KEPT = 24  # pictures of pairs that were selected
 PER_REASON = 6  # rejected pictures
@@ -167,7 +167,7 @@ def read_pictures(places: Iterable[Place], pairs: PairShards) -> Iterator[tuple[
         picture = {
             "caption": clean(row["caption"], MAX_CAPTION),
             "size": f"{row['original_width']} × {row['original_height']}",
-            "image": thumbnail(row[column]),
+            "image": data_uri(thumbnail(row[column]), "jpeg"),
         }
         yield place, picture
 

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 PAGE_FILE = "data.html"
 FIGURES_FILE = "data.json"
+PICTURES_FILE = "pictures.json"
 TABLES = {"download": "outcomes", "filter": "verdicts", "select": "selection"}
 MAX_REASONS = 30  # of a stage, in the tables of the page
 MAX_LANGUAGES = 12
@@ -26,10 +27,11 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class DataPage:
-    """The page, and the figures that it shows (JSON-able)."""
+    """The page, and the figures and pictures that it shows (JSON-able)."""
 
     html: str
     figures: Values
+    pictures: Values
 
 
 def make_data_page(sources: Sources) -> DataPage:
@@ -40,7 +42,7 @@ def make_data_page(sources: Sources) -> DataPage:
         pictures = data_examples.find_pictures(database, sources, figures["reasons"])
     html = render_page("data.html", pictures=pictures, **page_values(figures))
     log.info("Rendered the data report: %.1f MB", len(html) / 1e6)
-    return DataPage(html, figures)
+    return DataPage(html, figures, pictures)
 
 
 def find_figures(database: duckdb.DuckDBPyConnection, sources: Sources) -> Values:

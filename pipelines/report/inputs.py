@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.artifacts import ClipWeights, DataReport, Evaluation, Study, TrainedModel
 from pipelines.core.folder import Folder
-from pipelines.report.data_page import FIGURES_FILE
+from pipelines.report.data_page import FIGURES_FILE, PICTURES_FILE
 from pipelines.study.study import STUDY_FILE
 
 
@@ -40,6 +40,12 @@ class Inputs:
         """The figures of the data report."""
         figures: dict[str, Any] = self.data.folder.read_json(FIGURES_FILE)
         return figures
+
+    @cached_property
+    def data_pictures(self) -> dict[str, Any]:
+        """The pictures of the data report, as data URIs."""
+        pictures: dict[str, Any] = self.data.folder.read_json(PICTURES_FILE)
+        return pictures
 
     @cached_property
     def study_figures(self) -> dict[str, Any]:

@@ -38,7 +38,6 @@ def _environment() -> jinja2.Environment:
         "percent": percent,
         "duration": duration,
         "clean": clean,
-        "jpeg": lambda content: data_uri(content, "jpeg"),
     }
     environment.filters |= filters
     return environment

@@ -62,6 +62,8 @@ def data_section(inputs: Inputs) -> Values:
     return {
         "funnel": funnel_rows(figures),
         "rejections": {stage: reason_rows(r) for stage, r in figures["reasons"].items()},
+        "reasons": figures["reasons"],
+        "rejected": inputs.data_pictures["rejected"],
         "similarity": similarity_plot(figures),
         "components": figures["components"],
         "explained": explained_plot(figures),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.artifacts import Evaluation
+from pipelines.evaluation.nearest import NEAREST, NEAREST_FILE
 from pipelines.evaluation.samples import (
     HELD_OUT,
     TRAINING,
@@ -19,7 +20,9 @@ from pipelines.report.study_findings import study_findings
 from pipelines.report.verdict import findings
 
 SPLITS = {TRAINING: "Training split", HELD_OUT: "Held-out split"}
-IMAGES = ("original", "generated", "generated_small", "from_true_embedding")  # one per row
+STORED = ("original", "generated", "generated_small", "from_true_embedding")  # one per row
+IMAGES = (*STORED, "nearest")
+NO_NEAREST = dict.fromkeys(NEAREST.names)  # of samples that were not compared
 IMAGE_LISTS = ("generated_middle", "variations")
 Records = Mapping[str, dict[str, Any]]
 Values = dict[str, Any]
@@ -110,9 +113,13 @@ def prior_rows(records: Records, priors: Sequence[str]) -> list[Values]:
 
 def sample_rows(evaluation: Evaluation, limit: int) -> dict[str, list[Values]]:
     """By split, the first samples with their images as data URIs, at most `limit`."""
-    columns = ["caption", *IMAGES, *IMAGE_LISTS]
+    columns = ["caption", *STORED, *IMAGE_LISTS]
     first = first_samples(evaluation.folder, shards_in(evaluation.folder), columns, limit)
-    return {split: [_inline(row) for row in rows] for split, rows in first.items()}
+    nearest = {row["key"]: row for row in evaluation.folder.read_table(NEAREST_FILE).to_pylist()}
+    return {
+        split: [_inline({**NO_NEAREST, **row, **nearest.get(row["key"], {})}) for row in rows]
+        for split, rows in first.items()
+    }
 
 
 def _inline(row: Values) -> Values:

@@ -270,8 +270,8 @@ def memorisation(evidence: Evidence) -> Iterator[Finding]:
             "The models reproduce training images: the nearest original is the caption's own for "
             f"{interval(known, percent)} of the training captions and {interval(new, percent)} of "
             "the held-out ones.",
-            "Train on more pairs, or take fewer steps with the decoder; compare the samples of the "
-            "training split below.",
+            "Train on more pairs, or take fewer steps with the decoder; compare the samples with "
+            "the nearest training images beside them.",
         )
 
 

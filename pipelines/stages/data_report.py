@@ -21,6 +21,7 @@ class BuildDataReport(Stage[DataReport]):
     """Books, reasons, distributions and examples of all rows, on one HTML page."""
 
     kind: ClassVar[str] = "data_report"
+    version: ClassVar[int] = 2  # 2: pictures.json
     artifact: ClassVar[type[Artifact]] = DataReport
 
     urls: Stage[ListShards]
@@ -33,7 +34,12 @@ class BuildDataReport(Stage[DataReport]):
     def run(self, ctx: Context) -> DataReport:
         """Count and render in a worker, then publish."""
         # Imported here because DuckDB and matplotlib take a second, which planning should not.
-        from pipelines.report.data_page import FIGURES_FILE, PAGE_FILE, make_data_page
+        from pipelines.report.data_page import (
+            FIGURES_FILE,
+            PAGE_FILE,
+            PICTURES_FILE,
+            make_data_page,
+        )
         from pipelines.report.data_tables import Sources
 
         sources = Sources(
@@ -46,6 +52,7 @@ class BuildDataReport(Stage[DataReport]):
         )
         page = ctx.call(make_data_page, sources)
         ctx.folder.write_json(FIGURES_FILE, page.figures)
+        ctx.folder.write_json(PICTURES_FILE, page.pictures)
         ctx.folder.write_bytes(PAGE_FILE, page.html.encode())
         for file in (FIGURES_FILE, PAGE_FILE):
             ctx.emit(Output(self.name, file))

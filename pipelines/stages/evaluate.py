@@ -35,7 +35,7 @@ class Evaluate(Stage[Evaluation]):
     """Images for held-out and for training captions, and how good they are."""
 
     kind: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 5  # 4: intervals, independent judges; 5: statistics of pixels
+    version: ClassVar[int] = 6  # 5: statistics of pixels; 6: the nearest training images
     artifact: ClassVar[type[Artifact]] = Evaluation
 
     pairs: Stage[PairShards]

@@ -28,7 +28,7 @@ class BuildReport(Stage[Report]):
     """Metrics, samples, loss curves and lineage on one HTML page; beside it, the data report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 7  # 6: verdict; 7: curves of the CLIP and of held-out rows
+    version: ClassVar[int] = 8  # 7: curves of the CLIP; 8: nearest and rejected images
     artifact: ClassVar[type[Artifact]] = Report
 
     evaluation: Stage[Evaluation]

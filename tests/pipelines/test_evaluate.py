@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -18,12 +19,17 @@ from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.runner import RunSettings, run_plan
 from pipelines.core.stage import load_artifact
 from pipelines.core.store import Store
+from pipelines.data.pixels import decode_pixels
+from pipelines.data.shard_reader import select_rows
 from pipelines.evaluation.model_worker import row_generator
+from pipelines.evaluation.nearest import NEAREST_FILE
 from pipelines.evaluation.rows import Row, choose, read_rows
 from pipelines.stages.evaluate import Evaluate, read_metrics
 from tests.pipelines import given
 from tests.pipelines.local import make
 from unclip.config import ConfigError
+from unclip.judges.gradients import SIDE, gradients
+from unclip.judges.judge import resize
 
 IMAGES = ("original", "generated", "generated_small", "untrained")
 
@@ -194,3 +200,26 @@ def test_priors_whose_metrics_would_be_ambiguous_are_refused(stage: Evaluate, na
 def test_an_evaluation_needs_a_prior(stage: Evaluate):
     with pytest.raises(ConfigError, match="needs a prior"):
         replace(stage, priors={})
+
+
+def test_the_nearest_training_image_is_that_of_an_exhaustive_search(
+    evaluation: Evaluation, stage: Evaluate, store: Store
+):
+    pairs, selection = (load_artifact(store, s) for s in (stage.pairs, stage.selection))
+    images = {}
+    for name in selection.shards:
+        rows = pq.read_table(pairs.url(name)).to_pylist()
+        for one in select_rows(selection.url(name), held_out=False).to_pylist():
+            images[one["key"]] = decode_pixels(rows[one["row"]]["image"], 32)
+    nearest = evaluation.folder.read_table(NEAREST_FILE).to_pylist()
+    samples = {row["key"]: row for row in given.sample_table(evaluation).to_pylist()}
+    assert {row["key"] for row in nearest} == set(samples)
+
+    def features(image: np.ndarray) -> np.ndarray:
+        return np.asarray(gradients(resize(Image.fromarray(image), SIDE)[None] / 255)[0])
+
+    for row in nearest:
+        of_sample = features(pixels(samples[row["key"]]["generated"]).astype(np.uint8))
+        distances = {k: np.linalg.norm(features(i) - of_sample) for k, i in images.items()}
+        assert row["nearest_key"] == min(distances, key=lambda key: distances[key])
+        assert (pixels(row["nearest"]) == images[row["nearest_key"]]).all()
