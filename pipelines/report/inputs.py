@@ -10,6 +10,8 @@ from pipelines.core.folder import Folder
 from pipelines.report.data_page import FIGURES_FILE, PICTURES_FILE
 from pipelines.study.study import STUDY_FILE
 
+HISTORY_FILE = "history.json"
+
 
 @dataclass(frozen=True)
 class Lineage:
@@ -55,7 +57,29 @@ class Inputs:
         figures: dict[str, Any] = self.study.folder.read_json(STUDY_FILE)
         return figures
 
+    @cached_property
+    def histories(self) -> dict[str, list[dict[str, Any]]]:
+        """By model, the values logged during its training; the CLIP first, unless pretrained."""
+        found = {name: _history(model.folder) for name, model in self.models.items()}
+        of_clip = _history(self.clip.folder)
+        return {"clip": of_clip, **found} if of_clip else found
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """By model, the steps of its training."""
+        of_clip = self.histories.get("clip")
+        steps = {name: model.steps for name, model in self.models.items()}
+        return {"clip": int(of_clip[-1]["step"]), **steps} if of_clip else steps
+
     @property
     def models(self) -> dict[str, TrainedModel]:
         """The trained models by name."""
         return {**self.priors, "decoder": self.decoder, **self.upsamplers, **self.baselines}
+
+
+def _history(folder: Folder) -> list[dict[str, Any]]:
+    """Empty if there is no log."""
+    if not folder.exists(HISTORY_FILE):
+        return []
+    history: list[dict[str, Any]] = folder.read_json(HISTORY_FILE)
+    return history

@@ -10,7 +10,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-SPELLINGS: Mapping[str, str] = {"clip": "CLIP", "cmmd": "CMMD", "frechet": "Fréchet", "kid": "KID"}
+SPELLINGS: Mapping[str, str] = {
+    "blurred 2": "of real images at 1/2 resolution",
+    "blurred 4": "of real images at 1/4 resolution",
+    "clip": "CLIP",
+    "cmmd": "CMMD",
+    "efficientnet": "EfficientNet",
+    "frechet": "Fréchet",
+    "kid": "KID",
+}
+ZERO = 1e-9  # smaller values are rounding errors
 # Control characters that captions need: joiners of emoji and of Persian and Indic letters.
 JOINERS = "\u200c\u200d"
 REPLACEMENT = "\ufffd"
@@ -75,7 +84,9 @@ def metric_label(name: str) -> str:
 
 def number(value: float) -> str:
     """Three significant digits, with an exponent only for very small and very large values."""
-    if value != 0 and not 1e-4 <= abs(value) < 1e6:
+    if abs(value) < ZERO:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e6:
         return f"{value:.2e}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 

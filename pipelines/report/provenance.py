@@ -17,23 +17,31 @@ from pipelines.report.data_page import (
 )
 from pipelines.report.inputs import Inputs
 
-HISTORY_FILE = "history.json"
 Values = dict[str, Any]
 
 
 def training_section(inputs: Inputs) -> Values:
     """The trained models, their loss curves and the CLIP that they read."""
-    histories = {name: _history(model.folder) for name, model in inputs.models.items()}
-    of_clip = _history(inputs.clip.folder)
-    if of_clip:  # a pretrained one has none
-        histories = {"clip": of_clip, **histories}
+    models = [_model_row(name, model) for name, model in inputs.models.items()]
+    if "clip" in inputs.steps:
+        models = [_clip_row(inputs), *models]
     return {
         "clip": inputs.clip,
-        "models": [_model_row(name, model) for name, model in inputs.models.items()],
+        "models": models,
         "curves": {
             name: history and Markup(plots.curve(history, name.replace("_", " ")))
-            for name, history in histories.items()
+            for name, history in inputs.histories.items()
         },
+    }
+
+
+def _clip_row(inputs: Inputs) -> Values:
+    return {
+        "name": "CLIP",
+        "parameters": None,
+        "steps": inputs.steps["clip"],
+        "final_loss": inputs.histories["clip"][-1]["loss"],
+        **_made(inputs.clip.folder),
     }
 
 
@@ -43,17 +51,12 @@ def _model_row(name: str, model: TrainedModel) -> Values:
         "parameters": model.parameters,
         "steps": model.steps,
         "final_loss": model.final_loss,
-        "key": model.folder.url.rstrip("/").rsplit("/", 1)[-1],
-        "duration_s": duration_s(model.folder),
+        **_made(model.folder),
     }
 
 
-def _history(folder: Folder) -> list[Values]:
-    """The values logged during a training; empty if there is no log."""
-    if not folder.exists(HISTORY_FILE):
-        return []
-    history: list[Values] = folder.read_json(HISTORY_FILE)
-    return history
+def _made(folder: Folder) -> Values:
+    return {"key": folder.url.rstrip("/").rsplit("/", 1)[-1], "duration_s": duration_s(folder)}
 
 
 def data_section(inputs: Inputs) -> Values:

@@ -39,7 +39,7 @@ def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
         judge=judge,
         prior=prior,
         components=components,
-        steps={name: model.steps for name, model in inputs.models.items()},
+        steps=inputs.steps,
         near_duplicates=near_duplicates(inputs.data_figures),
     )
     studied = inputs.study_figures["variants"]
@@ -57,6 +57,7 @@ def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
         "findings": findings(
             evidence, study_findings(studied, judge=judge, prior=prior) if studied else ()
         ),
+        "held_out_pairs": inputs.data_figures["splits"]["held_out"],
         "evaluated": count_samples(evaluation.folder, shards_in(evaluation.folder)),
         "samples": sample_rows(evaluation, config.samples),
         "cascade": ["decoder", *inputs.upsamplers],

@@ -30,7 +30,7 @@ def clip_metrics() -> Iterator[Metric]:
             name=f"clip/retrieval_at_{rank}",
             score=partial(retrieval, queries="text_embeds", rank=rank),
             baseline_name="chance",
-            meaning=f"share of captions whose own image is {nearest(rank)} of {{count}} by CLIP",
+            meaning=f"share of captions whose own image is {nearest(rank)} of all by CLIP",
         )
 
 
@@ -66,8 +66,7 @@ def prior_metrics(name: str, column: str) -> Iterator[Metric]:
             name=f"{name}/retrieval_at_{rank}",
             score=partial(retrieval, queries=column, rank=rank),
             baseline_name="chance",
-            meaning="share of predicted embeddings whose own image is "
-            f"{nearest(rank)} of {{count}}",
+            meaning=f"share of predicted embeddings whose own image is {nearest(rank)} of all",
         )
 
 

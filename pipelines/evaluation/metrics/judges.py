@@ -56,8 +56,8 @@ def judge_metrics(judge: str) -> Iterator[Metric]:
         name=f"{judge}/own_original",
         score=partial(own_original, judge=judge),
         baseline_name="chance",
-        meaning=f"share of generated images whose caption's own original is the nearest of "
-        f"{{count}} by {judge}",
+        meaning="share of generated images whose caption's own original is the nearest of all by "
+        f"{judge}",
     )
 
 
