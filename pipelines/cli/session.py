@@ -19,11 +19,11 @@ from pipelines.cli.models import ModelSource
 from pipelines.cli.options import ImageRequest
 from pipelines.embeddings.components import load_basis
 from pipelines.evaluation.grids import Tile, draw_grid, in_rows
-from pipelines.evaluation.images import to_images
 from pipelines.tracking.image import log_image
 from unclip import manipulate
 from unclip.generation import Cascade
 from unclip.manipulate import Latent
+from unclip.output import to_images
 from unclip.pipeline import UnclipPipeline
 from unclip.samplers import randn
 

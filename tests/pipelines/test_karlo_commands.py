@@ -13,10 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pipelines.cli.main import main
-from pipelines.evaluation.images import to_images
 from tests.unclip import karlo_toys as toys
 from tests.unclip.toys import seeded
 from unclip.interop import KARLO_SAMPLING, merge, read_pipeline
+from unclip.output import to_images
 from unclip.pipeline import UnclipPipeline
 
 SAMPLING = replace(
@@ -103,7 +103,7 @@ def test_what_is_imported_and_exported_again_is_the_same_bit_for_bit(
 
 def test_a_folder_of_models_is_the_same_when_it_is_loaded(theirs: Path, imported: Path) -> None:
     before = merge([read_pipeline(theirs / kind) for kind in ("text", "variation")])
-    after = UnclipPipeline.load(imported)
+    after = UnclipPipeline.from_pretrained(imported)
     assert after.cascade.sampling == SAMPLING
     for name, model in before.cascade.models.items():
         weights = after.cascade.models[name].state_dict()

@@ -61,6 +61,6 @@ def test_every_snippet_of_the_tutorial_runs(
     pipeline = message["whole"]
     assert isinstance(pipeline, UnclipPipeline)
     pipeline.save("generator")
-    again = UnclipPipeline.load("generator")
+    again = UnclipPipeline.from_pretrained("generator")
     wanted = pipeline.generate(["a red heart"], generator=seeded()).pixels[-1]
     assert torch.equal(again.generate(["a red heart"], generator=seeded()).pixels[-1], wanted)
