@@ -116,7 +116,7 @@ def _build_empty(config: Config) -> nn.Module:
 class _WithoutValues(TorchFunctionMode):
     """Skips what only gives weights their first values, because a meta tensor has none.
 
-    On the meta device these functions would import torch's compiler, which takes a second.
+    On the meta device they would import torch's compiler and sympy, which takes a second.
     """
 
     def __torch_function__(
@@ -126,7 +126,7 @@ class _WithoutValues(TorchFunctionMode):
             return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
         if func in SCALINGS and isinstance(args[1], int | float):
             return args[0]
-        return func(*args, **(kwargs or {}))
+        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
 
 
 def _read_header(file: IO[bytes], *, where: str) -> tuple[dict[str, Any], int]:

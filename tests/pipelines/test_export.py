@@ -11,7 +11,7 @@ import torch
 from diffusers.pipelines import deprecated
 
 from pipelines.artifacts import TrainedModel
-from pipelines.cli import models as cli_models
+from pipelines.cli import project as cli_project
 from pipelines.cli.main import main
 from pipelines.cli.options import ProjectChoice
 from pipelines.cli.project import Project
@@ -54,7 +54,7 @@ def use(changes: Mapping[str, Any], store: Store, monkeypatch: pytest.MonkeyPatc
     project = Project(ProjectChoice("demo", None, ()), settings, Graph([stage]), store)
     for name in project.model_stages:
         make(store, project.graph[name])
-    monkeypatch.setattr(cli_models, "open_project", lambda choice: project)
+    monkeypatch.setattr(cli_project, "open_project", lambda choice: project)
 
 
 def test_what_the_pipeline_trained_of_karlo_opens_in_diffusers(

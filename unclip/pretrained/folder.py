@@ -76,20 +76,29 @@ def seal(folder: Path) -> None:
 
 
 def check_folder(folder: Path) -> SamplingConfig:
-    """Check that `UnclipPipeline.from_pretrained` can load it; returns its sampling settings.
+    """Check that `load_cascade` can load a folder; returns its sampling settings.
 
-    Reads the weights only for their digests. Raises `ConfigError` if a file is missing or the
-    sampling settings are wrong, `CheckpointError` if a file is incomplete or its tensors do not fit
-    its config, and `ManifestError` for another version of the folder or a wrong digest.
+    Reads the weights only for their digests. Raises as `read_settings` does, `CheckpointError` if a
+    file is incomplete or its tensors do not fit its config, and `ManifestError` for a wrong digest.
+    """
+    sampling = read_settings(folder)
+    for name in models_in(folder, sampling):
+        with (folder / file_of(name)).open("rb") as file:
+            check_file(file, where=str(folder / file_of(name)))
+    check_digests(folder)
+    return sampling
+
+
+def read_settings(folder: Path) -> SamplingConfig:
+    """The sampling settings of a folder; looks at no weights.
+
+    Raises `ConfigError` if a file is missing or the settings are wrong, and `ManifestError` for
+    another version of the folder.
     """
     _check_there(folder, (SAMPLING, MANIFEST))
     read_manifest((folder / MANIFEST).read_text(), where=str(folder / MANIFEST))
     sampling = read_sampling(folder / SAMPLING)
     _check_there(folder, [file_of(name) for name in ("decoder", *sampling.upsamplers)])
-    for name in models_in(folder, sampling):
-        with (folder / file_of(name)).open("rb") as file:
-            check_file(file, where=str(folder / file_of(name)))
-    check_digests(folder)
     return sampling
 
 
