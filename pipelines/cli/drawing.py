@@ -43,9 +43,9 @@ def draw_captions(
         for drawing in wanted if as_json else ():
             _print_json(session, drawing, out)
     else:
-        out.mkdir(parents=True, exist_ok=True)
         files = []
         for drawing, image in _draw(session, wanted):
+            out.mkdir(parents=True, exist_ok=True)
             files.append(out / _file_name(len(files), drawing.caption))
             image.save(files[-1])
             if as_json:
@@ -57,12 +57,14 @@ def draw_captions(
 def _draw(session: "Session", wanted: Sequence[Drawing]) -> Iterator[tuple[Drawing, Image.Image]]:
     """Each image when it is drawn, with a progress bar if standard error is a terminal."""
     starts = [0, *range(1, len(wanted), BATCH)]
-    with click.progressbar(length=len(wanted), label="Drawing", file=sys.stderr) as bar:
-        bar.render_progress()
+    pipeline, hidden = session.pipeline, not sys.stderr.isatty()
+    with click.progressbar(
+        length=len(wanted), label="Drawing", file=sys.stderr, hidden=hidden
+    ) as bar:
         for start, end in zip(starts, [*starts[1:], len(wanted)], strict=True):
             some = wanted[start:end]
             noise = [generator_for(session.request.seed, drawing.number) for drawing in some]
-            made = session.pipeline([drawing.caption for drawing in some], generator=noise)
+            made = pipeline([drawing.caption for drawing in some], generator=noise)
             bar.update(len(some))
             yield from zip(some, made.images, strict=True)
 
