@@ -163,6 +163,15 @@ def test_a_command_writes_a_labelled_grid_and_tracks_it(
     assert said["name"] == arguments[0]
 
 
+def test_all_images_that_a_project_draws_are_tracked(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[list[Path]] = []
+    monkeypatch.setattr(tracking, "log_images", lambda files, *given, **named: logged.append(files))
+    assert main(["--debug", "generate", "a heart", "a star", "demo", "--out", "drawn"]) == 0
+    assert logged == [[Path("drawn/0000-a-heart.png"), Path("drawn/0001-a-star.png")]]
+
+
 @pytest.mark.parametrize("list_now", [None, "second edition"])
 def test_trained_models_draw_after_the_url_list_is_gone_or_changed(
     project: Project, list_now: str | None, monkeypatch: pytest.MonkeyPatch

@@ -70,9 +70,11 @@ def save_cascade(cascade: Cascade, folder: Path, *, half: bool) -> None:
 
 def seal(folder: Path) -> None:
     """Write the manifest of all weights, and of the files of the CLIP."""
-    written = [*folder.glob("*.safetensors"), *(folder / CLIP).rglob("*")]
-    files = [file.relative_to(folder).as_posix() for file in written if file.is_file()]
-    write_manifest(folder, files)
+    found = [*folder.glob("*.safetensors"), *(folder / CLIP).rglob("*")]
+    files = [file for file in found if file.is_file()]
+    for file in files:
+        file.chmod(0o644)  # safetensors lets nobody else read its files
+    write_manifest(folder, [file.relative_to(folder).as_posix() for file in files])
 
 
 def check_folder(folder: Path) -> SamplingConfig:
