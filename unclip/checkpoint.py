@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from unclip.config import Config, ConfigError, UnclipError
 from unclip.kinds import build, find_file_spec, spec_of
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 MAX_HEADER_BYTES = 100_000_000  # limit of the safetensors specification
+SCALINGS = (torch.Tensor.mul, torch.Tensor.mul_, torch.Tensor.div, torch.Tensor.div_)
 MOST_NAMED = 5  # fields or tensors in one message, at most
 
 
@@ -34,8 +36,8 @@ class CheckpointError(UnclipError):
     """A file that is not a saved model, or whose tensors do not fit its config."""
 
 
-def save_model(path: Path | str, model: nn.Module) -> None:
-    """Write the model's weights and config.
+def save_model(path: Path | str, model: nn.Module, *, half: bool = False) -> None:
+    """Write the model's weights and config; half: store float32 weights as float16.
 
     The write is not atomic: where that matters, write to a temporary name and rename. Raises
     `CheckpointError` if the model's kind is unknown.
@@ -47,12 +49,16 @@ def save_model(path: Path | str, model: nn.Module) -> None:
     config: Any = model.config
     # safetensors requires contiguous tensors, and U-Net weights are channels_last.
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, path, metadata=config_metadata(config))
+    stored = in_half(tensors) if half else tensors
+    save_file(stored, path, metadata=config_metadata(config))
     log.debug("saved a %s to %s", type(model).__name__, path)
 
 
 def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> nn.Module:
-    """Load a saved model, in evaluation mode; raises `CheckpointError` for any other file."""
+    """Load a saved model, in evaluation mode and in the precision that its config builds.
+
+    Raises `CheckpointError` for any other file.
+    """
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             config = config_from_metadata(file.metadata() or {}, where=str(path))
@@ -61,12 +67,25 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> nn.Mo
         raise CheckpointError(
             f"{path} is not a complete safetensors file ({error}); write it again with `save_model`"
         ) from error
-    with torch.device("meta"):
-        model = build(config)
-    _check_tensors(model.state_dict(), tensors, where=str(path))
-    model.load_state_dict(tensors, assign=True)
+    model = _build_empty(config)
+    wanted = model.state_dict()
+    _check_tensors(wanted, tensors, where=str(path))
+    cast = {name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()}
+    model.load_state_dict(cast, assign=True)
     log.debug("loaded a %s from %s", type(model).__name__, path)
     return model.to(memory_format=torch.channels_last).eval()
+
+
+def in_half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with float32 rounded to float16; those that float16 cannot hold stay."""
+    return {name: _in_half(tensor) for name, tensor in tensors.items()}
+
+
+def _in_half(tensor: Tensor) -> Tensor:
+    if tensor.dtype != torch.float32:
+        return tensor
+    half = tensor.half()
+    return half if torch.equal(half.isfinite(), tensor.isfinite()) else tensor
 
 
 def check_file(file: IO[bytes], *, where: str) -> Config:
@@ -77,8 +96,7 @@ def check_file(file: IO[bytes], *, where: str) -> Config:
     """
     header, size = _read_header(file, where=where)
     config = config_from_metadata(header.pop("__metadata__", {}), where=where)
-    with torch.device("meta"):
-        wanted = build(config).state_dict()
+    wanted = _build_empty(config).state_dict()
     given, length = _read_entries(header, where=where)
     _check_tensors(wanted, given, where=where)
     expected = size + length
@@ -87,6 +105,28 @@ def check_file(file: IO[bytes], *, where: str) -> Config:
             f"{where} has {actual} bytes, but its header says {expected}; copy or download it again"
         )
     return config
+
+
+def _build_empty(config: Config) -> nn.Module:
+    """The config's model on the meta device."""
+    with torch.device("meta"), _WithoutValues():
+        return build(config)
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Skips what only gives weights their first values, because a meta tensor has none.
+
+    On the meta device they would import torch's compiler and sympy, which takes a second.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        if func in SCALINGS and isinstance(args[1], int | float):
+            return args[0]
+        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
 
 
 def _read_header(file: IO[bytes], *, where: str) -> tuple[dict[str, Any], int]:

@@ -1,227 +1,195 @@
-"""A cascade and its CLIP as one object, and as a folder on disk.
+"""`UnclipPipeline`: from captions and images to images, with the interface of diffusers."""
 
-The folder has a `<model name>.safetensors` per model, written by `save_model`; `clip/`, written by
-`FrozenClip.save`; and `sampling.json` with the sampling settings, whose "upsamplers" give the
-upsamplers' names and order.
-"""
+# B images, E width of the CLIP embeddings, S image size
 
-# B batch, L tokens of the captions, E width of the CLIP embeddings
-
-import json
-import logging
+import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from PIL import Image
+from torch import Tensor
 
-from unclip.checkpoint import (
-    CheckpointError,
-    check_file,
-    config_from_json,
-    load_model,
-    save_model,
-)
-from unclip.clip.frozen import FrozenClip, Images
-from unclip.clip.inputs import shortened
+from unclip import manipulate
+from unclip.captions import check_caption, check_captions, check_count
+from unclip.cascade_with_clip import CascadeWithClip
+from unclip.clip.stored import StoredClip
 from unclip.config import ConfigError
-from unclip.generation import Cascade, Generated, SamplingConfig
-from unclip.models import KarloDecoder, KarloPrior
-from unclip.samplers import Generators
+from unclip.generation import with_overrides
+from unclip.output import Images, to_images
+from unclip.pretrained import find_folder
+from unclip.pretrained.folder import CLIP, load_cascade, save_cascade, seal
+from unclip.samplers import Generators, generator_for
 
-log = logging.getLogger(__name__)
-
-CLIP, SAMPLING = "clip", "sampling.json"
-
-
-def file_of(model: str) -> str:
-    """The file name of the model with this name."""
-    return f"{model}.safetensors"
+BATCH = 8  # images that are drawn together, which bounds the memory
 
 
 @dataclass(frozen=True)
-class UnclipPipeline:
-    """A cascade and the CLIP that it was trained with."""
+class UnclipPipeline(CascadeWithClip):
+    """A cascade and the CLIP that it was trained with, from images and captions to images.
 
-    cascade: Cascade
-    clip: FrozenClip | None  # None: images cannot be encoded; only Karlo can encode captions
-
-    def __post_init__(self) -> None:
-        """Refuse a CLIP whose width differs from the decoder's."""
-        width = self.cascade.decoder.config.embed_dim
-        if self.clip is not None and self.clip.width != width:
-            raise ConfigError(
-                f"clip {self.clip.name} makes embeddings of width {self.clip.width}, but the "
-                f"decoder expects {width}; take both from the same training"
-            )
+    All methods that return `Images` take a seed, by default a random one, and sampling settings by
+    name (`unclip.generation.overrides`). Image n of a call draws its noise from (seed, n), so it is
+    the same, up to rounding, whatever the number of images and the batch.
+    """
 
     @classmethod
-    def load(cls, folder: Path | str, *, device: torch.device | str = "cpu") -> "UnclipPipeline":
-        """Load a folder that `save` wrote; raises like `check_folder`, before it loads weights."""
-        folder, device = Path(folder), torch.device(device)
-        sampling = check_folder(folder)
-        models: dict[str, Any] = {
-            name: load_model(folder / file_of(name), device=device)
-            for name in models_in(folder, sampling)
-        }
-        share_text_tower(models.get("prior"), models["decoder"])
-        cascade = Cascade(
-            prior=models.get("prior"),
-            decoder=models["decoder"],
-            upsamplers={name: models[name] for name in sampling.upsamplers},
-            sampling=sampling,
-        )
-        log.info("loaded %s from %s", ", ".join(models), folder)
-        has_clip = (folder / CLIP).is_dir()
-        return cls(cascade, FrozenClip.load(folder / CLIP, device=device) if has_clip else None)
+    def from_pretrained(
+        cls, name: str | Path, *, device: torch.device | str = "cpu"
+    ) -> "UnclipPipeline":
+        """Load packaged models by name, a folder that `save` wrote, or the URL of such a folder.
 
-    def save(self, folder: Path | str) -> None:
-        """Write the folder.
+        Weights are float32, however they are stored. Raises `UnclipError` before it loads weights,
+        if there are no such models, or if they are damaged or of another version.
+        """
+        folder, device = find_folder(name), torch.device(device)
+        cascade = load_cascade(folder, device=device)
+        has_clip = (folder / CLIP).is_dir()
+        return cls(cascade, StoredClip(folder / CLIP, device=device) if has_clip else None)
+
+    def save(self, folder: Path | str, *, half: bool = False) -> None:
+        """Write a folder for `from_pretrained`; half: store the weights as float16.
 
         The write is not atomic: where that matters, write to a temporary name and rename.
         """
-        folder, sampling = Path(folder), self.cascade.sampling
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, model in self.cascade.models.items():
-            save_model(folder / file_of(name), model)
+        folder = Path(folder)
+        save_cascade(self.cascade, folder, half=half)
         if self.clip is not None:
-            self.clip.save(folder / CLIP)
-        content = asdict(sampling)
-        content["upsamplers"] = {
-            name: content["upsamplers"][name] for name in self.cascade.upsamplers
-        }
-        (folder / SAMPLING).write_text(json.dumps(content, indent=2) + "\n")
+            self.image_tower.save(folder / CLIP, half=half)
+        seal(folder)
 
-    @cached_property
-    def _tokenizer(self) -> open_clip.SimpleTokenizer:
-        length = self.cascade.decoder.config.text_encoder.context_length
-        return open_clip.SimpleTokenizer(context_length=length)
+    def __call__(
+        self,
+        captions: str | Sequence[str],
+        *,
+        num_images: int = 1,
+        seed: int | None = None,
+        generator: Generators | None = None,
+        batch_size: int = BATCH,
+        **settings: Any,
+    ) -> Images:
+        """Draw `num_images` of each caption, in order; all of the first caption come first.
 
-    def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Tokenize captions for the models' own text encoders; (B, L) int64 padded with 0."""
-        tokens: Tensor = self._tokenizer([shortened(caption) for caption in captions])
-        return tokens.to(self.cascade.device)
-
-    @torch.no_grad()
-    def text_embeds(self, captions: Sequence[str]) -> Tensor:
-        """CLIP embeddings of captions; (B, E) unit-norm.
-
-        Without a CLIP, Karlo's text tower is used; other models raise `ConfigError`.
+        generator: instead of a seed; one for all images, or one for each. The same number of
+        different captions has the same noise, so an image does not depend on the other captions.
         """
-        if self.clip is not None:
-            return self.clip.encode_texts(captions)
-        if not isinstance(self.cascade.decoder, KarloDecoder):
-            raise ConfigError(
-                f"these models came without {CLIP}/, which encodes captions; add that folder"
-            )
-        encoded = self.cascade.decoder.text_encoder(self.tokenize(captions))
-        return F.normalize(encoded.text_embeds, dim=-1)
+        wanted = check_captions(captions)
+        check_count(num_images)
+        rows = [(caption, n) for caption in wanted for n in range(num_images)]
+        if generator is None:
+            seed = _seed(seed)
+            generator = [generator_for(seed, n) for _, n in rows]
+        pipeline, images = self.with_settings(**settings), []
+        for start in range(0, len(rows), batch_size):
+            some = slice(start, start + batch_size)
+            noise = generator if isinstance(generator, torch.Generator) else generator[some]
+            made = pipeline.generate([caption for caption, _ in rows[some]], generator=noise)
+            images += to_images(made.pixels[-1])
+        return Images(images, seed)
 
-    def image_embeds(self, images: Images) -> Tensor:
-        """CLIP embeddings of images, with the norm that the decoder expects; (B, E)."""
-        image_embeds, norms = self.image_tower.encode_images_and_norms(images)
-        if self.cascade.decoder.config.unit_norm:
-            return image_embeds
-        return image_embeds * norms[:, None]
+    def vary(
+        self,
+        image: Image.Image,
+        *,
+        num_images: int = 1,
+        eta: float = 1.0,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> Images:
+        """Variations of an image, which share its CLIP embedding (figure 3 of the paper).
 
-    @property
-    def image_tower(self) -> FrozenClip:
-        """The CLIP, to encode images; raises `ConfigError` if there is none."""
-        if self.clip is None:
-            raise ConfigError(
-                "these models came without CLIP's image tower, so they cannot encode images; "
-                "import the folder of the image variation pipeline too"
-            )
-        return self.clip
-
-    def generate(self, captions: Sequence[str], *, generator: Generators) -> Generated:
-        """Generate an image for each caption, at each size; see `Generated` for the shapes."""
-        return self.cascade.generate(
-            self.tokenize(captions), self.text_embeds(captions), generator=generator
+        eta: noise of the steps, in [0, 1]; 0 reconstructs the image.
+        """
+        check_count(num_images)
+        pipeline, seed = self.with_settings(**settings), _seed(seed)
+        noise = [generator_for(seed, n) for n in range(num_images)]
+        pixels = manipulate.variations(
+            pipeline.cascade, pipeline.encode(image), count=num_images, eta=eta, generator=noise
         )
+        return pipeline.enlarge(pixels, seed)
 
-    def vary(self, images: Images, *, generator: Generators) -> Generated:
-        """Generate a variation of each image, decoded from its embedding alone; as `generate`."""
-        image_embeds = self.image_embeds(images)
-        small = self.cascade.decode(image_embeds, None, generator=generator)
-        larger = self.cascade.upsample(small, generator=generator)
-        return Generated(image_embeds, (small, *larger))
+    def interpolate(
+        self,
+        start: Image.Image,
+        end: Image.Image,
+        *,
+        num_images: int = 7,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> Images:
+        """A transition from one image to another (figure 4); its ends are reconstructions."""
+        check_count(num_images)
+        pipeline, weights = self.with_settings(**settings), torch.linspace(0, 1, num_images)
+        ends = (pipeline.encode(start), pipeline.encode(end))
+        pixels = manipulate.interpolate(pipeline.cascade, *ends, weights=weights)
+        return pipeline.enlarge(pixels, _seed(seed))
 
+    def edit(
+        self,
+        image: Image.Image,
+        to: str,
+        *,
+        from_text: str | None = None,
+        strength: float = 0.5,
+        num_images: int = 1,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> Images:
+        """Turn an image towards a caption (figure 5), by a fraction `strength` of the way.
 
-def check_folder(folder: Path) -> SamplingConfig:
-    """Check that `UnclipPipeline.load` can load the folder; returns its sampling settings.
-
-    Reads no weights. Raises `ConfigError` if a file is missing or the sampling settings are wrong,
-    and `CheckpointError` if a file is incomplete or its tensors do not fit its config.
-    """
-    if not (folder / SAMPLING).is_file():
-        raise _not_a_pipeline(folder, [SAMPLING])
-    sampling = read_sampling(folder / SAMPLING)
-    wanted = map(file_of, ("decoder", *sampling.upsamplers))
-    missing = [name for name in wanted if not (folder / name).is_file()]
-    if missing:
-        raise _not_a_pipeline(folder, missing)
-    for name in models_in(folder, sampling):
-        with (folder / file_of(name)).open("rb") as file:
-            check_file(file, where=str(folder / file_of(name)))
-    return sampling
-
-
-def _not_a_pipeline(folder: Path, missing: Sequence[str]) -> ConfigError:
-    return ConfigError(
-        f"{folder} is not a folder of models: {', '.join(missing)} missing; give one that `unclip "
-        "import` or `UnclipPipeline.save` wrote"
-    )
-
-
-def read_sampling(file: Path) -> SamplingConfig:
-    """Read the sampling settings, which users may edit; raises `ConfigError` if they are wrong."""
-    try:
-        content = dict(json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{file} is not a JSON object: {error}; correct it") from error
-    flat = sorted(name for name in content if name.endswith(("_sampler", "_steps")))
-    if flat:
-        raise ConfigError(
-            f"{file} has the flat form of earlier versions ({', '.join(flat)}); write sections "
-            'instead, such as "decoder": {"sampler": "ddim", "num_inference_steps": 25, '
-            '"guidance_scale": 2.0, "dynamic_threshold": null}, or save or import the models again'
+        from_text: a caption of the image as it is. Several images go from 0 to `strength`.
+        """
+        check_count(num_images)
+        captions = [check_caption(each) for each in (to, from_text) if each is not None]
+        pipeline = self.with_settings(**settings)
+        embeds = [pipeline.text_embeds([caption]) for caption in captions]  # each (1, E)
+        pixels = manipulate.text_diff(
+            pipeline.cascade,
+            pipeline.encode(image),
+            embeds[0],
+            from_text_embeds=embeds[1] if from_text is not None else None,
+            thetas=torch.linspace(strength, 0, num_images).flip(0),
         )
-    try:
-        return config_from_json(SamplingConfig, content, where=str(file))
-    except CheckpointError as error:
-        raise ConfigError(str(error)) from error
+        return pipeline.enlarge(pixels, _seed(seed))
+
+    def inpaint(
+        self,
+        image: Image.Image,
+        mask: Image.Image,
+        caption: str | None = None,
+        *,
+        num_images: int = 1,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> Images:
+        """Paint where the mask is not black; the caption is of the whole image.
+
+        Without a caption, the embedding of the rest of the image takes its place.
+        """
+        check_count(num_images)
+        if caption is not None:
+            check_caption(caption)
+        pipeline, seed = self.with_settings(**settings), _seed(seed)
+        noise = [generator_for(seed, n) for n in range(num_images)]
+        return Images(to_images(pipeline.paint(image, mask, caption, generators=noise)), seed)
+
+    def with_settings(self, **settings: Any) -> "UnclipPipeline":
+        """The same models with other sampling settings, such as `prior_guidance_scale=4.0`."""
+        sampling = with_overrides(self.cascade.sampling, **settings)
+        return replace(self, cascade=replace(self.cascade, sampling=sampling))
+
+    def enlarge(self, pixels: Tensor, seed: int | None) -> Images:
+        """Images of the decoder's size (B, 3, S, S), passed through the upsamplers."""
+        seed = _seed(seed)
+        return Images(to_images(manipulate.enlarge(self.cascade, pixels, seed=seed)), seed)
 
 
-def models_in(folder: Path, sampling: SamplingConfig) -> list[str]:
-    """The names of the models: the prior if its file exists, the decoder, the upsamplers."""
-    prior = ["prior"] if (folder / file_of("prior")).is_file() else []
-    return [*prior, "decoder", *sampling.upsamplers]
-
-
-def share_text_tower(prior: nn.Module | None, decoder: nn.Module) -> None:
-    """Let Karlo's prior share the decoder's text tower if the two are equal, to save memory."""
-    if not isinstance(prior, KarloPrior) or not isinstance(decoder, KarloDecoder):
-        return
-    if first_difference(prior.text_encoder, decoder.text_encoder) is None:
-        prior.text_encoder = decoder.text_encoder
-
-
-def first_difference(one: nn.Module, other: nn.Module) -> str | None:
-    """The name of the first tensor in which two models differ; None if they are equal."""
-    ours, theirs = one.state_dict(), other.state_dict()
-    names = ours.keys() | theirs.keys()
-    differing = (
-        name
-        for name in sorted(names)
-        if name not in ours
-        or name not in theirs
-        or ours[name].shape != theirs[name].shape
-        or not torch.equal(ours[name], theirs[name])
-    )
-    return next(differing, None)
+def _seed(seed: int | None) -> int:
+    """The seed, or a random one; raises `ConfigError` unless it can seed a generator."""
+    if seed is None:
+        return secrets.randbits(32)
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ConfigError(f"seed={seed!r} is not a whole number from 0 to 2**63 - 1")
+    return seed

@@ -65,31 +65,47 @@ def import_(paths: tuple[str, ...], target: Path) -> None:
 
 
 @command("export")
-@model_options
+@model_options()
 @click.option(
-    "--format", "_format", type=click.Choice(["diffusers"]), default="diffusers", show_default=True
+    "--format",
+    "layout",
+    type=click.Choice(["diffusers", "unclip"]),
+    default="diffusers",
+    show_default=True,
+    help="unclip: a folder for --models and UnclipPipeline.from_pretrained.",
 )
 @click.option(
     "--variation",
     is_flag=True,
-    help="Write UnCLIPImageVariationPipeline: CLIP's image tower instead of the prior.",
+    help="diffusers: UnCLIPImageVariationPipeline, with CLIP's image tower instead of the prior.",
 )
+@click.option("--half", is_flag=True, help="unclip: store the weights as float16.")
 @target_option
-def export(models: ModelChoice, _format: str, variation: bool, target: Path) -> None:
-    """Write models for diffusers.
+def export(models: ModelChoice, layout: str, variation: bool, half: bool, target: Path) -> None:
+    """Write models as a folder, for unclip or diffusers.
 
-    Models of Karlo's architecture, imported or trained here, become a folder that diffusers opens
-    as UnCLIPPipeline. Models that diffusers has no class for are refused before anything is
-    written.
+    For unclip, all models can be written. For diffusers, models of Karlo's architecture, imported
+    or trained here, become a folder that it opens as UnCLIPPipeline. Models that diffusers has no
+    class for are refused before anything is written.
     """
+    if (layout == "unclip" and variation) or (layout == "diffusers" and half):
+        flag = "--variation" if variation else "--half"
+        raise click.UsageError(f"{flag} has no effect with --format {layout}; leave it out.")
     from pipelines.cli.models import open_models
-    from unclip.interop import write_pipeline
 
     source = open_models(models)
     source.check()
     pipeline = source.load()
     with _written_whole(target) as folder:
-        write_pipeline(folder, pipeline, variation=variation)
+        if layout == "unclip":
+            pipeline.save(folder, half=half)
+        else:
+            from unclip.interop import write_pipeline
+
+            write_pipeline(folder, pipeline, variation=variation)
+    if layout == "unclip":
+        click.echo(f'Wrote {target}. Next: unclip generate "a red heart" --models {target}')
+        return
     kind = "UnCLIPImageVariationPipeline" if variation else "UnCLIPPipeline"
     click.echo(f"Wrote {target}. Open it with diffusers: {kind}.from_pretrained({str(target)!r})")
 

@@ -1,21 +1,37 @@
 """Commands that draw images with trained models."""
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipelines.cli.command import command
 from pipelines.cli.options import (
+    DEFAULT_MODELS,
+    MAX_IMAGES,
     ImageRequest,
+    ModelChoice,
     caption_option,
     check_caption,
     count_option,
     image_options,
+    make_request,
+    model_options,
+    seed_option,
+    writable_target,
 )
 
 if TYPE_CHECKING:
     from pipelines.cli.inputs import Inputs
 
+ALONE = 8  # images of a single caption
+SETTINGS = {  # flag -> sampling setting
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "sampler": "sampler",
+}
 COMPONENTS = "20,30,40,80,120,160,200,320"
 
 image_argument = click.argument("image", help="Image file, or key of a pair in the store.")
@@ -31,13 +47,63 @@ eta_option = click.option(
 
 
 @command("generate")
-@caption_argument
-@count_option(8)
-@image_options("generated.png")
-def generate(request: ImageRequest, caption: str, count: int) -> None:
-    """Draw images of a caption."""
-    session = _inputs(request).open_session()
-    session.write(session.generate(caption, count))
+@click.argument(
+    "words",
+    nargs=-1,
+    metavar="[CAPTION]... [CONFIG]",
+    help="Captions; - reads them from standard input. The last word is CONFIG if it is a "
+    "packaged configuration, such as demo, or ends in .yaml.",
+)
+@click.option("--file", metavar="FILE", help="Text file with one caption in each line.")
+@click.option(
+    "--count",
+    type=click.IntRange(1, MAX_IMAGES),
+    metavar="N",
+    help=f"Images of each caption; default: {ALONE} of one caption, 1 of each of several.",
+)
+@click.option("--steps", type=click.IntRange(1), metavar="N", help="Steps of the decoder.")
+@click.option("--guidance", type=float, metavar="X", help="Guidance scale of the decoder.")
+@click.option("--sampler", metavar="NAME", help="Sampler of the decoder, such as ddim.")
+@model_options(DEFAULT_MODELS, config=False)
+@seed_option
+@click.option(
+    "--out",
+    default="generated.png",
+    show_default=True,
+    callback=writable_target,
+    metavar="PATH",
+    help="Image to write, a grid with captions; or a folder, for one file per image.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each image.")
+def generate(
+    words: tuple[str, ...],
+    file: str | None,
+    count: int | None,
+    seed: int,
+    out: Path,
+    as_json: bool,
+    choose: Callable[[str | None], ModelChoice],
+    **sampling: Any,
+) -> None:
+    """Draw images of captions.
+
+    Without CONFIG, the packaged models draw. With it, those that the project trained.
+    """
+    from pipelines.cli.captions import read_captions, split_config
+
+    given, config = split_config(words, more=file is not None)
+    captions = read_captions(given, file)
+    count = count or (ALONE if len(captions) == 1 else 1)
+    if out.suffix and not out.is_dir() and len(captions) * count > MAX_IMAGES:
+        raise click.UsageError(
+            f"{len(captions)} captions with {count} images each are too many for one grid, which "
+            f"holds {MAX_IMAGES}; give --out a folder."
+        )
+    settings = {SETTINGS[name]: value for name, value in sampling.items() if value is not None}
+    session = _inputs(make_request(choose(config), seed, out, settings)).open_session()
+    from pipelines.cli.drawing import draw_captions
+
+    draw_captions(session, captions, count=count, as_json=as_json)
 
 
 @command("variations")
@@ -117,14 +183,14 @@ def edit(
     callback=lambda _context, _parameter, text: _parse_counts(text),
     help="Numbers of principal components of the image embedding.",
 )
-@image_options("reconstruct.png")
+@image_options("reconstruct.png", default=None)
 def reconstruct(request: ImageRequest, image: str, components: tuple[int, ...]) -> None:
     """Draw an image from parts of its embedding.
 
     The first row keeps the image's own noise x_T, as in figure 7 of the paper. The second row uses
     random noise.
     """
-    if request.models.folder is not None:
+    if request.models.project is None:
         raise click.UsageError(
             "reconstruct needs a PCA basis of image embeddings, which a folder of models does not "
             "have; leave out --models to use a project, whose stage pca makes one."
@@ -198,6 +264,9 @@ COMMANDS = (generate, variations, interpolate, edit, reconstruct, inpaint, impor
 
 
 def _inputs(request: ImageRequest) -> "Inputs":
+    # On a busy machine, threads of OpenMP that spin while they wait make an image take 40 times as
+    # long. OpenMP reads the variable when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pipelines.cli.inputs import Inputs
 
     return Inputs(request)

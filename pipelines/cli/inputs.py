@@ -8,18 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
-from pipelines.artifacts import PairShards
 from pipelines.cli.models import ModelSource, open_models
 from pipelines.cli.options import ImageRequest
 from pipelines.core.errors import PipelineError
-from pipelines.core.scan import scan
-from pipelines.core.tables import ParquetRows
-from pipelines.data.decode import decode_rgb
-from pipelines.data.url_policy import Refused
 
 if TYPE_CHECKING:
     from pipelines.cli.session import Session
@@ -45,11 +38,14 @@ class Inputs:
         """A session, which loads models on first use.
 
         required_stages: stages of the project whose results are needed besides the models.
-        Raises `PipelineError` or `ConfigError` if models or those results are missing.
+        Raises `PipelineError` or `UnclipError` if models or those results are missing, or if a
+        sampling setting of the request is wrong.
         """
-        self.models.check(*required_stages)
+        sampling = self.models.check(*required_stages)
         from pipelines.cli.session import Session
+        from unclip.generation import with_overrides
 
+        with_overrides(sampling, **self.request.sampling)
         return Session(self.request, self.models)
 
     def read_image(self, name: str) -> Image.Image:
@@ -94,6 +90,13 @@ class Inputs:
 
     def _read_pair(self, key: str) -> bytes:
         """The encoded image of a downloaded pair."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        from pipelines.artifacts import PairShards
+        from pipelines.core.scan import scan
+        from pipelines.core.tables import ParquetRows
+
         project = self.models.project
         assert project is not None
         pairs = project.find(["download"]).load(project.graph["download"])
@@ -112,6 +115,9 @@ class Inputs:
 
 
 def _decode(content: bytes, what: str) -> Image.Image:
+    from pipelines.data.decode import decode_rgb
+    from pipelines.data.url_policy import Refused
+
     try:
         return decode_rgb(content, max_pixels=MAX_PIXELS)
     except Refused as refused:

@@ -25,7 +25,8 @@ unCLIP (DALL-E 2), from a list of image URLs to evaluated text-to-image models.
   unclip run demo                    run the whole pipeline on the packaged data
   unclip plan my.yaml                show what a run would do, and why
   unclip run my.yaml --from prior    train the prior again, and all that depends on it
-  unclip generate "a red heart"      draw images with the trained models
+  unclip generate "a red heart"      draw images with the packaged models
+  unclip generate "a red heart" demo    the same, with the models of a project
   unclip edit a.png --to "a heart"   change an image
   unclip import PATH --to DIR        read a public checkpoint; then: generate --models DIR
   unclip submit my.yaml --address http://head:8265

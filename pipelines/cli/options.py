@@ -3,15 +3,19 @@
 import functools
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 
+from unclip import captions
+from unclip.config import UnclipError
+
 Function = Callable[..., None]
 
 DEFAULT_CONFIG = "demo"
+DEFAULT_MODELS = "emoji"  # of the image commands: the generator that comes with the package
 MAX_IMAGES = 256  # of one row or grid
 CONFIG_HELP = "YAML file, or packaged configuration: demo (the default), small, paper, karlo."
 NOT_PARAMS = ("out", "store", "settings")  # of an image, for the tracking server
@@ -56,10 +60,10 @@ class ScopeChoice:
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Where the models come from: a project's store, or a folder of models."""
+    """Where the models come from: exactly one of a project's store and a folder of models."""
 
-    project: ProjectChoice
-    folder: str | None  # of --models; replaces the project
+    project: ProjectChoice | None
+    name: str | None  # of --models: packaged models, a folder, or its URL
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class ImageRequest:
     seed: int
     out: Path
     params: Mapping[str, Any]  # the command's arguments as given, for the tracking server
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # settings that replace the models'
 
 
 def project_options(function: Function) -> Function:
@@ -80,9 +85,13 @@ def project_options(function: Function) -> Function:
     def call(config: str, store: str | None, settings: tuple[str, ...], **rest: Any) -> None:
         function(project=ProjectChoice(config, store, settings), **rest)
 
-    return _with_params(
-        call,
-        click.argument("config", default=DEFAULT_CONFIG, help=CONFIG_HELP),
+    config_argument = click.argument("config", default=DEFAULT_CONFIG, help=CONFIG_HELP)
+    return _with_params(call, config_argument, *_project_flags())
+
+
+def _project_flags() -> list[Callable[[Function], Function]]:
+    """--store and --set."""
+    return [
         click.option("--store", metavar="URL", help="Folder or bucket of results (run.store)."),
         click.option(
             "--set",
@@ -91,7 +100,7 @@ def project_options(function: Function) -> Function:
             metavar="SECTION.KEY=VALUE",
             help="Change one setting. Repeatable.",
         ),
-    )
+    ]
 
 
 def scope_options(function: Function) -> Function:
@@ -113,38 +122,68 @@ def scope_options(function: Function) -> Function:
     )
 
 
-def model_options(function: Function) -> Function:
-    """Add the project's options and --models, which arrive as `models: ModelChoice`."""
+def model_options(
+    default: str | None = None, *, config: bool = True
+) -> Callable[[Function], Function]:
+    """Add the project's options and --models, which arrive as `models: ModelChoice`.
 
-    @functools.wraps(function)
-    def call(project: ProjectChoice, folder: str | None, **rest: Any) -> None:
-        if folder is not None:
-            _check_no_project(folder, project)
-        function(models=ModelChoice(project, folder), **rest)
+    default: packaged models to use if no project is named; None: the project demo. config: whether
+    CONFIG is an argument of its own; else the command takes it from its arguments.
+    """
 
-    option = click.option(
-        "--models",
-        "folder",
-        metavar="DIR",
-        help="Folder of models, as `unclip import` writes it, instead of CONFIG and its store.",
-    )
-    return project_options(_with_params(call, option))
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def call(
+            store: str | None, settings: tuple[str, ...], name: str | None, **rest: Any
+        ) -> None:
+            flags = (store, settings)
+            if not config:
+                function(choose=lambda given: choose_models(given, *flags, name, default), **rest)
+                return
+            given = rest.pop("config")
+            function(models=choose_models(given, *flags, name, default), **rest)
+
+        use = f"default: {default}" if default else "instead of CONFIG and its store"
+        option = click.option(
+            "--models",
+            "name",
+            metavar="NAME",
+            help=f"Packaged models, a folder of models, or its URL; {use}.",
+        )
+        argument = [click.argument("config", default=None, required=False, help=CONFIG_HELP)]
+        return _with_params(call, *(argument if config else []), *_project_flags(), option)
+
+    return decorate
 
 
-def image_options(out: str) -> Callable[[Function], Function]:
+def choose_models(
+    config: str | None,
+    store: str | None,
+    settings: tuple[str, ...],
+    name: str | None,
+    default: str | None,
+) -> ModelChoice:
+    """The models that the options name. Raises `UsageError` if they name two."""
+    given = [*([f"CONFIG {config}"] if config else []), *(["--store"] if store else [])]
+    given += ["--set"] if settings else []
+    if name is not None and given:
+        raise click.UsageError(
+            f"--models {name} replaces the project, so {', '.join(given)} would have no effect; "
+            "give one or the other. The folder's sampling.json holds its sampling settings."
+        )
+    if name is None and (given or default is None):
+        return ModelChoice(ProjectChoice(config or DEFAULT_CONFIG, store, settings), None)
+    return ModelChoice(None, name or default)
+
+
+def image_options(out: str, default: str | None = DEFAULT_MODELS) -> Callable[[Function], Function]:
     """Add the models' options, --seed and --out, which arrive as `request: ImageRequest`."""
 
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
         def call(models: ModelChoice, seed: int, out: Path, **rest: Any) -> None:
-            context = click.get_current_context()
-            params = {n: v for n, v in context.params.items() if n not in NOT_PARAMS}
-            given = {name: value for name, value in params.items() if value is not None}
-            function(request=ImageRequest(str(context.info_name), models, seed, out, given), **rest)
+            function(request=make_request(models, seed, out), **rest)
 
-        seed = click.option(
-            "--seed", default=0, metavar="N", show_default=True, help="Seed of the noise."
-        )
         target = click.option(
             "--out",
             default=out,
@@ -153,9 +192,24 @@ def image_options(out: str) -> Callable[[Function], Function]:
             metavar="FILE",
             help=f"Image to write: {', '.join(IMAGE_SUFFIXES)}.",
         )
-        return model_options(_with_params(call, seed, target))
+        return model_options(default)(_with_params(call, seed_option, target))
 
     return decorate
+
+
+seed_option = click.option(
+    "--seed", default=0, metavar="N", show_default=True, help="Seed of the noise."
+)
+
+
+def make_request(
+    models: ModelChoice, seed: int, out: Path, sampling: Mapping[str, Any] | None = None
+) -> ImageRequest:
+    """The request of the running command."""
+    context = click.get_current_context()
+    params = {n: v for n, v in context.params.items() if n not in NOT_PARAMS}
+    given = {name: value for name, value in params.items() if value not in (None, ())}
+    return ImageRequest(str(context.info_name), models, seed, out, given, sampling or {})
 
 
 def count_option(default: int, *, minimum: int = 1) -> Callable[[Function], Function]:
@@ -189,10 +243,24 @@ def address_option(function: Function) -> Function:
 def check_caption(
     _context: click.Context, _parameter: click.Parameter, caption: str | None
 ) -> str | None:
-    """Raise `BadParameter` for an empty caption; None means that no caption was given."""
-    if caption is not None and not caption.strip():
-        raise click.BadParameter('the caption is empty; give one, such as "a red heart".')
-    return caption
+    """Raise `BadParameter` for a caption that is empty, too long or not text."""
+    if caption is None:
+        return None
+    try:
+        return captions.check_caption(caption)
+    except UnclipError as error:
+        raise click.BadParameter(f"{error}.") from error
+
+
+def writable_target(_context: click.Context, _parameter: click.Parameter, name: str) -> Path:
+    """An image to write, or a folder: an existing one, or a name without a suffix."""
+    target = Path(name)
+    if target.suffix and not target.is_dir() and not name.endswith("/"):
+        return _writable_image(_context, _parameter, name)
+    nearest = next(p for p in (target.absolute(), *target.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise click.BadParameter(f"{target} cannot be made in {nearest}; choose another folder.")
+    return target
 
 
 def _writable_image(_context: click.Context, _parameter: click.Parameter, name: str) -> Path:
@@ -206,16 +274,6 @@ def _writable_image(_context: click.Context, _parameter: click.Parameter, name: 
     if not os.access(target.parent, os.W_OK):
         raise click.BadParameter(f"the folder {target.parent} is not writable; choose another.")
     return target
-
-
-def _check_no_project(folder: str, project: ProjectChoice) -> None:
-    given = [f"CONFIG {project.config}"] if project.config != DEFAULT_CONFIG else []
-    flags = [*given, *(["--store"] if project.store else []), *(["--set"] * bool(project.settings))]
-    if flags:
-        raise click.UsageError(
-            f"--models {folder} replaces the project, so {', '.join(flags)} would have no effect; "
-            "give one or the other. The folder's sampling.json holds its sampling settings."
-        )
 
 
 def _with_params(function: Function, *decorators: Callable[[Function], Function]) -> Function:

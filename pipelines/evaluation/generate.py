@@ -18,7 +18,7 @@ from pipelines.artifacts.schema import predicted_by, samples
 from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Metadata
 from pipelines.data.pixels import decode_pixels
-from pipelines.evaluation.images import encode_png, encode_thumbnail, to_images
+from pipelines.evaluation.images import encode_png, encode_thumbnail
 from pipelines.evaluation.judging import BLURRED, JUDGED, blurred
 from pipelines.evaluation.model_worker import ModelWorker
 from pipelines.evaluation.pipeline import scale_embeds, untrained_like
@@ -26,6 +26,7 @@ from pipelines.evaluation.pixel_statistics import STATISTICS
 from pipelines.evaluation.rows import Values, input_file
 from pipelines.evaluation.samples import DESCRIBED, EMBEDDED, PROBES, THUMBNAILS
 from unclip.generation import Cascade, Generated
+from unclip.output import to_images
 
 log = logging.getLogger(__name__)
 

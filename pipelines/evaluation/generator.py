@@ -21,11 +21,12 @@ from pipelines.core.errors import PipelineError
 from pipelines.core.folder import Folder
 from pipelines.core.stage import A
 from pipelines.core.store import Store
-from pipelines.evaluation.images import encode_png, to_images
+from pipelines.evaluation.images import encode_png
 from pipelines.evaluation.inputs import Weights
 from pipelines.evaluation.model_worker import row_generator
 from pipelines.evaluation.pipeline import load_pipeline, with_noise_norms
 from unclip.generation import SamplingConfig
+from unclip.output import to_images
 from unclip.pipeline import UnclipPipeline
 
 GENERATOR_FILE = "generator.json"

@@ -1,4 +1,4 @@
-"""Convert images between tensors, PNG bytes and thumbnails."""
+"""Convert images to PNG bytes and thumbnails, and back."""
 
 # B images, S side in pixels
 
@@ -6,18 +6,10 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from einops import rearrange
 from PIL import Image
-from torch import Tensor
 
 from pipelines.artifacts.schema import THUMBNAIL_SIDE
-
-
-def to_images(pixels: Tensor) -> list[Image.Image]:
-    """(B, 3, S, S) in [-1, 1] as 8-bit RGB images; values outside are clamped."""
-    array = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
-    return [Image.fromarray(one.numpy()) for one in rearrange(array, "b c h w -> b h w c")]
 
 
 def encode_png(image: Image.Image) -> bytes:

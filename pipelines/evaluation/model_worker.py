@@ -2,7 +2,6 @@
 
 # B rows, L context length, E width of the CLIP embeddings
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,12 +22,12 @@ from pipelines.evaluation.pipeline import (
 from pipelines.evaluation.rows import Values
 from unclip.generation import Cascade
 from unclip.pipeline import UnclipPipeline
+from unclip.samplers import generator_for
 
 
 def row_generator(seed: int, key: str, purpose: str) -> torch.Generator:
     """The generator of one row's noise for one purpose: the same on any machine, in any batch."""
-    digest = hashlib.sha256(f"{seed}\0{key}\0{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return generator_for(seed, key, purpose)
 
 
 @dataclass(frozen=True)

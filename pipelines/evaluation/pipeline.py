@@ -20,7 +20,8 @@ from unclip.clip.frozen import FrozenClip
 from unclip.generation import Cascade, SamplingConfig, with_prior_noise_norms
 from unclip.generation.config import PRIOR_PROVIDES
 from unclip.kinds import build, spec_of
-from unclip.pipeline import UnclipPipeline, share_text_tower
+from unclip.pipeline import UnclipPipeline
+from unclip.pretrained.folder import share_text_tower
 from unclip.samplers import NOISE_NORMS, find_sampler, needs_of
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from pipelines.core.folder import Folder
 from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Metadata
 from pipelines.evaluation.generate import unit_norm
-from pipelines.evaluation.images import encode_png, encode_thumbnail, to_images
+from pipelines.evaluation.images import encode_png, encode_thumbnail
 from pipelines.evaluation.model_worker import ModelWorker
 from pipelines.evaluation.pipeline import load_trained, scale_embeds
 from pipelines.evaluation.rows import Values, input_file
@@ -30,6 +30,7 @@ from pipelines.study.variants import (
     Settings,
     Variant,
 )
+from unclip.output import to_images
 
 log = logging.getLogger(__name__)
 

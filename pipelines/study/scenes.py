@@ -14,7 +14,7 @@ from PIL import Image
 from pipelines.core.folder import Folder
 from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Metadata
-from pipelines.evaluation.images import encode_png, to_images
+from pipelines.evaluation.images import encode_png
 from pipelines.evaluation.metrics.metric import Figure, weights_of
 from pipelines.evaluation.model_worker import row_generator
 from pipelines.evaluation.rows import batches
@@ -25,6 +25,7 @@ from pipelines.scenes.scene import KINDS, Scene, all_scenes
 from pipelines.study.config import SceneProbe
 from pipelines.study.draw import DrawWorker
 from unclip.metrics import mean_of
+from unclip.output import to_images
 
 SCENES = "scenes"  # kind of shards
 MIN_SIDE = 64  # pixels that the checker needs

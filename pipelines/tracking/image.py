@@ -1,9 +1,9 @@
-"""Logs one image that a command made, as a run of its own with the command's parameters."""
+"""Logs the images that a command made, as a run of its own with the command's parameters."""
 
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from pipelines.tracking.settings import TrackingSettings
 log = logging.getLogger(__name__)
 
 
-def log_image(
-    image: Path,
+def log_images(
+    images: Sequence[Path],
     store: Store,
     settings: TrackingSettings,
     *,
@@ -27,7 +27,7 @@ def log_image(
     params: Mapping[str, Any],
     warn: Callable[[str], None],
 ) -> None:
-    """Open the run `name`, log the parameters and the image, and close it.
+    """Open the run `name`, log the parameters and the images, and close it.
 
     Never raises. If the server does not answer, warns, and the next run sends the records.
     """
@@ -35,12 +35,13 @@ def log_image(
         server = Server(tracking_uri(settings, store), settings.experiment, store)
         outbox = open_outbox(server, warn)
     except Exception as error:  # such as a remote store, which cannot hold a database
-        log.debug("%s is not tracked", image, exc_info=True)
-        warn(f"{image} is not tracked: {first_line(error)}.")
+        log.debug("%s is not tracked", images[0], exc_info=True)
+        warn(f"{images[0]} is not tracked: {first_line(error)}.")
         return
-    runs, path = RunWriter(outbox, store), image.absolute()
+    runs = RunWriter(outbox, store)
     run = runs.open(name, {"command": shlex.join(sys.argv), "store": store.root})
     runs.params(run, flatten(params))
-    runs.file(run, str(path.parent), path.name)
+    for path in (image.absolute() for image in images):
+        runs.file(run, str(path.parent), path.name)
     runs.end(run, "FINISHED")
     outbox.close()

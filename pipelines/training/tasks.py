@@ -11,12 +11,12 @@ from torch import nn
 
 from pipelines.artifacts import MODEL_FILE, ClipWeights
 from pipelines.evaluation.grids import Tile, draw_grid, in_rows
-from pipelines.evaluation.images import to_images
 from pipelines.training.calibration import Calibration
 from pipelines.training.initial_weights import InitialWeights
 from unclip.checkpoint import save_model
 from unclip.clip.frozen import FrozenClip
 from unclip.kinds import build, preview, spec_of, training_loss
+from unclip.output import to_images
 from unclip.training import Batch, Loss
 
 log = logging.getLogger(__name__)

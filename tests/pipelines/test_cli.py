@@ -277,7 +277,7 @@ def test_init_writes_a_configuration_that_plans_and_never_overwrites(
         (["generate", " "], "caption is empty"),
         (["generate", "a heart", "--count", "0"], "'--count': 0 is not in the range 1"),
         (["generate", "a heart", "--out", "no/such/folder.png"], "there is no folder no/such"),
-        (["generate", "a heart", "--out", "heart"], "heart must end in one of .png"),
+        (["generate", "a heart", "--out", "heart.txt"], "heart.txt must end in one of .png"),
         (["edit", "a.png", "--to", "a heart", "--count", "1"], "'--count': 1 is not in the range"),
         (["show", "nothing"], "There is no stage 'nothing'"),
         (["ui"], "no "),

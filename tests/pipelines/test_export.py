@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from diffusers.pipelines import deprecated
+from PIL import Image
 
 from pipelines.artifacts import TrainedModel
-from pipelines.cli import models as cli_models
+from pipelines.cli import project as cli_project
 from pipelines.cli.main import main
 from pipelines.cli.options import ProjectChoice
 from pipelines.cli.project import Project
@@ -25,6 +27,7 @@ from tests.pipelines.local import make
 from tests.unclip import karlo_toys as toys
 from unclip.checkpoint import save_model
 from unclip.interop import read_pipeline
+from unclip.pipeline import UnclipPipeline
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def use(changes: Mapping[str, Any], store: Store, monkeypatch: pytest.MonkeyPatc
     project = Project(ProjectChoice("demo", None, ()), settings, Graph([stage]), store)
     for name in project.model_stages:
         make(store, project.graph[name])
-    monkeypatch.setattr(cli_models, "open_project", lambda choice: project)
+    monkeypatch.setattr(cli_project, "open_project", lambda choice: project)
 
 
 def test_what_the_pipeline_trained_of_karlo_opens_in_diffusers(
@@ -83,6 +86,25 @@ def test_what_the_pipeline_trained_of_karlo_opens_in_diffusers(
     for name, model in cascade.models.items():
         weights = again.models[name].state_dict()
         assert all(torch.equal(weights[n], w) for n, w in model.state_dict().items())
+
+
+def test_what_the_pipeline_trained_draws_from_a_folder_for_unclip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    use({}, Store(str(tmp_path / "store")), monkeypatch)
+    assert main(["--debug", "export", "--to", "whole", "--format", "unclip"]) == 0
+    assert main(["--debug", "export", "--to", "half", "--format", "unclip", "--half"]) == 0
+    whole, half = (
+        sum(file.stat().st_size for file in Path(name).rglob("*.safetensors"))
+        for name in ("whole", "half")
+    )
+    assert half < 0.6 * whole
+    drawn = ["generate", "a cat", "demo", "--count", "1", "--out", "drawn"]
+    assert main(["--debug", *drawn]) == 0
+    again = UnclipPipeline.from_pretrained("whole")("a cat", seed=0).images[0]
+    with Image.open("drawn/0000-a-cat.png") as image:
+        assert np.abs(np.asarray(image, int) - np.asarray(again, int)).max() <= 1
 
 
 def test_models_of_the_papers_architecture_are_refused_before_anything_is_written(

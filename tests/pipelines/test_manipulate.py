@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from pipelines.artifacts import PairShards
-from pipelines.cli import models, session
+from pipelines.cli import project as cli_project
 from pipelines.cli.inputs import Inputs
 from pipelines.cli.main import main
 from pipelines.cli.models import ModelSource
@@ -23,7 +23,8 @@ from pipelines.core.stage import load_artifact
 from pipelines.core.store import Store
 from pipelines.data.decode import decode_rgb
 from pipelines.evaluation.grids import FONT_SIZE, Tile, draw_grid, wrap
-from pipelines.tracking.image import log_image
+from pipelines.tracking import image as tracking
+from pipelines.tracking.image import log_images
 from pipelines.tracking.settings import TrackingSettings
 from tests.pipelines.given import GivenPca, evaluate_config, evaluate_stage
 from tests.pipelines.given_pairs import GivenPairs, GivenVerdicts
@@ -75,7 +76,7 @@ def _images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             ["interpolate", "clear.png", "grey.png", "--count", "1"],
             "'--count': 1 is not in the range",
         ),
-        (["edit", "clear.png", "--to", " "], "'--to': the caption is empty"),
+        (["edit", "clear.png", "--to", " "], "'--to': a caption is empty"),
         (["edit", "clear.png", "--to", "a", "--from-text", "a"], "gives no direction"),
         (
             ["edit", "clear.png", "--to", "a", "--strength", "0"],
@@ -85,7 +86,7 @@ def _images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["inpaint", "grey.png", "half.png"], "mask of the image's size"),
         (["inpaint", "clear.png", "smooth.png"], "1600 pixels that are neither black nor white"),
         (["inpaint", "clear.png", "black.png"], "nothing to paint"),
-        (["importance", ""], "the caption is empty"),
+        (["importance", ""], "a caption is empty"),
         (["attack", "clear.png", "--labels", "apple,"], "two or more"),
     ],
 )
@@ -128,8 +129,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture
 def project(made: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """The project that every command opens."""
-    monkeypatch.setattr(models, "open_project", lambda choice: made)
-    monkeypatch.setattr(session, "log_image", lambda *given, **named: None)
+    monkeypatch.setattr(cli_project, "open_project", lambda choice: made)
+    monkeypatch.setattr(tracking, "log_images", lambda *given, **named: None)
     return made
 
 
@@ -153,13 +154,22 @@ def test_a_command_writes_a_labelled_grid_and_tracks_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logged: list[dict[str, object]] = []
-    monkeypatch.setattr(session, "log_image", lambda *given, **named: logged.append(named))
-    assert main(["--debug", *arguments, "--out", "grid.png"]) == 0
+    monkeypatch.setattr(tracking, "log_images", lambda *given, **named: logged.append(named))
+    assert main(["--debug", *arguments, "demo", "--out", "grid.png"]) == 0
     grid = Image.open("grid.png")
     assert grid.width == columns * (128 + 8) + 8
     assert grid.height > rows * 128
     (said,) = logged
     assert said["name"] == arguments[0]
+
+
+def test_all_images_that_a_project_draws_are_tracked(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[list[Path]] = []
+    monkeypatch.setattr(tracking, "log_images", lambda files, *given, **named: logged.append(files))
+    assert main(["--debug", "generate", "a heart", "a star", "demo", "--out", "drawn"]) == 0
+    assert logged == [[Path("drawn/0000-a-heart.png"), Path("drawn/0001-a-star.png")]]
 
 
 @pytest.mark.parametrize("list_now", [None, "second edition"])
@@ -170,9 +180,9 @@ def test_trained_models_draw_after_the_url_list_is_gone_or_changed(
     if list_now:
         url_list.write_text(list_now)
     now = project_of(url_list, project.store)
-    monkeypatch.setattr(models, "open_project", lambda choice: now)
-    assert main(["--debug", "generate", "a heart", "--count", "1", "--out", "a.png"]) == 0
-    assert Image.open("a.png").size == (144, 144)
+    monkeypatch.setattr(cli_project, "open_project", lambda choice: now)
+    assert main(["--debug", "generate", "a heart", "demo", "--count", "1", "--out", "a.png"]) == 0
+    assert Image.open("a.png").width == 144
     if list_now:
         assert now.graph["download"].key != project.graph["download"].key
 
@@ -182,7 +192,10 @@ def test_an_image_is_reconstructed_from_a_stored_basis(project: Project) -> None
     assert main(["--debug", "reconstruct", "grey.png", *flags]) == 0
     tiles = tiles_of("grid.png")
     assert len(tiles) == 1 + len({2, 64})  # 500 are no more than all 64
-    assert main(["--debug", "variations", "grey.png", "--count", "1", "--out", "grid.png"]) == 0
+    assert (
+        main(["--debug", "variations", "grey.png", "demo", "--count", "1", "--out", "grid.png"])
+        == 0
+    )
     pipeline = tiles_of("grid.png")[1]
     assert (
         np.abs(tiles[2] - pipeline).max() <= 2
@@ -199,7 +212,7 @@ def test_a_stored_pair_is_found_by_its_key(
     request = ImageRequest("variations", ModelChoice(CHOICE, None), 0, Path("a.png"), {})
     picture = Inputs(request).read_image(row["key"])
     assert picture.tobytes() == decode_rgb(row["image"], max_pixels=10**6).tobytes()
-    assert main(["variations", "0" * 20]) == 2
+    assert main(["variations", "0" * 20, "demo"]) == 2
     assert f"has the key {'0' * 20}" in capsys.readouterr().err
 
 
@@ -229,7 +242,9 @@ def test_an_outage_of_the_tracking_server_is_a_warning_and_the_picture_is_told_l
     settings = TrackingSettings(uri=f"http://127.0.0.1:{port}")
     said: list[str] = []
     store = Store(str(tmp_path / "kept"))
-    log_image(Path("grey.png"), store, settings, name="edit", params={"to": "a"}, warn=said.append)
+    log_images(
+        [Path("grey.png")], store, settings, name="edit", params={"to": "a"}, warn=said.append
+    )
     assert "does not answer" in said[0]
     assert len(list((tmp_path / "kept").rglob("*.json"))) == 4
 
@@ -239,7 +254,9 @@ def test_a_picture_is_a_run_with_its_parameters(tmp_path: Path) -> None:
 
     said: list[str] = []
     store, settings = Store(str(tmp_path / "kept")), TrackingSettings()
-    log_image(Path("grey.png"), store, settings, name="edit", params={"to": "a"}, warn=said.append)
+    log_images(
+        [Path("grey.png")], store, settings, name="edit", params={"to": "a"}, warn=said.append
+    )
     assert said == []
     client = MlflowClient(f"sqlite:///{tmp_path}/kept/mlflow.db")
     experiment = client.get_experiment_by_name(settings.experiment)

@@ -14,7 +14,7 @@ from pipelines.config.files import ConfigFileError
 from pipelines.config.load import load_config
 from pipelines.core.errors import PipelineError
 from pipelines.core.store import Store
-from pipelines.evaluation.images import encode_png, to_images
+from pipelines.evaluation.images import encode_png
 from pipelines.evaluation.model_worker import row_generator
 from pipelines.evaluation.pipeline import load_pipeline
 from pipelines.graph import unclip_graph
@@ -26,6 +26,7 @@ from tests.pipelines.page import Page
 from tests.pipelines.test_evaluate import pixels
 from tests.pipelines.test_report import read_html, report_of
 from unclip.config import ConfigError
+from unclip.output import to_images
 
 CONFIG = StudyConfig(
     captions=8,

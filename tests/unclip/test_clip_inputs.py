@@ -10,7 +10,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from tests.unclip.test_clip import TINY, tiny_clip
-from unclip.clip import inputs
+from unclip.clip import tokenizer
 from unclip.clip.frozen import CPU_PIXEL_BYTES, FrozenClip
 from unclip.clip.training import build_clip
 
@@ -89,7 +89,7 @@ def test_more_images_than_a_cpu_takes_at_once_keep_their_order() -> None:
 def test_the_tokenizer_remembers_only_so_many_words(monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = open_clip.SimpleTokenizer(context_length=8)
     captions = [f"word{chr(97 + n)}x thing" for n in range(20)]
-    monkeypatch.setattr(inputs, "CACHED_WORDS", 5)
+    monkeypatch.setattr(tokenizer, "CACHED_WORDS", 5)
     clip = tiny_clip()
     assert torch.equal(clip.tokenize(captions), fresh(captions))
     assert len(clip.inputs.tokenizer.cache) == 5  # type: ignore[attr-defined]

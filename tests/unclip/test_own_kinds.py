@@ -155,7 +155,7 @@ def test_a_saved_cascade_keeps_a_kind_of_ones_own(own: ModuleType, tmp_path: Pat
     model = perturb(build(own.RegressionConfig(embed_dim=8, widths=(4,))))
     UnclipPipeline(toy_cascade(prior=model), None).save(tmp_path / "generator")
     sys.modules.pop("own_kind")
-    loaded = UnclipPipeline.load(tmp_path / "generator").cascade.prior
+    loaded = UnclipPipeline.from_pretrained(tmp_path / "generator").cascade.prior
     assert loaded is not None
     assert torch.equal(loaded.layers[0].weight, model.layers[0].weight)  # type: ignore[union-attr,index]
 

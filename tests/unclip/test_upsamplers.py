@@ -81,7 +81,7 @@ def test_each_upsampler_takes_its_own_number_of_steps() -> None:
 def test_a_saved_cascade_comes_back_with_names_and_order(count: int, tmp_path: Path) -> None:
     cascade, batch = cascade_with(count), make_batch(8)
     UnclipPipeline(cascade, None).save(tmp_path)
-    loaded = UnclipPipeline.load(tmp_path).cascade
+    loaded = UnclipPipeline.from_pretrained(tmp_path).cascade
     assert [*loaded.upsamplers] == [*NAMES[:count]]
     assert loaded.sampling == cascade.sampling
     ours, theirs = (
@@ -103,7 +103,7 @@ def test_a_folder_without_one_of_its_upsamplers_is_refused(tmp_path: Path) -> No
     UnclipPipeline(cascade_with(2), None).save(tmp_path)
     (tmp_path / "second.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"second\.safetensors missing"):
-        UnclipPipeline.load(tmp_path)
+        UnclipPipeline.from_pretrained(tmp_path)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_the_flat_form_of_sampling_is_explained(sampling_file: Path) -> None:
     flat = {"prior_sampler": "ddim", "prior_steps": 4, "upsampler_1_steps": 2, "eta": 0.0}
     sampling_file.write_text(json.dumps(flat))
     with pytest.raises(ConfigError, match=r"flat form .*prior_sampler, .*write sections instead"):
-        UnclipPipeline.load(sampling_file.parent)
+        UnclipPipeline.from_pretrained(sampling_file.parent)
 
 
 @pytest.mark.parametrize(
@@ -136,4 +136,4 @@ def test_edited_settings_that_cannot_work_are_refused(
     content[section] = content[section] | changes if isinstance(changes, dict) else changes
     sampling_file.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match=message):
-        UnclipPipeline.load(sampling_file.parent)
+        UnclipPipeline.from_pretrained(sampling_file.parent)

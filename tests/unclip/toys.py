@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unclip.clip.frozen import FrozenClip
+from unclip.clip.training import ClipArchitecture, build_clip
 from unclip.generation import (
     Cascade,
     DecoderSampling,
@@ -25,7 +27,8 @@ from unclip.models import (
     UNetConfig,
     UpsamplerConfig,
 )
-from unclip.presets import Preset
+from unclip.pipeline import UnclipPipeline
+from unclip.presets import CLIP_VOCAB_SIZE, Preset
 
 TEXT = TextEncoderConfig(vocab_size=50, context_length=6, width=16, depth=1, heads=2)
 UNET = UNetConfig(
@@ -159,6 +162,34 @@ def toy_cascade(sampling: SamplingConfig = SAMPLING, **models: object) -> Cascad
         "sampling": sampling,
     }
     return Cascade(**{**parts, **models})  # type: ignore[arg-type]
+
+
+CLIP_ARCHITECTURE = ClipArchitecture(
+    embed_dim=PRIOR.embed_dim,
+    image_size=16,
+    patch_size=8,
+    vision_width=64,
+    vision_layers=1,
+    vision_heads=2,
+    text_context_length=8,
+    text_width=16,
+    text_layers=1,
+    text_heads=2,
+    init_temperature=0.07,
+)
+
+
+def toy_pipeline() -> UnclipPipeline:
+    """The cascade of `PRESET` for captions of CLIP's tokenizer, with a CLIP of random weights."""
+    text = replace(TEXT, vocab_size=CLIP_VOCAB_SIZE)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        prior = perturb(build(replace(PRIOR, text_encoder=text)))
+        decoder = perturb(build(replace(DECODER, text_encoder=text)))
+        clip = build_clip(CLIP_ARCHITECTURE)
+    device = torch.device("cpu")
+    frozen = FrozenClip.from_trained(clip, CLIP_ARCHITECTURE, name="toy", device=device)
+    return UnclipPipeline(toy_cascade(prior=prior, decoder=decoder), frozen)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms import Compose
 
+from unclip.checkpoint import in_half
 from unclip.clip.check import read_model_config
 from unclip.clip.config import (
     CONFIG_FILE,
@@ -30,8 +31,9 @@ from unclip.clip.config import (
     ClipArchitecture,
     ClipConfig,
 )
-from unclip.clip.inputs import ClipInputs, Tokenizer, split, with_bounded_cache
+from unclip.clip.inputs import ClipInputs, split
 from unclip.clip.text import encode_text
+from unclip.clip.tokenizer import Tokenizer, with_bounded_cache
 from unclip.clip.weights_file import as_state_dict
 from unclip.config import ConfigError
 
@@ -123,11 +125,14 @@ class FrozenClip:
         clip.name = json.loads((folder / CONFIG_FILE).read_text()).get("name", folder.name)
         return clip
 
-    def save(self, folder: Path | str) -> None:
-        """Write weights, configuration and name in open_clip's "local-dir:" format."""
-        folder = Path(folder)
+    def save(self, folder: Path | str, *, half: bool = False) -> None:
+        """Write weights, configuration and name in open_clip's "local-dir:" format.
+
+        half: store the weights as float16; `load` makes them float32 again.
+        """
+        folder, weights = Path(folder), self._weights()
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self._weights(), folder / WEIGHTS_FILE)
+        save_file(in_half(weights) if half else weights, folder / WEIGHTS_FILE)
         tokenizer = self.inputs.tokenizer
         if hasattr(tokenizer, "tokenizer"):  # of transformers: it has its own files
             tokenizer.tokenizer.save_pretrained(folder)

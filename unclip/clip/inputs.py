@@ -6,18 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import open_clip
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Compose, Normalize, ToTensor
 
+from unclip.clip.tokenizer import Tokenizer, shortened
 from unclip.images import to_rgb
-
-Tokenizer = Callable[[list[str]], Tensor]
-
-MAX_CHARS = 1500  # of a caption; the 77 tokens of most CLIPs are some 350
-CACHED_WORDS = 100_000  # whose tokens open_clip's tokenizer remembers
 
 
 @dataclass(frozen=True)
@@ -47,32 +42,8 @@ class ClipInputs:
         return self.tokenizer([shortened(caption) for caption in captions])
 
 
-def shortened(caption: str) -> str:
-    """The beginning of a caption, without the white space that tokenizers ignore.
-
-    They read a whole caption before they truncate it, in a time that grows with the square of its
-    longest word: a word of 10,000 letters takes ten seconds, one of a million takes a day.
-    """
-    return " ".join(caption.split())[:MAX_CHARS]
-
-
 def split(preprocess: Compose) -> tuple[Compose, Normalize]:
     """The part of open_clip's preprocessing that works on images, and the normalisation."""
     images = [t for t in preprocess.transforms if not isinstance(t, ToTensor | Normalize)]
     (normalise,) = (t for t in preprocess.transforms if isinstance(t, Normalize))
     return Compose(images), normalise
-
-
-def with_bounded_cache(tokenizer: Tokenizer) -> Tokenizer:
-    """The same tokenizer; open_clip's own would remember every word that it ever meets."""
-    if isinstance(tokenizer, open_clip.SimpleTokenizer):
-        tokenizer.cache = _FirstWords(tokenizer.cache)
-    return tokenizer
-
-
-class _FirstWords(dict[str, str]):
-    """Keeps the first words that it is given: common ones come early."""
-
-    def __setitem__(self, word: str, tokens: str) -> None:
-        if len(self) < CACHED_WORDS:
-            super().__setitem__(word, tokens)

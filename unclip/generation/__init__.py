@@ -11,6 +11,7 @@ from unclip.generation.config import (
     check_upsampler_names,
 )
 from unclip.generation.noise_norms import with_prior_noise_norms
+from unclip.generation.overrides import with_overrides
 
 __all__ = [
     "Cascade",
@@ -23,5 +24,6 @@ __all__ = [
     "check_guidance",
     "check_upsampler_names",
     "closest",
+    "with_overrides",
     "with_prior_noise_norms",
 ]

@@ -36,7 +36,8 @@ from unclip.interop.unet_configs import Json
 from unclip.interop.weights import Tensors, build_from, read_tensors, unload, write_tensors
 from unclip.models import KarloDecoder, KarloPrior, KarloUpsampler
 from unclip.models.karlo import ClipTextConfig
-from unclip.pipeline import UnclipPipeline, share_text_tower
+from unclip.pipeline import UnclipPipeline
+from unclip.pretrained.folder import share_text_tower
 
 TEXT_TO_IMAGE, VARIATION = "UnCLIPPipeline", "UnCLIPImageVariationPipeline"
 CLASSES = {
@@ -219,7 +220,7 @@ def write_pipeline(
     tensors = unload(parts.decoder, key_mapping.decoder_table(parts.decoder.config))
     tensors |= unload(parts.upsampler, key_mapping.upsampler_table(parts.upsampler.config))
     if pipeline.clip is not None and variation:
-        tensors[key_mapping.IMAGE_ENCODER] = write_clip(folder, pipeline.clip)
+        tensors[key_mapping.IMAGE_ENCODER] = write_clip(folder, pipeline.image_tower)
     if parts.prior is not None:
         tensors |= unload(parts.prior, key_mapping.prior_table(parts.prior.config))
         _write_prior_settings(folder, parts.prior)

@@ -8,7 +8,8 @@ from torch import nn
 
 from unclip.interop.errors import InteropError
 from unclip.models import KarloDecoder, KarloPrior, KarloUpsampler
-from unclip.pipeline import UnclipPipeline, first_difference, share_text_tower
+from unclip.pipeline import UnclipPipeline
+from unclip.pretrained.folder import first_difference, share_text_tower
 
 
 def merge(read: Sequence[UnclipPipeline]) -> UnclipPipeline:

@@ -5,7 +5,7 @@ else. The manipulations take the cascade first and return images of the decoder'
 passes those through the upsamplers. `inpaint` works at all sizes and returns the largest.
 """
 
-from unclip.manipulate.inpainting import inpaint, shrink_mask
+from unclip.manipulate.inpainting import fit_image, fit_mask, inpaint, shrink_mask, without
 from unclip.manipulate.latents import (
     Latent,
     decode,
@@ -16,6 +16,7 @@ from unclip.manipulate.latents import (
     slerp,
     text_diff,
     to_pixels,
+    to_tensor,
     variations,
 )
 from unclip.manipulate.probes import (
@@ -32,6 +33,8 @@ __all__ = [
     "decode",
     "encode",
     "enlarge",
+    "fit_image",
+    "fit_mask",
     "importance_of_the_prior",
     "inpaint",
     "interpolate",
@@ -40,6 +43,8 @@ __all__ = [
     "slerp",
     "text_diff",
     "to_pixels",
+    "to_tensor",
     "typographic_attack",
     "variations",
+    "without",
 ]

@@ -6,13 +6,16 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.config import ConfigError
 from unclip.diffusion import Schedule, noise_from_x_start, schedule_of
 from unclip.generation import Cascade
+from unclip.images import to_rgb
 from unclip.kinds import spec_of
 from unclip.samplers import Denoise, Generators, ddim, randn, steps_of
 from unclip.samplers.common import timesteps_of
@@ -86,6 +89,28 @@ def repaint(
                 fresh = randn(tuple(x.shape), generator=generator, device=x.device)
                 x = alpha**0.5 * x + (1 - alpha) ** 0.5 * fresh
     return x
+
+
+def without(image: Image.Image, mask: Image.Image) -> Image.Image:
+    """The RGB image with the masked part in the mean colour of the rest; grey if all is masked.
+
+    mask: mode L, of the image's size; every pixel above 0 is masked.
+    """
+    pixels, covered = np.array(image), np.asarray(mask) > 0
+    kept = pixels[~covered]
+    pixels[covered] = kept.mean(0) if len(kept) else 128
+    return Image.fromarray(pixels)
+
+
+def fit_image(image: Image.Image, size: int) -> Image.Image:
+    """The central square at `size`, in RGB."""
+    return ImageOps.fit(to_rgb(image), (size, size), method=Image.Resampling.LANCZOS)
+
+
+def fit_mask(mask: Image.Image, size: int) -> Tensor:
+    """A mask of mode L as (1, 1, S, S) bool, S = size; partly covered pixels are True."""
+    fitted = ImageOps.fit(mask, (size, size), method=Image.Resampling.BOX)
+    return torch.from_numpy(np.array(fitted) > 0)[None, None]
 
 
 def shrink_mask(mask: Tensor, size: int) -> Tensor:

@@ -199,6 +199,10 @@ def _square(image: Image.Image, size: int) -> Tensor:
     """The central square, resized as the training data; (3, size, size) in [-1, 1]."""
     smaller = min(image.size) > size
     method = Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC
-    fitted = ImageOps.fit(to_rgb(image), (size, size), method=method)
-    array = torch.from_numpy(np.array(fitted))  # (S, S, 3) uint8
+    return to_tensor(ImageOps.fit(to_rgb(image), (size, size), method=method))
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB image as (3, H, W) in [-1, 1]."""
+    array = torch.from_numpy(np.array(image))  # (H, W, 3) uint8
     return rearrange(array, "h w c -> c h w").float() / 127.5 - 1

@@ -2,6 +2,7 @@
 
 # B batch, L tokens of the captions, W width of the tower
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -79,16 +80,20 @@ class FrozenText(ClipTextTower):
         """Replace each caption by the learned null token where `dropped` (B,) is True."""
         return drop_text(encoded, dropped, self.null)
 
-    @torch.no_grad()
     def take_from(self, clip: nn.Module) -> None:
         """Copy the weights of an open_clip.CLIP; raises `ConfigError` if they do not fit."""
-        theirs, ours = clip.state_dict(), self.state_dict()
         quick = any(type(module).__name__ == "QuickGELU" for module in clip.modules())
         if quick != self.config.quick_gelu:
             raise ConfigError(
                 f"text_encoder.quick_gelu={self.config.quick_gelu}, but the CLIP's is {quick}; "
                 f"set it to {str(quick).lower()}"
             )
+        self.copy_weights(clip.state_dict())
+
+    @torch.no_grad()
+    def copy_weights(self, theirs: Mapping[str, Tensor]) -> None:
+        """Copy the tensors of an open_clip.CLIP; raises `ConfigError` if they do not fit."""
+        ours = self.state_dict()
         for name, source in self._sources().items():
             if source not in theirs or theirs[source].shape != ours[name].shape:
                 found = tuple(theirs[source].shape) if source in theirs else "missing"

@@ -2,6 +2,7 @@
 
 # B rows, K draws for each row, G generators; x (B, ...)
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,15 @@ class Step(NamedTuple):
     timestep: int  # t
     alpha_bar: float  # ᾱ_t
     alpha_bar_prev: float  # ᾱ_s, 1 in the last step
+
+
+def generator_for(*words: object) -> torch.Generator:
+    """A generator seeded by the digest of these words: the same on any machine.
+
+    `generator_for(seed, number)` draws the noise of one image of several, whatever its batch.
+    """
+    digest = hashlib.sha256("\0".join(map(str, words)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def steps_of(schedule: Schedule, num_inference_steps: int) -> Iterator[Step]:

@@ -1,0 +1,73 @@
+"""CLIP's byte-pair tokenizer, without the seconds that the import of open_clip takes."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from types import ModuleType
+
+from torch import Tensor
+
+from unclip.captions import MAX_CHARS
+
+Tokenizer = Callable[[list[str]], Tensor]
+
+CACHED_WORDS = 100_000  # whose tokens open_clip's tokenizer remembers
+
+
+def simple_tokenizer(context_length: int) -> Tokenizer:
+    """open_clip's `SimpleTokenizer`: captions to tokens (B, L) int64, padded with 0."""
+    return partial(_vocabulary(), context_length=context_length)
+
+
+@cache
+def _vocabulary() -> Callable[..., Tensor]:
+    """The tokenizer, which takes a tenth of a second to make."""
+    return with_bounded_cache(_module().SimpleTokenizer())
+
+
+def shortened(caption: str) -> str:
+    """The beginning of a caption, without the white space that tokenizers ignore.
+
+    They read a whole caption before they truncate it, in a time that grows with the square of its
+    longest word: a word of 10,000 letters takes ten seconds, one of a million takes a day.
+    """
+    return " ".join(caption.split())[:MAX_CHARS]
+
+
+def with_bounded_cache(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer; open_clip's own would remember every word that it ever meets."""
+    if isinstance(words := getattr(tokenizer, "cache", None), dict):
+        tokenizer.cache = _FirstWords(words)  # type: ignore[attr-defined]
+    return tokenizer
+
+
+class _FirstWords(dict[str, str]):
+    """Keeps the first words that it is given: common ones come early."""
+
+    def __setitem__(self, word: str, tokens: str) -> None:
+        if len(self) < CACHED_WORDS:
+            super().__setitem__(word, tokens)
+
+
+@cache
+def _module() -> ModuleType:
+    """open_clip/tokenizer.py, loaded by its path unless the package is imported already.
+
+    The file imports nothing of its package, whose __init__ would import torchvision, timm and
+    transformers.
+    """
+    if "open_clip" in sys.modules:
+        return importlib.import_module("open_clip.tokenizer")
+    package = importlib.util.find_spec("open_clip")
+    assert package is not None
+    assert package.origin is not None  # a dependency of this package
+    file = Path(package.origin).with_name("tokenizer.py")
+    spec = importlib.util.spec_from_file_location("unclip.clip._open_clip_tokenizer", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
