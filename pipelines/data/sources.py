@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -28,7 +29,8 @@ from pipelines.data.url_list import (
     unchanged,
 )
 from pipelines.demo import dataset as demo
-from pipelines.demo.server import serve as serve_demo
+from pipelines.demo import server as demo_server
+from pipelines.emoji import dataset as emoji
 from pipelines.scenes import dataset as scenes
 from unclip.config import Config, ConfigError, not_in_key
 from unclip.extension import is_import, resolve
@@ -45,7 +47,7 @@ class SourceConfig(Config):
     tag: ClassVar[str] = "source"
 
     # The digest of the list's content is in the key instead.
-    urls: str = not_in_key()  # path or URL of tables or JSON lines; demo; scenes; module:Name
+    urls: str = not_in_key()  # path or URL of a table; demo; emoji; scenes; module:Name
     url_column: str  # its column of URLs
     caption_column: str | tuple[str, ...]  # its column of captions, or of lists of them; or several
     rows_per_shard: int  # the unit of work and of resume, in every stage
@@ -238,40 +240,54 @@ def _loopback(serve: Callable[[int], AbstractContextManager[int]]) -> Iterator[s
 
 
 @dataclass(frozen=True)
-class DemoList(ListSource):
-    """The packaged list, whose images are served on the loopback address."""
+class PackagedList(ListSource):
+    """A packaged list with relative URLs, whose images are served on the loopback address.
+
+    The pairs' keys do not depend on the server's port.
+    """
+
+    data: ClassVar[ModuleType]  # has digest() and url_list()
+    server: ClassVar[ModuleType]  # has serve(port)
 
     def digest(self) -> str:
-        """sha256 of the packaged images and captions."""
-        return demo.data_digest()
+        """sha256 of the images and of the rows of the list."""
+        return str(self.data.digest())
 
     def tables(self, file: ListFile) -> Iterator[pa.Table]:  # noqa: ARG002 - there is one
-        """Relative URLs, so that the pairs' keys do not depend on the server's port."""
-        yield demo.url_list()
+        """The list."""
+        yield self.data.url_list()
 
     def served(self) -> AbstractContextManager[str]:
         """Serve on a free port."""
-        return _loopback(serve_demo)
+        return _loopback(self.server.serve)
 
 
-@dataclass(frozen=True)
-class SceneList(ListSource):
-    """The list of drawn scenes, which are served on the loopback address."""
+class DemoList(PackagedList):
+    """The demo's emoji, and rows that fail on purpose."""
 
-    def digest(self) -> str:
-        """sha256 of the version and the rows of the list."""
-        return scenes.digest()
-
-    def tables(self, file: ListFile) -> Iterator[pa.Table]:  # noqa: ARG002 - there is one
-        """Relative URLs, as those of the demo, and the column `split`: train or held_out."""
-        yield scenes.url_list()
-
-    def served(self) -> AbstractContextManager[str]:
-        """Serve on a free port."""
-        return _loopback(scenes.serve)
+    data: ClassVar[ModuleType] = demo
+    server: ClassVar[ModuleType] = demo_server
 
 
-SOURCES: Mapping[str, type[ListSource]] = {"demo": DemoList, "scenes": SceneList}
+class SceneList(PackagedList):
+    """Drawn scenes, with a column `split`: train or held_out."""
+
+    data: ClassVar[ModuleType] = scenes
+    server: ClassVar[ModuleType] = scenes
+
+
+class EmojiList(PackagedList):
+    """Four families of emoji with several captions each, and the column `split`."""
+
+    data: ClassVar[ModuleType] = emoji
+    server: ClassVar[ModuleType] = emoji
+
+
+SOURCES: Mapping[str, type[ListSource]] = {
+    "demo": DemoList,
+    "scenes": SceneList,
+    "emoji": EmojiList,
+}
 
 
 def find_source(config: SourceConfig) -> ListSource:

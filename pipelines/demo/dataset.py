@@ -87,9 +87,9 @@ def url_list(port: int | None = None) -> pa.Table:
 
 
 @cache
-def data_digest() -> str:
+def digest() -> str:
     """sha256 of the images, the captions and the failing rows; it does not depend on the port."""
-    digest = hashlib.sha256(data_bytes())
+    found = hashlib.sha256(data_bytes())
     for url, text in rows():
-        digest.update(f"{url}\0{text}\0".encode())
-    return digest.hexdigest()
+        found.update(f"{url}\0{text}\0".encode())
+    return found.hexdigest()

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pipelines.core.page_server import PageServerError
-from pipelines.demo.dataset import FAILING_ROWS, caption, data_digest, emoji, rows, url_list
+from pipelines.demo.dataset import FAILING_ROWS, caption, digest, emoji, rows, url_list
 from pipelines.demo.make_data import SCHEMA, code_points
 from pipelines.demo.server import serve
 
@@ -79,15 +79,15 @@ def test_a_port_is_free_again_when_the_block_ends():
 
 
 def test_the_digest_follows_the_captions_and_not_the_port(monkeypatch):
-    before = data_digest()
-    for cached in (rows, data_digest):
+    before = digest()
+    for cached in (rows, digest):
         cached.cache_clear()
     monkeypatch.setattr("pipelines.demo.dataset.caption", lambda label, tags: label + "!")
-    changed = data_digest()
-    for cached in (rows, data_digest):
+    changed = digest()
+    for cached in (rows, digest):
         cached.cache_clear()
     assert changed != before
-    assert "port" not in data_digest.__wrapped__.__code__.co_varnames
+    assert "port" not in digest.__wrapped__.__code__.co_varnames
 
 
 def test_a_caption_is_the_label_and_at_most_three_tags_that_add_words():
