@@ -37,7 +37,7 @@ def test_every_packaged_configuration_builds_a_graph(name: str) -> None:
     names = list(unclip_graph(config).stages)
     assert names[0] == "list"
     assert names[-1] == "report"
-    assert {"prior", "decoder", "upsampler_1", "upsampler_2", "evaluate", "pca"} < set(names)
+    assert {"prior", "decoder", *config.upsamplers, "evaluate", "pca"} < set(names)
     assert set(names) == set(config.stage_names)
 
 

@@ -60,7 +60,7 @@ class Score(NamedTuple):
 class Metric:
     """The definition of a metric; to add one, list it in `suite.metrics_of`.
 
-    The texts may hold {count} and {reference_count}, the rows of the split and of the reference.
+    `reference_name` may hold {reference_count}, the rows of the reference.
     """
 
     name: str  # "subject/what", as in "prior/cosine"
@@ -75,7 +75,6 @@ class Metric:
     def measure(self, split: Split) -> "Measurement":
         """The metric of one split. Raises `TooFewRows`."""
         score = self.score(split)
-        counts = {"count": len(split.samples), "reference_count": split.reference_count}
         weights = weights_of(score.rows or len(split.samples))
         value, baseline = score.value(weights), score.baseline(weights)
         gain = (value - baseline) * (1 if self.higher_is_better else -1)
@@ -90,8 +89,9 @@ class Metric:
             higher_is_better=self.higher_is_better,
             independent=self.independent,
             is_descriptive=self.is_descriptive,
-            meaning=self.meaning.format(**counts),
-            reference_name=self.reference_name and self.reference_name.format(**counts),
+            meaning=self.meaning,
+            reference_name=self.reference_name
+            and self.reference_name.format(reference_count=split.reference_count),
         )
 
 
