@@ -19,7 +19,7 @@ from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards
 from pipelines.artifacts.schema import SELECTION, rendition
 from pipelines.core.errors import PipelineError, first_line
 from pipelines.core.filesystem import StoreError
-from pipelines.core.tables import ParquetRows, opened, read_table, to_numpy
+from pipelines.core.tables import ParquetRows, opened, read_batches, read_table, to_numpy
 from pipelines.data.pixels import decode_pixels
 
 log = logging.getLogger(__name__)
@@ -151,6 +151,19 @@ def select_rows(url: str, *, held_out: bool) -> pa.Table:
         selection = read_table(url, schema=SELECTION)
     chosen = pc.and_(pc.is_null(selection["reason"]), pc.equal(selection["held_out"], held_out))
     return selection.filter(chosen).select(["key", "row", "position"])
+
+
+def training_embeds(embeddings: str, selection: str) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """The rows to train on of one shard, as `select_rows`, with their image embeddings (N, E).
+
+    Reads one row group of the embeddings at a time.
+    """
+    selected = select_rows(selection, held_out=False)
+    positions, start = selected["position"].to_numpy(), 0
+    for batch in read_batches(embeddings, ["image_embeds"]):
+        inside = np.flatnonzero((positions >= start) & (positions < start + batch.num_rows))
+        yield selected.take(inside), to_numpy(batch["image_embeds"])[positions[inside] - start]
+        start += batch.num_rows
 
 
 def take_rows(url: str, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:

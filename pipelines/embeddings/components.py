@@ -13,8 +13,8 @@ from pipelines.artifacts.schema import MOMENTS, pca_basis
 from pipelines.core.folder import Folder
 from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import Metadata
-from pipelines.core.tables import read_batches, to_column, to_numpy
-from pipelines.data.shard_reader import select_rows
+from pipelines.core.tables import to_column, to_numpy
+from pipelines.data.shard_reader import training_embeds
 from unclip.embeddings.pca import Moments, PcaBasis, fit
 
 log = logging.getLogger(__name__)
@@ -31,12 +31,8 @@ class MomentsWorker:
         """Writes one row of `MOMENTS`."""
         moments = Moments.empty(self.embeddings.width)
         for name in names:
-            chosen = select_rows(self.selection.url(name), held_out=False)["position"].to_numpy()
-            start = 0
-            for batch in read_batches(self.embeddings.url(name), ["image_embeds"]):
-                inside = chosen[(chosen >= start) & (chosen < start + batch.num_rows)] - start
-                moments = moments.add(torch.from_numpy(to_numpy(batch["image_embeds"])[inside]))
-                start += batch.num_rows
+            for _, embeds in training_embeds(self.embeddings.url(name), self.selection.url(name)):
+                moments = moments.add(torch.from_numpy(embeds))
         row = {
             "count": [moments.count],
             "sum": [moments.total.numpy()],

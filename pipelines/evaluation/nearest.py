@@ -12,9 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines.core.folder import Folder
-from pipelines.core.tables import read_batches, to_numpy
 from pipelines.data.pixels import decode_pixels
-from pipelines.data.shard_reader import select_rows
+from pipelines.data.shard_reader import training_embeds
 from pipelines.evaluation.images import decode_png, encode_png
 from pipelines.evaluation.inputs import Sources
 from pipelines.evaluation.rows import Row, Values, read_rows
@@ -83,17 +82,13 @@ def nearest_embeddings(sources: Sources, queries: Tensor) -> list[list[Row]]:
 def _training_rows(sources: Sources) -> Iterator[tuple[list[Row], Tensor]]:
     """The rows to train on, with their embeddings (N, E), in the order of the shards."""
     for name in sorted(name for name, count in sources.selection.training.items() if count):
-        selected = select_rows(sources.selection.url(name), held_out=False)
-        positions, start = selected["position"].to_numpy(), 0
-        for batch in read_batches(sources.embeddings.url(name), ["image_embeds"]):
-            inside = np.flatnonzero((positions >= start) & (positions < start + batch.num_rows))
-            embeds = to_numpy(batch["image_embeds"])[positions[inside] - start]
+        shard = training_embeds(sources.embeddings.url(name), sources.selection.url(name))
+        for selected, embeds in shard:
             rows = [
                 Row(row["key"], False, name, row["row"], row["position"])
-                for row in selected.take(pa.array(inside)).to_pylist()
+                for row in selected.to_pylist()
             ]
             yield rows, torch.tensor(embeds, dtype=torch.float32)
-            start += batch.num_rows
 
 
 def _row(sample: Values, candidates: Sequence[Values], judge: Judge) -> Values:
