@@ -1,5 +1,6 @@
 """The artifacts that stages pass to each other: typed, and small enough for a manifest."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,6 +14,10 @@ OUTCOMES_NAME = "outcomes"  # of the table beside each shard of pairs
 OUTCOMES_FILE = f".{OUTCOMES_NAME}.parquet"  # the end of its file's name
 BASIS_FILE = "basis.parquet"  # of the principal components
 MODEL_FILE = "model.safetensors"  # of every trained model of the cascade
+SAMPLE_FILE = "samples/step-{:08d}.png"  # what a model draws after this step of its training
+INTERPOLATION_FILE = "interpolation.png"  # of the evaluation
+REPORT_FILE = "report.html"
+PROGRESS_FILE = "decoder-progress.png"  # beside the report
 
 
 @dataclass(frozen=True)
@@ -125,10 +130,19 @@ class TrainedModel(Artifact):
     final_loss: float | None  # None if no step was taken
     model: str = ""  # the tag of its config
 
+    @property
+    def sample_files(self) -> dict[int, str]:
+        """The images that were drawn during the training, by step in ascending order."""
+        steps = sorted(int(digits) for digits in map(_step_of, self.folder.files()) if digits)
+        return {step: SAMPLE_FILE.format(step) for step in steps}
+
 
 @dataclass(frozen=True)
 class Evaluation(Artifact):
-    """`metrics.json` (name → figures with intervals, meaning, comparison) and the sample shards."""
+    """`metrics.json` (name → figures with intervals, meaning, comparison) and the sample shards.
+
+    `INTERPOLATION_FILE` and other images show some of the samples.
+    """
 
     metrics: dict[str, float]
     judges: list[str]  # their names; the first one decides the verdict
@@ -149,6 +163,17 @@ class DataReport(Artifact):
 
 @dataclass(frozen=True)
 class Report(Artifact):
-    """`report.html`: one file with its images inside. Beside it, a copy of `data.html`."""
+    """`REPORT_FILE`: one file with its images inside. Beside it, a copy of `data.html`.
+
+    `PROGRESS_FILE`: samples of the decoder's training, if it stored any.
+    """
 
     title: str
+    verdict: str = ""  # what the images are, in one line; "" if they were not judged
+    first_step: str = ""  # what to do first, in one line; "" without advice
+
+
+def _step_of(file: str) -> str:
+    """The digits of the step in the name of a `SAMPLE_FILE`; "" for other files."""
+    found = re.fullmatch(r"samples/step-(\d{8,})\.png", file)
+    return found[1] if found else ""

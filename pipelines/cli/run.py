@@ -8,13 +8,14 @@ import sys
 import time
 from pathlib import Path
 
-from pipelines.artifacts import Report
+from pipelines.artifacts import INTERPOLATION_FILE, PROGRESS_FILE, REPORT_FILE, Report
 from pipelines.cli.command import Output
 from pipelines.cli.options import ScopeChoice
 from pipelines.cli.progress import ProgressDisplay
 from pipelines.cli.project import Project
 from pipelines.core.plan import Plan
 from pipelines.core.runner import RunSettings, run_plan
+from pipelines.core.stage import Artifact, Stage
 from pipelines.tracking.preflight import prepare
 from pipelines.tracking.tracker import Tracker
 
@@ -67,11 +68,14 @@ def _print_summary(project: Project, plan: Plan, took_s: float) -> None:
         if ran
         else "Everything is done already: no stage had to run."
     )
-    if report := _report(project):
-        print(f"  report    {report}")
     program = sys.argv[0] if sys.argv[0].endswith("unclip") else "unclip"
-    for label, words in next_commands(project).items():
-        print(f"  {label:<9} {shlex.join([program, *words])}")
+    commands = {
+        label: shlex.join([program, *words]) for label, words in next_commands(project).items()
+    }
+    lines = {**result_lines(project), **commands}
+    wide = max(map(len, lines))
+    for label, text in lines.items():
+        print(f"  {label:<{wide}}  {text}")
 
 
 def next_commands(project: Project) -> dict[str, list[str]]:
@@ -80,13 +84,29 @@ def next_commands(project: Project) -> dict[str, list[str]]:
     return {"runs": ["ui", *words], "generate": ["generate", "a red heart", *words]}
 
 
-def _report(project: Project) -> str | None:
+def result_lines(project: Project) -> dict[str, str]:
+    """What the report and the evaluation say and show, label -> text; nothing that is missing."""
     stage = project.graph["report"]
     manifest = project.store.manifest(stage.name, stage.key)
     if manifest is None:
-        return None
+        return {}
     report = Report(project.store.folder(stage.name, stage.key), **manifest.metadata)
-    return _relative(report.folder.file("report.html"))
+    found = {
+        "verdict": report.verdict,
+        "first": report.first_step,
+        "report": _relative(report.folder.file(REPORT_FILE)),
+        "interpolation": _path(project, project.evaluation, INTERPOLATION_FILE),
+        "progress": _path(project, stage, PROGRESS_FILE),
+    }
+    return {label: text for label, text in found.items() if text}
+
+
+def _path(project: Project, stage: Stage[Artifact], file: str) -> str:
+    """Where the file of a finished stage is; "" if there is none."""
+    manifest = project.store.manifest(stage.name, stage.key)
+    if manifest is None or file not in manifest.outputs:
+        return ""
+    return _relative(project.store.folder(stage.name, stage.key).file(file))
 
 
 def _relative(url: str) -> str:

@@ -10,6 +10,7 @@ from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.contact_sheets import write_contact_sheets
 from pipelines.evaluation.generate import GenerationWorker
 from pipelines.evaluation.inputs import Sources, Weights
+from pipelines.evaluation.interpolation import write_interpolation
 from pipelines.evaluation.judging import Judges, ReferenceWorker
 from pipelines.evaluation.metrics.metric import Measurement
 from pipelines.evaluation.metrics.suite import Measured, Subjects, measure
@@ -25,7 +26,7 @@ class Evaluated(NamedTuple):
 
     measurements: list[Measurement]
     notes: list[str]  # on what could not be measured
-    contact_sheets: list[str]  # names of files
+    pictures: list[str]  # names of files
 
 
 def evaluate(ctx: Context, sources: Sources, weights: Weights, config: EvaluateConfig) -> Evaluated:
@@ -50,8 +51,9 @@ def evaluate(ctx: Context, sources: Sources, weights: Weights, config: EvaluateC
     subjects = Subjects(tuple(weights.priors), tuple(config.judges))
     measured: Measured = ctx.call(measure, ctx.folder, names, subjects)
     sheets = ctx.call(write_contact_sheets, ctx.folder, names.samples)
+    transitions = ctx.call(write_interpolation, generation, names.samples)
     ctx.call(write_nearest, ctx.folder, names.samples, sources)
-    return Evaluated(measured.measurements, measured.notes, sheets)
+    return Evaluated(measured.measurements, measured.notes, [*sheets, transitions])
 
 
 def check_judges(judges: Judges) -> None:

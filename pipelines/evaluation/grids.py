@@ -30,22 +30,30 @@ def draw_grid(
     *,
     side: int | None = None,
     enlarge: Image.Resampling = Image.Resampling.BICUBIC,
+    header: Sequence[str] = (),
 ) -> Image.Image:
     """Rows of tiles as one image; labels are wrapped to the width of their image.
 
     side: of every tile in pixels; by default that of the widest image, and at least `MIN_SIDE`.
     enlarge: the filter for smaller images (`NEAREST` shows their pixels). Larger images are
-    averaged by area. A row without labels takes no space for them.
+    averaged by area. header: the words above each column. A row without labels takes no space for
+    them.
     """
     if side is None:
         side = max(MIN_SIDE, *(tile.image.width for row in rows for tile in row))
     font = ImageFont.load_default(FONT_SIZE)
     labels = [[wrap(tile.label, side, font) for tile in row] for row in rows]
     heights = [side + _label_height(row) + 2 * GAP for row in labels]
+    titles = [wrap(title, side, font) for title in header]
+    above = _label_height(titles)
     width = max(len(row) for row in rows) * (side + GAP) + GAP
-    canvas = Image.new("RGB", (width, sum(heights)), "white")
+    canvas = Image.new("RGB", (width, above + sum(heights)), "white")
     draw = ImageDraw.Draw(canvas)
-    top = GAP
+    for column, lines in enumerate(titles):
+        draw.multiline_text(
+            (GAP + column * (side + GAP), 3), "\n".join(lines), INK, font, spacing=2
+        )
+    top = GAP + above
     for row, row_labels, height in zip(rows, labels, heights, strict=True):
         for column, (tile, lines) in enumerate(zip(row, row_labels, strict=True)):
             left = GAP + column * (side + GAP)
@@ -59,6 +67,29 @@ def draw_grid(
 def in_rows(tiles: Sequence[Tile], columns: int = 8) -> list[Sequence[Tile]]:
     """Tiles in rows of at most `columns`."""
     return [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+
+
+def cut_grid(grid: Image.Image, rows: int) -> list[list[Image.Image]] | None:
+    """The tiles of a grid that `draw_grid` drew, by row, as large as they were drawn.
+
+    Returns None unless the grid can have this number of rows, all of them full and none labelled.
+    """
+    height, left_over = divmod(grid.height, rows)
+    side = height - 2 * GAP
+    columns, odd = divmod(grid.width - GAP, side + GAP) if side > 0 else (0, 0)
+    if left_over or odd or side < MIN_SIDE:
+        return None
+    tops = [GAP + row * height for row in range(rows)]
+    lefts = [GAP + column * (side + GAP) for column in range(columns)]
+    return [[grid.crop((x, y, x + side, y + side)) for x in lefts] for y in tops]
+
+
+def whole_enlargement(size: int) -> int:
+    """The side at which to show images of `size` pixels: the largest multiple up to `MIN_SIDE`.
+
+    Larger images are reduced to `MIN_SIDE`.
+    """
+    return size * (MIN_SIDE // size) if size < MIN_SIDE else MIN_SIDE
 
 
 def wrap(text: str, width: int, font: Font) -> list[str]:
@@ -85,7 +116,7 @@ def _cut(line: str, width: int, font: Font) -> str:
 
 
 def _label_height(row: Sequence[Sequence[str]]) -> int:
-    return LINE_HEIGHT * max(len(lines) for lines in row)
+    return LINE_HEIGHT * max((len(lines) for lines in row), default=0)
 
 
 def _fit(image: Image.Image, side: int, enlarge: Image.Resampling) -> Image.Image:

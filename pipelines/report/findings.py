@@ -19,6 +19,7 @@ class Finding:
     subject: str
     text: str
     advice: str = ""
+    brief: str = ""  # the same in one line, of the finding about all images
 
 
 @dataclass(frozen=True)

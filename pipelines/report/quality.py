@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.artifacts import Evaluation
+from pipelines.artifacts import INTERPOLATION_FILE, Evaluation
 from pipelines.evaluation.nearest import NEAREST, NEAREST_FILE
 from pipelines.evaluation.samples import (
     HELD_OUT,
@@ -29,7 +29,7 @@ Values = dict[str, Any]
 
 
 def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
-    """The verdict, metrics, priors, samples and the cascade."""
+    """The verdict, metrics, priors, samples, interpolations and the cascade."""
     evaluation = inputs.evaluation
     records: Records = evaluation.folder.read_json("metrics.json")
     judge, prior = evaluation.judges[0], next(iter(inputs.priors))
@@ -60,6 +60,7 @@ def quality_sections(inputs: Inputs, config: ReportConfig) -> Values:
         "held_out_pairs": inputs.data_figures["splits"]["held_out"],
         "evaluated": count_samples(evaluation.folder, shards_in(evaluation.folder)),
         "samples": sample_rows(evaluation, config.samples),
+        "interpolation": interpolation(evaluation),
         "cascade": ["decoder", *inputs.upsamplers],
     }
 
@@ -121,6 +122,12 @@ def sample_rows(evaluation: Evaluation, limit: int) -> dict[str, list[Values]]:
         split: [_inline({**NO_NEAREST, **row, **nearest.get(row["key"], {})}) for row in rows]
         for split, rows in first.items()
     }
+
+
+def interpolation(evaluation: Evaluation) -> str:
+    """The transitions between held-out images, as a data URI."""
+    with evaluation.folder.open(INTERPOLATION_FILE) as file:
+        return data_uri(file.read())
 
 
 def _inline(row: Values) -> Values:

@@ -6,6 +6,7 @@ it describes itself: whether its embeddings have collapsed, and whether the prio
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from pipelines.evaluation.samples import HELD_OUT
 from pipelines.report.embedding_findings import clip, duplicates, prior
@@ -27,6 +28,8 @@ NOISE = Finding(
     "The generated images are no better than noise: {judge} finds them {compared} real images than "
     "those of untrained models. Until this changes, the other figures say nothing about quality.",
     "Train longer. Steps so far: {steps}.",
+    brief="noise: KID × 1000 of {generated}; untrained models {untrained}, real images at a "
+    "quarter of their resolution {quarter}",
 )
 BLOBS = Finding(
     "bad",
@@ -34,6 +37,8 @@ BLOBS = Finding(
     "The generated images are farther from real ones than real images at a quarter of their "
     "resolution. Expect colours and blobs, not objects.",
     "Train the decoder longer, or make it larger.",
+    brief="blobs: KID × 1000 of {generated}; real images at a quarter of their resolution "
+    "{quarter}, untrained models {untrained}",
 )
 SOFT = Finding(
     "fair",
@@ -41,19 +46,31 @@ SOFT = Finding(
     "The generated images are between real images at half and at a quarter of their resolution. "
     "Expect recognisable but soft or distorted objects.",
     "Train the decoder longer; then try more sampling steps.",
+    brief="soft or distorted objects: KID × 1000 of {generated}; real images at half their "
+    "resolution {half}, at a quarter {quarter}",
 )
 SHARP = Finding(
     "good",
     "Images",
     "The generated images are about as close to real ones as real images at half their resolution, "
     "or closer, and can still be told from real ones.",
+    brief="close to real images: KID × 1000 of {generated}; real images at half their resolution "
+    "{half}, other real images {real}",
 )
 REAL = Finding(
     "good",
     "Images",
     "The judge cannot tell the generated images from real ones.",
     "Evaluate more captions: a smaller difference may show.",
+    brief="like real images: KID × 1000 of {generated}; real images at half their resolution "
+    "{half}, other real images {real}",
 )
+SCALE = (
+    "Distances to real images by {judge} (KID × 1000): generated images {generated}; real images "
+    "at half their resolution {half}, at a quarter {quarter}; images of untrained models "
+    "{untrained}; other real images {real}."
+)
+FIRST = "What to do first"  # the subject of a finding
 
 
 def findings(evidence: Evidence, of_study: Iterable[Finding] = ()) -> list[Finding]:
@@ -105,13 +122,11 @@ def fidelity(evidence: Evidence) -> Iterator[Finding]:
         found = SHARP
     else:
         found = REAL
-    scale = (
-        f"Distances to real images by {evidence.judge} (KID × 1000): generated images "
-        f"{interval(kid)}; real images at half their resolution {number(half['value'])}, at a "
-        f"quarter {number(quarter['value'])}; images of untrained models "
-        f"{number(untrained['value'])}; other real images {number(real['value'])}."
-    )
-    yield replace(found, text=f"{found.text} {scale}")
+    yardsticks = {"untrained": untrained, "half": half, "quarter": quarter, "real": real}
+    figures = {name: number(figure["value"]) for name, figure in yardsticks.items()}
+    figures["generated"] = interval(kid)
+    scale = SCALE.format(judge=evidence.judge, **figures)
+    yield replace(found, text=f"{found.text} {scale}", brief=found.brief.format(**figures))
 
 
 def noise(evidence: Evidence) -> Finding:
@@ -129,10 +144,25 @@ def first_step(found: Sequence[Finding]) -> Iterator[Finding]:
     if "CLIP" in advised and len(advised) > 1:
         yield Finding(
             "fair",
-            "What to do first",
+            FIRST,
             "Improve the CLIP: the prior and the decoder are trained on its embeddings, so both "
             "have to be trained again after it.",
         )
+
+
+class Brief(NamedTuple):
+    """The verdict in two lines, of which each may be empty."""
+
+    images: str  # what they are, with the distance that decides
+    first_step: str
+
+
+def in_brief(found: Sequence[Finding]) -> Brief:
+    """The most important of the `findings`."""
+    images = [finding.brief for finding in found if finding.brief]
+    ranked = [finding.text for finding in found if finding.subject == FIRST]
+    advice = [finding.advice for finding in found if finding.advice]
+    return Brief(next(iter(images), ""), next(iter([*ranked, *advice]), ""))
 
 
 FINDERS: Sequence[Callable[[Evidence], Iterator[Finding]]] = (

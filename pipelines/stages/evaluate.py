@@ -35,7 +35,7 @@ class Evaluate(Stage[Evaluation]):
     """Images for held-out and for training captions, and how good they are."""
 
     kind: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 6  # 5: statistics of pixels; 6: the nearest training images
+    version: ClassVar[int] = 7  # 6: the nearest training images; 7: interpolations
     artifact: ClassVar[type[Artifact]] = Evaluation
 
     pairs: Stage[PairShards]
@@ -97,7 +97,7 @@ class Evaluate(Stage[Evaluation]):
         ctx.folder.write_json(METRICS_FILE, records)
         values = values_by_name(evaluated.measurements)
         ctx.emit(Metrics(self.name, 0, values))
-        for file in (METRICS_FILE, *evaluated.contact_sheets):
+        for file in (METRICS_FILE, *evaluated.pictures):
             ctx.emit(Output(self.name, file))
         for note in evaluated.notes:
             ctx.emit(Note(self.name, note))

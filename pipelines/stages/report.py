@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipelines.artifacts import (
+    PROGRESS_FILE,
+    REPORT_FILE,
     ClipWeights,
     DataReport,
     Evaluation,
@@ -20,15 +22,13 @@ from pipelines.stages.study import RunStudy
 
 __all__ = ["BuildReport", "ReportConfig"]
 
-REPORT_FILE = "report.html"
-
 
 @dataclass(frozen=True)
 class BuildReport(Stage[Report]):
     """Metrics, samples, loss curves and lineage on one HTML page; beside it, the data report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 8  # 7: curves of the CLIP; 8: nearest and rejected images
+    version: ClassVar[int] = 9  # 8: nearest and rejected images; 9: progress, verdict in brief
     artifact: ClassVar[type[Artifact]] = Report
 
     evaluation: Stage[Evaluation]
@@ -44,7 +44,7 @@ class BuildReport(Stage[Report]):
         """Render in a worker, then publish."""
         # Imported here because matplotlib takes a second, which planning should not.
         from pipelines.report.data_page import PAGE_FILE
-        from pipelines.report.render import render
+        from pipelines.report.render import Rendered, render
 
         inputs = Inputs(
             evaluation=ctx.load(self.evaluation),
@@ -59,13 +59,18 @@ class BuildReport(Stage[Report]):
             else {},
             study=ctx.load(self.study) if self.study else None,
         )
-        html: str = ctx.call(render, inputs, self.config)
-        ctx.folder.write_bytes(REPORT_FILE, html.encode())
+        rendered: Rendered = ctx.call(render, inputs, self.config)
+        ctx.folder.write_bytes(REPORT_FILE, rendered.html.encode())
         with inputs.data.folder.open(PAGE_FILE) as page:  # a link needs it in the same folder
             ctx.folder.write_bytes(PAGE_FILE, page.read())
-        for file in (REPORT_FILE, PAGE_FILE):
+        files = [REPORT_FILE, PAGE_FILE]
+        if rendered.decoder_progress:
+            ctx.folder.write_bytes(PROGRESS_FILE, rendered.decoder_progress)
+            files.append(PROGRESS_FILE)
+        for file in files:
             ctx.emit(Output(self.name, file))
-        return Report(ctx.folder, self.config.title)
+        verdict, first_step = rendered.verdict
+        return Report(ctx.folder, self.config.title, verdict, first_step)
 
     def lineage(self, ctx: Context) -> tuple[Lineage, ...]:
         """Every stage that this one depends on, in dependency order."""

@@ -77,5 +77,6 @@ class ModelTask:
         generator = torch.Generator(device).manual_seed(self.preview_seed)
         images = preview(model, batch, generator=generator)
         tiles = [Tile(image) for image in to_images(images)]
-        draw_grid(in_rows(tiles, COLUMNS), enlarge=Image.Resampling.NEAREST).save(path)
+        columns = min(COLUMNS, len(batch["keys"]))  # so that each kind of image has its own row
+        draw_grid(in_rows(tiles, columns), enlarge=Image.Resampling.NEAREST).save(path)
         return True

@@ -19,6 +19,7 @@ import ray.train.torch
 import torch
 from torch import nn
 
+from pipelines.artifacts import SAMPLE_FILE
 from pipelines.core.events import Emit, Metrics, Note, Output, Progress
 from pipelines.core.folder import Folder
 from pipelines.data.held_out import held_out_batches
@@ -199,7 +200,7 @@ class TrainingWorker:
     def sample(self, step: int, model: nn.Module) -> None:
         """Publish a preview of the model, always from the same rows."""
         batch = next(self.loader((0,)).read(0))[0]
-        name = f"samples/step-{step:08d}.png"
+        name = SAMPLE_FILE.format(step)
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "sample.png"
             if self.job.task.preview(model, self.on_device(batch), path):
@@ -220,8 +221,11 @@ class TrainingWorker:
         self.job.emit(Note(self.job.stage, message))
 
     def publish(self, model: nn.Module, result: TrainingResult) -> None:
-        """Write the averaged weights and the summary of the training."""
+        """Write the averaged weights, the last samples and the summary of the training."""
         model.load_state_dict(result.ema_weights)
+        every = self.job.training.sample_every_steps
+        if every and result.step % every:  # else the samples of the last step exist
+            self.sample(result.step, model.eval())
         with tempfile.TemporaryDirectory() as scratch:
             self.job.task.save(model, Path(scratch))
             for path in sorted(Path(scratch).iterdir()):

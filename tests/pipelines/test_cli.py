@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +18,13 @@ from pipelines.cli import pipeline
 from pipelines.cli.cluster import run_flags
 from pipelines.cli.main import cli, main
 from pipelines.cli.options import ProjectChoice, ScopeChoice
-from pipelines.cli.project import open_project
-from pipelines.cli.run import next_commands
+from pipelines.cli.project import Project, open_project
+from pipelines.cli.run import next_commands, result_lines
 from pipelines.core.errors import PipelineError, WorkLostError
+from pipelines.core.folder import Folder
 from pipelines.core.logs import PACKAGES
 from pipelines.core.runner import failure_of
+from pipelines.core.store import Manifest
 
 COMMANDS = (
     "init",
@@ -160,6 +163,53 @@ def test_the_next_commands_open_the_project_that_ran(unclip: Unclip) -> None:
             *store,
         ]
         assert project.store.root in paragraph(unclip(*shlex.split(shlex.join(words))))
+
+
+def finish(project: Project, stage: str, metadata: dict[str, Any], *files: str) -> Folder:
+    """Publish a result of a stage."""
+    made = project.graph[stage]
+    folder = project.store.folder(made.name, made.key)
+    for file in files:
+        folder.write_bytes(file, b"content")
+    project.store.commit(
+        Manifest(
+            stage=made.name,
+            key=made.key,
+            version=made.version,
+            description={},
+            dependencies={},
+            provenance={},
+            links={},
+            created_at="2026-01-01T00:00:00+00:00",
+            duration_s=1.0,
+            metadata=metadata,
+            outputs={},
+        )
+    )
+    return folder
+
+
+def test_a_run_ends_with_the_verdict_and_the_pictures(tmp_path: Path) -> None:
+    project = open_project(ProjectChoice("demo", str(tmp_path), ()))
+    assert result_lines(project) == {}
+    evaluated = finish(project, "evaluate", {}, "interpolation.png")
+    verdict = {"verdict": "blobs: KID × 1000 of 210", "first_step": "Improve the CLIP."}
+    files = ("report.html", "decoder-progress.png")
+    folder = finish(project, "report", {"title": "t", **verdict}, *files)
+    assert result_lines(project) == {
+        "verdict": "blobs: KID × 1000 of 210",
+        "first": "Improve the CLIP.",
+        "report": folder.file("report.html"),
+        "interpolation": evaluated.file("interpolation.png"),
+        "progress": folder.file("decoder-progress.png"),
+    }
+
+
+def test_results_without_a_verdict_or_pictures_end_with_the_report_alone(tmp_path: Path) -> None:
+    project = open_project(ProjectChoice("demo", str(tmp_path), ()))
+    finish(project, "evaluate", {})
+    folder = finish(project, "report", {"title": "t"}, "report.html")  # as earlier versions did
+    assert result_lines(project) == {"report": folder.file("report.html")}
 
 
 def test_submit_passes_every_flag_on() -> None:

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.artifacts import Evaluation
+from pipelines.artifacts import INTERPOLATION_FILE, Evaluation
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Event, Metrics, Output
 from pipelines.core.graph import Graph
@@ -142,8 +143,24 @@ def test_contact_sheets_and_metrics_are_announced_and_written(
         "reconstructions-held_out.png",
         "samples-training.png",
         "reconstructions-training.png",
+        "interpolation.png",
     ]
     assert all(evaluation.folder.exists(name) for name in announced)
+
+
+def test_an_interpolation_goes_from_one_held_out_original_to_another(evaluation: Evaluation):
+    rows = [row for row in given.sample_table(evaluation).to_pylist() if row["held_out"]]
+    with evaluation.folder.open(INTERPOLATION_FILE) as file:
+        strip = Image.open(file).convert("RGB")
+    tiles = [strip.crop((8 + n * 136, 24, 136 + n * 136, 152)) for n in range(8)]
+    assert strip.width == 8 * 136 + 8
+    for tile, row in ((tiles[0], rows[0]), (tiles[-1], rows[1])):
+        original = Image.open(io.BytesIO(row["original"])).convert("RGB")
+        shown = original.resize((128, 128), Image.Resampling.NEAREST)  # four times as large
+        assert tile.tobytes() == shown.tobytes()
+    steps = [np.asarray(tile, float) for tile in tiles[1:-1]]
+    reach = np.abs(steps[0] - steps[-1]).mean()
+    assert 0 < max(np.abs(a - b).mean() for a, b in pairwise(steps)) < reach
 
 
 @pytest.mark.ray

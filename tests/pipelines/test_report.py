@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from pipelines.artifacts import Report
+from pipelines.artifacts import PROGRESS_FILE, SAMPLE_FILE, Report
 from pipelines.core.events import Event, Output
 from pipelines.core.graph import Graph
 from pipelines.core.store import Store
+from pipelines.evaluation.grids import Tile, draw_grid, in_rows
+from pipelines.evaluation.images import encode_png
 from pipelines.report.config import ReportConfig
 from pipelines.report.page import duration, number
 from pipelines.stages.data_report import BuildDataReport
@@ -78,6 +81,29 @@ def test_the_report_is_announced_and_titled(report: Report, events: list[Event],
     assert Output("report", "report.html") in events
     assert report.title == TITLE
     assert TITLE in page.text
+
+
+def test_the_decoders_progress_is_shown_if_its_training_stored_samples(report: Report, page: Page):
+    assert not report.folder.exists(PROGRESS_FILE)
+    assert ("alt", "progress of the decoder") not in page.attributes
+    assert ("alt", "interpolation") in page.attributes
+    store, stage = Store(str(Path(report.folder.url).parents[1])), report_stage("With samples")
+    tiles = [Tile(Image.new("RGB", (8, 8), colour)) for colour in ["white"] * 8 + ["red"] * 8]
+    grid = encode_png(draw_grid(in_rows(tiles)))
+    make(store, stage.decoder).folder.write_bytes(SAMPLE_FILE.format(10), grid)
+    events: list[Event] = []
+    again = make(store, stage, events)
+    assert Output("report", PROGRESS_FILE) in events
+    assert again.folder.exists(PROGRESS_FILE)
+    assert ("alt", "progress of the decoder") in Page(read_html(again)).attributes
+
+
+def test_the_verdict_is_stored_in_brief_as_the_page_has_it(report: Report, page: Page):
+    summary = page.text.split("Verdict")[-1]
+    assert report.first_step
+    assert report.first_step in summary
+    figures = report.verdict.split(": ", 1)[-1].split(";")[0].removeprefix("KID × 1000 of ")
+    assert figures in summary
 
 
 def test_nothing_is_loaded_from_anywhere(html: str, page: Page):

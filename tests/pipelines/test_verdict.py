@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.report.findings import Evidence, Finding
 from pipelines.report.study_findings import study_findings
-from pipelines.report.verdict import findings
+from pipelines.report.verdict import findings, in_brief
 
 REAL, HALF, QUARTER, UNTRAINED = 0.0, 40.0, 130.0, 580.0
 
@@ -127,6 +127,32 @@ def test_the_limit_is_the_decoder_unless_true_embeddings_give_better_images() ->
     assert not {"Prior", "Decoder"} & set(verdict(2))
 
 
+@pytest.mark.parametrize(
+    ("kid", "words", "advice"),
+    [
+        (575, "noise: KID × 1000 of 575 [570 to 580]; untrained models 580", "Train longer"),
+        (285, "blobs: KID × 1000 of 285 [280 to 290]; real images at a quarter", "the decoder"),
+        (90, "objects: KID × 1000 of 90 [85 to 95]; real images at half their", "the decoder"),
+        (30, "close to real images: KID × 1000 of 30 [25 to 35]", ""),
+        (2, "like real images: KID × 1000 of 2 [-3 to 7]", "Evaluate more captions"),
+    ],
+)
+def test_the_verdict_in_brief_is_the_images_and_the_first_advice(
+    kid: float, words: str, advice: str
+) -> None:
+    brief = in_brief(findings(evidence(kid)))
+    assert words in brief.images
+    assert advice in brief.first_step
+    assert bool(advice) == bool(brief.first_step)
+    assert "\n" not in brief.images + brief.first_step
+
+
+def test_in_brief_the_clip_comes_first_if_it_is_at_fault() -> None:
+    brief = in_brief(findings(evidence(285, rank=4.2)))
+    assert brief.images.startswith("blobs")
+    assert brief.first_step.startswith("Improve the CLIP")
+
+
 def test_a_collapsed_clip_is_named_and_comes_first() -> None:
     assert not {"CLIP", "What to do first"} & set(verdict(90))
     collapsed = verdict(285, rank=4.2)
@@ -172,6 +198,7 @@ def test_captions_that_change_nothing_are_noticed() -> None:
 
 def test_what_was_not_measured_is_left_out() -> None:
     assert findings(Evidence({}, "judge", "prior", {"effective_rank": 60, "width": 64})) == []
+    assert in_brief([]) == ("", "")
 
 
 def test_speckle_blur_and_strong_colours_are_named() -> None:
