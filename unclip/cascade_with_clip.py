@@ -2,6 +2,7 @@
 
 # B batch, L tokens of the captions, E width of the CLIP embeddings, S image size
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Union
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from unclip import manipulate
 from unclip.clip.stored import StoredClip
-from unclip.clip.tokenizer import shortened, simple_tokenizer
+from unclip.clip.tokenizer import cut, shortened, simple_tokenizer
 from unclip.config import ConfigError
 from unclip.generation import Cascade, Generated
 from unclip.images import to_rgb
@@ -22,6 +23,10 @@ from unclip.samplers import Generators
 
 if TYPE_CHECKING:
     from unclip.clip.frozen import FrozenClip
+
+log = logging.getLogger(__name__)
+
+NAMED = 60  # letters of a caption in a message
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,23 @@ class CascadeWithClip:
         """Tokenize captions for the models' own text encoders; (B, L) int64 padded with 0."""
         tokenizer = simple_tokenizer(self.cascade.decoder.config.text_encoder.context_length)
         return tokenizer([shortened(caption) for caption in captions]).to(self.cascade.device)
+
+    def warn_if_cut(self, captions: Sequence[str]) -> None:
+        """Log a warning for each different caption of which the models read only the beginning."""
+        lengths = {"the models read": self.cascade.decoder.config.text_encoder.context_length}
+        if self.clip is not None:
+            lengths["the CLIP reads"] = self.clip.context_length
+        who, length = min(lengths.items(), key=lambda item: item[1])
+        for caption in dict.fromkeys(captions):
+            if found := cut(caption, length):
+                log.warning(
+                    "The caption %r has %d tokens, of which %s the first %d. Left out: %r",
+                    caption if len(caption) <= NAMED else f"{caption[:NAMED].rstrip()}…",
+                    found.tokens,
+                    who,
+                    found.read,
+                    found.left_out,
+                )
 
     @torch.no_grad()
     def text_embeds(self, captions: Sequence[str]) -> Tensor:

@@ -32,7 +32,8 @@ class UnclipPipeline(CascadeWithClip):
 
     All methods that return `Images` take a seed, by default a random one, and sampling settings by
     name (`unclip.generation.overrides`). Image n of a call draws its noise from (seed, n), so it is
-    the same, up to rounding, whatever the number of images and the batch.
+    the same, up to rounding, whatever the number of images and the batch. Of a caption with more
+    tokens than the models read, the beginning counts, and a warning is logged.
     """
 
     @classmethod
@@ -77,6 +78,7 @@ class UnclipPipeline(CascadeWithClip):
         """
         wanted = check_captions(captions)
         check_count(num_images)
+        self.warn_if_cut(wanted)
         rows = [(caption, n) for caption in wanted for n in range(num_images)]
         if generator is None:
             seed = _seed(seed)
@@ -143,6 +145,7 @@ class UnclipPipeline(CascadeWithClip):
         """
         check_count(num_images)
         captions = [check_caption(each) for each in (to, from_text) if each is not None]
+        self.warn_if_cut(captions)
         pipeline = self.with_settings(**settings)
         embeds = [pipeline.text_embeds([caption]) for caption in captions]  # each (1, E)
         pixels = manipulate.text_diff(
@@ -170,7 +173,7 @@ class UnclipPipeline(CascadeWithClip):
         """
         check_count(num_images)
         if caption is not None:
-            check_caption(caption)
+            self.warn_if_cut([check_caption(caption)])
         pipeline, seed = self.with_settings(**settings), _seed(seed)
         noise = [generator_for(seed, n) for n in range(num_images)]
         return Images(to_images(pipeline.paint(image, mask, caption, generators=noise)), seed)

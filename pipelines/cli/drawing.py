@@ -12,6 +12,7 @@ import click
 from PIL import Image
 
 from pipelines.evaluation.grids import Tile, draw_grid, in_rows
+from unclip.output import to_images
 from unclip.samplers import generator_for
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def draw_captions(
     session: "Session", captions: Sequence[str], *, count: int, as_json: bool
 ) -> None:
     """Draw `count` images of each caption; write them, print what was written, and track it."""
+    session.pipeline.warn_if_cut(captions)
     wanted = [Drawing(caption, n) for caption in captions for n in range(count)]
     out = session.request.out
     if out.suffix and not out.is_dir():
@@ -64,9 +66,9 @@ def _draw(session: "Session", wanted: Sequence[Drawing]) -> Iterator[tuple[Drawi
         for start, end in zip(starts, [*starts[1:], len(wanted)], strict=True):
             some = wanted[start:end]
             noise = [generator_for(session.request.seed, drawing.number) for drawing in some]
-            made = pipeline([drawing.caption for drawing in some], generator=noise)
+            made = pipeline.generate([drawing.caption for drawing in some], generator=noise)
             bar.update(len(some))
-            yield from zip(some, made.images, strict=True)
+            yield from zip(some, to_images(made.pixels[-1]), strict=True)
 
 
 def _grid(captions: Sequence[str], images: Sequence[Image.Image], count: int) -> Image.Image:

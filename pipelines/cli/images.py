@@ -51,8 +51,9 @@ eta_option = click.option(
     "words",
     nargs=-1,
     metavar="[CAPTION]... [CONFIG]",
-    help="Captions; - reads them from standard input. The last word is CONFIG if it is a "
-    "packaged configuration, such as demo, or ends in .yaml.",
+    help="Captions; - reads them from standard input. A last word that ends in .yaml or "
+    "names a packaged configuration, such as demo or emoji, is CONFIG and no caption. To draw such "
+    "a word, give it alone or before another caption.",
 )
 @click.option("--file", metavar="FILE", help="Text file with one caption in each line.")
 @click.option(
@@ -101,6 +102,9 @@ def generate(
         )
     settings = {SETTINGS[name]: value for name, value in sampling.items() if value is not None}
     session = _inputs(make_request(choose(config), seed, out, settings)).open_session()
+    if (project := session.models.project) is not None:
+        name, store = project.choice.config, project.store.root
+        click.echo(f"The models of the project {name} draw, from the store {store}.", err=True)
     from pipelines.cli.drawing import draw_captions
 
     draw_captions(session, captions, count=count, as_json=as_json)

@@ -72,9 +72,9 @@ class Project:
         missing = list(stages) if found is None else found.missing(stages)
         if found is None or missing:
             raise PipelineError(
-                f"{self.store.root} does not hold {', '.join(missing)} of this configuration. "
-                "Train them first with `unclip run`, name the configuration and store that they "
-                "were made with, or give a folder of models with --models."
+                f"{self.store.root} does not hold {', '.join(missing)} of the configuration "
+                f"{self.choice.config}. Train them first with `unclip run`, name the configuration "
+                "and store that they were made with, or give a folder of models with --models."
             )
         return found
 

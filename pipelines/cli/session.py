@@ -140,6 +140,7 @@ class Session:
 
     def importance(self, caption: str, image: Image.Image | None, *, count: int) -> Rows:
         """A row for each condition of the decoder; images in a column share their noise."""
+        self.pipeline.warn_if_cut([caption])
         captions = [caption] * count
         true_embeds = self.pipeline.image_embeds([image]).expand(count, -1) if image else None
         made = manipulate.importance_of_the_prior(
@@ -161,6 +162,7 @@ class Session:
 
         Also returns the probability of each class for the original.
         """
+        self.pipeline.warn_if_cut(classes)
         clip, class_embeds = self.pipeline.image_tower, self.pipeline.text_embeds(classes)
         probabilities, pixels = manipulate.typographic_attack(
             self.cascade,

@@ -69,6 +69,7 @@ class Generator:
         """
         seed = int((params or {}).get("seed", self.description["seed"]))
         captions = [str(caption) for caption in table["caption"]]
+        self.pipeline.warn_if_cut(captions)
         images = []
         for start in range(0, len(captions), BATCH):
             some = captions[start : start + BATCH]

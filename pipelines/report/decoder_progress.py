@@ -20,7 +20,7 @@ def decoder_progress(decoder: TrainedModel) -> bytes | None:
     decoder from elsewhere may be.
     """
     files = decoder.sample_files
-    steps = evenly_spaced(list(files), STEPS)
+    steps = spread(list(files), STEPS)
     columns: list[Sequence[Image.Image]] = []
     for step in steps:
         with decoder.folder.open(files[step]) as file:
@@ -37,8 +37,13 @@ def decoder_progress(decoder: TrainedModel) -> bytes | None:
     return encode_png(draw_grid(rows, side=rows[0][0].image.width, header=header))
 
 
-def evenly_spaced(values: Sequence[int], limit: int) -> list[int]:
-    """At most `limit` of the values, with the first and the last."""
-    if len(values) <= limit:
-        return list(values)
-    return [values[round(n * (len(values) - 1) / (limit - 1))] for n in range(limit)]
+def spread(steps: Sequence[int], limit: int) -> list[int]:
+    """At most `limit` of the ascending steps, with the first and the last.
+
+    Each is about the same multiple of the one before: the early steps change the images most.
+    """
+    if len(steps) <= limit:
+        return list(steps)
+    ratio = steps[-1] / steps[0]
+    wanted = [steps[0] * ratio ** (n / (limit - 1)) for n in range(limit)]
+    return sorted({min(steps, key=lambda step: abs(step - each)) for each in wanted})

@@ -193,17 +193,21 @@ class TrainingWorker:
         )
         return [self.on_device(batch) for batch in batches]
 
+    @cached_property
+    def shown_batch(self) -> Batch:
+        """The rows of all previews, on the worker's device."""
+        return self.on_device(next(self.loader((0,)).read(0))[0])
+
     def on_device(self, batch: Batch) -> Batch:
         """The batch with its tensors on the worker's device."""
         return {k: v.to(self.device) if hasattr(v, "to") else v for k, v in batch.items()}
 
     def sample(self, step: int, model: nn.Module) -> None:
         """Publish a preview of the model, always from the same rows."""
-        batch = next(self.loader((0,)).read(0))[0]
         name = SAMPLE_FILE.format(step)
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "sample.png"
-            if self.job.task.preview(model, self.on_device(batch), path):
+            if self.job.task.preview(model, self.shown_batch, path):
                 self.job.folder.publish(path, name)
                 self.job.emit(Output(self.job.stage, name))
 

@@ -13,7 +13,7 @@ from pipelines.core.folder import Folder
 from pipelines.core.store import Store
 from pipelines.evaluation.grids import Tile, draw_grid, in_rows
 from pipelines.evaluation.images import encode_png
-from pipelines.report.decoder_progress import decoder_progress, evenly_spaced
+from pipelines.report.decoder_progress import decoder_progress, spread
 from pipelines.stages.train import LoaderSettings, TrainModel
 from tests.pipelines import given
 from tests.pipelines.local import context, make
@@ -102,8 +102,8 @@ def test_a_long_training_is_shown_in_a_few_steps_with_the_first_and_the_last(
     (row, *_) = colours_in(decoder_progress(drawn(tmp_path, steps=25)))
     assert len(row) == 8
     assert row[0] == row[-2] == (255, 0, 0)  # steps 1 and 25
-    assert evenly_spaced(range(0, 400), 3) == [0, 200, 399]
-    assert evenly_spaced([5, 7], 3) == [5, 7]
+    assert spread(range(10, 1001, 10), 3) == [10, 100, 1000]
+    assert spread([5, 7], 3) == [5, 7]
 
 
 def test_a_small_batch_gives_fewer_rows(tmp_path: Path) -> None:

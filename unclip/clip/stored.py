@@ -47,6 +47,11 @@ class StoredClip:
             ) from error
         self.name = str(config.get("name", folder.name))
 
+    @property
+    def context_length(self) -> int:
+        """Tokens of a caption that the text tower reads, with those of its ends."""
+        return int(self._model.get("text_cfg", {}).get("context_length", 77))
+
     @cached_property
     def whole(self) -> "FrozenClip":
         """Both towers, in open_clip."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from unclip.captions import MAX_CHARS
 
 Tokenizer = Callable[[list[str]], Tensor]
 
+ENDS = 2  # tokens that mark the start and the end of a caption
 CACHED_WORDS = 100_000  # whose tokens open_clip's tokenizer remembers
 
 
@@ -22,9 +24,27 @@ def simple_tokenizer(context_length: int) -> Tokenizer:
     return partial(_vocabulary(), context_length=context_length)
 
 
+class Cut(NamedTuple):
+    """A caption that is too long for a text encoder."""
+
+    tokens: int  # of the whole caption, without its ends
+    read: int  # the first of them
+    left_out: str  # the text of the others, in lower case
+
+
+def cut(caption: str, context_length: int) -> Cut | None:
+    """What a text encoder reads of a caption; None if it reads all."""
+    tokenizer, read = _vocabulary(), context_length - ENDS
+    tokens = tokenizer.encode(shortened(caption))
+    if len(tokens) <= read:
+        return None
+    left_out = tokenizer.decode(tokens[read:]).strip(" \ufffd")  # of letters of several bytes
+    return Cut(len(tokens), read, left_out)
+
+
 @cache
-def _vocabulary() -> Callable[..., Tensor]:
-    """The tokenizer, which takes a tenth of a second to make."""
+def _vocabulary() -> Any:
+    """open_clip's `SimpleTokenizer`, which takes a tenth of a second to make."""
     return with_bounded_cache(_module().SimpleTokenizer())
 
 
