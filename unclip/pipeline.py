@@ -50,6 +50,18 @@ class UnclipPipeline(CascadeWithClip):
         has_clip = (folder / CLIP).is_dir()
         return cls(cascade, StoredClip(folder / CLIP, device=device) if has_clip else None)
 
+    def to(self, device: torch.device | str) -> "UnclipPipeline":
+        """Move all models to a device, and return this pipeline.
+
+        The models move in place, so pipelines made by `with_settings` move with this one.
+        """
+        device = torch.device(device)
+        for model in self.cascade.models.values():
+            model.to(device)
+        if self.clip is not None:
+            self.clip.to(device)
+        return self
+
     def save(self, folder: Path | str, *, half: bool = False) -> None:
         """Write a folder for `from_pretrained`; half: store the weights as float16.
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -133,6 +134,26 @@ def test_the_last_word_may_name_a_project(
     words: list[str], more: bool, captions: list[str], config: str | None
 ) -> None:
     assert split_config(words, more=more) == (captions, config)
+
+
+LONG = f"a red heart{' and a red heart' * 5}"  # longer than the toys read
+
+
+def test_a_caption_that_is_cut_gives_one_warning_for_all_of_its_images(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert main(["--debug", "generate", LONG, "a cat", "--count", "9", "--out", "drawn"]) == 0
+    (message,) = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert message.startswith("The caption 'a red heart and a red heart")
+    assert "has 23 tokens, of which the models read the first 4. Left out: 'a red heart" in message
+
+
+def test_warnings_about_captions_go_to_standard_error(weights: Path) -> None:
+    words = ["generate", LONG, "--count", "2", "--json", "--models", str(weights / "emoji")]
+    code = f"from pipelines.cli.main import main\nassert main({words!r}) == 0"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr.count("Left out: ") == 1
 
 
 def damage(folder: Path) -> None:

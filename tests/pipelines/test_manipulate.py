@@ -1,5 +1,6 @@
 """The commands that manipulate pictures: what they refuse, and what they write."""
 
+import json
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -170,6 +171,33 @@ def test_all_images_that_a_project_draws_are_tracked(
     monkeypatch.setattr(tracking, "log_images", lambda files, *given, **named: logged.append(files))
     assert main(["--debug", "generate", "a heart", "a star", "demo", "--out", "drawn"]) == 0
     assert logged == [[Path("drawn/0000-a-heart.png"), Path("drawn/0001-a-star.png")]]
+
+
+def test_generate_says_which_project_draws(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["a heart", "demo", "--json", "--out", "drawn"]
+    assert main(["--debug", "generate", *words]) == 0
+    printed = capsys.readouterr()
+    assert f"The models of the project demo draw, from the store {project.store.root}." in (
+        printed.err
+    )
+    captions = [json.loads(line)["caption"] for line in printed.out.splitlines()]
+    assert captions == ["a heart"] * 8
+
+
+def test_commands_that_read_a_caption_warn_if_it_is_cut(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = "a red heart" * 12
+    for words in (
+        ["edit", "grey.png", "--to", long, "--count", "2"],
+        ["importance", long, "--count", "1"],
+        ["attack", "grey.png", "--labels", f"heart,{long}", "--count", "1"],
+    ):
+        caplog.clear()
+        assert main(["--debug", *words, "demo", "--out", "grid.png"]) == 0
+        assert sum("Left out: " in each.getMessage() for each in caplog.records) == 1
 
 
 @pytest.mark.parametrize("list_now", [None, "second edition"])

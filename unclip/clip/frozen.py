@@ -143,6 +143,12 @@ class FrozenClip:
         }
         (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
+    def to(self, device: torch.device) -> None:
+        """Move the model, in place."""
+        self.model.to(device)
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
+        self.device = device
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the configuration and of the weights' names, dtypes, shapes and bytes."""

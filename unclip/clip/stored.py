@@ -52,6 +52,13 @@ class StoredClip:
         """Tokens of a caption that the text tower reads, with those of its ends."""
         return int(self._model.get("text_cfg", {}).get("context_length", 77))
 
+    def to(self, device: torch.device) -> None:
+        """Move what is loaded, in place; what is not will be loaded there."""
+        self.device = device
+        self.__dict__.pop("_text", None)
+        if "whole" in self.__dict__:
+            self.whole.to(device)
+
     @cached_property
     def whole(self) -> "FrozenClip":
         """Both towers, in open_clip."""
