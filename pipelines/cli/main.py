@@ -1,6 +1,7 @@
 """The command `unclip`: its entry point, its exit codes, and how errors are printed."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -61,6 +62,7 @@ click.version_option(package_name="unclip", message="%(prog)s %(version)s")(cli)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     output = Output()
+    logging.basicConfig(format="%(message)s")  # else open_clip chooses a format for warnings
     signal.signal(signal.SIGTERM, _terminate)
     try:
         words = list(sys.argv[1:] if argv is None else argv)

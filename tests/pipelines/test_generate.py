@@ -150,10 +150,14 @@ def test_a_caption_that_is_cut_gives_one_warning_for_all_of_its_images(
 
 def test_warnings_about_captions_go_to_standard_error(weights: Path) -> None:
     words = ["generate", LONG, "--count", "2", "--json", "--models", str(weights / "emoji")]
-    code = f"from pipelines.cli.main import main\nassert main({words!r}) == 0"
+    after = "import logging\nlogging.basicConfig()\nlogging.getLogger('unclip').warning('a hint')"
+    code = f"from pipelines.cli.main import main\nassert main({words!r}) == 0\n{after}"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert len(done.stdout.splitlines()) == 2
+    caption, *_, other = done.stderr.splitlines()
+    assert caption.startswith("The caption 'a red heart")
     assert done.stderr.count("Left out: ") == 1
+    assert other == "a hint"  # libraries that set up logging do not change the format
 
 
 def damage(folder: Path) -> None:
