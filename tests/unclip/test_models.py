@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from tests.unclip.toys import (
@@ -206,6 +207,18 @@ def test_a_unet_starts_from_zero_output() -> None:
     assert torch.equal(out, torch.zeros(4, 3, 8, 8))
 
 
+def test_a_unet_of_patches_is_a_unet_over_their_pixels_as_channels() -> None:
+    patches = perturb(
+        UNet(replace(UNET, patch_size=2), image_size=16, in_channels=3, out_channels=5)
+    )
+    plain = UNet(UNET, image_size=8, in_channels=12, out_channels=20)
+    plain.load_state_dict(patches.state_dict())
+    x = torch.randn(4, 3, 16, 16)
+    channels = rearrange(x, "b c (h p) (w q) -> b (c p q) h w", p=2, q=2)
+    out = rearrange(plain(channels, T), "b (c p q) h w -> b c (h p) (w q)", p=2, q=2)
+    assert torch.equal(patches(x, T), out)
+
+
 def test_a_unet_ignores_context_that_is_not_visible() -> None:
     model = perturb(UNet(UNET, image_size=8, in_channels=3, out_channels=3, context_width=16))
     x, context = torch.randn(4, 3, 8, 8), torch.randn(4, 5, 16)
@@ -222,6 +235,7 @@ def test_a_unet_ignores_context_that_is_not_visible() -> None:
     [
         (UNET, {"norm_groups": 3}, "unet.channels=8 is not a multiple of 3; try 6"),
         (UNET, {"residual_blocks": 0}, "residual_blocks=0"),
+        (UNET, {"patch_size": 0}, "unet.patch_size=0 must be at least 1"),
         (PRIOR, {"heads": 3}, "prior.width=16 is not a multiple of 3; try 15"),
         (PRIOR, {"embedding_scale": 0.0}, r"embedding_scale=0.0.*sqrt\(embed_dim\) = 2.8"),
         (PRIOR, {"text_dropout": 1.5}, "text_dropout=1.5 is not a probability"),

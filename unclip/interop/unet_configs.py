@@ -113,6 +113,8 @@ def read_unet(
 
 def write_unet(config: UNetConfig, image_size: int, attending: tuple[str, str]) -> Json:
     """The inverse of `read_unet`, without the fixed settings."""
+    if config.patch_size != 1:
+        raise InteropError(f"unet.patch_size={config.patch_size}: diffusers has only 1")
     levels = range(len(config.channel_multipliers))
     attends = [image_size >> level in config.attention_resolutions for level in levels]
     down, up = _block_types(attends, attending)
