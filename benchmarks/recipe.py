@@ -1,0 +1,207 @@
+"""What a recipe makes of a fixed CPU time: decoder and upsamplers of a finished run, trained again.
+
+`python -m benchmarks.recipe demo --store STORE --set decoder.model.prediction=x_0` trains them in
+one process on one thread, for `--decoder-s` and `--upsampler-s` CPU seconds whatever a step costs,
+and decodes the true embeddings of held-out images, so CLIP and data are those of the run in STORE.
+It prints a row of benchmarks/recipes.md: KID × 1000 by the configuration's first judge between the
+images and their originals, for each seed. Models, optimiser and sampling are the configuration's;
+its numbers of steps are not used. `--muon` and `--whiten` try what is not a setting.
+"""
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from open_clip import SimpleTokenizer
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.recipe_candidates import whitened, with_muon
+from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards
+from pipelines.config.load import load_config
+from pipelines.config.sections import PipelineConfig
+from pipelines.core.stage import load_artifact
+from pipelines.core.store import Store
+from pipelines.data.pixels import decode_pixels
+from pipelines.evaluation.grids import Tile, draw_grid, in_rows
+from pipelines.evaluation.inputs import Sources
+from pipelines.evaluation.rows import choose, read_rows
+from pipelines.graph import unclip_graph
+from unclip.generation import Cascade
+from unclip.judges.networks import load_judge
+from unclip.kinds import build, training_loss
+from unclip.metrics import kid
+from unclip.output import to_images
+from unclip.training import TrainingConfig
+from unclip.training.ema import Ema
+from unclip.training.optimizer import adamw
+
+ALL = 10**9
+AT_ONCE = 32  # images drawn at once
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of one split, in the order of their keys."""
+
+    pixels: Tensor  # (N, 3, S, S) in [-1, 1]
+    image_embeds: Tensor  # (N, E)
+    tokens: Tensor  # (N, L)
+
+
+def read_pairs(sources: Sources, config: PipelineConfig, *, count: int, held_out: bool) -> Pairs:
+    """The selected pairs of a split, at most `count`, at the size of the last model's images."""
+    decoder: Any = config.decoder.model
+    models: list[Any] = [decoder, *(section.model for section in config.upsamplers.values())]
+    image_size, context_length = models[-1].image_size, decoder.text_encoder.context_length
+    rows = choose(sources.selection, count, held_out=held_out)
+    stored = read_rows(sources.pairs, rows, ("key", "caption", "image"), "row")
+    embeds = read_rows(sources.embeddings, rows, ("key", "image_embeds"), "position")
+    pixels = np.stack([decode_pixels(stored[row.key]["image"], image_size) for row in rows])
+    return Pairs(
+        torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1,
+        torch.from_numpy(np.stack([embeds[row.key]["image_embeds"] for row in rows])).float(),
+        SimpleTokenizer(context_length=context_length)([stored[r.key]["caption"] for r in rows]),
+    )
+
+
+def train(
+    config: Any, training: TrainingConfig, pairs: Pairs, *, seconds: float, muon: float | None
+) -> tuple[nn.Module, int]:
+    """A model trained for these CPU seconds, and its steps; the learning rate ends at 0."""
+    torch.manual_seed(training.seed)
+    model: nn.Module = build(config)
+    generator = torch.Generator().manual_seed(training.seed)
+    optimizers: list[torch.optim.Optimizer] = [adamw(model, training)]
+    if muon is not None:
+        optimizers = with_muon(model, adamw(model, training), lr=muon)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    peaks = [group["lr"] for group in groups]
+    ema = Ema(model, decay=training.ema_decay)
+    size = config.image_size
+    pixels = F.avg_pool2d(pairs.pixels, pairs.pixels.shape[-1] // size)
+    start, step = time.process_time(), 0
+    while (spent := (time.process_time() - start) / seconds) < 1:
+        warm = min(1.0, (step + 1) / training.warmup_steps)
+        for group, peak in zip(groups, peaks, strict=True):
+            group["lr"] = peak * warm * 0.5 * (1 + math.cos(math.pi * spent))
+        rows = torch.randint(len(pixels), (training.batch_size,), generator=generator)
+        batch = {
+            "pixels": pixels[rows],
+            "image_embeds": pairs.image_embeds[rows],
+            "tokens": pairs.tokens[rows],
+        }
+        with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bfloat16"):
+            loss = training_loss(model, batch, generator)
+        model.zero_grad()
+        torch.autograd.backward(loss)
+        if training.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
+        for optimizer in optimizers:
+            optimizer.step()
+        ema.update()
+        step += 1
+    model.load_state_dict(ema.weights())
+    return model.eval(), step
+
+
+def draw(cascade: Cascade, image_embeds: Tensor) -> list[Image.Image]:
+    """An image for each embedding, with the same noise every time."""
+    images: list[Image.Image] = []
+    for start in range(0, len(image_embeds), AT_ONCE):
+        generator = torch.Generator().manual_seed(start)
+        small = cascade.decode(image_embeds[start : start + AT_ONCE], None, generator=generator)
+        images += to_images([small, *cascade.upsample(small, generator=generator)][-1])
+    return images
+
+
+def read_sources(config: str, store: str) -> Sources:
+    """The data of a finished run."""
+    graph, made = unclip_graph(load_config(config)), Store(store)
+    pairs, embeddings, selection = graph["download"], graph["embed"], graph["select"]
+    return Sources(
+        cast(PairShards, load_artifact(made, pairs)),
+        cast(EmbeddingShards, load_artifact(made, embeddings)),
+        cast(SelectionShards, load_artifact(made, selection)),
+    )
+
+
+def train_cascade(
+    config: PipelineConfig,
+    training: Pairs,
+    seed: int,
+    *,
+    seconds: Sequence[float],
+    muon: float | None,
+) -> tuple[Cascade, list[int]]:
+    """The decoder and the upsamplers, each trained for its CPU seconds, and their steps."""
+    sections = {"decoder": config.decoder, **config.upsamplers}
+    models, steps = {}, []
+    for number, ((name, section), own) in enumerate(zip(sections.items(), seconds, strict=True)):
+        seeded = replace(section, seed=10 * seed + number)
+        models[name], count = train(section.model, seeded, training, seconds=own, muon=muon)
+        steps.append(count)
+    decoder = models.pop("decoder")
+    return Cascade(None, decoder, models, config.evaluate.sampling), steps
+
+
+def main() -> None:
+    """Train and judge for each seed; print a row."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="a packaged configuration, or a path")
+    parser.add_argument("--store", required=True, help="of a run of it that finished")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--decoder-s", type=float, default=300.0)
+    parser.add_argument("--upsampler-s", type=float, nargs="*", default=[50.0, 100.0])
+    parser.add_argument("--muon", type=float, metavar="LR")
+    parser.add_argument("--whiten", type=float, metavar="RIDGE")
+    parser.add_argument("--pictures", help="file for a sheet of the last seed's images")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+
+    sources, config = (
+        read_sources(options.config, options.store),
+        load_config(options.config, options.set),
+    )
+    training, held_out = (
+        read_pairs(sources, config, count=count, held_out=is_held_out)
+        for count, is_held_out in ((ALL, False), (config.evaluate.held_out_samples, True))
+    )
+    if options.whiten is not None:
+        whiten = whitened(training.image_embeds, options.whiten)
+        training, held_out = (
+            replace(pairs, image_embeds=whiten(pairs.image_embeds))
+            for pairs in (training, held_out)
+        )
+    judge = load_judge(next(iter(config.evaluate.judges.values())), torch.device("cpu"))
+    originals = judge.features(to_images(held_out.pixels))
+    distances: list[float] = []
+    steps: list[int] = []
+    for seed in options.seeds:
+        cascade, steps = train_cascade(
+            config,
+            training,
+            seed,
+            seconds=[options.decoder_s, *options.upsampler_s],
+            muon=options.muon,
+        )
+        images = draw(cascade, held_out.image_embeds)
+        distances.append(1000 * float(kid(judge.features(images), originals)))
+        print(f"seed {seed}: steps {steps}, KID × 1000 {distances[-1]:.1f}", flush=True)
+        if options.pictures:
+            draw_grid(in_rows([Tile(image) for image in images], 16)).save(options.pictures)
+    each = ", ".join(f"{distance:.0f}" for distance in distances)
+    taken = ", ".join(f"{count:,}" for count in steps)
+    print(f"| {taken} | {each} | {statistics.mean(distances):.0f} |")
+
+
+if __name__ == "__main__":
+    main()

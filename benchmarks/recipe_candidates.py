@@ -1,0 +1,72 @@
+"""What was tried for the recipe and is not a setting of the pipeline: Muon, whitened embeddings."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose matrix is orthogonalised (Jordan et al. 2024); kernels enter as matrices."""
+
+    def __init__(self, parameters: Iterable[Tensor], *, lr: float, momentum: float = 0.95):
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, _closure: None = None) -> None:  # type: ignore[override]
+        """Update all parameters."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                average = state.setdefault("average", torch.zeros_like(parameter))
+                average.mul_(group["momentum"]).add_(parameter.grad)
+                nesterov = parameter.grad + group["momentum"] * average
+                update = orthogonalised(nesterov.flatten(1))
+                widening = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
+                parameter.sub_(update.view_as(parameter), alpha=group["lr"] * widening)
+
+
+def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
+    """The nearest matrix with orthonormal rows or columns, roughly, by Newton-Schulz steps."""
+    a, b, c = NEWTON_SCHULZ
+    x = (matrix / (matrix.norm() + 1e-7)).bfloat16()
+    is_tall = len(x) > x.shape[1]
+    x = x.T if is_tall else x
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    orthogonal: Tensor = x.T if is_tall else x
+    return orthogonal.float()
+
+
+def with_muon(
+    model: nn.Module, adamw: torch.optim.AdamW, *, lr: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices and kernels inside the network; `adamw` keeps what remains."""
+    outside = [m for m in model.modules() if isinstance(m, nn.Embedding)]
+    outside += [m for n, m in model.named_modules() if n in ("unet.stem", "unet.out")]
+    kept = {id(p) for module in outside for p in module.parameters()}
+    inner = [
+        m.weight
+        for m in model.modules()
+        if isinstance(m, nn.Linear | nn.Conv2d) and id(m.weight) not in kept
+    ]
+    moved = {id(p) for p in inner}
+    for group in adamw.param_groups:
+        group["params"] = [p for p in group["params"] if id(p) not in moved]
+    return [adamw, Muon(inner, lr=lr)]
+
+
+def whitened(training: Tensor, ridge: float) -> Callable[[Tensor], Tensor]:
+    """Map embeddings (N, E) to unit-norm ones whose components vary alike over `training`.
+
+    ridge: added to each standard deviation, relative to the largest.
+    """
+    mean = training.mean(0)
+    _, singular, directions = torch.linalg.svd(training - mean, full_matrices=False)
+    deviations = singular / len(training) ** 0.5
+    whiten = directions.T / (deviations + ridge * deviations[0])
+    return lambda embeds: F.normalize((embeds - mean) @ whiten, dim=-1)
