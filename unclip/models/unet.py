@@ -37,7 +37,7 @@ class UNetConfig(Config):
     head_channels: int
     norm_groups: int
     dropout: float
-    patch_size: int = 1  # P, in pixels; 1 in the paper
+    patch_size: int = 1  # side of a patch P, in pixels; 1 in the paper
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
