@@ -123,9 +123,7 @@ class UNet(nn.Module):
         patch_pixels = config.patch_size**2
         self.stem = nn.Conv2d(in_channels * patch_pixels, config.channels, 3, padding=1)
         widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
-        attends = [
-            size in config.attention_resolutions for size in config.level_sizes(image_size)
-        ]
+        attends = [size in config.attention_resolutions for size in config.level_sizes(image_size)]
         self.down, skips = self._make_down(widths, attends)
         self.middle = nn.ModuleList(
             [
