@@ -60,4 +60,5 @@ def test_a_variation_resembles_its_image_more_than_another(pipeline: UnclipPipel
 def foreground(images: list[Image.Image]) -> np.ndarray:
     """The mean colour of what is not white, (3,)."""
     pixels = np.stack([np.asarray(image, np.float64) for image in images])
-    return pixels[pixels.min(-1) < 200].mean(0)
+    mean: np.ndarray = pixels[pixels.min(-1) < 200].mean(0)
+    return mean
