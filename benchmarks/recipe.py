@@ -30,8 +30,10 @@ from pipelines.config.sections import PipelineConfig
 from pipelines.core.stage import load_artifact
 from pipelines.core.store import Store
 from pipelines.data.pixels import decode_pixels
+from pipelines.data.shard_reader import to_tensor
 from pipelines.evaluation.grids import Tile, draw_grid, in_rows
 from pipelines.evaluation.inputs import Sources
+from pipelines.evaluation.metrics.against_real import KID_SCALE
 from pipelines.evaluation.rows import choose, read_rows
 from pipelines.graph import unclip_graph
 from unclip.generation import Cascade
@@ -64,9 +66,8 @@ def read_pairs(sources: Sources, config: PipelineConfig, *, count: int, held_out
     rows = choose(sources.selection, count, held_out=held_out)
     stored = read_rows(sources.pairs, rows, ("key", "caption", "image"), "row")
     embeds = read_rows(sources.embeddings, rows, ("key", "image_embeds"), "position")
-    pixels = np.stack([decode_pixels(stored[row.key]["image"], image_size) for row in rows])
     return Pairs(
-        torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1,
+        to_tensor([decode_pixels(stored[row.key]["image"], image_size) for row in rows]),
         torch.from_numpy(np.stack([embeds[row.key]["image_embeds"] for row in rows])).float(),
         SimpleTokenizer(context_length=context_length)([stored[r.key]["caption"] for r in rows]),
     )
@@ -79,9 +80,8 @@ def train(
     torch.manual_seed(training.seed)
     model: nn.Module = build(config)
     generator = torch.Generator().manual_seed(training.seed)
-    optimizers: list[torch.optim.Optimizer] = [adamw(model, training)]
-    if muon is not None:
-        optimizers = with_muon(model, adamw(model, training), lr=muon)
+    plain = adamw(model, training)
+    optimizers = [plain] if muon is None else with_muon(model, plain, lr=muon)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     peaks = [group["lr"] for group in groups]
     ema = Ema(model, decay=training.ema_decay)
@@ -167,10 +167,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    sources, config = (
-        read_sources(options.config, options.store),
-        load_config(options.config, options.set),
-    )
+    sources = read_sources(options.config, options.store)
+    config = load_config(options.config, options.set)
     training, held_out = (
         read_pairs(sources, config, count=count, held_out=is_held_out)
         for count, is_held_out in ((ALL, False), (config.evaluate.held_out_samples, True))
@@ -194,7 +192,7 @@ def main() -> None:
             muon=options.muon,
         )
         images = draw(cascade, held_out.image_embeds)
-        distances.append(1000 * float(kid(judge.features(images), originals)))
+        distances.append(KID_SCALE * float(kid(judge.features(images), originals)))
         print(f"seed {seed}: steps {steps}, KID × 1000 {distances[-1]:.1f}", flush=True)
         if options.pictures:
             draw_grid(in_rows([Tile(image) for image in images], 16)).save(options.pictures)

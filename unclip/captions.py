@@ -1,10 +1,16 @@
-"""Checks of captions, made before anything is loaded."""
+"""Checks of captions, made before anything is loaded, and how messages show them."""
 
 from collections.abc import Sequence
 
 from unclip.config import ConfigError
 
 MAX_CHARS = 1500  # of a caption; the 77 tokens of most CLIPs are some 350
+SHOWN = 60  # letters of a caption in a message or a label
+
+
+def beginning(caption: str) -> str:
+    """The caption, or its first letters if it has more than `SHOWN`."""
+    return caption if len(caption) <= SHOWN else f"{caption[:SHOWN].rstrip()}…"
 
 
 def check_caption(caption: object) -> str:

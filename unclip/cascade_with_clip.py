@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip import manipulate
+from unclip.captions import beginning
 from unclip.clip.stored import StoredClip
 from unclip.clip.tokenizer import cut, shortened, simple_tokenizer
 from unclip.config import ConfigError
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from unclip.clip.frozen import FrozenClip
 
 log = logging.getLogger(__name__)
-
-NAMED = 60  # letters of a caption in a message
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class CascadeWithClip:
             if found := cut(caption, length):
                 log.warning(
                     "The caption %r has %d tokens, of which %s the first %d. Left out: %r",
-                    caption if len(caption) <= NAMED else f"{caption[:NAMED].rstrip()}…",
+                    beginning(caption),
                     found.tokens,
                     who,
                     found.read,

@@ -17,6 +17,7 @@ from pipelines.evaluation.pipeline import scale_embeds
 from pipelines.evaluation.rows import Values
 from pipelines.evaluation.samples import HELD_OUT, first_samples
 from unclip import manipulate
+from unclip.captions import beginning
 from unclip.manipulate import Latent
 from unclip.output import to_images
 
@@ -25,7 +26,6 @@ log = logging.getLogger(__name__)
 PAIRS = 3  # rows at most
 IMAGES = 6  # of each transition, with both ends
 END = "reconstruction"
-MAX_LABEL = 60  # letters of a caption
 
 
 def write_interpolation(models: ModelWorker, names: Sequence[str]) -> str:
@@ -61,9 +61,7 @@ def _tiles(models: ModelWorker, start: Values, end: Values, weights: Tensor) -> 
 
 
 def _original(row: Values) -> Tile:
-    caption = " ".join(row["caption"].split())
-    label = caption if len(caption) <= MAX_LABEL else f"{caption[:MAX_LABEL].rstrip()}…"
-    return Tile(decode_png(row["original"]), label)
+    return Tile(decode_png(row["original"]), beginning(" ".join(row["caption"].split())))
 
 
 def _latent(models: ModelWorker, row: Values) -> Latent:

@@ -115,8 +115,7 @@ def write_unet(config: UNetConfig, image_size: int, attending: tuple[str, str]) 
     """The inverse of `read_unet`, without the fixed settings."""
     if config.patch_size != 1:
         raise InteropError(f"unet.patch_size={config.patch_size}: diffusers has only 1")
-    levels = range(len(config.channel_multipliers))
-    attends = [image_size >> level in config.attention_resolutions for level in levels]
+    attends = [size in config.attention_resolutions for size in config.level_sizes(image_size)]
     down, up = _block_types(attends, attending)
     return {
         "sample_size": image_size,
