@@ -3,16 +3,17 @@
 `python -m benchmarks.recipe demo --store STORE --set decoder.model.prediction=x_0` trains them in
 one process on one thread, for `--decoder-s` and `--upsampler-s` CPU seconds whatever a step costs,
 and decodes the true embeddings of held-out images, so CLIP and data are those of the run in STORE.
-It prints a row of benchmarks/recipes.md: KID × 1000 by the configuration's first judge between the
-images and their originals, for each seed. Models, optimiser and sampling are the configuration's;
-its numbers of steps are not used. `--muon` and `--whiten` try what is not a setting.
+Without `--upsampler-s`, its upsamplers are used too. It prints a row of benchmarks/recipes.md:
+KID × 1000 by the configuration's first judge between the images and their originals, for each seed.
+Models, optimiser and sampling are the configuration's; its numbers of steps are not used. `--muon`,
+`--whiten` and `--embed-noise` try what is not a setting.
 """
 
 import argparse
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -23,10 +24,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.recipe_candidates import whitened, with_muon
-from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards
+from benchmarks.recipe_candidates import noised, whitened, with_muon
+from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards, TrainedModel
 from pipelines.config.load import load_config
 from pipelines.config.sections import PipelineConfig
+from pipelines.core.graph import Graph
 from pipelines.core.stage import load_artifact
 from pipelines.core.store import Store
 from pipelines.data.pixels import decode_pixels
@@ -34,6 +36,7 @@ from pipelines.data.shard_reader import to_tensor
 from pipelines.evaluation.grids import Tile, draw_grid, in_rows
 from pipelines.evaluation.inputs import Sources
 from pipelines.evaluation.metrics.against_real import KID_SCALE
+from pipelines.evaluation.pipeline import load_trained
 from pipelines.evaluation.rows import choose, read_rows
 from pipelines.graph import unclip_graph
 from unclip.generation import Cascade
@@ -47,6 +50,14 @@ from unclip.training.optimizer import adamw
 
 ALL = 10**9
 AT_ONCE = 32  # images drawn at once
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What is tried in a training and is not a setting of the pipeline."""
+
+    muon: float | None  # learning rate
+    embed_noise: float  # standard deviation, in units of the unit-norm embeddings' components
 
 
 @dataclass(frozen=True)
@@ -74,14 +85,14 @@ def read_pairs(sources: Sources, config: PipelineConfig, *, count: int, held_out
 
 
 def train(
-    config: Any, training: TrainingConfig, pairs: Pairs, *, seconds: float, muon: float | None
+    config: Any, training: TrainingConfig, pairs: Pairs, *, seconds: float, tried: Tried
 ) -> tuple[nn.Module, int]:
     """A model trained for these CPU seconds, and its steps; the learning rate ends at 0."""
     torch.manual_seed(training.seed)
     model: nn.Module = build(config)
     generator = torch.Generator().manual_seed(training.seed)
     plain = adamw(model, training)
-    optimizers = [plain] if muon is None else with_muon(model, plain, lr=muon)
+    optimizers = [plain] if tried.muon is None else with_muon(model, plain, lr=tried.muon)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     peaks = [group["lr"] for group in groups]
     ema = Ema(model, decay=training.ema_decay)
@@ -95,7 +106,7 @@ def train(
         rows = torch.randint(len(pixels), (training.batch_size,), generator=generator)
         batch = {
             "pixels": pixels[rows],
-            "image_embeds": pairs.image_embeds[rows],
+            "image_embeds": noised(pairs.image_embeds[rows], tried.embed_noise, generator),
             "tokens": pairs.tokens[rows],
         }
         with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bfloat16"):
@@ -122,15 +133,19 @@ def draw(cascade: Cascade, image_embeds: Tensor) -> list[Image.Image]:
     return images
 
 
-def read_sources(config: str, store: str) -> Sources:
+def read_sources(finished: Graph, store: Store) -> Sources:
     """The data of a finished run."""
-    graph, made = unclip_graph(load_config(config)), Store(store)
-    pairs, embeddings, selection = graph["download"], graph["embed"], graph["select"]
     return Sources(
-        cast(PairShards, load_artifact(made, pairs)),
-        cast(EmbeddingShards, load_artifact(made, embeddings)),
-        cast(SelectionShards, load_artifact(made, selection)),
+        cast(PairShards, load_artifact(store, finished["download"])),
+        cast(EmbeddingShards, load_artifact(store, finished["embed"])),
+        cast(SelectionShards, load_artifact(store, finished["select"])),
     )
+
+
+def load_upsamplers(config: PipelineConfig, finished: Graph, store: Store) -> dict[str, nn.Module]:
+    """The trained upsamplers of a finished run."""
+    trained = {n: cast(TrainedModel, load_artifact(store, finished[n])) for n in config.upsamplers}
+    return {name: load_trained(model, torch.device("cpu")) for name, model in trained.items()}
 
 
 def train_cascade(
@@ -139,17 +154,23 @@ def train_cascade(
     seed: int,
     *,
     seconds: Sequence[float],
-    muon: float | None,
+    tried: Tried,
+    finished: Mapping[str, nn.Module],
 ) -> tuple[Cascade, list[int]]:
-    """The decoder and the upsamplers, each trained for its CPU seconds, and their steps."""
+    """The decoder and the upsamplers, each trained for its CPU seconds, and their steps.
+
+    finished: upsamplers to take as they are.
+    """
     sections = {"decoder": config.decoder, **config.upsamplers}
+    for name in finished:
+        del sections[name]
     models, steps = {}, []
     for number, ((name, section), own) in enumerate(zip(sections.items(), seconds, strict=True)):
         seeded = replace(section, seed=10 * seed + number)
-        models[name], count = train(section.model, seeded, training, seconds=own, muon=muon)
+        models[name], count = train(section.model, seeded, training, seconds=own, tried=tried)
         steps.append(count)
     decoder = models.pop("decoder")
-    return Cascade(None, decoder, models, config.evaluate.sampling), steps
+    return Cascade(None, decoder, {**models, **finished}, config.evaluate.sampling), steps
 
 
 def main() -> None:
@@ -160,14 +181,16 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--decoder-s", type=float, default=300.0)
-    parser.add_argument("--upsampler-s", type=float, nargs="*", default=[50.0, 100.0])
+    parser.add_argument("--upsampler-s", type=float, nargs="*", default=[])
     parser.add_argument("--muon", type=float, metavar="LR")
     parser.add_argument("--whiten", type=float, metavar="RIDGE")
+    parser.add_argument("--embed-noise", type=float, default=0.0, metavar="DEVIATION")
     parser.add_argument("--pictures", help="file for a sheet of the last seed's images")
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    sources = read_sources(options.config, options.store)
+    finished, store = unclip_graph(load_config(options.config)), Store(options.store)
+    sources = read_sources(finished, store)
     config = load_config(options.config, options.set)
     training, held_out = (
         read_pairs(sources, config, count=count, held_out=is_held_out)
@@ -181,6 +204,8 @@ def main() -> None:
         )
     judge = load_judge(next(iter(config.evaluate.judges.values())), torch.device("cpu"))
     originals = judge.features(to_images(held_out.pixels))
+    upsamplers = {} if options.upsampler_s else load_upsamplers(config, finished, store)
+    tried = Tried(options.muon, options.embed_noise)
     distances: list[float] = []
     steps: list[int] = []
     for seed in options.seeds:
@@ -189,7 +214,8 @@ def main() -> None:
             training,
             seed,
             seconds=[options.decoder_s, *options.upsampler_s],
-            muon=options.muon,
+            tried=tried,
+            finished=upsamplers,
         )
         images = draw(cascade, held_out.image_embeds)
         distances.append(KID_SCALE * float(kid(judge.features(images), originals)))

@@ -1,4 +1,4 @@
-"""What was tried for the recipe and is not a setting of the pipeline: Muon, whitened embeddings."""
+"""Tried for the recipe, and not settings of the pipeline: Muon, whitened and noised embeddings."""
 
 from collections.abc import Callable, Iterable
 
@@ -70,3 +70,8 @@ def whitened(training: Tensor, ridge: float) -> Callable[[Tensor], Tensor]:
     deviations = singular / len(training) ** 0.5
     whiten = directions.T / (deviations + ridge * deviations[0])
     return lambda embeds: F.normalize((embeds - mean) @ whiten, dim=-1)
+
+
+def noised(embeds: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+    """Embeddings (B, E) with Gaussian noise; a component of a unit-norm one is about E^-1/2."""
+    return embeds + deviation * torch.randn(embeds.shape, generator=generator)
