@@ -53,7 +53,7 @@ SHARP = Finding(
     "good",
     "Images",
     "The generated images are about as close to real ones as real images at half their resolution, "
-    "or closer, and can still be told from real ones.",
+    "or closer, and can still be distinguished from real ones.",
     brief="close to real images: KID × 1000 of {generated}; real images at half their resolution "
     "{half}, other real images {real}",
 )

@@ -35,7 +35,7 @@ class Evaluate(Stage[Evaluation]):
     """Images for held-out and for training captions, and how good they are."""
 
     kind: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 7  # 6: the nearest training images; 7: interpolations
+    version: ClassVar[int] = 8  # 7: interpolations; 8: precision is descriptive
     artifact: ClassVar[type[Artifact]] = Evaluation
 
     pairs: Stage[PairShards]

@@ -62,7 +62,7 @@ def verdict(kid: float, *, rank: float = 50.0, **changes: Any) -> dict[str, Find
         (575, "bad", "no closer to real images than those of untrained models"),
         (285, "bad", "blobs, not objects"),
         (90, "fair", "soft or distorted"),
-        (30, "good", "can still be told from real ones"),
+        (30, "good", "can still be distinguished from real ones"),
         (2, "good", "cannot tell"),
     ],
 )

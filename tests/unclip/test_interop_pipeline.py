@@ -18,6 +18,7 @@ from tests.unclip.toys import agree, sampling_with, seeded
 from unclip.checkpoint import load_model, save_model
 from unclip.diffusion import make_schedule
 from unclip.interop import InteropError, read_pipeline, write_pipeline
+from unclip.kinds import build
 from unclip.pipeline import UnclipPipeline
 
 CAPTIONS = ["a red cube on a blue cube!", "two cats"]
@@ -187,6 +188,15 @@ def test_a_pipeline_is_written_only_with_all_that_it_needs(folder: Path, tmp_pat
     text = read(folder / "text")
     with pytest.raises(InteropError, match="different text towers"):
         write_pipeline(tmp_path, replace(text, cascade=replace(text.cascade, prior=prior)))
+
+
+def test_patches_are_refused_with_the_way_out(folder: Path, tmp_path: Path) -> None:
+    text = read(folder / "text")
+    config: Any = text.cascade.decoder.config
+    patched = build(replace(config, unet=replace(config.unet, patch_size=2)))
+    patched.text_encoder = text.cascade.decoder.text_encoder
+    with pytest.raises(InteropError, match=r"patch_size=2.*export in the unclip format"):
+        write_pipeline(tmp_path, replace(text, cascade=replace(text.cascade, decoder=patched)))
 
 
 def load_and_change_text_tower(folder: Path) -> Any:

@@ -114,7 +114,10 @@ def read_unet(
 def write_unet(config: UNetConfig, image_size: int, attending: tuple[str, str]) -> Json:
     """The inverse of `read_unet`, without the fixed settings."""
     if config.patch_size != 1:
-        raise InteropError(f"unet.patch_size={config.patch_size}: diffusers has only 1")
+        raise InteropError(
+            f"unet.patch_size={config.patch_size}, but the U-Nets of diffusers have no patches; "
+            "train with unet.patch_size=1, or export in the unclip format"
+        )
     attends = [size in config.attention_resolutions for size in config.level_sizes(image_size)]
     down, up = _block_types(attends, attending)
     return {

@@ -110,7 +110,9 @@ def fidelity_metrics() -> Iterator[Metric]:
     yield make(
         name="fidelity/precision",
         score=partial(compared, measure=precision),
-        meaning="share of generated images that lie among real ones",
+        is_descriptive=True,
+        meaning="share of generated images that lie among real ones; equal grey images can reach "
+        "100% too, so read it together with recall",
     )
     yield make(
         name="fidelity/recall",

@@ -45,7 +45,9 @@ def judge_metrics(judge: str) -> Iterator[Metric]:
     yield metric(
         name=f"{judge}/precision",
         score=partial(against_real, measure=precision, judge=judge),
-        meaning=f"share of generated images that lie among real ones by {judge}",
+        is_descriptive=True,
+        meaning=f"share of generated images that lie among real ones by {judge}; equal grey images "
+        "can reach 100% too, so read it together with recall",
     )
     yield metric(
         name=f"{judge}/recall",
