@@ -5,8 +5,9 @@ one process on one thread, for `--decoder-s` and `--upsampler-s` CPU seconds wha
 and decodes the true embeddings of held-out images, so CLIP and data are those of the run in STORE.
 Without `--upsampler-s`, its upsamplers are used too. It prints a row of benchmarks/recipes.md:
 KID × 1000 by the configuration's first judge between the images and their originals, for each seed.
-Models, optimiser and sampling are the configuration's; its numbers of steps are not used. `--muon`,
-`--whiten` and `--embed-noise` try what is not a setting.
+Models, optimiser and sampling are the configuration's; its numbers of steps are not used. The other
+options try what is not a setting (recipe_candidates.py): in training, or, with a row of its own, in
+sampling from the same decoders.
 """
 
 import argparse
@@ -24,7 +25,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.recipe_candidates import noised, whitened, with_muon
+from benchmarks.recipe_candidates import (
+    Autoguidance,
+    IntervalGuidance,
+    logit_normal_timesteps,
+    noised,
+    whitened,
+    with_muon,
+)
 from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards, TrainedModel
 from pipelines.config.load import load_config
 from pipelines.config.sections import PipelineConfig
@@ -50,6 +58,7 @@ from unclip.training.optimizer import adamw
 
 ALL = 10**9
 AT_ONCE = 32  # images drawn at once
+LESSER = 5  # the less trained decoder of autoguidance has this part of the decoder's seconds
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,8 @@ class Tried:
     """What is tried in a training and is not a setting of the pipeline."""
 
     muon: float | None  # learning rate
-    embed_noise: float  # standard deviation, in units of the unit-norm embeddings' components
+    embed_noise: float  # standard deviation; a component of a unit-norm embedding is about E^-1/2
+    timesteps: float | None  # mean of `logit_normal_timesteps`; None: uniform
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,10 @@ def train(
             "image_embeds": noised(pairs.image_embeds[rows], tried.embed_noise, generator),
             "tokens": pairs.tokens[rows],
         }
+        if tried.timesteps is not None:
+            batch["timesteps"] = logit_normal_timesteps(
+                training.batch_size, config.train_timesteps, tried.timesteps, generator
+            )
         with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bfloat16"):
             loss = training_loss(model, batch, generator)
         model.zero_grad()
@@ -185,6 +199,9 @@ def main() -> None:
     parser.add_argument("--muon", type=float, metavar="LR")
     parser.add_argument("--whiten", type=float, metavar="RIDGE")
     parser.add_argument("--embed-noise", type=float, default=0.0, metavar="DEVIATION")
+    parser.add_argument("--timesteps", type=float, metavar="MEAN")
+    parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"))
+    parser.add_argument("--autoguidance", type=float, metavar="SCALE")
     parser.add_argument("--pictures", help="file for a sheet of the last seed's images")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -205,8 +222,8 @@ def main() -> None:
     judge = load_judge(next(iter(config.evaluate.judges.values())), torch.device("cpu"))
     originals = judge.features(to_images(held_out.pixels))
     upsamplers = {} if options.upsampler_s else load_upsamplers(config, finished, store)
-    tried = Tried(options.muon, options.embed_noise)
-    distances: list[float] = []
+    tried = Tried(options.muon, options.embed_noise, options.timesteps)
+    distances: dict[str, list[float]] = {}
     steps: list[int] = []
     for seed in options.seeds:
         cascade, steps = train_cascade(
@@ -217,14 +234,29 @@ def main() -> None:
             tried=tried,
             finished=upsamplers,
         )
-        images = draw(cascade, held_out.image_embeds)
-        distances.append(KID_SCALE * float(kid(judge.features(images), originals)))
-        print(f"seed {seed}: steps {steps}, KID × 1000 {distances[-1]:.1f}", flush=True)
+        cascades = {"": cascade}
+        if options.interval:
+            interval = tuple(options.interval)
+            cascades[f"interval {interval}"] = IntervalGuidance(**vars(cascade), interval=interval)
+        if options.autoguidance:
+            seconds = options.decoder_s / LESSER
+            lesser, _ = train(
+                config.decoder.model, config.decoder, training, seconds=seconds, tried=tried
+            )
+            cascades[f"autoguidance {options.autoguidance}"] = Autoguidance(
+                **vars(cascade), lesser=lesser, scale=options.autoguidance
+            )
+        for name, drawing in cascades.items():
+            images = draw(drawing, held_out.image_embeds)
+            distance = KID_SCALE * float(kid(judge.features(images), originals))
+            distances.setdefault(name, []).append(distance)
+            print(f"seed {seed}: {name} steps {steps}, KID × 1000 {distance:.1f}", flush=True)
         if options.pictures:
             draw_grid(in_rows([Tile(image) for image in images], 16)).save(options.pictures)
-    each = ", ".join(f"{distance:.0f}" for distance in distances)
     taken = ", ".join(f"{count:,}" for count in steps)
-    print(f"| {taken} | {each} | {statistics.mean(distances):.0f} |")
+    for name, of_seeds in distances.items():
+        each = ", ".join(f"{distance:.0f}" for distance in of_seeds)
+        print(f"| {name} | {taken} | {each} | {statistics.mean(of_seeds):.0f} |")
 
 
 if __name__ == "__main__":

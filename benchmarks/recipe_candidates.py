@@ -1,10 +1,19 @@
-"""Tried for the recipe, and not settings of the pipeline: Muon, whitened and noised embeddings."""
+"""Tried for the recipe, and not settings of the pipeline.
 
+In training: Muon, whitened and noised embeddings, timesteps as in flow matching. In sampling:
+guidance in an interval, and by a less trained decoder.
+"""
+
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from unclip.generation import Cascade
+from unclip.samplers import Denoise
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024
 
@@ -75,3 +84,57 @@ def whitened(training: Tensor, ridge: float) -> Callable[[Tensor], Tensor]:
 def noised(embeds: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
     """Embeddings (B, E) with Gaussian noise; a component of a unit-norm one is about E^-1/2."""
     return embeds + deviation * torch.randn(embeds.shape, generator=generator)
+
+
+def logit_normal_timesteps(
+    count: int, train_timesteps: int, mean: float, generator: torch.Generator
+) -> Tensor:
+    """Timesteps of the cosine schedule, distributed as in flow matching (Esser et al. 2024); (B,).
+
+    At the time s of a straight path, noise and data have the ratio s / (1 - s), whose logarithm is
+    drawn from a normal distribution with this mean and deviation 1. The cosine schedule has the
+    ratio tan(π t / 2).
+    """
+    log_ratio = mean + torch.randn(count, generator=generator)
+    return (train_timesteps * 2 / math.pi * torch.atan(log_ratio.exp())).long()
+
+
+@dataclass(frozen=True)
+class IntervalGuidance(Cascade):
+    """Guides the decoder only between two times in [0, 1] (Kynkäänniemi et al. 2024)."""
+
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def decoder_denoiser(self, image_embeds: Tensor | None, tokens: Tensor | None) -> Denoise:
+        """Guided inside the interval, and conditional outside."""
+        guided = super().decoder_denoiser(image_embeds, tokens)
+        plain = unguided(self).decoder_denoiser(image_embeds, tokens)
+        low, high = (time * self.decoder.config.train_timesteps for time in self.interval)
+        return lambda x, t: guided(x, t) if low <= float(t[0]) <= high else plain(x, t)
+
+
+@dataclass(frozen=True)
+class Autoguidance(Cascade):
+    """Guides the decoder by a less trained one (Karras et al. 2024), not by dropped conditions."""
+
+    lesser: nn.Module | None = None
+    scale: float = 2.0
+
+    def decoder_denoiser(self, image_embeds: Tensor | None, tokens: Tensor | None) -> Denoise:
+        """Away from the prediction of the less trained decoder."""
+        plain = unguided(self)
+        good = plain.decoder_denoiser(image_embeds, tokens)
+        lesser = replace(plain, decoder=self.lesser).decoder_denoiser(image_embeds, tokens)
+
+        def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
+            worse = lesser(x, timesteps)
+            return (worse + self.scale * (good(x, timesteps) - worse)).clamp(-1, 1)
+
+        return denoise
+
+
+def unguided(cascade: Cascade) -> Cascade:
+    """A plain cascade of the same models, with guidance scale 1 in the decoder."""
+    sampling = cascade.sampling
+    decoder = replace(sampling.decoder, guidance_scale=1.0)
+    return Cascade(None, cascade.decoder, cascade.upsamplers, replace(sampling, decoder=decoder))
