@@ -5,9 +5,9 @@ one process on one thread, for `--decoder-s` and `--upsampler-s` CPU seconds wha
 and decodes the true embeddings of held-out images, so CLIP and data are those of the run in STORE.
 Without `--upsampler-s`, its upsamplers are used too. It prints a row of benchmarks/recipes.md:
 KID × 1000 by the configuration's first judge between the images and their originals, for each seed.
-Models, optimiser and sampling are the configuration's; its numbers of steps are not used. The other
-options try what is not a setting (recipe_candidates.py): in training, or, with a row of its own, in
-sampling from the same decoders.
+`--made` repeats the settings of that run. Models, optimiser and sampling are the configuration's,
+changed by `--set`; its numbers of steps are not used. The other options try what is not a setting
+(recipe_candidates.py): in training, or, with a row of its own, in sampling from the same decoders.
 """
 
 import argparse
@@ -192,6 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="a packaged configuration, or a path")
     parser.add_argument("--store", required=True, help="of a run of it that finished")
+    parser.add_argument("--made", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--decoder-s", type=float, default=300.0)
@@ -206,9 +207,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    finished, store = unclip_graph(load_config(options.config)), Store(options.store)
+    finished = unclip_graph(load_config(options.config, options.made))
+    store = Store(options.store)
     sources = read_sources(finished, store)
-    config = load_config(options.config, options.set)
+    config = load_config(options.config, [*options.made, *options.set])
     training, held_out = (
         read_pairs(sources, config, count=count, held_out=is_held_out)
         for count, is_held_out in ((ALL, False), (config.evaluate.held_out_samples, True))
