@@ -187,6 +187,20 @@ def train_cascade(
     return Cascade(None, decoder, {**models, **finished}, config.evaluate.sampling), steps
 
 
+def samplings(
+    cascade: Cascade, options: argparse.Namespace, lesser: nn.Module | None
+) -> dict[str, Cascade]:
+    """The cascade, and the same with each way of sampling that the options ask for, by name."""
+    found = {"": cascade}
+    if options.interval:
+        interval = tuple(options.interval)
+        found[f"interval {interval}"] = IntervalGuidance(**vars(cascade), interval=interval)
+    if options.autoguidance:
+        name, scale = f"autoguidance {options.autoguidance}", options.autoguidance
+        found[name] = Autoguidance(**vars(cascade), lesser=lesser, scale=scale)
+    return found
+
+
 def main() -> None:
     """Train and judge for each seed; print a row."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -225,6 +239,10 @@ def main() -> None:
     originals = judge.features(to_images(held_out.pixels))
     upsamplers = {} if options.upsampler_s else load_upsamplers(config, finished, store)
     tried = Tried(options.muon, options.embed_noise, options.timesteps)
+    lesser = None
+    if options.autoguidance:
+        section, seconds = config.decoder, options.decoder_s / LESSER
+        lesser, _ = train(section.model, section, training, seconds=seconds, tried=tried)
     distances: dict[str, list[float]] = {}
     steps: list[int] = []
     for seed in options.seeds:
@@ -236,19 +254,7 @@ def main() -> None:
             tried=tried,
             finished=upsamplers,
         )
-        cascades = {"": cascade}
-        if options.interval:
-            interval = tuple(options.interval)
-            cascades[f"interval {interval}"] = IntervalGuidance(**vars(cascade), interval=interval)
-        if options.autoguidance:
-            seconds = options.decoder_s / LESSER
-            lesser, _ = train(
-                config.decoder.model, config.decoder, training, seconds=seconds, tried=tried
-            )
-            cascades[f"autoguidance {options.autoguidance}"] = Autoguidance(
-                **vars(cascade), lesser=lesser, scale=options.autoguidance
-            )
-        for name, drawing in cascades.items():
+        for name, drawing in samplings(cascade, options, lesser).items():
             images = draw(drawing, held_out.image_embeds)
             distance = KID_SCALE * float(kid(judge.features(images), originals))
             distances.setdefault(name, []).append(distance)

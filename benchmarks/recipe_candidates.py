@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.denoising.guidance import clamp_static, classifier_free
 from unclip.generation import Cascade
 from unclip.samplers import Denoise
 
@@ -128,7 +129,8 @@ class Autoguidance(Cascade):
 
         def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
             worse = lesser(x, timesteps)
-            return (worse + self.scale * (good(x, timesteps) - worse)).clamp(-1, 1)
+            better = good(x, timesteps)
+            return clamp_static(classifier_free(better, worse, guidance_scale=self.scale))
 
         return denoise
 
