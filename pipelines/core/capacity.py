@@ -43,14 +43,15 @@ def describe_capacity() -> str:
 def check_capacity(plan: Plan, requests: Mapping[str, Resources]) -> None:
     """Raise `PipelineError` if the cluster's nodes can never hold a stage's request.
 
-    A training needs room for all its workers at once. Any other stage needs room for one.
+    A training needs room for all its workers at once, or for `min_workers` of them if that is set.
+    Any other stage needs room for one.
     """
     all_nodes = nodes()
     log.debug("the cluster has %d nodes", len(all_nodes))
     short = []
     for step in plan.to_run:
         request = requests[step.stage.name]
-        wanted = request.workers if step.stage.worker_group else 1
+        wanted = request.fewest if step.stage.worker_group else 1
         if places(request, all_nodes) < wanted:
             short.append(f"{step.stage.name} ({_shortage(request, wanted, all_nodes)})")
     if short:

@@ -142,6 +142,10 @@ class Folder:
         found = sorted(self._all_files().items())
         return {name: int(info["size"]) for name, info in found if not is_hidden(name)}
 
+    def names(self) -> list[str]:
+        """The names of all files below this folder, hidden ones included."""
+        return sorted(self._all_files())
+
     def modified(self) -> dict[str, float]:
         """When every published file was written, as Unix time; now, if that is not known."""
         found, now = self._all_files().items(), time.time()

@@ -12,7 +12,8 @@ GIB = 2**30
 class Resources(Config):
     """The resources of each worker of a stage, and how many workers it may have at once."""
 
-    workers: int = 1  # at most; trainings start with all of them or not at all
+    workers: int = 1  # at most; trainings start with all of them, unless min_workers is set
+    min_workers: int | None = None  # a training starts with fewer, and takes in more as they come
     cpus: float = 1.0  # of each worker
     gpus: float = 0.0  # of each worker
     memory_gib: float = 0.0  # 0 reserves none
@@ -21,6 +22,10 @@ class Resources(Config):
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ConfigError(f"workers={self.workers} leaves no worker; give 1 or more")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
+            raise ConfigError(
+                f"min_workers={self.min_workers} must be between 1 and workers={self.workers}"
+            )
         for name, amount in self.per_worker().items():
             if amount < 0:
                 raise ConfigError(f"{name}={amount} is negative; give 0 or more")
@@ -29,6 +34,11 @@ class Resources(Config):
         """In Ray's names: CPU, GPU, memory (bytes), and the custom ones."""
         amounts = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_gib * GIB}
         return {n: a for n, a in {**amounts, **self.custom}.items() if a}
+
+    @property
+    def fewest(self) -> int:
+        """The fewest workers with which a training starts."""
+        return self.workers if self.min_workers is None else self.min_workers
 
     def total(self) -> dict[str, float]:
         """The resources of all workers together."""

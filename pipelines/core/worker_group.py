@@ -1,7 +1,7 @@
 """Runs a function on several workers at once, under Ray Train: the engine's part of a training.
 
 The function saves its own progress and finds its last checkpoint in the stage's folder. So a new
-driver, a new worker group and a new machine all resume in the same way.
+driver, a new worker group, other nodes and another number of workers all resume in the same way.
 """
 
 import logging
@@ -34,6 +34,7 @@ from pipelines.core.errors import PipelineError, WorkLostError, first_line
 from pipelines.core.events import Emit, Note
 from pipelines.core.folder import Folder
 from pipelines.core.placement import PublishController, release_left_behind, waits_for_room
+from pipelines.core.regroup import RegroupError, all_workers_wanted, workers_now
 from pipelines.core.shards import PoolSettings
 
 log = logging.getLogger(__name__)
@@ -60,23 +61,18 @@ def run_worker_group(
 ) -> None:
     """Run `function(config)` on every worker; restart all of them when a process dies.
 
+    The config gets the entry "resources", for `Regroup`.
+
+    Restarts after which the function published files, such as a checkpoint, are not counted:
+    training goes on as long as it makes progress, however often machines are taken away.
+
     Raises the function's own error at once. Raises `WorkLostError` when a process dies after
-    `settings.retries` restarts, or when the workers do not start within `settings.wait_s`.
+    `settings.retries` restarts without progress, or when the workers do not start within
+    `settings.wait_s`.
     """
     training = _Training(function, config, stage, folder, emit, settings)
-    for attempt in range(settings.retries + 1):
-        log.info("stage %s: starting its workers, attempt %d", stage, attempt + 1)
-        lost = training.attempt()
-        if lost is None:
-            return
-        release_left_behind(folder)
-        if attempt == settings.retries:
-            raise WorkLostError(
-                f"Stage {stage}: its workers died {attempt + 1} times, last with: {lost}. Its "
-                "checkpoints are kept: run again to resume from the last one. If memory ran out, "
-                f"give each worker more with run.resources.{stage}.memory_gib."
-            )
-        emit(Note(stage, f"{lost}; all workers start again from the last checkpoint"))
+    with all_workers_wanted(stage, settings.resources):
+        training.run()
 
 
 @dataclass(frozen=True)
@@ -90,12 +86,30 @@ class _Training:
     emit: Emit
     settings: PoolSettings
 
+    def run(self) -> None:
+        """Run the training, with as many restarts as it needs and may have."""
+        deaths, published = 0, self.published()
+        while (lost := self.attempt()) is not None:
+            release_left_behind(self.folder)
+            before, published = published, self.published()
+            deaths = 1 if published != before else deaths + 1
+            if deaths > self.settings.retries:
+                raise WorkLostError(
+                    f"Stage {self.stage}: its workers died {deaths} times without progress, last "
+                    f"with: {lost}. Its checkpoints are kept: run again to resume from the last "
+                    "one. If memory ran out, give each worker more with "
+                    f"run.resources.{self.stage}.memory_gib."
+                )
+            self.emit(Note(self.stage, f"{lost}; all workers start again from the last checkpoint"))
+
     def attempt(self) -> str | None:
         """Run the training. Returns None if it succeeded, else a message on the lost process."""
         try:
             self._fit_with_notes()
         except WorkerGroupError as error:
             raised = raised_by_function(list(error.worker_failures.values()))
+            if isinstance(raised, RegroupError):
+                return _lost(str(raised), error)
             if raised is not None:
                 raise _readable(self.stage, raised) from error
             return _lost("a training worker died", error)
@@ -108,6 +122,10 @@ class _Training:
         except RayError as error:  # the controller's process is gone, killed or out of memory
             return _lost("Ray Train's controller died", error)
         return None
+
+    def published(self) -> set[str]:
+        """Names of the files in the stage's folder, without Ray Train's own records."""
+        return {name for name in self.folder.names() if not name.startswith(f"{SCRATCH}/")}
 
     def _fit_with_notes(self) -> None:
         """Run the training; while its workers wait for room, say so once a minute."""
@@ -124,9 +142,9 @@ class _Training:
         filesystem, path = fsspec.core.url_to_fs(self.folder.file(SCRATCH))
         return TorchTrainer(
             self.function,
-            train_loop_config=dict(self.config),
+            train_loop_config={**self.config, "resources": resources},
             scaling_config=ScalingConfig(
-                num_workers=resources.workers,
+                num_workers=workers_now(resources),
                 use_gpu=resources.gpus > 0,
                 resources_per_worker=resources.per_worker(),
             ),
@@ -136,7 +154,8 @@ class _Training:
                 storage_filesystem=PyFileSystem(FSSpecHandler(filesystem)),
                 callbacks=[PublishController(self.folder)],  # type: ignore[list-item]
                 failure_config=FailureConfig(  # type: ignore[call-arg]  # Train V2's
-                    controller_failure_limit=max(0, math.ceil(wait_s / START_TIMEOUT_S) - 1)
+                    controller_failure_limit=max(0, math.ceil(wait_s / START_TIMEOUT_S) - 1),
+                    max_preemption_failures=0,  # `run_worker_group` restarts
                 ),
             ),
         )
@@ -144,13 +163,13 @@ class _Training:
     def _no_room(self) -> WorkLostError:
         resources = self.settings.resources
         hint = f"Ask for less with run.resources.{self.stage}, add nodes, or raise run.wait_s."
-        if places(resources, nodes()) >= resources.workers:
+        if places(resources, nodes()) >= resources.fewest:
             hint = (
                 "The cluster is large enough, but other work occupies it: run again when that work "
                 "has ended, or raise run.wait_s."
             )
         return WorkLostError(
-            f"Stage {self.stage} could not start {resources.workers} workers with "
+            f"Stage {self.stage} could not start {resources.fewest} workers with "
             f"{resources.per_worker()} each within {self.settings.wait_s:.0f} s. "
             f"{describe_capacity()} {hint}"
         )
@@ -163,7 +182,8 @@ def raised_by_function(failures: Sequence[BaseException]) -> BaseException | Non
     """
     if not failures or any(isinstance(e, RayError | RayTrainError) for e in failures):
         return None
-    return min(failures, key=_is_connection_error)
+    # Of workers that ask to start again, only some may know why.
+    return min(failures, key=lambda error: (_is_connection_error(error), -len(str(error))))
 
 
 def _is_connection_error(error: BaseException) -> bool:

@@ -22,6 +22,7 @@ from torch import nn
 from pipelines.artifacts import SAMPLE_FILE
 from pipelines.core.events import Emit, Metrics, Note, Output, Progress
 from pipelines.core.folder import Folder
+from pipelines.core.regroup import Regroup, RegroupError
 from pipelines.data.held_out import held_out_batches
 from pipelines.data.loader import LoaderConfig, TrainingLoader
 from pipelines.data.order import OrderConfig
@@ -89,11 +90,13 @@ class TrainingJob:
 def train_worker(config: Mapping[str, Any]) -> None:
     """The function that Ray Train runs on every worker."""
     context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
     worker = TrainingWorker(
         config["job"],
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
+        rank=rank,
+        world_size=world_size,
         device=ray.train.torch.get_device(),
+        regroup=Regroup(config["resources"], rank, world_size),
     )
     worker.run()
 
@@ -106,6 +109,7 @@ class TrainingWorker:
     rank: int
     world_size: int
     device: torch.device
+    regroup: Regroup | None = None  # None: not under Ray Train
     history: list[dict[str, float]] = field(default_factory=list)
 
     def run(self) -> None:
@@ -132,7 +136,11 @@ class TrainingWorker:
             on_checkpoint=self.keep_history,
             on_rollback=self.note_rollback,
             on_notice=self.notice,
+            stop=self.regroup,
         )
+        if not result.finished:
+            reason = self.regroup.reason if self.regroup else ""
+            raise RegroupError(f"stopped with a checkpoint at step {result.step}: {reason}")
         if self.rank == 0:
             if job.training.lr_schedule == "constant":  # a longer training can continue from here
                 checkpoints.keep_final(result.step)

@@ -13,6 +13,7 @@ from pipelines.core.errors import WorkLostError
 from pipelines.core.events import Event, Note
 from pipelines.core.folder import Folder
 from pipelines.core.placement import CONTROLLER_FILE, release_left_behind, waits_for_room
+from pipelines.core.regroup import workers_now
 from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.shards import PoolSettings
 from pipelines.core.worker_group import raised_by_function, run_worker_group
@@ -71,6 +72,27 @@ def test_room_that_a_lost_training_left_reserved_is_released(
         assert release_left_behind(folder) == 1
         until(lambda: not waits_for_room(waiting))  # the other one got its place
         assert free_cpus() == 1
+
+
+@pytest.mark.ray
+def test_a_training_with_min_workers_starts_with_as_many_as_there_is_room_for(
+    shared_ray: str,
+) -> None:
+    elastic = Resources(workers=3, min_workers=1)
+    with connected(ClusterSettings()):
+        until(lambda: free_cpus() == 2)
+        assert workers_now(elastic) == 2
+        assert workers_now(Resources(workers=3)) == 3
+        reserver = Reserver.remote(2)
+        ray.get(reserver.actor_id.remote())
+        until(lambda: free_cpus() == 0)
+        assert workers_now(elastic) == 1
+
+
+@pytest.mark.parametrize("fewest", [0, 3])
+def test_min_workers_lies_between_one_and_workers(fewest: int) -> None:
+    with pytest.raises(ConfigError, match=rf"min_workers={fewest} must be between 1 and workers=2"):
+        Resources(workers=2, min_workers=fewest)
 
 
 @pytest.mark.ray
