@@ -40,7 +40,6 @@ from pipelines.core.graph import Graph
 from pipelines.core.stage import load_artifact
 from pipelines.core.store import Store
 from pipelines.data.pixels import decode_pixels
-from pipelines.data.shard_reader import to_tensor
 from pipelines.evaluation.grids import Tile, draw_grid, in_rows
 from pipelines.evaluation.inputs import Sources
 from pipelines.evaluation.metrics.against_real import KID_SCALE
@@ -52,7 +51,7 @@ from unclip.judges.networks import load_judge
 from unclip.kinds import build, training_loss
 from unclip.metrics import kid
 from unclip.output import to_images
-from unclip.training import TrainingConfig
+from unclip.training import TrainingConfig, as_float
 from unclip.training.ema import Ema
 from unclip.training.optimizer import adamw
 
@@ -87,8 +86,9 @@ def read_pairs(sources: Sources, config: PipelineConfig, *, count: int, held_out
     rows = choose(sources.selection, count, held_out=held_out)
     stored = read_rows(sources.pairs, rows, ("key", "caption", "image"), "row")
     embeds = read_rows(sources.embeddings, rows, ("key", "image_embeds"), "position")
+    pixels = np.stack([decode_pixels(stored[row.key]["image"], image_size) for row in rows])
     return Pairs(
-        to_tensor([decode_pixels(stored[row.key]["image"], image_size) for row in rows]),
+        as_float(torch.from_numpy(pixels).permute(0, 3, 1, 2)),
         torch.from_numpy(np.stack([embeds[row.key]["image_embeds"] for row in rows])).float(),
         SimpleTokenizer(context_length=context_length)([stored[r.key]["caption"] for r in rows]),
     )

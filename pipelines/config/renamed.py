@@ -27,7 +27,10 @@ SAMPLING = {
     "upsampler_2_steps": "upsamplers.upsampler_2.num_inference_steps",
 }
 ANYWHERE = {"lanes": "logical_ranks", "embed_width": "embed_dim"}
-SINGLE = {("download", "threads"): "download.connections"}
+SINGLE = {
+    ("download", "threads"): "download.connections",
+    ("loader", "shuffle_shards"): "loader.shuffle_rows, a number of rows",
+}
 
 
 def refuse_old_keys(raw: RawConfig) -> None:

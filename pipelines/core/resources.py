@@ -17,6 +17,7 @@ class Resources(Config):
     cpus: float = 1.0  # of each worker
     gpus: float = 0.0  # of each worker
     memory_gib: float = 0.0  # 0 reserves none
+    loader_gib: float = 1.0  # of a training: for rows and batches in the memory of each worker
     custom: Mapping[str, float] = field(default_factory=dict)  # resources that nodes declare
 
     def __post_init__(self) -> None:
@@ -26,6 +27,8 @@ class Resources(Config):
             raise ConfigError(
                 f"min_workers={self.min_workers} must be between 1 and workers={self.workers}"
             )
+        if not self.loader_gib > 0:
+            raise ConfigError(f"loader_gib={self.loader_gib} must be more than 0")
         for name, amount in self.per_worker().items():
             if amount < 0:
                 raise ConfigError(f"{name}={amount} is negative; give 0 or more")

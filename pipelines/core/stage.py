@@ -19,6 +19,7 @@ from pipelines.core import fingerprint
 from pipelines.core.errors import PipelineError
 from pipelines.core.events import Emit
 from pipelines.core.folder import Folder
+from pipelines.core.resources import Resources
 from pipelines.core.shard_records import ShardRecord
 from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.store import Header, Manifest, Store
@@ -133,6 +134,11 @@ class Context(Protocol):
 
     @property
     def emit(self) -> Emit: ...
+
+    @property
+    def resources(self) -> Resources:
+        """Those of each worker of the stage, and their number."""
+        ...
 
     def load(self, stage: "Stage[A]") -> A:
         """The artifact of a dependency."""

@@ -19,6 +19,7 @@ from pipelines.core.folder import Folder
 from pipelines.core.lease import Holder, Leases
 from pipelines.core.plan import Step
 from pipelines.core.provenance import provenance
+from pipelines.core.resources import Resources
 from pipelines.core.shard_folder import (
     Existing,
     ShardFolder,
@@ -55,6 +56,11 @@ class StageContext:
     is_forced: bool = False  # start afresh, without earlier results
     fresh: str = ""  # version of the shards that replace those of a finished result
     used: list[ShardRecord] = field(default_factory=list)  # shared shards of the result
+
+    @property
+    def resources(self) -> Resources:
+        """Those of each worker of the stage, and their number."""
+        return self.settings.resources
 
     def load(self, stage: Stage[A]) -> A:
         """The artifact of a dependency."""

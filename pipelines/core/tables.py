@@ -61,13 +61,16 @@ def opened(url: str, schema: pa.Schema | None = None) -> Iterator[pq.ParquetFile
 
 
 class ParquetRows:
-    """Reads single rows of one Parquet file, with one row group in memory."""
+    """Reads single rows of one Parquet file, with one row group in memory.
+
+    Only the columns of row groups that have such rows are read, also from an object store.
+    """
 
     def __init__(self, url: str, columns: Sequence[str] | None = None) -> None:
         """Raises `SchemaError` if the file lacks a column."""
         fs = filesystem(url)
         with reading(url):
-            source = fs.open(fs._strip_protocol(url), "rb")
+            source = fs.open(fs._strip_protocol(url), "rb", cache_type="none")
             self.file = pq.ParquetFile(source, page_checksum_verification=True)
         self.url, names = url, self.file.schema_arrow.names
         self.columns = list(columns or names)
@@ -85,24 +88,39 @@ class ParquetRows:
         """Rows of the file."""
         return int(self.starts[-1])
 
+    def row_bytes(self, columns: Sequence[str]) -> float:
+        """The mean size of some columns of a row, uncompressed, from the file's metadata."""
+        metadata, size = self.file.metadata, 0
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            chunks = map(group.column, range(group.num_columns))
+            size += sum(
+                chunk.total_uncompressed_size
+                for chunk in chunks
+                if chunk.path_in_schema.partition(".")[0] in columns
+            )
+        return size / max(1, self.num_rows)
+
     def row(self, row: int) -> dict[str, Any]:
         """One row, by its position in the file."""
         found: dict[str, Any] = self.take([row]).to_pylist()[0]
         return found
 
-    def take(self, rows: Sequence[int] | np.ndarray) -> pa.Table:
-        """Rows by their ascending positions."""
+    def take(
+        self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Rows by their ascending positions; only some of the columns if they are given."""
+        names = tuple(self.columns if columns is None else columns)
         wanted = np.asarray(rows, dtype=np.int64)
         groups = np.searchsorted(self.starts, wanted, side="right") - 1
-        tables = [self.file.schema_arrow.empty_table().select(self.columns)]
+        tables = [self.file.schema_arrow.empty_table().select(names)]
         for group in np.unique(groups):
             inside = wanted[groups == group] - self.starts[group]
-            tables.append(self.group(int(group)).take(inside))
+            tables.append(self.group(int(group), names).take(inside))
         return pa.concat_tables(tables)
 
-    def _group(self, group: int) -> pa.Table:
+    def _group(self, group: int, columns: tuple[str, ...]) -> pa.Table:
         with reading(self.url):
-            return self.file.read_row_group(group, columns=self.columns).select(self.columns)
+            return self.file.read_row_group(group, columns=list(columns)).select(columns)
 
 
 def check_schema(table: pa.Table | pa.Schema, expected: pa.Schema, *, where: str) -> None:

@@ -1,10 +1,12 @@
 """Read held-out rows for the validation loss: always the same ones."""
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import Any
 
-from pipelines.data.shard_reader import Shard, ShardFiles, Tokenize, make_batch
+import numpy as np
+
+from pipelines.data.batches import Rows, Tokenize, make_batch
+from pipelines.data.shard_reader import RowReader, ShardFiles
 
 ROWS = 64  # at most: with 8 timesteps, an evaluation takes about as long as 10 steps
 
@@ -18,20 +20,15 @@ def held_out_batches(
     batch_size: int,
 ) -> list[dict[str, Any]]:
     """The first `ROWS` held-out rows in batches of at most `batch_size`; see `make_batch`."""
-
-    def rows() -> Iterator[tuple[Shard, int]]:
-        for files in shards:
-            shard = Shard(files, fields, image_size=image_size, held_out=True)
-            yield from ((shard, row) for row in range(shard.rows))
-
-    chosen = list(islice(rows(), ROWS))
+    reader, chosen = RowReader(fields, image_size, held_out=True), list[tuple[Rows, int]]()
+    for files in shards:
+        rows = reader.read(files, np.arange(min(files.rows, ROWS - len(chosen))))
+        chosen += [(rows, row) for row in range(len(rows))]
+        if len(chosen) == ROWS:
+            break
     return [
         make_batch(
-            chosen[start : start + batch_size],
-            fields,
-            image_size=image_size,
-            tokenize=tokenize,
-            keep_pixels=False,
+            chosen[start : start + batch_size], fields, image_size=image_size, tokenize=tokenize
         )
         for start in range(0, len(chosen), batch_size)
     ]

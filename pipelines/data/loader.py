@@ -1,79 +1,30 @@
 """The training loader: the batches of any step, the same on any number of workers.
 
-`TrainingLoader.batches(start_step)` is endless; a thread reads and decodes ahead of the consumer.
-The shards of the windows in use stay in memory. Other shards stay while they fit into
-`cache_bytes`, decoded images included, so that a small data set is decoded once.
+`TrainingLoader.batches(start_step)` is endless. Threads read blocks and decode microbatches ahead
+of the consumer. The blocks of the windows in use stay in memory, and others while they fit into
+`max_bytes`. If all images fit decoded, each is decoded once.
 """
 
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property, partial
+from itertools import count
 from typing import Any
 
-from pipelines.data.order import LogicalRankOrder, OrderConfig
-from pipelines.data.prefetch import prefetch
-from pipelines.data.shard_reader import (
-    FIELDS,
-    Shard,
-    ShardFiles,
-    Tokenize,
-    TrainingDataError,
-    make_batch,
-)
-from unclip.config import Config, ConfigError
+import numpy as np
+
+from pipelines.data.batches import Rows, Tokenize, make_batch
+from pipelines.data.block_cache import BlockCache
+from pipelines.data.loader_memory import READ_THREADS, LoaderConfig, LoaderMemory
+from pipelines.data.order import Blocks, LogicalRankOrder
+from pipelines.data.shard_reader import RowReader, ShardFiles
+from unclip.config import ConfigError
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, kw_only=True)
-class LoaderConfig(Config):
-    """The fields of a batch, its order, and the memory for its shards."""
-
-    order: OrderConfig
-    fields: tuple[str, ...]  # some of shard_reader.FIELDS
-    image_size: int | None = None  # pixels; required with the field "pixels"
-    cache_bytes: int = 1 << 30  # of shards; those in use are kept even if they take more
-    prefetch_steps: int = 4  # batches that may wait for the consumer
-
-    def __post_init__(self) -> None:
-        unknown = [field for field in self.fields if field not in FIELDS]
-        if unknown or not self.fields:
-            raise ConfigError(f"fields={self.fields} must be some of {FIELDS}")
-        if "pixels" in self.fields and not self.image_size:
-            raise ConfigError('the field "pixels" needs an image_size')
-        if self.prefetch_steps < 1 or self.cache_bytes < 0:
-            raise ConfigError(
-                f"prefetch_steps={self.prefetch_steps} must be at least 1 and cache_bytes="
-                f"{self.cache_bytes} not negative"
-            )
-
-
-class ShardCache:
-    """Shards in memory: those in use always, others while all fit into `max_bytes`."""
-
-    def __init__(self, load: Callable[[int], Shard], max_bytes: int) -> None:
-        self.load, self.max_bytes = load, max_bytes
-        self.shards: OrderedDict[int, Shard] = OrderedDict()  # least recently used first
-
-    @property
-    def nbytes(self) -> int:
-        """The size of all cached shards."""
-        return sum(shard.nbytes for shard in self.shards.values())
-
-    def use(self, indices: set[int]) -> dict[int, Shard]:
-        """These shards, read where necessary. Others are dropped until all fit."""
-        for index in sorted(indices & set(self.shards)):
-            self.shards.move_to_end(index)
-        for index in sorted(indices - set(self.shards)):
-            self.shards[index] = self.load(index)
-        total = self.nbytes
-        for index in [i for i in self.shards if i not in indices]:
-            if total <= self.max_bytes:
-                break
-            total -= self.shards.pop(index).nbytes
-            log.debug("dropped shard %d; %d bytes are cached", index, total)
-        return {index: self.shards[index] for index in indices}
+Batches = list[dict[str, Any]]  # of one step: one for each own logical rank
 
 
 class TrainingLoader:
@@ -90,56 +41,105 @@ class TrainingLoader:
         """shards: every shard of the data set, in the same order on each worker."""
         if "tokens" in config.fields and tokenize is None:
             raise ConfigError('the field "tokens" needs tokenize=, a callable on captions')
-        rows = [files.rows for files in shards]
-        self.files, self.config, self.tokenize = shards, config, tokenize
+        self.files, self.config = shards, config
+        self.all_blocks = Blocks([files.rows for files in shards])
         self.logical_ranks = [
-            LogicalRankOrder(config.order, logical_rank=logical_rank, shard_rows=rows)
+            LogicalRankOrder(config.order, logical_rank=logical_rank, blocks=self.all_blocks)
             for logical_rank in own_logical_ranks
         ]
+        self.make_batch = partial(
+            make_batch,
+            fields=config.fields,
+            image_size=config.image_size,
+            tokenize=tokenize,
+            pin_memory=config.pin_memory,
+        )
+        self.cache: BlockCache | None = None  # of the last call of `batches`
 
-    def batches(self, start_step: int) -> Generator[list[dict[str, Any]], None, None]:
+    def batches(self, start_step: int) -> Generator[Batches, None, None]:
         """For each step from `start_step` on, one dict per own logical rank, in their order.
 
-        Closing the generator stops its thread. An error in the thread is raised here.
+        Closing the generator ends its threads. An error in a thread is raised here.
         """
-        return prefetch(lambda: self.read(start_step), self.config.prefetch_steps)
+        ahead = self.config.steps_ahead(len(self.logical_ranks))
+        readers = ThreadPoolExecutor(READ_THREADS, "loader-read")
+        decoders = ThreadPoolExecutor(self.config.threads, "loader-decode")
+        self.cache = cache = self._new_cache(readers)
+        waiting: deque[list[Future[dict[str, Any]]]] = deque()
+        try:
+            for step in count(start_step):
+                self._use(cache, step - len(waiting), ahead)
+                waiting.append([decoders.submit(*task) for task in self._microbatches(cache, step)])
+                if len(waiting) > ahead:
+                    yield [future.result() for future in waiting.popleft()]
+        finally:
+            for pool in (readers, decoders):
+                pool.shutdown(wait=False, cancel_futures=True)
+            for pool in (decoders, readers):
+                pool.shutdown()
 
-    def read(self, start_step: int) -> Iterator[list[dict[str, Any]]]:
-        """The same as `batches`, read in the caller's thread."""
-        cache = ShardCache(self.load, self.config.cache_bytes)
-        step = start_step
-        while True:
-            in_use = set().union(
-                *(logical_rank.shards(step) for logical_rank in self.logical_ranks)
-            )
-            shards = cache.use(in_use)
-            keep = cache.nbytes < self.config.cache_bytes
-            yield [
-                self.microbatch(logical_rank, step, shards, keep)
-                for logical_rank in self.logical_ranks
-            ]
-            step += 1
+    def read(self, step: int) -> Batches:
+        """The batches of one step, read in the caller's thread, with no other rows in memory."""
+        return [self.make_batch(self._read_rows(rank.rows(step))) for rank in self.logical_ranks]
 
-    def microbatch(
-        self, logical_rank: LogicalRankOrder, step: int, shards: dict[int, Shard], keep_pixels: bool
-    ) -> dict[str, Any]:
-        """One logical rank's microbatch."""
-        return make_batch(
-            [(shards[shard], row) for shard, row in logical_rank.rows(step)],
-            self.config.fields,
-            image_size=self.config.image_size,
-            tokenize=self.tokenize,
-            keep_pixels=keep_pixels,
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the blocks that are in memory."""
+        return self.cache.nbytes if self.cache else 0
+
+    @cached_property
+    def memory(self) -> LoaderMemory:
+        """What the loader needs."""
+        return LoaderMemory.of(self.files, self.config, logical_ranks=len(self.logical_ranks))
+
+    def _new_cache(self, readers: ThreadPoolExecutor) -> BlockCache:
+        memory = self.memory
+        row_bytes, reader = memory.row_bytes, self._reader(keep_pixels=memory.keeps_pixels)
+        if memory.keeps_pixels:
+            row_bytes += memory.pixels_bytes
+        log.info("loader: %s; decoded images are kept: %s", memory, memory.keeps_pixels)
+        return BlockCache(
+            lambda block: reader.read(self._shard(block), self._positions(block)),
+            lambda block: int(row_bytes * self.all_blocks.counts[block]),
+            max_bytes=self.config.max_bytes - memory.batches_bytes,
+            threads=readers,
         )
 
-    def load(self, index: int) -> Shard:
-        """Read a shard. Raises TrainingDataError unless it has the rows that the order expects."""
-        files = self.files[index]
-        log.debug("reading shard %s", files.name)
-        shard = Shard(files, self.config.fields, image_size=self.config.image_size)
-        if shard.rows != files.rows:
-            raise TrainingDataError(
-                f"{files.selection} has {shard.rows} rows to train on, but had {files.rows} when "
-                "the training began: it was replaced. Start the training again."
-            )
-        return shard
+    def _use(self, cache: BlockCache, step: int, ahead: int) -> None:
+        """Have the blocks read that the steps from `step` on need, the oldest that is not made."""
+        rows = self.config.rows_ahead(ahead)
+        cache.use(set().union(*(rank.blocks(step, rows) for rank in self.logical_ranks)))
+
+    def _microbatches(self, cache: BlockCache, step: int) -> list[tuple[Any, ...]]:
+        """The tasks of a step: one for each logical rank."""
+        rows = [rank.rows(step) for rank in self.logical_ranks]
+        return [
+            (self._microbatch, own, {b: cache.blocks[b] for b in np.unique(own[:, 0]).tolist()})
+            for own in rows
+        ]
+
+    def _microbatch(self, rows: np.ndarray, blocks: dict[int, Future[Rows]]) -> dict[str, Any]:
+        return self.make_batch([(blocks[block].result(), row) for block, row in rows.tolist()])
+
+    def _read_rows(self, rows: np.ndarray) -> list[tuple[Rows, int]]:
+        """Some rows, (B, 2): block, row inside it."""
+        reader, found = self._reader(keep_pixels=False), dict[int, tuple[Rows, np.ndarray]]()
+        for block in np.unique(rows[:, 0]).tolist():
+            inside = np.unique(rows[rows[:, 0] == block, 1])
+            places = self._positions(block)[inside]
+            found[block] = reader.read(self._shard(block), places), inside
+        return [
+            (found[block][0], int(np.searchsorted(found[block][1], row)))
+            for block, row in rows.tolist()
+        ]
+
+    def _reader(self, *, keep_pixels: bool) -> RowReader:
+        return RowReader(self.config.fields, self.config.image_size, keep_pixels=keep_pixels)
+
+    def _shard(self, block: int) -> ShardFiles:
+        return self.files[int(self.all_blocks.shard[block])]
+
+    def _positions(self, block: int) -> np.ndarray:
+        """The positions of a block's rows among the selected rows of its shard."""
+        first = self.all_blocks.first[block]
+        return np.arange(first, first + self.all_blocks.counts[block])

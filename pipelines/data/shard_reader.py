@@ -1,40 +1,25 @@
-"""Read training shards: the selected rows of pairs and embeddings, side by side.
-
-R rows to train on in a shard, B rows of a microbatch, D embedding width, S image size, T tokens.
-"""
+"""Read training shards: the selected rows of pairs and embeddings, side by side."""
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from einops import rearrange
 
 from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards
 from pipelines.artifacts.schema import SELECTION, rendition
-from pipelines.core.errors import PipelineError, first_line
+from pipelines.core.errors import first_line
 from pipelines.core.filesystem import StoreError
 from pipelines.core.tables import ParquetRows, opened, read_batches, read_table, to_numpy
-from pipelines.data.pixels import decode_pixels
+from pipelines.data.batches import Rows, TrainingDataError
 
 log = logging.getLogger(__name__)
 
-# The fields that a batch may have.
-FIELDS = ("pixels", "image_embeds", "image_norm", "text_embeds", "tokens", "keys")
-PAIR_FIELDS = ("pixels", "tokens")  # made from the pairs
 RENDITION = rendition(0).removesuffix("0")  # the beginning of such columns
 EMBEDDING_COLUMNS = ("image_embeds", "image_norm", "text_embeds")
-
-Tokenize = Callable[[list[str]], torch.Tensor]  # captions → (B, T) int64
-
-
-class TrainingDataError(PipelineError):
-    """Shards cannot be read, or their rows do not match."""
 
 
 @dataclass(frozen=True)
@@ -95,54 +80,73 @@ def check_keys(keys: pa.ChunkedArray, others: pa.ChunkedArray, *, where: str, ot
     )
 
 
-class Shard:
-    """A shard's selected rows in memory, with the columns that the fields need.
+@dataclass(frozen=True)
+class RowReader:
+    """Reads selected rows of shards, with the columns that the fields need."""
 
-    Images stay encoded. `nbytes` is the size in bytes, including decoded images that are kept.
-    """
+    fields: Sequence[str]
+    image_size: int | None = None  # of the field "pixels"; the smallest image that has it is read
+    held_out: bool = False  # whether held-out rows are read, instead of those to train on
+    keep_pixels: bool = False  # whether `Rows` keep decoded images
 
-    def __init__(
-        self,
-        files: ShardFiles,
-        fields: Sequence[str],
-        *,
-        image_size: int | None = None,
-        held_out: bool = False,
-    ) -> None:
-        """image_size: of the field "pixels"; the smallest image that has it is read."""
-        selection = select_rows(files.selection, held_out=held_out)
-        self.pairs = read_pairs(files.pairs, selection["row"].to_numpy(), fields, image_size)
-        check_keys(self.pairs["key"], selection["key"], where=files.pairs, other=files.selection)
-        self.embeds: dict[str, np.ndarray] = {}
-        columns = [f for f in fields if f in EMBEDDING_COLUMNS]
-        if columns:
-            assert files.embeddings is not None
-            positions = selection["position"].to_numpy()
-            taken = take_rows(files.embeddings, positions, ["key", *columns])
-            check_keys(taken["key"], selection["key"], where=files.embeddings, other=files.pairs)
-            self.embeds = {name: to_numpy(taken[name]) for name in columns}
-        self.pixels: dict[int, np.ndarray] = {}
-        # Summed only once, because the cache reads it at every step.
-        self.nbytes = int(self.pairs.nbytes) + sum(m.nbytes for m in self.embeds.values())
+    def read(self, files: ShardFiles, rows: np.ndarray) -> Rows:
+        """Some of the `files.rows` selected rows, by their ascending positions among them.
 
-    @property
-    def rows(self) -> int:
-        """The number of selected rows."""
-        return int(self.pairs.num_rows)
+        Only row groups that have such rows are read. Raises `TrainingDataError` if the shard cannot
+        be read, or if its files do not belong together.
+        """
+        selection = select_rows(files.selection, held_out=self.held_out)
+        if selection.num_rows != files.rows:
+            raise TrainingDataError(
+                f"{files.selection} selects {selection.num_rows} rows, but selected {files.rows} "
+                "when the training began: it was replaced. Start the training again."
+            )
+        chosen = selection.take(rows)
+        pairs = self._pairs(files.pairs, chosen["row"].to_numpy())
+        check_keys(pairs["key"], chosen["key"], where=files.pairs, other=files.selection)
+        return Rows(
+            pairs, self._embeds(files, chosen), files.pairs, {} if self.keep_pixels else None
+        )
 
-    def text(self, column: str, row: int) -> str:
-        """A value of a text column, such as key or caption."""
-        return str(self.pairs[column][row].as_py())
+    def stored_bytes(self, files: ShardFiles) -> float:
+        """The mean size of a pair with the columns that are read, from the file's metadata."""
+        with found(files.pairs):
+            shard = ParquetRows(files.pairs)
+            image = smallest_image(shard.columns, self.image_size)
+            return shard.row_bytes(["key", *self._pair_columns(image)])
 
-    def decode(self, row: int, image_size: int, *, keep: bool) -> np.ndarray:
-        """The row's image as (S, S, 3) uint8; `keep` keeps it for later calls."""
-        if row in self.pixels:
-            return self.pixels[row]
-        pixels = decode_pixels(self.pairs["image"][row].as_py(), image_size)
-        if keep:
-            self.pixels[row] = pixels
-            self.nbytes += pixels.nbytes
-        return pixels
+    def embeds_bytes(self, files: ShardFiles) -> float:
+        """The size of the embeddings of a row in memory."""
+        columns = [name for name in self.fields if name in EMBEDDING_COLUMNS]
+        if not columns:
+            return 0.0
+        assert files.embeddings is not None
+        with found(files.embeddings):
+            schema = ParquetRows(files.embeddings, columns).file.schema_arrow
+        return sum(4 * getattr(schema.field(name).type, "list_size", 1) for name in columns)
+
+    def _pairs(self, url: str, rows: np.ndarray) -> pa.Table:
+        with found(url):
+            shard = ParquetRows(url)
+        image = smallest_image(shard.columns, self.image_size)
+        columns = {"key": "key", **self._pair_columns(image)}
+        return take_rows(shard, rows, list(columns)).rename_columns(list(columns.values()))
+
+    def _pair_columns(self, image: str) -> dict[str, str]:
+        """The columns of the pairs that the fields need, and their names in `Rows`."""
+        columns = {"tokens": ("caption", "caption"), "pixels": (image, "image")}
+        return dict(columns[name] for name in self.fields if name in columns)
+
+    def _embeds(self, files: ShardFiles, chosen: pa.Table) -> dict[str, np.ndarray]:
+        columns = [name for name in self.fields if name in EMBEDDING_COLUMNS]
+        if not columns:
+            return {}
+        assert files.embeddings is not None
+        with found(files.embeddings):
+            shard = ParquetRows(files.embeddings)
+        taken = take_rows(shard, chosen["position"].to_numpy(), ["key", *columns])
+        check_keys(taken["key"], chosen["key"], where=files.embeddings, other=files.pairs)
+        return {name: to_numpy(taken[name]) for name in columns}
 
 
 def select_rows(url: str, *, held_out: bool) -> pa.Table:
@@ -166,42 +170,29 @@ def training_embeds(embeddings: str, selection: str) -> Iterator[tuple[pa.Table,
         start += batch.num_rows
 
 
-def take_rows(url: str, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:
+def take_rows(shard: ParquetRows, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:
     """Rows of a shard, by their ascending positions.
 
     Raises `TrainingDataError` if the shard has fewer rows, or cannot be read.
     """
-    with found(url):
-        shard = ParquetRows(url, columns)
-        if len(rows) and rows[-1] >= shard.num_rows:
-            raise TrainingDataError(
-                f"Row {rows[-1]} of {url} is selected, which has only {shard.num_rows}. The "
-                "selection was made from other pairs. Run its stage with --force."
-            )
-        return shard.take(rows)
-
-
-def read_pairs(
-    url: str, rows: np.ndarray, fields: Sequence[str], image_size: int | None
-) -> pa.Table:
-    """The key of some pairs of a shard, and the columns that the fields need.
-
-    Raises `TrainingDataError`.
-    """
-    image = image_column(url, image_size)
-    columns = ["key", *(image if f == "pixels" else "caption" for f in fields if f in PAIR_FIELDS)]
-    taken = take_rows(url, rows, columns).combine_chunks()
-    return taken.rename_columns({image: "image"}) if image in columns else taken
+    if len(rows) and rows[-1] >= shard.num_rows:
+        raise TrainingDataError(
+            f"Row {rows[-1]} of {shard.url} is selected, which has only {shard.num_rows}. The "
+            "selection was made from other pairs. Run its stage with --force."
+        )
+    with found(shard.url):
+        return shard.take(rows, columns)
 
 
 def image_column(url: str, image_size: int | None) -> str:
-    """The column with the smallest image of at least this size."""
+    """The column of a shard with the smallest image of at least this size."""
     with found(url), opened(url) as file:
-        sizes = sorted(
-            int(name.removeprefix(RENDITION))
-            for name in file.schema_arrow.names
-            if name.startswith(RENDITION)
-        )
+        return smallest_image(file.schema_arrow.names, image_size)
+
+
+def smallest_image(columns: Sequence[str], image_size: int | None) -> str:
+    """The column with the smallest image of at least this size."""
+    sizes = sorted(int(c.removeprefix(RENDITION)) for c in columns if c.startswith(RENDITION))
     fitting = [size for size in sizes if image_size is not None and size >= image_size]
     return rendition(fitting[0]) if fitting else "image"
 
@@ -216,33 +207,3 @@ def found(url: str) -> Iterator[None]:
             f"The shard {url} cannot be read: {first_line(error)}. If the file is gone or damaged, "
             "delete it and run again: its stage makes the missing shards."
         ) from error
-
-
-def to_tensor(images: list[np.ndarray]) -> torch.Tensor:
-    """B images of (S, S, 3) uint8 as (B, 3, S, S) float32 in [-1, 1]."""
-    stacked = rearrange(torch.from_numpy(np.stack(images)), "b h w c -> b c h w")
-    return stacked.contiguous().float().div_(127.5).sub_(1.0)
-
-
-def make_batch(
-    rows: Sequence[tuple[Shard, int]],
-    fields: Sequence[str],
-    *,
-    image_size: int | None,
-    tokenize: Tokenize | None,
-    keep_pixels: bool,
-) -> dict[str, Any]:
-    """The fields of B rows: keys as a list of str, the others as tensors with B first."""
-    batch: dict[str, Any] = {}
-    for field in fields:
-        if field == "keys":
-            batch[field] = [shard.text("key", row) for shard, row in rows]
-        elif field == "tokens":
-            assert tokenize is not None  # TrainingLoader has checked it
-            batch[field] = tokenize([shard.text("caption", row) for shard, row in rows])
-        elif field == "pixels":
-            assert image_size is not None
-            batch[field] = to_tensor([s.decode(r, image_size, keep=keep_pixels) for s, r in rows])
-        else:
-            batch[field] = torch.from_numpy(np.stack([s.embeds[field][r] for s, r in rows]))
-    return batch

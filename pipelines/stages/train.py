@@ -26,11 +26,11 @@ class LoaderSettings(Config):
 
     tag: ClassVar[str] = "loader"
 
-    shuffle_shards: int  # shards that are in memory and mixed at the same time
+    shuffle_rows: int  # rows that each logical rank has in memory and mixes at the same time
 
     def __post_init__(self) -> None:
-        if self.shuffle_shards < 1:
-            raise ConfigError(f"shuffle_shards={self.shuffle_shards} must be at least 1")
+        if self.shuffle_rows < 1:
+            raise ConfigError(f"shuffle_rows={self.shuffle_rows} must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

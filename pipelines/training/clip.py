@@ -57,12 +57,14 @@ def train_clip(stage: "TrainClip", ctx: Context) -> ClipWeights:
         stage=stage.name,
         task=ClipTask(stage.config.architecture),
         training=stage.config.training,
-        shuffle_shards=stage.loader.shuffle_shards,
+        shuffle_rows=stage.loader.shuffle_rows,
+        resources=ctx.resources,
         shards=files("training"),
         held_out=files("held_out"),
         folder=ctx.folder,
         emit=ctx.emit,
     )
+    job.check_memory()
     ctx.train(train_worker, {"job": job})
     return ClipWeights(ctx.folder, **ctx.call(describe, ctx.folder))
 

@@ -30,7 +30,9 @@ def run_training(stage: "TrainModel", ctx: Context) -> TrainedModel:
     if stage.initial and not stage.training.steps:
         parameters = ctx.call(take_weights, stage.initial, ctx.folder)
         return TrainedModel(ctx.folder, parameters, 0, None, stage.model.tag)
-    ctx.train(train_worker, {"job": training_job(stage, ctx, embeddings)})
+    job = training_job(stage, ctx, embeddings)
+    job.check_memory()
+    ctx.train(train_worker, {"job": job})
     summary = ctx.folder.read_json(SUMMARY)
     return TrainedModel(
         ctx.folder,
@@ -51,7 +53,8 @@ def training_job(stage: "TrainModel", ctx: Context, embeddings: EmbeddingShards)
         stage=stage.name,
         task=task_of(stage, ctx, embeddings),
         training=stage.training,
-        shuffle_shards=stage.loader.shuffle_shards,
+        shuffle_rows=stage.loader.shuffle_rows,
+        resources=ctx.resources,
         shards=training_files(*read),
         held_out=held_out_files(*read),
         folder=ctx.folder,

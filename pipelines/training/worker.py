@@ -6,9 +6,10 @@ needs. A `TrainingTask` specifies these.
 
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,8 +24,10 @@ from pipelines.artifacts import SAMPLE_FILE
 from pipelines.core.events import Emit, Metrics, Note, Output, Progress
 from pipelines.core.folder import Folder
 from pipelines.core.regroup import Regroup, RegroupError
+from pipelines.core.resources import GIB, Resources
 from pipelines.data.held_out import held_out_batches
-from pipelines.data.loader import LoaderConfig, TrainingLoader
+from pipelines.data.loader import TrainingLoader
+from pipelines.data.loader_memory import LoaderConfig, LoaderMemory
 from pipelines.data.order import OrderConfig
 from pipelines.data.shard_reader import ShardFiles
 from pipelines.training.checkpoints import StoreCheckpoints
@@ -34,6 +37,7 @@ from unclip.training import (
     Rollback,
     TrainingConfig,
     TrainingResult,
+    to_device,
     train,
     validation_losses,
 )
@@ -79,12 +83,36 @@ class TrainingJob:
     stage: str
     task: TrainingTask
     training: TrainingConfig
-    shuffle_shards: int
+    shuffle_rows: int
+    resources: Resources
     shards: tuple[ShardFiles, ...]
     folder: Folder
     emit: Emit
     held_out: tuple[ShardFiles, ...] = ()  # shards with held-out rows, for the validation loss
     start: Folder | None = None  # of a shorter training that this one continues
+
+    @property
+    def loader(self) -> LoaderConfig:
+        """The settings of each worker's loader."""
+        order = OrderConfig(
+            seed=self.training.seed,
+            logical_ranks=self.training.logical_ranks,
+            batch_size=self.training.batch_size,
+            shuffle_rows=self.shuffle_rows,
+        )
+        return LoaderConfig(
+            order=order,
+            fields=self.task.fields,
+            image_size=self.task.image_size,
+            max_bytes=int(self.resources.loader_gib * GIB),
+            threads=max(1, int(self.resources.cpus)),
+        )
+
+    def check_memory(self) -> None:
+        """Raise `ConfigError` if the loaders need more memory than `loader_gib`."""
+        logical_ranks = math.ceil(self.training.logical_ranks / self.resources.workers)
+        memory = LoaderMemory.of(self.shards, self.loader, logical_ranks=logical_ranks)
+        memory.check(self.stage)
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
@@ -111,6 +139,7 @@ class TrainingWorker:
     device: torch.device
     regroup: Regroup | None = None  # None: not under Ray Train
     history: list[dict[str, float]] = field(default_factory=list)
+    source: TrainingLoader | None = None  # of the training's batches
 
     def run(self) -> None:
         """Train to the end and publish the averaged weights."""
@@ -151,26 +180,21 @@ class TrainingWorker:
         if self.rank == 0 and start_step:
             self.job.emit(Note(self.job.stage, f"resumes at step {start_step}"))
         self.history = [entry for entry in self.history if entry["step"] <= start_step]
-        return self.loader(logical_ranks).batches(start_step)
+        self.source = self.loader(logical_ranks)
+        return self.source.batches(start_step)
 
     def loader(self, logical_ranks: Sequence[int]) -> TrainingLoader:
         """The loader of some logical ranks."""
-        job, task, training = self.job, self.job.task, self.job.training
-        order = OrderConfig(
-            seed=training.seed,
-            logical_ranks=training.logical_ranks,
-            batch_size=training.batch_size,
-            shuffle_shards=job.shuffle_shards,
-        )
-        settings = LoaderConfig(order=order, fields=task.fields, image_size=task.image_size)
-        tokenize = open_clip.SimpleTokenizer(context_length=task.context_length)
+        tokenize = open_clip.SimpleTokenizer(context_length=self.job.task.context_length)
+        config = replace(self.job.loader, pin_memory=self.device.type == "cuda")
         return TrainingLoader(
-            job.shards, settings, own_logical_ranks=logical_ranks, tokenize=tokenize
+            self.job.shards, config, own_logical_ranks=logical_ranks, tokenize=tokenize
         )
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Emit the metrics and the progress of a step."""
-        self.record(step, values)
+        loaded = self.source.nbytes / GIB if self.source else 0.0
+        self.record(step, values | {"loader_gib": loaded})
         stage, steps = self.job.stage, self.job.training.steps
         self.job.emit(Progress(stage, step, steps, "steps", f"loss {values['loss']:.4f}"))
 
@@ -199,16 +223,12 @@ class TrainingWorker:
             tokenize=open_clip.SimpleTokenizer(context_length=task.context_length),
             batch_size=self.job.training.microbatch_size,
         )
-        return [self.on_device(batch) for batch in batches]
+        return [to_device(batch, self.device) for batch in batches]
 
     @cached_property
     def shown_batch(self) -> Batch:
         """The rows of all previews, on the worker's device."""
-        return self.on_device(next(self.loader((0,)).read(0))[0])
-
-    def on_device(self, batch: Batch) -> Batch:
-        """The batch with its tensors on the worker's device."""
-        return {k: v.to(self.device) if hasattr(v, "to") else v for k, v in batch.items()}
+        return to_device(self.loader((0,)).read(0)[0], self.device)
 
     def sample(self, step: int, model: nn.Module) -> None:
         """Publish a preview of the model, always from the same rows."""

@@ -60,7 +60,7 @@ def stage_of(training: TrainingConfig = QUICK) -> TrainModel:
         *given_rows(),
         given.small_ar_prior(),
         training,
-        LoaderSettings(shuffle_shards=2),
+        LoaderSettings(shuffle_rows=256),
         pca=given.GivenPca(),
     )
 

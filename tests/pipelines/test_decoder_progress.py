@@ -40,7 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def trained(store: Store, folder: Path, training: TrainingConfig) -> TrainedModel:
     stage = TrainModel(
-        *given_rows(), given.small_models().decoder, training, LoaderSettings(shuffle_shards=2)
+        *given_rows(), given.small_models().decoder, training, LoaderSettings(shuffle_rows=256)
     )
     for dependency in stage.dependencies.values():
         make(store, dependency)

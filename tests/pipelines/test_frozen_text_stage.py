@@ -52,7 +52,7 @@ def test_a_prior_is_trained_around_the_tower_of_the_clip(kind: str, tmp_path: Pa
         batch_size=8,
         log_every_steps=1,
     )
-    settings = (training, LoaderSettings(shuffle_shards=2))
+    settings = (training, LoaderSettings(shuffle_rows=256))
     if kind == "diffusion":
         model = replace(given.small_models().prior, text_encoder=TOWER)
         stage: Any = TrainModel(*rows, model, *settings, clip=clip)

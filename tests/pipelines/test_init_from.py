@@ -60,7 +60,7 @@ def stage_of(init_from: Path | None, **changes: Any) -> TrainModel:
         *given_rows(),
         MODEL,
         replace(QUICK, **changes),
-        LoaderSettings(shuffle_shards=2),
+        LoaderSettings(shuffle_rows=256),
         init_from=str(init_from) if init_from else None,
         name="prior",
     )

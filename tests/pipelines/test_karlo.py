@@ -147,7 +147,7 @@ def test_a_stage_trains_karlos_model_and_leaves_its_text_tower_alone(
     rows = given_rows()
     for row in rows:
         make(store, row)
-    loader = LoaderSettings(shuffle_shards=2)
+    loader = LoaderSettings(shuffle_rows=256)
     stage = TrainModel(*rows, config, QUICK, loader, init_from=str(path), name=name)
     folder = Folder(str(tmp_path / "out"))
     made = stage.run(context(store, stage, folder=folder, kind=TrainingContext))

@@ -1,4 +1,5 @@
 import io
+import threading
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -9,21 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards
 from pipelines.artifacts.schema import SELECTION, embeddings, pairs
 from pipelines.core.folder import Folder
 from pipelines.core.stage import ShardEntry
-from pipelines.data.loader import LoaderConfig, ShardCache, TrainingLoader
+from pipelines.data import batches
+from pipelines.data.batches import TrainingDataError
+from pipelines.data.loader import TrainingLoader
+from pipelines.data.loader_memory import LoaderConfig
 from pipelines.data.order import OrderConfig
-from pipelines.data.shard_reader import (
-    Shard,
-    ShardFiles,
-    TrainingDataError,
-    decode_pixels,
-    training_files,
-)
+from pipelines.data.pixels import decode_into, decode_pixels
+from pipelines.data.shard_reader import RowReader, ShardFiles, training_files
 from pipelines.embeddings.selection import verdict
 from unclip.config import ConfigError
 
@@ -31,7 +30,7 @@ WIDTH = 4
 PAIRS = pairs({}, ())
 SIZES = (5, 3, 0, 7)  # rows of each pairs shard
 CONFIG = LoaderConfig(
-    order=OrderConfig(seed=3, logical_ranks=4, batch_size=8, shuffle_shards=2),
+    order=OrderConfig(seed=3, logical_ranks=4, batch_size=8, shuffle_rows=4),
     fields=("keys", "pixels", "image_embeds", "image_norm", "text_embeds", "tokens"),
     image_size=8,
 )
@@ -141,7 +140,7 @@ def test_every_field_of_a_row_is_of_the_same_row(store):
         assert torch.equal(logical_rank["text_embeds"], -logical_rank["image_embeds"])
         assert torch.equal(logical_rank["image_norm"], (ids // 10 * 100 + ids % 10).float())
         assert logical_rank["pixels"].shape == (2, 3, 8, 8)
-        assert torch.allclose(logical_rank["pixels"][:, 0, 0, 0], ids / 127.5 - 1, atol=1e-6)
+        assert torch.equal(logical_rank["pixels"][:, 0, 0, 0], ids)
 
 
 def test_an_epoch_holds_every_selected_row_but_the_held_out_ones(store):
@@ -165,7 +164,7 @@ def test_the_rows_of_a_logical_rank_do_not_depend_on_the_worker(store):
 
 
 def test_a_small_cache_changes_nothing_but_the_work(store):
-    small = replace(CONFIG, cache_bytes=0, prefetch_steps=1)
+    small = replace(CONFIG, max_bytes=1, threads=3)
     one, other = (steps(make(store, (0, 3), config), 0, 10) for config in (CONFIG, small))
     assert all(same(a, b) for a, b in zip(one, other, strict=True))
 
@@ -179,13 +178,27 @@ def test_only_the_configured_fields_are_read(store):
     config = LoaderConfig(order=CONFIG.order, fields=("image_embeds",))
     loader = TrainingLoader(shards_of(store), config, own_logical_ranks=(0,))
     assert list(steps(loader, 0, 1)[0][0]) == ["image_embeds"]
-    with pytest.raises(UnidentifiedImageError):
+    with pytest.raises(TrainingDataError, match=r"pair \d-\d in .*/pairs/.* cannot be decoded"):
         steps(make(store, (0,)), 0, 1)
 
 
 def test_held_out_rows_can_be_read_too(store):
-    shard = Shard(shards_of(store)[0], ("tokens",), held_out=True)
-    assert [shard.text("key", i) for i in range(shard.rows)] == ["0-1"]
+    files = replace(shards_of(store)[0], rows=1)
+    rows = RowReader(("tokens",), held_out=True).read(files, np.arange(1))
+    assert [rows.text("key", i) for i in range(len(rows))] == ["0-1"]
+
+
+def test_the_batches_of_a_step_can_be_read_alone(store):
+    loader = make(store, (0, 2))
+    alone, in_turn = loader.read(3), steps(loader, 3, 1)[0]
+    assert same(alone, in_turn)
+
+
+def test_a_replaced_selection_is_an_error_that_names_it(store):
+    files = replace(shards_of(store)[0], rows=4)
+    message = r"select/00000.parquet selects 3 rows, but selected 4 .*Start the training again"
+    with pytest.raises(TrainingDataError, match=message):
+        RowReader(("tokens",)).read(files, np.arange(3))
 
 
 def test_embeddings_of_other_pairs_are_an_error_that_names_both_sides(store):
@@ -234,42 +247,38 @@ def test_the_smallest_rendition_that_is_large_enough_is_read(tmp_path):
     write(tmp_path, "select.parquet", [verdict("0-1", 0, 0, False)], SELECTION)
     files = ShardFiles("0", f"{tmp_path}/pairs.parquet", None, f"{tmp_path}/select.parquet", 1)
     for size, colour in ((3, 4), (4, 4), (5, 8), (8, 8), (9, 1)):
-        shard = Shard(files, ("pixels",), image_size=size)
-        assert (shard.decode(0, size, keep=False) == colour).all()
+        pixels = np.empty((size, size, 3), np.uint8)
+        RowReader(("pixels",), size).read(files, np.arange(1)).decode(0, pixels)
+        assert (pixels == colour).all()
 
 
-def test_shards_in_use_stay_and_the_least_recently_used_go_first():
-    class Fake:
-        nbytes = 10
-
-    loaded: list[int] = []
-
-    def load(index: int) -> Shard:
-        loaded.append(index)
-        return Fake()  # type: ignore[return-value]
-
-    cache = ShardCache(load, max_bytes=30)
-    for indices in ({0, 1}, {2}, {0}, {3}):
-        assert set(cache.use(indices)) == indices
-    assert loaded == [0, 1, 2, 3]
-    assert list(cache.shards) == [2, 0, 3]
-    assert set(cache.use({4, 5, 6, 7})) == {4, 5, 6, 7} == set(cache.shards)
-
-
-def test_decoded_images_are_kept_only_while_they_fit(store, monkeypatch):
+def test_decoded_images_are_kept_only_if_all_fit(store, monkeypatch):
     calls: list[int] = []
 
-    def count(image: bytes, image_size: int) -> np.ndarray:
+    def count(pixels: np.ndarray, image: bytes) -> None:
         calls.append(1)
-        return decode_pixels(image, image_size)
+        decode_into(pixels, image)
 
-    monkeypatch.setattr("pipelines.data.shard_reader.decode_pixels", count)
-    config = replace(CONFIG, prefetch_steps=1)
-    steps(make(store, (0, 1, 2, 3), config), 0, 12)
+    monkeypatch.setattr(batches, "decode_into", count)
+    loader = make(store, (0, 1, 2, 3))
+    assert loader.memory.keeps_pixels
+    steps(loader, 0, 12)
     assert len(calls) == 9  # each row once, in ten epochs
     calls.clear()
-    steps(make(store, (0, 1, 2, 3), replace(config, cache_bytes=0)), 0, 12)
+    small = replace(CONFIG, max_bytes=loader.memory.needed)
+    steps(make(store, (0, 1, 2, 3), small), 0, 12)
     assert len(calls) >= 12 * 8
+
+
+def test_closing_the_batches_ends_their_threads(store):
+    def threads() -> int:
+        return sum(thread.name.startswith("loader-") for thread in threading.enumerate())
+
+    taken = make(store, (0, 1)).batches(0)
+    next(taken)
+    assert threads() >= 2
+    taken.close()
+    assert threads() == 0
 
 
 @pytest.mark.parametrize("size", [(16, 16), (40, 20), (5, 9)])
@@ -279,6 +288,19 @@ def test_pixels_are_the_centre_square_at_the_configured_size(size):
     pixels = decode_pixels(encoded.getvalue(), 8)
     assert pixels.shape == (8, 8, 3)
     assert (pixels == (9, 99, 199)).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("side", [16, 24, 40])
+def test_jpegs_have_the_pixels_that_pillow_decodes(mode, subsampling, side):
+    noise = np.random.default_rng(side).integers(0, 255, (side, side, 3), dtype=np.uint8)
+    encoded = io.BytesIO()
+    image = Image.fromarray(noise).convert(mode)
+    image.save(encoded, "JPEG", quality=80, subsampling=subsampling, progressive=side == 40)
+    with Image.open(encoded) as stored:
+        expected = np.asarray(stored.convert("RGB"))
+    assert np.array_equal(decode_pixels(encoded.getvalue(), side), expected)
 
 
 def test_halving_an_image_averages_its_pixels():

@@ -54,7 +54,7 @@ def test_a_stage_trains_and_saves_it(model: Config, tmp_path: Path) -> None:
         log_every_steps=1,
         sample_every_steps=1,
     )
-    stage = TrainModel(*given_rows(), model, training, LoaderSettings(shuffle_shards=2))
+    stage = TrainModel(*given_rows(), model, training, LoaderSettings(shuffle_rows=256))
     store = Store(str(tmp_path))
     for dependency in stage.dependencies.values():
         make(store, dependency)

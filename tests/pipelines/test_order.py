@@ -5,39 +5,48 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.data.order import LogicalRankOrder, OrderConfig, permutation
+from pipelines.data.order import BLOCK_ROWS, Blocks, LogicalRankOrder, OrderConfig, permutation
 from unclip.config import ConfigError
 
 Row = tuple[int, int]
 
-CONFIG = OrderConfig(seed=7, logical_ranks=2, batch_size=8, shuffle_shards=2)
+CONFIG = OrderConfig(seed=7, logical_ranks=2, batch_size=8, shuffle_rows=512)
 
-sizes = st.lists(st.integers(0, 9), min_size=1, max_size=10).filter(lambda rows: sum(rows) >= 4)
+sizes = st.lists(
+    st.one_of(st.integers(0, 9), st.integers(250, 800)), min_size=1, max_size=10
+).filter(lambda rows: sum(rows) >= 4)
 configs = st.builds(
     lambda seed, logical_ranks, microbatch, window: OrderConfig(
         seed=seed,
         logical_ranks=logical_ranks,
         batch_size=logical_ranks * microbatch,
-        shuffle_shards=window,
+        shuffle_rows=window,
     ),
     seed=st.integers(0, 5),
     logical_ranks=st.integers(1, 4),
-    microbatch=st.integers(1, 5),
-    window=st.integers(1, 4),
+    microbatch=st.one_of(st.integers(1, 5), st.integers(100, 700)),
+    window=st.one_of(st.integers(1, 20), st.integers(200, 1500)),
 )
 
 
 def logical_ranks_of(config: OrderConfig, shard_rows: list[int]) -> list[LogicalRankOrder]:
+    blocks = Blocks(shard_rows)
     return [
-        LogicalRankOrder(config, logical_rank=i, shard_rows=shard_rows)
-        for i in range(config.logical_ranks)
+        LogicalRankOrder(config, logical_rank=i, blocks=blocks) for i in range(config.logical_ranks)
     ]
+
+
+def rows_of(logical_rank: LogicalRankOrder, step: int) -> list[Row]:
+    """The (shard, row) of a step's microbatch."""
+    blocks, rows = logical_rank.all_blocks, logical_rank.rows(step)
+    places = blocks.shard[rows[:, 0]], blocks.first[rows[:, 0]] + rows[:, 1]
+    return list(zip(*(place.tolist() for place in places), strict=True))
 
 
 def stream(logical_rank: LogicalRankOrder, count: int) -> list[Row]:
     """The first `count` rows of a logical rank."""
     steps = -(-count // logical_rank.config.microbatch_size)
-    return [row for step in range(steps) for row in logical_rank.rows(step)][:count]
+    return [row for step in range(steps) for row in rows_of(logical_rank, step)][:count]
 
 
 def epoch(logical_rank: LogicalRankOrder, index: int) -> list[Row]:
@@ -46,7 +55,7 @@ def epoch(logical_rank: LogicalRankOrder, index: int) -> list[Row]:
 
 
 @given(configs, sizes, st.integers(0, 2))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_all_logical_ranks_together_see_every_row_once_an_epoch(config, shard_rows, index):
     seen = Counter(
         row
@@ -64,36 +73,59 @@ def test_the_epochs_of_all_logical_ranks_differ_by_one_row_at_most(config, shard
 
 
 @given(configs, sizes, st.permutations(range(12)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_random_access_equals_going_through_the_steps(config, shard_rows, steps):
-    logical_rank, fresh = (
-        LogicalRankOrder(config, logical_rank=0, shard_rows=shard_rows) for _ in range(2)
-    )
-    in_turn = [logical_rank.rows(step) for step in range(12)]
-    assert [fresh.rows(step) for step in steps] == [in_turn[step] for step in steps]
+    one, other = (logical_ranks_of(config, shard_rows)[0] for _ in range(2))
+    in_turn = [rows_of(one, step) for step in range(12)]
+    assert [rows_of(other, step) for step in steps] == [in_turn[step] for step in steps]
 
 
-@given(configs, sizes, st.integers(0, 20))
-@settings(max_examples=100, deadline=None)
-def test_a_step_reads_no_shard_that_its_windows_do_not_name(config, shard_rows, step):
-    logical_rank = LogicalRankOrder(
-        config, logical_rank=config.logical_ranks - 1, shard_rows=shard_rows
-    )
-    rows = logical_rank.rows(step)
-    assert len(rows) == config.microbatch_size
-    assert {shard for shard, _ in rows} <= logical_rank.shards(step)
+@given(st.lists(st.integers(0, 2000), min_size=1, max_size=5))
+@settings(max_examples=50, deadline=None)
+def test_blocks_are_consecutive_rows_of_one_shard_and_nearly_equal(shard_rows):
+    blocks = Blocks(shard_rows)
+    of_shard: dict[int, list[tuple[int, int]]] = {}
+    for shard, first, count in zip(blocks.shard, blocks.first, blocks.counts, strict=True):
+        of_shard.setdefault(int(shard), []).append((int(first), int(count)))
+    for shard, found in of_shard.items():
+        counts = [count for _, count in found]
+        assert [first for first, _ in found] == [sum(counts[:i]) for i in range(len(counts))]
+        assert sum(counts) == shard_rows[shard]
+        assert max(counts) <= BLOCK_ROWS
+        assert max(counts) - min(counts) <= 1
+        assert len(counts) == -(-shard_rows[shard] // BLOCK_ROWS)
 
 
-def test_a_window_holds_no_more_shards_than_asked_for():
-    logical_rank = LogicalRankOrder(
-        replace(CONFIG, logical_ranks=1, batch_size=4), logical_rank=0, shard_rows=[4] * 64
-    )
-    in_one_window = [len(logical_rank.shards(step)) for step in range(64) if step % 2 == 0]
-    assert set(in_one_window) == {2}
+@given(configs, sizes, st.integers(0, 20), st.integers(1, 500))
+@settings(max_examples=60, deadline=None)
+def test_the_blocks_in_use_have_the_coming_rows_and_no_more_rows_than_stated(
+    config, shard_rows, step, ahead
+):
+    logical_rank = logical_ranks_of(config, shard_rows)[-1]
+    rows = ahead * config.microbatch_size
+    used = logical_rank.blocks(step, rows)
+    for later in range(step, step + min(ahead, 5)):
+        assert set(logical_rank.rows(later)[:, 0].tolist()) <= used
+    in_memory = sum(int(logical_rank.all_blocks.counts[block]) for block in used)
+    assert in_memory <= config.max_rows_in_use(rows)
 
 
-def test_rows_and_shards_are_shuffled_anew_each_epoch():
-    logical_rank = LogicalRankOrder(CONFIG, logical_rank=0, shard_rows=[20] * 8)
+def test_a_window_has_about_as_many_rows_as_asked_for():
+    config = replace(CONFIG, logical_ranks=1, batch_size=4, shuffle_rows=1000)
+    logical_rank = logical_ranks_of(config, [300] * 64)[0]
+    lengths = [len(logical_rank.window(0, window)) for window in range(18)]
+    assert sum(lengths[:18]) == pytest.approx(18 * 1000, abs=BLOCK_ROWS)
+    assert all(abs(length - 1000) < BLOCK_ROWS for length in lengths)
+
+
+def test_a_window_mixes_its_blocks():
+    config = replace(CONFIG, logical_ranks=1, batch_size=64, shuffle_rows=1024)
+    rows = logical_ranks_of(config, [1024] * 16)[0].rows(0)
+    assert len(set(rows[:, 0].tolist())) == 1024 // BLOCK_ROWS
+
+
+def test_rows_and_blocks_are_shuffled_anew_each_epoch():
+    logical_rank = logical_ranks_of(CONFIG, [20] * 8)[0]
     first, second = epoch(logical_rank, 0), epoch(logical_rank, 1)
     assert first != second
     assert first != sorted(first)
@@ -102,8 +134,7 @@ def test_rows_and_shards_are_shuffled_anew_each_epoch():
 
 def test_the_order_follows_from_the_seed_alone():
     def rows(seed: int) -> list[Row]:
-        config = replace(CONFIG, seed=seed)
-        return stream(LogicalRankOrder(config, logical_rank=1, shard_rows=[20] * 8), 50)
+        return stream(logical_ranks_of(replace(CONFIG, seed=seed), [20] * 8)[1], 50)
 
     assert rows(1) == rows(1) != rows(2)
 
@@ -114,17 +145,18 @@ def test_permutations_stay_what_they_were():
 
 
 def test_a_far_step_of_a_large_data_set_is_found_at_once():
-    config = OrderConfig(seed=0, logical_ranks=64, batch_size=2048, shuffle_shards=8)
-    logical_rank = LogicalRankOrder(config, logical_rank=63, shard_rows=[10_000] * 25_000)
+    config = OrderConfig(seed=0, logical_ranks=64, batch_size=2048, shuffle_rows=8192)
+    blocks = Blocks([10_000] * 25_000)
+    logical_rank = LogicalRankOrder(config, logical_rank=63, blocks=blocks)
     assert len(logical_rank.rows(800_000)) == 32
 
 
 def test_impossible_orders_are_refused_with_a_fix():
     with pytest.raises(ConfigError, match=r"batch_size=9 .* try 10"):
         replace(CONFIG, batch_size=9)
-    with pytest.raises(ConfigError, match="shuffle_shards=0"):
-        replace(CONFIG, shuffle_shards=0)
+    with pytest.raises(ConfigError, match="shuffle_rows=0"):
+        replace(CONFIG, shuffle_rows=0)
     with pytest.raises(ConfigError, match=r"1 rows .* fewer logical ranks"):
-        LogicalRankOrder(CONFIG, logical_rank=0, shard_rows=[1, 0])
+        LogicalRankOrder(CONFIG, logical_rank=0, blocks=Blocks([1, 0]))
     with pytest.raises(ConfigError, match="logical_rank=2"):
-        LogicalRankOrder(CONFIG, logical_rank=2, shard_rows=[9])
+        LogicalRankOrder(CONFIG, logical_rank=2, blocks=Blocks([9]))

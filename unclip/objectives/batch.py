@@ -10,7 +10,8 @@ from torch import Tensor
 from unclip.config import ConfigError
 
 # Tensors by name; their first axis is the row:
-# - "pixels": (B, 3, S, S) in [-1, 1], at the model's image_size
+# - "pixels": (B, 3, S, S) in [-1, 1], at the model's image_size; or uint8, which the training loop
+#   converts on the device
 # - "image_embeds", "text_embeds": (B, E) unit-norm
 # - "image_norm": (B,), the norms of the image embeddings before they were normalised
 # - "tokens": (B, L) int64, padded with 0

@@ -1,5 +1,6 @@
 """The training loop that every model shares, in plain torch."""
 
+from unclip.training.batches import as_float, to_device
 from unclip.training.checkpoints import Checkpoints, LocalCheckpoints, read_state, write_state
 from unclip.training.config import TrainingConfig
 from unclip.training.ema import Ema
@@ -21,10 +22,12 @@ __all__ = [
     "TrainingDiverged",
     "TrainingResult",
     "adamw",
+    "as_float",
     "learning_rate",
     "logical_ranks_of",
     "read_state",
     "seed_logical_rank",
+    "to_device",
     "train",
     "validation_losses",
     "write_state",

@@ -7,12 +7,13 @@ another number of workers, takes the same steps up to the order of summation.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from unclip.training.batches import close, copied_ahead
 from unclip.training.checkpoints import Checkpoints, OnNotice
 from unclip.training.config import TrainingConfig
 from unclip.training.logical_ranks import Batch, Batches, Loss, Model
@@ -131,7 +132,7 @@ class _Loop:
     def _take_steps(self) -> Rollback | None:
         """Take steps until the end, a stop or a rollback; returns the rollback, if any."""
         state = self.state
-        source = self.batches(state.step, state.logical_ranks)
+        source = copied_ahead(self.batches(state.step, state.logical_ranks), state.workers.device)
         state.meter.start_clock()
         try:
             while state.step < state.config.steps and not self.stopped:
@@ -144,7 +145,7 @@ class _Loop:
                     return rollback
                 self._after_step()
         finally:
-            _close(source)
+            close(source)
         return None
 
     def _take_step(self, microbatches: Sequence[Batch]) -> Rollback | None:
@@ -189,10 +190,3 @@ class _Loop:
 
 def _is_due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
-
-
-def _close(source: Iterator[Sequence[Batch]]) -> None:
-    """Close a generator now, so that its threads end before it is garbage-collected."""
-    close = getattr(source, "close", None)
-    if close is not None:
-        close()

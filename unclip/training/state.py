@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from unclip.config import ConfigError
+from unclip.training.batches import to_device
 from unclip.training.checkpoints import Checkpoints, OnNotice, State
 from unclip.training.config import TrainingConfig
 from unclip.training.ema import Ema
@@ -181,10 +182,7 @@ class TrainState:
         """Run forward and backward for one logical rank; gradients accumulate. Returns the loss."""
         device = self.workers.device
         generator = seed_logical_rank(self.config.seed, self.step, logical_rank, device=device)
-        moved = {
-            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-        }
+        moved = to_device(batch, device)
         bfloat16 = self.config.precision == "bfloat16"
         with self.ddp.no_sync() if self.ddp and not last else nullcontext():
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
