@@ -244,7 +244,7 @@ def test_an_impossible_override_is_refused(override: str, message: str) -> None:
         ("second_prior.kind=diffusion", "second_prior is now priors.<another name>"),
         ("upsampler_2=null", "upsampler_2 is now upsamplers.upsampler_2"),
         ("download.threads=2", "download.threads is now download.connections"),
-        ("loader.shuffle_shards=4", "loader.shuffle_shards is now loader.shuffle_rows, a number of rows"),
+        ("loader.shuffle_shards=4", "loader.shuffle_shards is now loader.shuffle_rows, a number"),
         ("decoder.lanes=2", "decoder.lanes is now decoder.logical_ranks"),
         (
             "evaluate.sampling.prior_steps=3",
