@@ -61,8 +61,6 @@ def run_worker_group(
 ) -> None:
     """Run `function(config)` on every worker; restart all of them when a process dies.
 
-    The config gets the entry "resources", for `Regroup`.
-
     Restarts after which the function published files, such as a checkpoint, are not counted:
     training goes on as long as it makes progress, however often machines are taken away.
 
@@ -142,7 +140,7 @@ class _Training:
         filesystem, path = fsspec.core.url_to_fs(self.folder.file(SCRATCH))
         return TorchTrainer(
             self.function,
-            train_loop_config={**self.config, "resources": resources},
+            train_loop_config=dict(self.config),
             scaling_config=ScalingConfig(
                 num_workers=workers_now(resources),
                 use_gpu=resources.gpus > 0,

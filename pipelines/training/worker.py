@@ -110,7 +110,7 @@ class TrainingJob:
 
     def check_memory(self) -> None:
         """Raise `ConfigError` if the loaders need more memory than `loader_gib`."""
-        logical_ranks = math.ceil(self.training.logical_ranks / self.resources.workers)
+        logical_ranks = math.ceil(self.training.logical_ranks / self.resources.fewest)
         memory = LoaderMemory.of(self.shards, self.loader, logical_ranks=logical_ranks)
         memory.check(self.stage)
 
@@ -124,7 +124,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
         rank=rank,
         world_size=world_size,
         device=ray.train.torch.get_device(),
-        regroup=Regroup(config["resources"], rank, world_size),
+        regroup=Regroup(config["job"].resources, rank, world_size),
     )
     worker.run()
 

@@ -81,7 +81,7 @@ def test_a_training_goes_on_with_the_nodes_that_stay_and_takes_in_new_ones(
         training = threads.submit(
             worker_group.run_worker_group,
             walk,
-            {"folder": folder.url},
+            {"folder": folder.url, "resources": settings.resources},
             stage="walk",
             folder=folder,
             emit=events.append,
