@@ -3,7 +3,7 @@
 # B batch, C channels, H height, W width, D width of the conditioning vector
 # N context tokens, E their width
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -82,22 +82,35 @@ class UNetConfig(Config):
 class UNetBlock(nn.Module):
     """A residual block, followed by an optional attention block."""
 
+    forward_methods: ClassVar[tuple[str, ...]] = ("project",)  # see `unclip.training.sharding`
+
     def __init__(self, residual: ResidualBlock, attention: AttentionBlock | None) -> None:
         super().__init__()
         self.residual = residual
         self.attention = attention
 
-    def forward(
-        self, x: Tensor, condition: Tensor, projected: Iterator[Tensor], visible: Tensor | None
-    ) -> Tensor:
-        """x: (B, C, H, W); condition: (B, D); visible: (B, N).
+    def project(self, context: Tensor) -> Tensor | None:
+        """Keys and values of a context (B, N, E), if the block has attention."""
+        return None if self.attention is None else self.attention.project(context)
 
-        projected: iterates over the context's keys and values, one entry per attention block.
+    def forward(
+        self,
+        x: Tensor,
+        condition: Tensor,
+        context: Tensor | None,
+        projected: Tensor | None,
+        visible: Tensor | None,
+    ) -> Tensor:
+        """x: (B, C, H, W); condition: (B, D); context: (B, N, E); visible: (B, N).
+
+        projected: from `project`, to skip that step.
         """
         x = self.residual(x, condition)
         if self.attention is None:
             return x
-        out: Tensor = self.attention(x, next(projected, None), visible)
+        if context is not None and projected is None:
+            projected = self.attention.project(context)
+        out: Tensor = self.attention(x, projected, visible)
         return out
 
 
@@ -183,10 +196,9 @@ class UNet(nn.Module):
                 blocks.append(self._block(channels, channels, attend=False, resample="up"))
         return blocks
 
-    def project_context(self, context: Tensor) -> tuple[Tensor, ...]:
-        """Keys and values of a context (B, N, E) per attention block; equal at all timesteps."""
-        blocks = [*self.down, *self.middle, *self.up]
-        return tuple(b.attention.project(context) for b in blocks if b.attention is not None)
+    def project_context(self, context: Tensor) -> tuple[Tensor | None, ...]:
+        """Keys and values of a context (B, N, E) per block; equal at all timesteps."""
+        return tuple(block.project(context) for block in (*self.down, *self.middle, *self.up))
 
     def forward(
         self,
@@ -195,7 +207,7 @@ class UNet(nn.Module):
         *,
         embedding: Tensor | None = None,
         context: Tensor | None = None,
-        projected: Sequence[Tensor] = (),
+        projected: Sequence[Tensor | None] = (),
         visible: Tensor | None = None,
     ) -> Tensor:
         """x: (B, C, H, W), H and W multiples of the stride; timesteps: (B,) int64.
@@ -203,23 +215,21 @@ class UNet(nn.Module):
         embedding: (B, D), added to the timestep's; context: (B, N, E) with visible: (B, N) bool.
         projected: from `project_context`, to skip that step. Returns (B, out_channels, H, W).
         """
-        if context is not None and not projected:
-            projected = self.project_context(context)
-        extra = iter(projected)
+        extra = iter(projected)  # of the blocks in order; in training they project the context
         condition = self.time(timesteps)  # (B, D)
         condition = F.silu(condition if embedding is None else condition + embedding)
         x = F.pixel_unshuffle(x, self.config.patch_size)
         h = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for block in self.down:
-            h = block(h, condition, extra, visible)
+            h = block(h, condition, context, next(extra, None), visible)
             skips.append(h)
         for block in self.middle:
-            h = block(h, condition, extra, visible)
+            h = block(h, condition, context, next(extra, None), visible)
         for block in self.up:
             assert isinstance(block, UNetBlock)
             if block.residual.resample != "up":
                 h = torch.cat([h, skips.pop()], dim=1)
-            h = block(h, condition, extra, visible)
+            h = block(h, condition, context, next(extra, None), visible)
         out: Tensor = self.out(F.silu(self.norm(h)))
         return F.pixel_shuffle(out, self.config.patch_size)  # (B, C, H, W)

@@ -1,115 +1,186 @@
-"""Storage of training states: the protocol `Checkpoints`, and a local folder that implements it."""
+"""Checkpoints of a training: written by all workers in the background, read by any number."""
 
 import logging
-import os
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+
+from unclip.training.checkpoint_files import (
+    CheckpointFiles,
+    CheckpointUnreadableError,
+    LocalFiles,
+    Manifest,
+    ShardReader,
+    ShardWriter,
+    read_manifest,
+)
 
 log = logging.getLogger(__name__)
 
-State = dict[str, Any]  # tensors, numbers, strings, and lists and dicts of them
 OnNotice = Callable[[str], None]  # receives a message for the user
+# DCP says this whenever a single process uses it.
+warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
 
-class CheckpointUnreadableError(RuntimeError):
-    """A checkpoint file is damaged."""
+@dataclass(frozen=True)
+class Found:
+    """A complete checkpoint."""
+
+    step: int
+    manifest: Manifest
 
 
-class Checkpoints(Protocol):
-    """Stores training states by the number of steps taken."""
+class Checkpoints:
+    """Stores training states by the number of steps taken; the newest `keep` are kept.
 
-    def save(self, step: int, state: State) -> None:
-        """Store `state` atomically: a crash leaves this state or the last one. Rank 0 calls it."""
-        ...
+    Every worker calls every method. A state consists of tensors, which may be sharded, and of plain
+    values that JSON can hold.
 
-    def latest(self, on_notice: OnNotice) -> tuple[int, State] | None:
-        """The newest readable state, on the CPU, and its step; None if there is none.
+    files: where checkpoints are written; others: where there may be more to go on from.
+    """
 
-        Every rank calls it, and all must get the same state. `on_notice` receives one message for
-        each newer checkpoint that cannot be read.
+    def __init__(
+        self, files: CheckpointFiles, *, keep: int, others: Sequence[CheckpointFiles] = ()
+    ) -> None:
+        self.files = files
+        self.keep = keep
+        self.others = others
+        self._saving: Future[Any] | None = None
+
+    def save(self, step: int, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Copy the state to host memory, and write it in the background.
+
+        Waits for the save before, and raises its error. A crash leaves this state or the last one.
         """
-        ...
+        self.wait()
+        files = self.files_for(step)
+        self._saving = dcp.async_save(
+            dict(tensors),
+            storage_writer=_Writer(files, step, values, keep=self.keep),
+            process_group=self._group,
+        )
+
+    def wait(self) -> None:
+        """Wait until the last save has ended; raises its error."""
+        if self._saving is None:
+            return
+        saving, self._saving = self._saving, None
+        _raising(saving.result)
+
+    def latest(self, on_notice: OnNotice) -> Found | None:
+        """The newest complete checkpoint; None if there is none. All workers get the same.
+
+        `on_notice` receives a message for each newer checkpoint that is damaged, with the step from
+        which training continues.
+        """
+        self.wait()
+        if self._group is None:
+            return self._find(on_notice)
+        found: list[Found | Exception | None] = [None]
+        if dist.get_rank() == 0:
+            try:
+                found[0] = self._find(on_notice)
+            except Exception as error:  # the other workers wait for an answer
+                found[0] = error
+        dist.broadcast_object_list(found, group=self._group)
+        if isinstance(found[0], Exception):
+            raise found[0]
+        return found[0]
+
+    def load(self, found: Found, tensors: Mapping[str, Tensor]) -> None:
+        """Read a checkpoint into tensors that may be sharded in another way than when it was saved.
+
+        A worker reads only what its own parts need.
+        """
+        reader = ShardReader(found.manifest)
+        _raising(lambda: dcp.load(dict(tensors), storage_reader=reader, process_group=self._group))
+
+    def files_for(self, step: int) -> CheckpointFiles:
+        """Where the checkpoint of a step is written."""
+        del step
+        return self.files
+
+    @cached_property
+    def _group(self) -> dist.ProcessGroup | None:
+        # A group of its own, because saves communicate while training does.
+        return dist.new_group(backend="gloo") if dist.is_initialized() else None
+
+    def _find(self, on_notice: OnNotice) -> Found | None:
+        damaged: list[tuple[int, str]] = []
+        found: Found | None = None
+        for step, files, sizes in self._candidates():
+            try:
+                found = Found(step, read_manifest(files, folder_of(step), sizes))
+                break
+            except CheckpointUnreadableError as error:
+                damaged.append((step, str(error)))
+        instead = f"goes on from step {found.step}" if found else "starts again from step 0"
+        for step, reason in damaged:
+            on_notice(
+                f"checkpoint of step {step} cannot be read ({reason}); training {instead} instead"
+            )
+        return found
+
+    def _candidates(self) -> list[tuple[int, CheckpointFiles, Mapping[str, int]]]:
+        """The checkpoints by falling step, each with its files and their sizes."""
+        found = []
+        for files in (self.files, *self.others):
+            sizes = files.sizes()
+            found += [(step, files, sizes) for step in _steps(sizes)]
+        return sorted(found, key=lambda each: -each[0])
 
 
-class LocalCheckpoints:
-    """Files such as `step-00000500.pt` in one folder; only the newest `keep` are kept."""
+class LocalCheckpoints(Checkpoints):
+    """Folders such as `step-00000500` in one folder on a disk that all workers share."""
 
     def __init__(self, folder: Path, *, keep: int) -> None:
-        self.folder = folder
+        super().__init__(LocalFiles(folder), keep=keep)
+
+
+class _Writer(ShardWriter):
+    """Removes old checkpoints when a new one is complete."""
+
+    def __init__(
+        self, files: CheckpointFiles, step: int, values: Mapping[str, Any], *, keep: int
+    ) -> None:
+        super().__init__(files, folder_of(step), values)
         self.keep = keep
 
-    def save(self, step: int, state: State) -> None:
-        """Write the file under a temporary name, flush it to disk and rename it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob("*.partial"):
-            leftover.unlink()
-        write_state(self.path(step), state)
-        for old in self._steps()[: -self.keep]:
-            self.path(old).unlink()
-
-    def latest(self, on_notice: OnNotice) -> tuple[int, State] | None:
-        """The newest file that can be read."""
-        return newest_readable(self._steps(), lambda step: read_state(self.path(step)), on_notice)
-
-    def path(self, step: int) -> Path:
-        """The file that holds the state after `step` steps."""
-        return self.folder / f"step-{step:08d}.pt"
-
-    def _steps(self) -> list[int]:
-        names = (re.fullmatch(r"step-(\d{8,})\.pt", p.name) for p in self.folder.glob("step-*.pt"))
-        return sorted(int(name[1]) for name in names if name)
+    def finish(self, metadata: dcp.Metadata, results: list[list[Any]]) -> None:
+        super().finish(metadata, results)
+        log.debug("saved the checkpoint in %s", self.folder)
+        sizes = self.files.sizes()
+        for old in _steps(sizes)[: -self.keep]:
+            names = [name for name in sizes if name.startswith(f"{folder_of(old)}/")]
+            self.files.remove(sorted(names))
 
 
-def newest_readable(
-    steps: Sequence[int], read: Callable[[int], State], on_notice: OnNotice
-) -> tuple[int, State] | None:
-    """The newest state that `read` can read, and its step; None if there is none.
-
-    steps: of the checkpoints, ascending. `CheckpointUnreadableError` leads to the next older
-    checkpoint. Any other error, such as an unreachable store, is raised. `on_notice` receives a
-    message for each damaged checkpoint, with the step from which training continues.
-    """
-    damaged: list[tuple[int, str]] = []
-    found: tuple[int, State] | None = None
-    for step in reversed(steps):
-        try:
-            found = step, read(step)
-            break
-        except CheckpointUnreadableError as error:
-            damaged.append((step, str(error)))
-    instead = f"goes on from step {found[0]}" if found else "starts again from step 0"
-    for step, reason in damaged:
-        on_notice(
-            f"checkpoint of step {step} cannot be read ({reason}); training {instead} instead"
-        )
-    return found
+def folder_of(step: int) -> str:
+    """The folder of a checkpoint."""
+    return f"step-{step:08d}"
 
 
-def write_state(path: Path, state: State) -> None:
-    """Write `state` to `path` atomically: the file appears complete or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    log.debug("wrote %s, %d bytes", path, path.stat().st_size)
+def _steps(names: Mapping[str, int]) -> list[int]:
+    """Steps of the checkpoints that the files belong to, ascending."""
+    found = (re.match(r"step-(\d{8,})/", name) for name in names)
+    return sorted({int(match[1]) for match in found if match})
 
 
-def read_state(path: Path) -> State:
-    """Read what `write_state` wrote; only tensors and plain values, never pickled code.
-
-    Raises `CheckpointUnreadableError` for a damaged file and OSError for one that cannot be opened.
-    """
-    with path.open("rb") as file:
-        try:
-            state: State = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises many types for a damaged file, even OSError
-            lines = str(error).strip().splitlines()
-            reason = f"{type(error).__name__}: {lines[0] if lines else 'no details'}"
-            raise CheckpointUnreadableError(reason) from error
-    return state
+def _raising(call: Callable[[], Any]) -> None:
+    """Call, and raise the error of a worker in place of DCP's collection of them."""
+    try:
+        call()
+    except CheckpointException as error:
+        rank, (cause, _) = min(error.failures.items())
+        cause.add_note(f"raised by worker {rank} while it read or wrote a checkpoint")
+        raise cause from None

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from unclip.training.sharding import like, local, whole
+
 
 class Ema:
-    """Averages the trainable parameters of `model` in float32.
+    """Averages the trainable parameters of `model` in float32; of sharded ones its own part.
 
     Update t, counted from 0, sets the average to d·average + (1 − d)·weights, with
     d = min(decay, (1 + t) / (10 + t)), so that the initial weights lose their influence early.
@@ -19,49 +20,57 @@ class Ema:
         self.decay = decay
         self.updates = 0
         self._model = model
-        self._average = {n: p.detach().float().clone() for n, p in self._trainable()}
+        self._average = {n: local(p.detach()).clone() for n, p in self._trainable()}
 
     @torch.no_grad()
     def update(self) -> None:
         """Update the average with the model's current weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        average = list(self._average.values())
-        weights = [p.detach().float() for _, p in self._trainable()]
-        torch._foreach_lerp_(average, weights, 1 - decay)
+        weights = [local(p.detach()) for _, p in self._trainable()]
+        torch._foreach_lerp_(list(self._average.values()), weights, 1 - decay)
         self.updates += 1
 
     @contextmanager
     def applied(self) -> Iterator[nn.Module]:
-        """The model with the averaged weights, in evaluation mode; restores its own on exit."""
-        own = {n: p.detach().clone() for n, p in self._trainable()}
+        """The model with the averaged weights, in evaluation mode; restores its own on exit.
+
+        Weights and average change places, so this takes no more memory than one parameter.
+        """
         was_training = self._model.training
-        self._write(self._average)
+        self._swap()
         self._model.eval()
         try:
             yield self._model
         finally:
-            self._write(own)
+            self._swap()
             self._model.train(was_training)
 
-    def weights(self) -> dict[str, Tensor]:
-        """A state dict of the model, on the CPU: averaged parameters and the current buffers."""
+    def weights(self, *, keep: bool = True) -> dict[str, Tensor]:
+        """A state dict of the model, on the CPU: averaged parameters and the current buffers.
+
+        If weights are sharded, all workers must call this. A worker that is not to `keep` them
+        returns an empty dict, and holds no more than one whole tensor at a time.
+        """
+        found: dict[str, Tensor] = {}
         with self.applied() as model:
-            return {n: t.detach().cpu().clone() for n, t in model.state_dict().items()}
+            for name, tensor in model.state_dict().items():
+                gathered = whole(tensor.detach())
+                if keep:
+                    found[name] = gathered.to("cpu", copy=True)
+        return found
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state for a checkpoint; the tensors are not copied."""
-        return {"updates": self.updates, "average": self._average}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state from `state_dict`."""
-        self.updates = state["updates"]
-        for name, average in self._average.items():
-            average.copy_(state["average"][name])
+    def tensors(self) -> dict[str, Tensor]:
+        """The averages by parameter, sharded as the parameters are; not copied."""
+        return {n: like(self._average[n], p) for n, p in self._trainable()}
 
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((n, p) for n, p in self._model.named_parameters() if p.requires_grad)
 
     @torch.no_grad()
-    def _write(self, values: dict[str, Tensor]) -> None:
+    def _swap(self) -> None:
+        # Values and not storages: FSDP and DDP keep views of the parameters.
         for name, parameter in self._trainable():
-            parameter.copy_(values[name])
+            own, average = local(parameter.detach()), self._average[name]
+            kept = own.clone()
+            own.copy_(average)
+            average.copy_(kept)

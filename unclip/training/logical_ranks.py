@@ -20,12 +20,15 @@ Loss = Callable[[Model, Batch, torch.Generator], Tensor]
 
 
 def logical_ranks_of(rank: int, *, world_size: int, logical_ranks: int) -> tuple[int, ...]:
-    """The logical ranks of worker `rank`; raises `ConfigError` if they cannot be shared evenly."""
-    if logical_ranks % world_size:
-        usable = [n for n in range(1, logical_ranks + 1) if logical_ranks % n == 0]
+    """The logical ranks of worker `rank`, at least one; some workers may have one more than others.
+
+    In round n a worker computes its n-th logical rank, so a round covers consecutive logical ranks.
+    Raises `ConfigError` if there are more workers than logical ranks.
+    """
+    if world_size > logical_ranks:
         raise ConfigError(
-            f"training: {world_size} workers cannot share logical_ranks={logical_ranks} evenly; "
-            f"use one of {usable} workers, or start a new run with another number of logical ranks"
+            f"training: {world_size} workers cannot share logical_ranks={logical_ranks}; use at "
+            f"most {logical_ranks} workers, or start a new run with more logical ranks"
         )
     return tuple(range(rank, logical_ranks, world_size))
 

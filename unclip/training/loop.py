@@ -9,6 +9,7 @@ another number of workers, takes the same steps up to the order of summation.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from unclip.training.checkpoints import Checkpoints, OnNotice
 from unclip.training.config import TrainingConfig
 from unclip.training.logical_ranks import Batch, Batches, Loss, Model
 from unclip.training.loss_spike import Rollback
-from unclip.training.state import TrainState, Workers
+from unclip.training.parallel import Parallel, Workers
+from unclip.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ class TrainingResult:
     step: int
     finished: bool  # False: `stop` ended training early; the next call continues from here
     loss: float  # of the last log entry; before the first entry, the mean loss so far
-    ema_weights: dict[str, Tensor]  # a state dict of the model, on the CPU
+    ema_weights: dict[str, Tensor]  # a state dict of the model, on the CPU; if sharded, on rank 0
     skipped_steps: tuple[int, ...]
     rollbacks: tuple[Rollback, ...]  # of this call
 
@@ -50,6 +52,7 @@ def train(
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
+    parallel: Parallel | None = None,
     on_log: OnValues | None = None,
     on_sample: OnModel | None = None,
     on_validation: OnModel | None = None,
@@ -62,14 +65,16 @@ def train(
 
     With more than one worker, torch's default process group must be initialised.
 
-    Only rank 0 calls `on_log`, with the values of each log entry; `on_sample` and `on_validation`,
-    with the averaged model in evaluation mode; `on_rollback`; and `on_notice`, with messages for
-    the user, such as that a checkpoint cannot be read. Every rank calls `on_checkpoint` with the
-    last log entry, before rank 0 saves, so what the callback writes is never older than the
-    checkpoint. Every rank calls `stop` in each step; if it returns True on any rank, that step is
-    the last.
+    Only rank 0 calls `on_log`, with the values of each log entry; `on_rollback`; and `on_notice`,
+    with messages for the user, such as that a checkpoint cannot be read. Rank 0 calls `on_sample`
+    and `on_validation` with the averaged model in evaluation mode; if `parallel` shards the
+    weights, every rank does, and must call the model in the same way. Every rank calls
+    `on_checkpoint` with the last log entry, before the state is saved, so what the callback writes
+    is never older than the checkpoint. Every rank calls `stop` in each step; if it returns True on
+    any rank, that step is the last.
 
-    Log entries and weights do not depend on how often the run is interrupted. Raises `ConfigError`
+    Log entries and weights do not depend on how often the run is interrupted, and up to the order
+    of summation not on the number of workers, at most `config.logical_ranks`. Raises `ConfigError`
     if the number of workers or the checkpoint does not fit the configuration, and
     `TrainingDiverged` after more than `config.max_rollbacks` rollbacks to the same checkpoint.
     """
@@ -82,15 +87,18 @@ def train(
                 on_notice(message)
 
     workers = Workers(rank=rank, world_size=world_size, device=device)
+    state = TrainState(model, loss, config, checkpoints, workers, parallel or Parallel(), notify)
+    has_model = is_leader or state.is_sharded
     loop = _Loop(
-        TrainState(model, loss, config, checkpoints, workers, notify),
+        state,
         batches,
         on_log=on_log if is_leader else None,
-        on_sample=on_sample if is_leader else None,
-        on_validation=on_validation if is_leader else None,
+        on_sample=on_sample if has_model else None,
+        on_validation=on_validation if has_model else None,
         on_checkpoint=on_checkpoint,
         on_rollback=on_rollback if is_leader else None,
         stop=stop,
+        has_weights=is_leader or not state.is_sharded,
     )
     return loop.run()
 
@@ -107,6 +115,7 @@ class _Loop:
     on_checkpoint: OnValues | None
     on_rollback: OnRollback | None
     stop: Stop | None
+    has_weights: bool  # in the result
     rollbacks: list[Rollback] = field(default_factory=list)
     stopped: bool = False
 
@@ -119,12 +128,13 @@ class _Loop:
                 self._report(rollback)
         if state.step != state.saved_step:
             self._save()
+        state.checkpoints.wait()
         log.info("training ends at step %d of %d", state.step, state.config.steps)
         return TrainingResult(
             step=state.step,
             finished=state.step >= state.config.steps,
             loss=state.meter.latest.get("loss", state.meter.mean_loss),
-            ema_weights=state.ema.weights(),
+            ema_weights=state.ema.weights(keep=self.has_weights),
             skipped_steps=tuple(sorted(state.skipped)),
             rollbacks=tuple(self.rollbacks),
         )
@@ -170,8 +180,7 @@ class _Loop:
             (self.on_validation, config.validate_every_steps),
         ):
             if call and _is_due(state.step, every):
-                with state.ema.applied() as averaged:
-                    call(state.step, averaged)
+                state.call_with_average(partial(call, state.step))
         if _is_due(state.step, config.checkpoint_every_steps):
             self._save()
 

@@ -1,21 +1,21 @@
 """The state of a training run on one worker, and the operations of a step."""
 
 import logging
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from unclip.config import ConfigError
 from unclip.training.batches import to_device
-from unclip.training.checkpoints import Checkpoints, OnNotice, State
+from unclip.training.checkpoints import Checkpoints, Found, OnNotice
 from unclip.training.config import TrainingConfig
 from unclip.training.ema import Ema
+from unclip.training.gradients import clip, gradient_sum
 from unclip.training.logical_ranks import Batch, Loss, logical_ranks_of, seed_logical_rank
 from unclip.training.loss_spike import (
     LossSpikeDetector,
@@ -25,18 +25,11 @@ from unclip.training.loss_spike import (
     suspect_keys,
 )
 from unclip.training.meter import Meter
-from unclip.training.optimizer import adamw, learning_rate
+from unclip.training.optimizer import adamw, learning_rate, optimizer_tensors
+from unclip.training.parallel import Parallel, Workers, wrap
+from unclip.training.sharding import is_sharded
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workers:
-    """Rank and device of this worker; several workers share torch's default process group."""
-
-    rank: int
-    world_size: int
-    device: torch.device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +39,7 @@ class Gradients:
     loss: float
     grad_norm: float
     stop: bool
-    rank_losses: list[Tensor]  # scalars, one for each logical rank of this worker
-
-
-class _Objective(nn.Module):
-    """The loss as a module, so that DDP wraps its forward, whichever methods the loss calls."""
-
-    def __init__(self, model: nn.Module, loss: Loss[Any]) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = loss
-
-    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        return self.loss(self.model, batch, generator)
+    rank_losses: list[float]  # one for each logical rank of this worker
 
 
 class TrainState:
@@ -75,6 +56,7 @@ class TrainState:
         config: TrainingConfig,
         checkpoints: Checkpoints,
         workers: Workers,
+        parallel: Parallel,
         on_notice: OnNotice,
     ) -> None:
         self.config = config
@@ -82,16 +64,12 @@ class TrainState:
         self.logical_ranks = logical_ranks_of(
             workers.rank, world_size=workers.world_size, logical_ranks=config.logical_ranks
         )
-        self.model = model.to(workers.device).train()
-        objective = _Objective(model, loss)
-        # Buffers are not broadcast: the ones that differ are not trained.
-        self.ddp = (
-            DistributedDataParallel(objective, broadcast_buffers=False)
-            if workers.world_size > 1
-            else None
-        )
-        self.objective: nn.Module = self.ddp or objective
-        self.optimizer = adamw(model, config)
+        self.model = model.train()
+        self.loss = loss
+        self.objective = wrap(model, parallel, workers)
+        self.fixed = parallel.summation == "fixed"
+        self.sum_gradients = gradient_sum(self.objective, parallel, workers, config.logical_ranks)
+        self.optimizer = adamw(model, config, fused=not self.fixed)
         self.ema = Ema(model, decay=config.ema_decay)  # after DDP has broadcast the weights
         self.checkpoints = checkpoints
         self.on_notice = on_notice
@@ -104,33 +82,50 @@ class TrainState:
     def restore(self) -> None:
         """Load the latest checkpoint; if there is none, save one that training can roll back to."""
         found = self.checkpoints.latest(self.on_notice)
-        self._require_equal_on_all_ranks(found[0] if found else -1)
         if found is None:
             self.save()
         else:
-            self._load(*found)
+            self._load(found)
             log.info("training resumes from the checkpoint of step %d", self.step)
 
     def save(self) -> None:
-        """Save a checkpoint of the current state."""
-        if self.workers.rank == 0:
-            self.checkpoints.save(self.step, self._state())
-            log.debug("saved the checkpoint of step %d", self.step)
+        """Save a checkpoint of the current state, in the background."""
+        self.checkpoints.save(self.step, self._values(), self._tensors())
         self.saved_step = self.step
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether this worker holds only a part of the weights."""
+        return is_sharded(self.objective)
 
     def gradients(self, batches: Sequence[Batch], *, stop: bool) -> Gradients:
         """Compute the step's gradients, averaged over all logical ranks, and clip them."""
         self.optimizer.zero_grad()
-        rank_losses = [
-            self._forward_backward(logical_rank, batch, last=logical_rank == self.logical_ranks[-1])
-            for logical_rank, batch in zip(self.logical_ranks, batches, strict=True)
-        ]
-        shared = torch.stack([torch.stack(rank_losses).mean(), rank_losses[0].new_tensor(stop)])
-        if self.ddp:
-            dist.all_reduce(shared)
-        loss, stops = (shared / self.workers.world_size).tolist()
-        grad_norm = self._clip().item()
-        return Gradients(loss=loss, grad_norm=grad_norm, stop=stops > 0, rank_losses=rank_losses)
+        found = torch.zeros(self.config.logical_ranks + 1, device=self.workers.device)
+        found[-1] = stop
+
+        def compute(logical_rank: int, batch: Batch) -> Tensor:
+            loss = self._forward(logical_rank, batch)
+            found[logical_rank] = loss.detach()
+            return loss
+
+        microbatches = zip(self.logical_ranks, batches, strict=True)
+        self.sum_gradients([partial(compute, rank, batch) for rank, batch in microbatches])
+        if self.workers.world_size > 1:
+            dist.all_reduce(found)  # each loss is added to zeros: its bits do not change
+        grad_norm = clip(list(self.model.parameters()), self.config.max_grad_norm, fixed=self.fixed)
+        losses = found[:-1].tolist()
+        return Gradients(
+            loss=found[:-1].mean().item(),
+            grad_norm=grad_norm.item(),
+            stop=found[-1].item() > 0,
+            rank_losses=[losses[rank] for rank in self.logical_ranks],
+        )
+
+    def call_with_average(self, call: Callable[[nn.Module], None]) -> None:
+        """Call with the averaged model in evaluation mode; if it is sharded, on every worker."""
+        with self.ema.applied(), torch.no_grad():
+            self.objective(call)
 
     def update(self, gradients: Gradients) -> None:
         """Update the weights with the current gradients."""
@@ -155,9 +150,7 @@ class TrainState:
         """
         reports = self._gather_from_all_ranks(
             [
-                RankReport(
-                    logical_rank=logical_rank, loss=loss.item(), keys=list(batch.get("keys", ()))
-                )
+                RankReport(logical_rank=logical_rank, loss=loss, keys=list(batch.get("keys", ())))
                 for logical_rank, loss, batch in zip(
                     self.logical_ranks, found.rank_losses, batches, strict=True
                 )
@@ -178,67 +171,54 @@ class TrainState:
         self.skipped |= skipped
         return replace(rollback, back_to=self.step)  # an older checkpoint if the last is damaged
 
-    def _forward_backward(self, logical_rank: int, batch: Batch, *, last: bool) -> Tensor:
-        """Run forward and backward for one logical rank; gradients accumulate. Returns the loss."""
+    def _forward(self, logical_rank: int, batch: Batch) -> Tensor:
+        """The loss of one logical rank."""
         device = self.workers.device
         generator = seed_logical_rank(self.config.seed, self.step, logical_rank, device=device)
         moved = to_device(batch, device)
         bfloat16 = self.config.precision == "bfloat16"
-        with self.ddp.no_sync() if self.ddp and not last else nullcontext():
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
-                loss: Tensor = self.objective(moved, generator)
-            (loss / len(self.logical_ranks)).backward()  # type: ignore[no-untyped-call]
-        return loss.detach().float()
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
+            loss: Tensor = self.objective(lambda model: self.loss(model, moved, generator))
+        return loss.float()
 
-    def _clip(self) -> Tensor:
-        """Clip the gradients to `max_grad_norm`; returns their norm before clipping."""
-        limit = self.config.max_grad_norm
-        return nn.utils.clip_grad_norm_(
-            self.model.parameters(), float("inf") if limit is None else limit
-        )
-
-    def _state(self) -> State:
+    def _values(self) -> dict[str, Any]:
+        """The part of a checkpoint that is no tensor; equal on every rank."""
         return {
             "config": self.config.digest(),
-            "step": self.step,
             "skipped_steps": sorted(self.skipped),
             "losses": list(self.spikes.losses),
             "meter": self.meter.state_dict(),
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "ema_updates": self.ema.updates,
         }
 
-    def _load(self, step: int, state: State) -> None:
-        if state["config"] != self.config.digest():
-            raise ConfigError(
-                f"training: the checkpoint of step {step} was made with other settings (digest "
-                f"{state['config']}, now {self.config.digest()}), so going on from it would mix "
-                "two runs; restore the settings, or keep the new run's checkpoints elsewhere"
-            )
-        self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.spikes.losses.clear()
-        self.spikes.losses.extend(state["losses"])
-        self.meter.load_state_dict(state["meter"])
-        self.skipped = set(state["skipped_steps"])
-        self.step = self.saved_step = step
+    def _tensors(self) -> dict[str, Tensor]:
+        """The tensors of a checkpoint; not copied, so reading into them restores the state."""
+        parts = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.tensors(),
+            "optimizer": optimizer_tensors(self.model, self.optimizer),
+        }
+        return {f"{p}.{name}": t for p, tensors in parts.items() for name, t in tensors.items()}
 
-    def _require_equal_on_all_ranks(self, step: int) -> None:
-        """Refuse to train if the workers found different checkpoints."""
-        if not self.ddp:
-            return
-        found = [0] * self.workers.world_size
-        dist.all_gather_object(found, step)
-        if len(set(found)) > 1:
+    def _load(self, found: Found) -> None:
+        values = found.manifest.values
+        if values["config"] != self.config.digest():
             raise ConfigError(
-                f"training: workers found different latest checkpoints (steps {found}, -1 for "
-                "none); keep checkpoints where every worker reads the same files"
+                f"training: the checkpoint of step {found.step} was made with other settings "
+                f"(digest {values['config']}, now {self.config.digest()}), so going on from it "
+                "would mix two runs; restore the settings, or keep the new run's checkpoints "
+                "elsewhere"
             )
+        self.checkpoints.load(found, self._tensors())
+        self.ema.updates = values["ema_updates"]
+        self.spikes.losses.clear()
+        self.spikes.losses.extend(values["losses"])
+        self.meter.load_state_dict(values["meter"])
+        self.skipped = set(values["skipped_steps"])
+        self.step = self.saved_step = found.step
 
     def _gather_from_all_ranks(self, reports: list[RankReport]) -> list[RankReport]:
-        if not self.ddp:
+        if self.workers.world_size == 1:
             return reports
         gathered: list[list[RankReport]] = [[]] * self.workers.world_size
         dist.all_gather_object(gathered, reports)

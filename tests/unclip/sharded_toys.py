@@ -1,0 +1,136 @@
+"""Trainings of a small decoder on one to four processes, for the tests of sharding."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.unclip.process_groups import group
+from tests.unclip.toys import DECODER, UNET, seeded, unit
+from tests.unclip.training_toys import CONFIG, CPU, StopAfter
+from unclip.kinds import build, preview, training_loss
+from unclip.training import Batch, LocalCheckpoints, Parallel, train
+
+MODEL = replace(DECODER, unet=replace(UNET, dropout=0.1), learned_variance=True)
+TRAINING = replace(
+    CONFIG, steps=4, batch_size=8, checkpoint_every_steps=2, learning_rate=1e-3, adam_eps=1e-4
+)
+POISONED = 2  # a step with a NaN
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training: how many workers take part in it, and how they share it."""
+
+    world_size: int
+    parallel: Parallel
+    folder: str = ""  # of another run, which this one resumes; "": its own
+    stop_after: int | None = None
+    poisoned: bool = False
+
+
+def fixed(world_size: int, shard_workers: int = 1, **options: Any) -> Run:
+    recompute = options.pop("recompute", False)
+    settings = {"shard_workers": shard_workers, "checkpoint_activations": recompute}
+    return Run(world_size, Parallel(summation="fixed", **settings), **options)
+
+
+def fast(world_size: int, shard_workers: int = 1) -> Run:
+    return Run(world_size, Parallel(shard_workers=shard_workers))
+
+
+# In the order in which they run.
+RUNS = {
+    "fixed-1": fixed(1),
+    "fixed-2": fixed(2),
+    "fixed-3": fixed(3),
+    "fixed-1-recompute": fixed(1, recompute=True),
+    "fixed-2-sharded": fixed(2, 2),
+    "fixed-2-sharded-recompute": fixed(2, 2, recompute="selective"),
+    "fixed-3-sharded": fixed(3, 3),
+    "fixed-4-sharded": fixed(4, 4),
+    "fixed-4-groups": fixed(4, 2),
+    "fast-1": fast(1),
+    "fast-3": fast(3),
+    "fast-2-sharded": fast(2, 2),
+    "fast-3-sharded": fast(3, 3),
+    "fast-4-groups": fast(4, 2),
+    "part-2": fixed(2, 2, folder="parts", stop_after=1),
+    "part-4": fixed(4, 4, folder="parts", stop_after=1),
+    "part-3": fixed(3, folder="parts", stop_after=1),
+    "part-1": fixed(1, folder="parts"),
+    "poisoned-1": fixed(1, poisoned=True),
+    "poisoned-3-sharded": fixed(3, 3, poisoned=True),
+}
+
+
+class Images:
+    """Microbatches of two images that follow from (step, logical rank)."""
+
+    def __init__(self, *, poisoned: bool) -> None:
+        self.poisoned = poisoned
+
+    def __call__(
+        self, start_step: int, logical_ranks: tuple[int, ...]
+    ) -> Iterator[Sequence[Batch]]:
+        step = start_step
+        while True:
+            yield [self.batch(step, logical_rank) for logical_rank in logical_ranks]
+            step += 1
+
+    def batch(self, step: int, logical_rank: int) -> Batch:
+        number = 10 * step + logical_rank
+        pixels = torch.rand(2, 3, 8, 8, generator=seeded(number)) * 2 - 1
+        if self.poisoned and (step, logical_rank) == (POISONED, 1):
+            pixels[0, 0, 0, 0] = torch.nan
+        tokens = torch.randint(1, 50, (2, 6), generator=seeded(number))
+        return {
+            "pixels": pixels,
+            "image_embeds": unit(2, 8, seed=number),
+            "tokens": tokens,
+            "keys": [f"{number}-{row}" for row in range(2)],
+        }
+
+
+def run_all(rank: int, folder: Path) -> None:
+    """Run all of `RUNS` in this process, as far as it takes part; rank 0 saves the results."""
+    for name, run in RUNS.items():
+        with group(rank, run.world_size, folder / f"{name}.store") as takes_part:
+            if takes_part:
+                found = train_once(run, rank, folder / (run.folder or name))
+                if rank == 0:
+                    torch.save(found, folder / f"{name}.pt")
+
+
+def train_once(run: Run, rank: int, folder: Path) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = build(MODEL)
+    samples: dict[int, torch.Tensor] = {}
+    images = Images(poisoned=run.poisoned)
+
+    def sample(step: int, averaged: nn.Module) -> None:
+        samples[step] = preview(averaged, images.batch(0, 0), generator=seeded())
+
+    result = train(
+        model,
+        training_loss,
+        images,
+        replace(TRAINING, sample_every_steps=2),
+        checkpoints=LocalCheckpoints(folder, keep=2),
+        device=CPU,
+        rank=rank,
+        world_size=run.world_size,
+        parallel=run.parallel,
+        on_sample=sample,
+        stop=StopAfter(run.stop_after) if run.stop_after else None,
+    )
+    return {
+        "weights": result.ema_weights,
+        "loss": result.loss,
+        "samples": samples,
+        "skipped": list(result.skipped_steps),
+        "keys": [list(r.keys) for r in result.rollbacks],
+    }
