@@ -36,6 +36,7 @@ from unclip.config import ConfigError
 from unclip.extension import did_you_mean, resolve
 from unclip.kinds import spec_of
 from unclip.models import FrozenTextConfig
+from unclip.training import Parallel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ def unclip_graph(config: PipelineConfig) -> Graph:
 
     inputs = _TrainingInputs(pairs, embeddings, selection, pca, clip)
     models = {
-        name: training_stage(name, section, inputs, config.loader)
+        name: training_stage(name, section, inputs, config.loader, config.run.training_of(name))
         for name, section in config.models.items()
     }
     cascade: dict[str, Any] = {
@@ -97,11 +98,18 @@ def clip_stage(
     if isinstance(config.clip, PretrainedClip):
         return LoadClip(config.clip, name="clip")
     fraction = config.select.held_out_fraction
-    return TrainClip(pairs, verdicts, config.clip, fraction, config.loader, name="clip")
+    parallel = config.run.training_of("clip")
+    return TrainClip(
+        pairs, verdicts, config.clip, fraction, config.loader, parallel=parallel, name="clip"
+    )
 
 
 def training_stage(
-    name: str, section: ModelSection, inputs: _TrainingInputs, loader: LoaderSettings
+    name: str,
+    section: ModelSection,
+    inputs: _TrainingInputs,
+    loader: LoaderSettings,
+    parallel: Parallel,
 ) -> TrainModel:
     """The training of one section's model.
 
@@ -121,6 +129,7 @@ def training_stage(
         init_from=section.init_from,
         pca=inputs.pca if is_random and is_calibrated else None,
         clip=inputs.clip if is_random and isinstance(text_encoder, FrozenTextConfig) else None,
+        parallel=parallel,
         name=name,
     )
 

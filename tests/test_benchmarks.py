@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import data_report, duplicates, embedding, gpu, lists, steps
+from benchmarks import checkpoint_stall, data_report, duplicates, embedding, gpu, lists, steps
 from benchmarks.contest import random_inputs
 from benchmarks.sizes import CPU
 from benchmarks.timing import Seconds, median, ratio
@@ -38,6 +38,13 @@ def test_utilisation_is_counted_without_a_gpu_too(capsys: pytest.CaptureFixture[
     gpu.main(["--device", "cpu", "--tiny", "--eager"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.endswith("% |")]
     assert len(rows) == sum(len(makers) for makers in gpu.MAKERS.values())
+
+
+def test_the_stall_of_a_checkpoint_is_shown_beside_the_save(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkpoint_stall.main(["--tiny"])
+    assert capsys.readouterr().out.count("%**") == 2
 
 
 def test_rivals_have_as_many_parameters_as_ours() -> None:

@@ -42,15 +42,20 @@ def save_model(path: Path | str, model: nn.Module, *, half: bool = False) -> Non
     The write is not atomic: where that matters, write to a temporary name and rename. Raises
     `CheckpointError` if the model's kind is unknown.
     """
+    tensors = model.state_dict()
+    save_weights(path, model, in_half(tensors) if half else tensors)
+
+
+def save_weights(path: Path | str, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """As `save_model`, with other weights than the model's own. Contiguous ones are not copied."""
     try:
         spec_of(model)
     except ConfigError as error:
         raise CheckpointError(f"{type(model).__name__} cannot be saved: {error}") from error
     config: Any = model.config
     # safetensors requires contiguous tensors, and U-Net weights are channels_last.
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    stored = in_half(tensors) if half else tensors
-    save_file(stored, path, metadata=config_metadata(config))
+    tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
+    save_file(tensors, path, metadata=config_metadata(config))
     log.debug("saved a %s to %s", type(model).__name__, path)
 
 

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from pipelines.config.checks import check_models, check_study, check_towers, check_widths
 from pipelines.config.models import DecoderSection, ModelSection, PriorSection, UpsamplerSection
+from pipelines.config.run_checks import check_resources
 from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.data.download_config import DownloadConfig
 from pipelines.data.filter_config import FilterConfig
@@ -22,11 +23,11 @@ from pipelines.stages.clip import PretrainedClip, TrainedClip
 from pipelines.stages.embed import EmbedConfig
 from pipelines.stages.pca import PcaConfig
 from pipelines.stages.select import SelectConfig
-from pipelines.stages.train import LoaderSettings
+from pipelines.stages.train import LoaderSettings, TrainingSection
 from pipelines.study.config import StudyConfig
 from pipelines.tracking.settings import TrackingSettings
 from unclip.config import Config, ConfigError
-from unclip.extension import did_you_mean
+from unclip.training import Parallel
 
 BEFORE_MODELS = ("list", "download", "filter", "clip", "embed", "select", "pca")
 AFTER_MODELS = ("evaluate", "study", "data_report", "report")
@@ -40,9 +41,14 @@ class RunSection(Config):
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     resources: Mapping[str, Resources] = field(default_factory=dict)  # by stage
+    training: Mapping[str, Parallel] = field(default_factory=dict)  # by stage that trains
     retries: int = 3  # of a shard or a training whose worker died
     wait_s: float = 600.0  # the longest wait for resources
     on_busy: Literal["wait", "leave"] = "wait"  # for a stage that another run is making
+
+    def training_of(self, stage: str) -> Parallel:
+        """How the training of a stage is computed."""
+        return self.training.get(stage, Parallel())
 
     def __post_init__(self) -> None:
         if self.retries < 0 or self.wait_s <= 0:
@@ -89,7 +95,7 @@ class PipelineConfig(Config):
                 "priors is empty; give at least one, such as prior: {kind: diffusion}"
             )
         self._check_names()
-        self._check_resources()
+        check_resources(self)
         self.filter.check_columns(self.source.columns or {})
         check_widths(self)
         check_models(self)
@@ -100,6 +106,12 @@ class PipelineConfig(Config):
     def models(self) -> dict[str, ModelSection]:
         """The sections of the models that are trained, by stage."""
         return {**self.priors, "decoder": self.decoder, **self.upsamplers, **self.baselines}
+
+    @property
+    def trainings(self) -> dict[str, TrainingSection]:
+        """The sections of all trainings, by stage."""
+        clip = {"clip": self.clip} if isinstance(self.clip, TrainedClip) else {}
+        return {**clip, **self.models}
 
     @property
     def decoders(self) -> dict[str, DecoderSection]:
@@ -122,19 +134,3 @@ class PipelineConfig(Config):
                 f"two stages are named {', '.join(sorted(twice))}; rename one in priors, "
                 "upsamplers, baselines or stages, because a name is a folder of the store"
             )
-
-    def _check_resources(self) -> None:
-        for name, resources in self.run.resources.items():
-            if name not in self.stage_names:
-                raise ConfigError(
-                    f"run.resources names {name!r}, which is not a stage"
-                    f"{did_you_mean(name, self.stage_names) or ';'} the stages are "
-                    f"{', '.join(self.stage_names)}"
-                )
-            section = self.models.get(name)
-            if section is not None and section.logical_ranks % resources.workers:
-                raise ConfigError(
-                    f"run.resources.{name}.workers={resources.workers} cannot share the "
-                    f"logical_ranks={section.logical_ranks} of {name} evenly; give a number that "
-                    "divides it"
-                )

@@ -164,11 +164,16 @@ class Folder:
 
     def marks(self, name: str) -> list[str]:
         """Names of the files below one hidden folder, which `files` leaves out."""
+        return [f"{name}/{file}" for file in self.sizes(name)]
+
+    def sizes(self, name: str) -> dict[str, int]:
+        """The files below one folder, hidden or not, by their path in it, and their sizes."""
         root = self._path(name)
         with reading(self.file(name)):
-            found = filesystem(self.url).find(root)
-        names = [str(PurePosixPath(path).relative_to(root)) for path in found]
-        return [f"{name}/{n}" for n in names if not is_hidden(n)]  # no writer's temporary files
+            found = filesystem(self.url).find(root, detail=True)
+        sizes = {str(PurePosixPath(path).relative_to(root)): found[path]["size"] for path in found}
+        # Without the temporary files of writers.
+        return {file: int(size) for file, size in sizes.items() if not is_hidden(file)}
 
     def remove_file(self, name: str) -> None:
         """Delete one file."""

@@ -10,6 +10,7 @@ from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.stages.train import LoaderSettings, TrainingSection
 from unclip.clip.config import ClipArchitecture, ClipConfig
 from unclip.config import Config, not_in_key
+from unclip.training import Parallel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,7 @@ class TrainClip(Stage[ClipWeights]):
     config: TrainedClip
     held_out_fraction: float
     loader: LoaderSettings
+    parallel: Parallel = not_in_key(Parallel())
 
     def run(self, ctx: Context) -> ClipWeights:
         """Split, train, and describe the result."""

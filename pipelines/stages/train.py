@@ -17,7 +17,7 @@ from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.core.store import Manifest
 from pipelines.training.initial_weights import InitialWeights, check_weights, weights_digest
 from unclip.config import Config, ConfigError, not_in_key
-from unclip.training import TrainingConfig
+from unclip.training import Parallel, TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,7 @@ class TrainModel(Stage[TrainedModel]):
     init_from: str | None = not_in_key(None)  # URL of weights; the key has their digest instead
     pca: Stage[PcaBasisFile] | None = None  # for a kind that is calibrated on the training rows
     clip: Stage[ClipWeights] | None = None  # for a model that reads captions with the CLIP's tower
+    parallel: Parallel = not_in_key(Parallel())
 
     def digests(self) -> Mapping[str, str]:
         """The content of the weights that the training starts from."""

@@ -1,71 +1,67 @@
 """Training checkpoints in the store, so that any machine can take over."""
 
-import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from pipelines.core.folder import Folder
-from unclip.training import read_state, write_state
-from unclip.training.checkpoints import OnNotice, State, newest_readable
-
-log = logging.getLogger(__name__)
+from unclip.training import CheckpointFiles, Checkpoints
 
 WORKING = ".checkpoints"  # hidden: removed when the stage is done
 FINAL = "state"  # the final state, from which a longer training continues
 
 
 @dataclass(frozen=True)
-class StoreCheckpoints:
-    """Files `.checkpoints/step-00000500.pt` in a stage's folder; the newest `keep` are kept.
+class StoreFiles:
+    """A subfolder of a stage's folder in the store."""
 
+    folder: Folder
+    subfolder: str
+
+    def sizes(self) -> Mapping[str, int]:
+        """The files in the subfolder and their sizes in bytes."""
+        return self.folder.sizes(self.subfolder)
+
+    @contextmanager
+    def write(self, name: str) -> Iterator[Path]:
+        """A local path to write to, which is uploaded afterwards."""
+        with tempfile.TemporaryDirectory() as scratch:
+            local = Path(scratch) / "part"
+            yield local
+            self.folder.publish(local, f"{self.subfolder}/{name}")
+
+    def read(self, name: str, start: int, end: int) -> bytes:
+        """The bytes of a file from `start` up to `end`."""
+        path = f"{self.subfolder}/{name}"
+        return self.folder.read_ranges({path: (start, end)}).get(path, b"")
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete files."""
+        self.folder.remove_files(f"{self.subfolder}/{name}" for name in names)
+
+
+class StoreCheckpoints(Checkpoints):
+    """Folders such as `.checkpoints/step-00000500` in a stage's folder.
+
+    final_step: the step whose checkpoint is an output of the stage, `state/step-…`; None for none.
     start: the folder of a finished, shorter training that this one continues.
     """
 
-    folder: Folder
-    keep: int
-    start: Folder | None = None
+    def __init__(
+        self,
+        folder: Folder,
+        *,
+        keep: int,
+        final_step: int | None = None,
+        start: Folder | None = None,
+    ) -> None:
+        self.final = StoreFiles(folder, FINAL)
+        self.final_step = final_step
+        others = [self.final, *([StoreFiles(start, FINAL)] if start else [])]
+        super().__init__(StoreFiles(folder, WORKING), keep=keep, others=others)
 
-    def save(self, step: int, state: State) -> None:
-        """Publish a state, then remove the oldest ones."""
-        self._publish(f"{WORKING}/{_file(step)}", state)
-        for old in _steps(self.folder, WORKING)[: -self.keep]:
-            self.folder.remove_file(f"{WORKING}/{_file(old)}")
-
-    def latest(self, on_notice: OnNotice) -> tuple[int, State] | None:
-        """The newest readable state with its step; None if there is none."""
-        files = self._files()
-        return newest_readable(sorted(files), lambda step: read_state(files[step]()), on_notice)
-
-    def keep_final(self, step: int) -> None:
-        """Make the state after `step` an output of the stage."""
-        source = f"{WORKING}/{_file(step)}"
-        self.folder.publish(self.folder.local(source), f"{FINAL}/{_file(step)}")
-
-    def _files(self) -> dict[int, Callable[[], Path]]:
-        """Step → a function that returns a local path of the state."""
-        sources = [(self.start, FINAL)] if self.start is not None else []
-        sources.append((self.folder, WORKING))
-        return {
-            step: partial(folder.local, f"{subfolder}/{_file(step)}")
-            for folder, subfolder in sources
-            for step in _steps(folder, subfolder)
-        }
-
-    def _publish(self, name: str, state: State) -> None:
-        with tempfile.TemporaryDirectory() as scratch:
-            local = Path(scratch) / "state.pt"
-            write_state(local, state)
-            self.folder.publish(local, name)
-
-
-def _steps(folder: Folder, subfolder: str) -> list[int]:
-    prefix = f"{subfolder}/step-"
-    names = [n for n in folder.marks(subfolder) if n.startswith(prefix)]
-    return sorted(int(n.removeprefix(prefix).removesuffix(".pt")) for n in names)
-
-
-def _file(step: int) -> str:
-    return f"step-{step:08d}.pt"
+    def files_for(self, step: int) -> CheckpointFiles:
+        """Where the checkpoint of a step is written."""
+        return self.final if step == self.final_step else self.files

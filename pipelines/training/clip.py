@@ -2,13 +2,14 @@
 
 import logging
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipelines.artifacts import ClipWeights
 from pipelines.artifacts.schema import SELECTION, VERDICTS, is_held_out
@@ -63,6 +64,7 @@ def train_clip(stage: "TrainClip", ctx: Context) -> ClipWeights:
         held_out=files("held_out"),
         folder=ctx.folder,
         emit=ctx.emit,
+        parallel=stage.parallel,
     )
     job.check_memory()
     ctx.train(train_worker, {"job": job})
@@ -142,8 +144,9 @@ class ClipTask:
         model: nn.Module = build_clip(self.architecture)
         return model
 
-    def save(self, model: nn.Module, folder: Path) -> None:
+    def save(self, model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
         """Write the model in open_clip's own format."""
+        model.load_state_dict(weights)
         name = f"trained here, {self.architecture.image_size} px, {self.architecture.embed_dim}-d"
         FrozenClip.from_trained(
             model, self.architecture, name=name, device=torch.device("cpu")

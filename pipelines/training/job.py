@@ -59,6 +59,7 @@ def training_job(stage: "TrainModel", ctx: Context, embeddings: EmbeddingShards)
         held_out=held_out_files(*read),
         folder=ctx.folder,
         emit=ctx.emit,
+        parallel=stage.parallel,
         start=start,
     )
 

@@ -1,19 +1,20 @@
 """A model of the cascade, of any registered kind, as a task for the training loop."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from pipelines.artifacts import MODEL_FILE, ClipWeights
 from pipelines.evaluation.grids import Tile, draw_grid, in_rows
 from pipelines.training.calibration import Calibration
 from pipelines.training.initial_weights import InitialWeights
-from unclip.checkpoint import save_model
+from unclip.checkpoint import save_weights
 from unclip.clip.frozen import FrozenClip
 from unclip.kinds import build, preview, spec_of, training_loss
 from unclip.output import to_images
@@ -67,9 +68,9 @@ class ModelTask:
         built: nn.Module = model
         return built
 
-    def save(self, model: nn.Module, folder: Path) -> None:
+    def save(self, model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
         """Write the weights with their config inside."""
-        save_model(folder / MODEL_FILE, model)
+        save_weights(folder / MODEL_FILE, model, weights)
 
     def preview(self, model: nn.Module, batch: Batch, path: Path) -> bool:
         """Write real and sampled images, from the same noise every time."""

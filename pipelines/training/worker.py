@@ -18,7 +18,7 @@ import open_clip
 import ray.train
 import ray.train.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipelines.artifacts import SAMPLE_FILE
 from pipelines.core.events import Emit, Metrics, Note, Output, Progress
@@ -34,6 +34,7 @@ from pipelines.training.checkpoints import StoreCheckpoints
 from unclip.training import (
     Batch,
     Loss,
+    Parallel,
     Rollback,
     TrainingConfig,
     TrainingResult,
@@ -67,12 +68,18 @@ class TrainingTask(Protocol):
     @property
     def loss(self) -> Loss[Any]: ...
 
-    def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the trained model's files into a local folder."""
+    def save(self, model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
+        """Write the trained model's files into a local folder.
+
+        weights: the state dict to write; the model's own weights may be sharded.
+        """
         ...
 
     def preview(self, model: nn.Module, batch: Batch, path: Path) -> bool:
-        """Write an image that shows what the model has learned; False if there is none."""
+        """Write an image that shows what the model has learned; False if there is none.
+
+        If the weights are sharded, every rank calls this, because all compute a part.
+        """
         ...
 
 
@@ -89,6 +96,7 @@ class TrainingJob:
     folder: Folder
     emit: Emit
     held_out: tuple[ShardFiles, ...] = ()  # shards with held-out rows, for the validation loss
+    parallel: Parallel = field(default_factory=Parallel)
     start: Folder | None = None  # of a shorter training that this one continues
 
     @property
@@ -147,7 +155,6 @@ class TrainingWorker:
         log.info("%s: rank %d of %d on %s", job.stage, self.rank, self.world_size, self.device)
         torch.manual_seed(job.training.seed)  # the untrained weights
         model = job.task.build()
-        checkpoints = StoreCheckpoints(job.folder, job.training.keep_checkpoints, job.start)
         if self.rank == 0:
             self.history = _read_history(job)
         result = train(
@@ -155,10 +162,11 @@ class TrainingWorker:
             job.task.loss,
             self.batches,
             job.training,
-            checkpoints=checkpoints,
+            checkpoints=self.checkpoints(),
             device=self.device,
             rank=self.rank,
             world_size=self.world_size,
+            parallel=job.parallel,
             on_log=self.log,
             on_sample=self.sample,
             on_validation=self.validate if job.held_out else None,
@@ -171,9 +179,19 @@ class TrainingWorker:
             reason = self.regroup.reason if self.regroup else ""
             raise RegroupError(f"stopped with a checkpoint at step {result.step}: {reason}")
         if self.rank == 0:
-            if job.training.lr_schedule == "constant":  # a longer training can continue from here
-                checkpoints.keep_final(result.step)
             self.publish(model, result)
+
+    def checkpoints(self) -> StoreCheckpoints:
+        """The checkpoints of this training and of the shorter one that it continues."""
+        training = self.job.training
+        # Where the schedule is constant, a longer training can continue from the last state.
+        final_step = training.steps if training.lr_schedule == "constant" else None
+        return StoreCheckpoints(
+            self.job.folder,
+            keep=training.keep_checkpoints,
+            final_step=final_step,
+            start=self.job.start,
+        )
 
     def batches(self, start_step: int, logical_ranks: tuple[int, ...]) -> Iterator[Sequence[Batch]]:
         """The microbatches of this rank from a step on."""
@@ -210,7 +228,8 @@ class TrainingWorker:
         """Record the validation loss, always of the same rows."""
         training = self.job.training
         losses = validation_losses(model, self.job.task.loss, self.held_out_batches, training)
-        self.record(step, losses)
+        if self.rank == 0:
+            self.record(step, losses)
 
     @cached_property
     def held_out_batches(self) -> list[Batch]:
@@ -235,7 +254,7 @@ class TrainingWorker:
         name = SAMPLE_FILE.format(step)
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "sample.png"
-            if self.job.task.preview(model, self.shown_batch, path):
+            if self.job.task.preview(model, self.shown_batch, path) and self.rank == 0:
                 self.job.folder.publish(path, name)
                 self.job.emit(Output(self.job.stage, name))
 
@@ -253,13 +272,9 @@ class TrainingWorker:
         self.job.emit(Note(self.job.stage, message))
 
     def publish(self, model: nn.Module, result: TrainingResult) -> None:
-        """Write the averaged weights, the last samples and the summary of the training."""
-        model.load_state_dict(result.ema_weights)
-        every = self.job.training.sample_every_steps
-        if every and result.step % every:  # else the samples of the last step exist
-            self.sample(result.step, model.eval())
+        """Write the averaged weights and the summary of the training."""
         with tempfile.TemporaryDirectory() as scratch:
-            self.job.task.save(model, Path(scratch))
+            self.job.task.save(model, result.ema_weights, Path(scratch))
             for path in sorted(Path(scratch).iterdir()):
                 self.job.folder.publish(path, path.name)
         last = next((e["loss"] for e in reversed(self.history) if "loss" in e), result.loss)

@@ -185,7 +185,7 @@ def test_a_driver_killed_in_every_kind_of_stage_ends_with_the_same_keys_and_weig
     for pattern in (
         "download/shards/*.parquet",
         "embed/shards/*.parquet",
-        "decoder/*/.checkpoints/step-00000002.pt",
+        "decoder/*/.checkpoints/step-00000002/checkpoint.json",
     ):
         driver = subprocess.Popen(command(store, "run"), cwd=ROOT, stdout=subprocess.DEVNULL)
         wait_for(pattern, store, driver)

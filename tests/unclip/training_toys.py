@@ -81,7 +81,8 @@ def fit(folder: Path, config: TrainingConfig = CONFIG, **options: Any) -> Traini
         options.pop("loss", denoising_loss),
         options.pop("data", Data()),
         config,
-        checkpoints=LocalCheckpoints(folder, keep=config.keep_checkpoints),
+        checkpoints=options.pop("checkpoints", None)
+        or LocalCheckpoints(folder, keep=config.keep_checkpoints),
         device=CPU,
         **options,
     )

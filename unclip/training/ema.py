@@ -46,7 +46,7 @@ class Ema:
             self._model.train(was_training)
 
     def weights(self, *, keep: bool = True) -> dict[str, Tensor]:
-        """A state dict of the model, on the CPU: averaged parameters and the current buffers.
+        """A state dict of the model: averaged parameters and buffers, contiguous on the CPU.
 
         If weights are sharded, all workers must call this. A worker that is not to `keep` them
         returns an empty dict, and holds no more than one whole tensor at a time.
@@ -56,7 +56,9 @@ class Ema:
             for name, tensor in model.state_dict().items():
                 gathered = whole(tensor.detach())
                 if keep:
-                    found[name] = gathered.to("cpu", copy=True)
+                    found[name] = gathered.to(
+                        "cpu", copy=True, memory_format=torch.contiguous_format
+                    )
         return found
 
     def tensors(self) -> dict[str, Tensor]:

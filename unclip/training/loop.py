@@ -122,13 +122,17 @@ class _Loop:
     def run(self) -> TrainingResult:
         """Train to the last step or until `stop`."""
         state = self.state
-        state.restore()
-        while state.step < state.config.steps and not self.stopped:
-            if rollback := self._take_steps():
-                self._report(rollback)
-        if state.step != state.saved_step:
-            self._save()
-        state.checkpoints.wait()
+        try:
+            state.restore()
+            while state.step < state.config.steps and not self.stopped:
+                if rollback := self._take_steps():
+                    self._report(rollback)
+            if state.step != state.saved_step:
+                self._save()
+            state.checkpoints.wait()
+        except BaseException:
+            state.let_save_end()
+            raise
         log.info("training ends at step %d of %d", state.step, state.config.steps)
         return TrainingResult(
             step=state.step,
@@ -175,11 +179,12 @@ class _Loop:
             entry = state.meter.make_entry()
             if entry and self.on_log:  # no entry if all steps since the last were skipped
                 self.on_log(state.step, entry)
-        for call, every in (
-            (self.on_sample, config.sample_every_steps),
-            (self.on_validation, config.validate_every_steps),
+        is_last = config.sample_every_steps is not None and state.step == config.steps
+        for call, is_due in (
+            (self.on_sample, is_last or _is_due(state.step, config.sample_every_steps)),
+            (self.on_validation, _is_due(state.step, config.validate_every_steps)),
         ):
-            if call and _is_due(state.step, every):
+            if call and is_due:
                 state.call_with_average(partial(call, state.step))
         if _is_due(state.step, config.checkpoint_every_steps):
             self._save()

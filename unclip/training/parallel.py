@@ -94,8 +94,10 @@ def wrap(model: nn.Module, parallel: Parallel, workers: Workers) -> nn.Module:
     objective = Objective(model.to(workers.device))
     if workers.world_size == 1 or parallel.summation == "fixed":
         return objective  # `unclip.training.gradients` sums
-    # Buffers are not broadcast: the ones that differ are not trained.
-    return DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+    # Buffers stay as they are: none is trained.
+    return DistributedDataParallel(
+        objective, forward_sync_buffers=False, gradient_as_bucket_view=True
+    )
 
 
 def _check_float32(model: nn.Module) -> None:

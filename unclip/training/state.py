@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -92,6 +93,12 @@ class TrainState:
         """Save a checkpoint of the current state, in the background."""
         self.checkpoints.save(self.step, self._values(), self._tensors())
         self.saved_step = self.step
+
+    def let_save_end(self) -> None:
+        """After an error, wait for a save that is under way, unless other workers take part."""
+        if self.workers.world_size == 1:
+            with suppress(Exception):
+                self.checkpoints.wait()
 
     @property
     def is_sharded(self) -> bool:
