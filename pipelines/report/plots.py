@@ -1,8 +1,10 @@
 """Plots as inline SVG in the text colour of the page."""
 
 import io
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ MAX_TICKS = 9
 ACCENT, SECOND = "#4f7cac", "#c8793b"
 # A placeholder for the page's text colour, replaced by `currentColor` in the SVG.
 INK = "#010203"
+PARTS = (ACCENT, SECOND, "#5b9a68", "#a05195", "#8c6d46", "#6b7a8f", "#c44e52", "#3a9ea5")
 CURVES = {"loss": ("training", ACCENT), "validation_loss": ("held out", SECOND)}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -61,6 +64,35 @@ def curve(history: Sequence[Mapping[str, float]], title: str) -> str:
         axes.set(title=title, xlabel="step", ylabel="loss")
 
     return svg(draw)
+
+
+HEALTH = {  # the values of `unclip.training.health`
+    "grad_norm": "norm of the gradients",
+    "update_ratio": "update / weights",
+    "ema_distance": "distance of the average / weights",
+}
+
+
+def health(history: Sequence[Mapping[str, float]], title: str) -> list[str]:
+    """The health of a training over its steps: a plot for each value, a line for each part."""
+    plots = []
+    for kind, label in HEALTH.items():
+        names = sorted({n for entry in history for n in entry if n.startswith(f"{kind}/")})
+        if names:
+            plots.append(svg(partial(_draw_parts, history, names, f"{title}: {label}")))
+    return plots
+
+
+def _draw_parts(
+    history: Sequence[Mapping[str, float]], names: Sequence[str], title: str, axes: Axes
+) -> None:
+    for name, color in zip(names, itertools.cycle(PARTS), strict=False):
+        points = [(e["step"], e[name]) for e in history if e.get(name, 0) > 0]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=name.split("/")[1], color=color)
+    axes.set_yscale("log")
+    axes.legend(frameon=False, fontsize=7)
+    axes.set(title=title, xlabel="step")
 
 
 class Point(NamedTuple):

@@ -32,6 +32,11 @@ def training_section(inputs: Inputs) -> Values:
             name: history and Markup(plots.curve(history, name.replace("_", " ")))
             for name, history in inputs.histories.items()
         },
+        "health": [
+            Markup(plot)
+            for name, history in inputs.histories.items()
+            for plot in plots.health(history, name.replace("_", " "))
+        ],
     }
 
 

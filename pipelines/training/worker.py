@@ -7,6 +7,7 @@ needs. A `TrainingTask` specifies these.
 import json
 import logging
 import math
+import resource
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -212,9 +213,15 @@ class TrainingWorker:
     def log(self, step: int, values: dict[str, float]) -> None:
         """Emit the metrics and the progress of a step."""
         loaded = self.source.nbytes / GIB if self.source else 0.0
-        self.record(step, values | {"loader_gib": loaded})
+        self.record(step, values | {"loader_gib": loaded, "memory_gib": self.most_memory() / GIB})
         stage, steps = self.job.stage, self.job.training.steps
         self.job.emit(Progress(stage, step, steps, "steps", f"loss {values['loss']:.4f}"))
+
+    def most_memory(self) -> int:
+        """The most bytes so far of this worker's GPU, or of its process if it has none."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB on Linux
 
     def record(self, step: int, values: dict[str, float]) -> None:
         """Emit values of a step, and keep them for the curves."""

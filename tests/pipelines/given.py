@@ -178,6 +178,9 @@ class GivenModel(Stage[TrainedModel]):
                 "grad_norm": 1.0,
                 "learning_rate": 1e-3,
                 "samples_per_s": 50.0,
+                "grad_norm/unet.down": 0.8,
+                "update_ratio/unet.down": 1e-3,
+                "ema_distance/unet.down": 1 / step,
             }
             for step in range(10, 210, 10)
         ]

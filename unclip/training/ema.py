@@ -1,6 +1,6 @@
 """The exponential moving average of a model's weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -60,6 +60,11 @@ class Ema:
                         "cpu", copy=True, memory_format=torch.contiguous_format
                     )
         return found
+
+    @property
+    def parts(self) -> Mapping[str, Tensor]:
+        """The averages by parameter, of sharded ones the part of this worker; not copied."""
+        return self._average
 
     def tensors(self) -> dict[str, Tensor]:
         """The averages by parameter, sharded as the parameters are; not copied."""

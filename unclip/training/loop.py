@@ -177,7 +177,9 @@ class _Loop:
         state, config = self.state, self.state.config
         if _is_due(state.step, config.log_every_steps):
             entry = state.meter.make_entry()
-            if entry and self.on_log:  # no entry if all steps since the last were skipped
+            if entry and (self.on_log or state.is_sharded):  # none if all steps were skipped
+                entry = entry | state.health()
+            if entry and self.on_log:
                 self.on_log(state.step, entry)
         is_last = config.sample_every_steps is not None and state.step == config.steps
         for call, is_due in (

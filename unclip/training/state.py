@@ -17,6 +17,7 @@ from unclip.training.checkpoints import Checkpoints, Found, OnNotice
 from unclip.training.config import TrainingConfig
 from unclip.training.ema import Ema
 from unclip.training.gradients import clip, gradient_sum
+from unclip.training.health import health
 from unclip.training.logical_ranks import Batch, Loss, logical_ranks_of, seed_logical_rank
 from unclip.training.loss_spike import (
     LossSpikeDetector,
@@ -144,6 +145,10 @@ class TrainState:
         self.spikes.losses.append(gradients.loss)
         self.meter.add(loss=gradients.loss, grad_norm=gradients.grad_norm, learning_rate=rate)
         self.step += 1
+
+    def health(self) -> dict[str, float]:
+        """Values of the last step by part of the model; if weights are sharded, on every worker."""
+        return health(self.model, self.optimizer, self.ema.parts)
 
     def skip_step(self) -> None:
         """Advance past a step without taking it."""
