@@ -22,7 +22,7 @@ def check_resources(config: "PipelineConfig") -> None:
             raise ConfigError(
                 f"run.resources.{name}.workers={workers}, but {name}.logical_ranks="
                 f"{training.logical_ranks}; a worker needs a logical rank of its own, so give at "
-                f"most {training.logical_ranks} workers"
+                f"most {training.logical_ranks}"
             )
         sharing = config.run.training_of(name).shard_workers
         if sharing > workers:

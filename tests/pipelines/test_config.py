@@ -144,6 +144,34 @@ def test_where_it_runs_is_no_part_of_any_key() -> None:
     assert {n: s.key for n, s in base.stages.items()} == {n: s.key for n, s in moved.stages.items()}
 
 
+def test_how_a_training_is_computed_is_no_part_of_any_key() -> None:
+    shared = ["run.resources={decoder: {workers: 3}}", "decoder.logical_ranks=4"]
+    base = unclip_graph(load_config("demo", shared))
+    way = "{shard_workers: 3, checkpoint_activations: selective, summation: fixed}"
+    changed = unclip_graph(load_config("demo", [*shared, f"run.training={{decoder: {way}}}"]))
+    assert {n: s.key for n, s in base.stages.items()} == {
+        n: s.key for n, s in changed.stages.items()
+    }
+    decoder = changed["decoder"]
+    assert isinstance(decoder, TrainModel)
+    assert decoder.parallel.shard_workers == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [
+        ("run.training={pca: {summation: fixed}}", "'pca', which is not a stage that trains"),
+        ("run.training={decodr: {summation: fixed}}", "did you mean decoder"),
+        ("run.training={decoder: {shard_workers: 2}}", r"shard_workers=2, but .*workers=1"),
+        ("run.resources={decoder: {workers: 2}}", r"logical_ranks=1; .* give at most 1"),
+        ("run.training={clip: {shard_workers: 2}}", "shard_workers"),
+    ],
+)
+def test_workers_that_a_training_cannot_use_are_refused(override: str, match: str) -> None:
+    with pytest.raises(ConfigFileError, match=match):
+        load_config("demo", [override])
+
+
 @pytest.mark.parametrize(
     "override",
     [

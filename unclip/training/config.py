@@ -14,15 +14,15 @@ class TrainingConfig(Config):
 
     A logical rank is the unit of data order, randomness and gradient accumulation. The batch of a
     step is the concatenation of `logical_ranks` microbatches of `batch_size / logical_ranks`
-    samples, and the workers divide the logical ranks among themselves. Any number of workers that
-    divides `logical_ranks` takes the same steps.
+    samples, and the workers divide the logical ranks among themselves. Any number of workers up to
+    `logical_ranks` takes the same steps.
     """
 
     tag: ClassVar[str] = "training"
 
     steps: int  # optimiser steps; 0 leaves the weights unchanged
     batch_size: int  # samples per step, over all logical ranks and workers
-    logical_ranks: int  # microbatches per step; the number of workers must divide it
+    logical_ranks: int  # microbatches per step; at most as many workers
     learning_rate: float  # peak, after the warm-up
     lr_schedule: Literal["constant", "cosine"]  # after the warm-up; cosine decays to 0
     warmup_steps: int  # steps of the linear warm-up from 0

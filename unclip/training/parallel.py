@@ -22,13 +22,15 @@ class Parallel(Config):
 
     Weights differ between these settings by rounding only. With `summation: fixed`, weights are
     equal bit for bit, whatever the number of workers and however the weights are shared.
+
+    `checkpoint_activations` computes blocks again in the backward pass, to save memory: all of each
+    block, or, if "selective", all but matrix products, convolutions and attention.
     """
 
     tag: ClassVar[str] = "parallel"
 
     shard_workers: int = 1  # workers that share one copy of weights, optimiser and average
-    # computed again in the backward pass: no activations, all of each block, or its cheap ones
-    checkpoint_activations: bool | Literal["selective"] = False
+    checkpoint_activations: bool | Literal["selective"] = False  # recompute blocks to save memory
     summation: Literal["fast", "fixed"] = "fast"  # of gradients; fixed: the same bits everywhere
 
     def __post_init__(self) -> None:
