@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.degradations.jpeg import jpeg
+from unclip.models.precision import without_autocast
 
 KERNEL_SIZE = 11
 BLUR_STD = (0.1, 0.8)  # in pixels, along each axis of the kernel
@@ -41,7 +42,7 @@ JPEG_QUALITY = (80.0, 95.0)
 
 def bsr(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Degrade each image of (B, 3, H, W) in [-1, 1] independently; the size does not change."""
-    with torch.autocast(pixels.device.type, enabled=False):  # bfloat16 is too coarse for pixels
+    with without_autocast(pixels.device):  # bfloat16 is too coarse for pixels
         return _in_random_order(pixels.float(), generator).to(pixels.dtype)
 
 

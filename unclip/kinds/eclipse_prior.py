@@ -10,6 +10,7 @@ from unclip.denoising.guidance import copies_for, guide, unconditional_rows
 from unclip.kinds.previews import preview_sampled_prior
 from unclip.kinds.spec import ModelSpec
 from unclip.models import EclipsePrior, EclipsePriorConfig
+from unclip.models.precision import without_autocast
 from unclip.objectives.batch import Batch, expect, take
 from unclip.objectives.draws import bernoulli
 from unclip.presets import paper_eclipse_prior, small_eclipse_prior, tiny_eclipse_prior
@@ -46,7 +47,7 @@ def contrastive_loss(
     are averaged. A row whose caption was dropped has no text to find. Equal texts share the
     probability, so they are no negatives of each other.
     """
-    with torch.autocast(predicted.device.type, enabled=False):  # bf16 is too coarse
+    with without_autocast(predicted.device):  # bf16 is too coarse
         logits = F.normalize(predicted, dim=-1) @ text_embeds.T / temperature  # (B, B)
     own = torch.arange(len(logits), device=logits.device)
     losses = F.cross_entropy(logits, own, reduction="none")  # (B,)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from unclip.config import Config, ConfigError
 from unclip.embeddings.pca import PcaBasis
 from unclip.embeddings.quantise import dequantise, quantise, uniform_edges
+from unclip.models.precision import without_autocast
 from unclip.models.frozen_text import FrozenTextConfig, make_text_encoder
 from unclip.models.prior import PriorCondition
 from unclip.models.text_encoder import TextEncoderConfig
@@ -124,13 +125,13 @@ class ARPrior(nn.Module):
 
     def encode(self, image_embeds: Tensor) -> Tensor:
         """Encode image embeddings as codes: (B, E) unit-norm -> (B, K) int64."""
-        with torch.autocast(image_embeds.device.type, enabled=False):  # bf16 is too coarse
+        with without_autocast(image_embeds.device):  # bf16 is too coarse
             coordinates = (image_embeds.float() - self.mean) @ self.components.T  # (B, K)
         return quantise(coordinates, self.edges)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Decode codes to image embeddings: (B, K) int64 -> (B, E) unit-norm."""
-        with torch.autocast(codes.device.type, enabled=False):
+        with without_autocast(codes.device):
             embeds = self.mean + dequantise(codes, self.edges) @ self.components  # (B, E)
         return F.normalize(embeds, dim=-1)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unclip.models.group_norm import GroupNorm
+from unclip.models.kernels import uses_cpu_code
 from unclip.models.layers import attend, zero_init
 from unclip.validation import check_divisible
 
@@ -29,7 +30,7 @@ def convolve_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 def _pays_to_merge_taps(x: Tensor) -> bool:
     """Whether `convolve_doubled` is faster; on small maps, building its kernel costs more."""
-    return x.device.type == "cpu" and x.shape[0] * x.shape[2] * x.shape[3] >= 512
+    return uses_cpu_code(x) and x.shape[0] * x.shape[2] * x.shape[3] >= 512
 
 
 def _silu(x: Tensor) -> Tensor:

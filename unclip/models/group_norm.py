@@ -8,6 +8,8 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
+from unclip.models.kernels import uses_cpu_code
+
 LARGE = 1024  # pixels; from here on, torch's backward for channels_last is slower than ours
 
 
@@ -33,7 +35,7 @@ class GroupNorm(nn.GroupNorm):
 def _is_slow_in_torch(x: Tensor) -> bool:
     return (
         torch.is_grad_enabled()
-        and x.device.type == "cpu"
+        and uses_cpu_code(x)
         and x.shape[2] * x.shape[3] >= LARGE
         and x.is_contiguous(memory_format=torch.channels_last)
     )

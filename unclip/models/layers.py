@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.models.kernels import uses_cpu_code
+
 _Affine = TypeVar("_Affine", nn.Linear, nn.Conv2d)
 
 
@@ -34,7 +36,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     On a CPU, bfloat16 inputs are attended to in float32 during training, because the backward pass
     of the fused kernel is several times slower in bfloat16.
     """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
+    if uses_cpu_code(q) and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
         with torch.autocast("cpu", enabled=False):
             wide = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
         return wide.to(q.dtype)

@@ -1,0 +1,249 @@
+"""Estimated and measured memory of training steps, for DDP and FSDP2 on two processes.
+
+`python -m benchmarks.estimates` trains decoders of three sizes for two steps in two processes of
+one machine (gloo), and prints a table. Measured bytes are the peak of what torch's CPU allocator
+has handed out since before the model was built, as its profiler records them.
+"""
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import ProfilerActivity, profile
+
+from unclip.kinds import spec_of
+from unclip.models import DecoderConfig
+from unclip.presets import tiny
+from unclip.presets.cascades import text_encoder
+from unclip.training import Batch, Ema, TrainingConfig, adamw
+from unclip.training.estimate import estimate_memory
+from unclip.training.meta_step import measure_step, meta_batch
+from unclip.training.parallel import Parallel
+from unclip.training.sharding import blocks_of
+
+WORKERS = 2
+ROWS = 8  # of a microbatch
+STEPS = 2
+MODES = {
+    "DDP": Parallel(),
+    "DDP, recomputed": Parallel(checkpoint_activations=True),
+    "FSDP": Parallel(shard_workers=WORKERS),
+    "FSDP, recomputed": Parallel(shard_workers=WORKERS, checkpoint_activations=True),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, how it is trained, and the precision."""
+
+    model: DecoderConfig
+    mode: str
+    precision: str
+
+
+def decoders() -> dict[str, DecoderConfig]:
+    """Decoders of 32 pixels, by their size."""
+    return {
+        "small": _decoder(channels=32, text_width=16),
+        "middle": _decoder(channels=64, text_width=64),
+        "large": _decoder(channels=128, text_width=192),
+    }
+
+
+def _decoder(*, channels: int, text_width: int) -> DecoderConfig:
+    base = tiny().decoder
+    text = text_encoder(context_length=24, width=text_width, depth=2, heads=2)
+    unet = replace(base.unet, channels=channels, attention_resolutions=(16, 8))
+    return replace(base, image_size=32, unet=unet, text_encoder=text)
+
+
+def estimated(case: Case) -> int:
+    """Bytes of the estimate."""
+    spec, parallel = spec_of(case.model), MODES[case.mode]
+    batch = meta_batch(_shapes(case.model), ROWS)
+    step = measure_step(
+        lambda: spec.network(case.model),
+        spec.loss,
+        batch,
+        device_type="cpu",
+        precision=case.precision,
+        checkpoint_activations=parallel.checkpoint_activations,
+    )
+    size = sum(t.nbytes for t in batch.values() if isinstance(t, Tensor))
+    memory = estimate_memory(step, parallel, batch_bytes=size, precision=case.precision)
+    return memory.total
+
+
+def measured(cases: Sequence[Case]) -> list[int]:
+    """For each case, the bytes of the worker with the larger peak."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    results = mp.get_context("spawn").SimpleQueue()
+    mp.spawn(_work, (cases, port, results), nprocs=WORKERS)  # type: ignore[no-untyped-call]
+    peaks: list[int] = results.get()
+    return peaks
+
+
+def _work(rank: int, cases: Sequence[Case], port: int, results: Any) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=WORKERS)
+    peaks = torch.tensor([_peak_of(case, rank) for case in cases])
+    dist.all_reduce(peaks, dist.ReduceOp.MAX)
+    if rank == 0:
+        results.put(peaks.tolist())
+    dist.destroy_process_group()
+
+
+def _peak_of(case: Case, rank: int) -> int:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        _steps(case, rank)
+    return _peak(profiler)
+
+
+class _Objective(nn.Module):
+    """The loss as a module."""
+
+    def __init__(self, model: nn.Module, loss: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        return self.loss(self.model, batch, generator)
+
+
+def _steps(case: Case, rank: int) -> None:
+    """Build the model and take some steps."""
+    torch.manual_seed(0)
+    spec, parallel = spec_of(case.model), MODES[case.mode]
+    model = spec.network(case.model).train()
+    if parallel.checkpoint_activations:
+        for block in blocks_of(model):
+            _recompute(block)
+    objective: nn.Module = _Objective(model, spec.loss)
+    if parallel.shard_workers > 1:
+        model.to(memory_format=torch.contiguous_format)  # FSDP shards no other layout
+        for block in blocks_of(model):
+            fully_shard(block)
+        fully_shard(objective)
+    else:
+        objective = DistributedDataParallel(
+            objective, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+    optimizer, ema = adamw(model, _training(case.precision)), Ema(model, decay=0.99)
+    for step in range(STEPS):
+        generator = torch.Generator().manual_seed(step * WORKERS + rank)
+        batch = _batch(case.model)
+        optimizer.zero_grad()
+        bfloat16 = case.precision == "bfloat16"
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = objective(batch, generator)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        ema.update()
+
+
+def _recompute(block: nn.Module) -> None:
+    forward = block.forward
+
+    def again(*args: Any) -> Any:
+        return torch.utils.checkpoint.checkpoint(forward, *args, use_reentrant=False)
+
+    block.forward = again
+
+
+def _peak(profiler: profile) -> int:
+    """The most bytes that were allocated at the same time."""
+    assert profiler.profiler is not None
+    events = profiler.profiler.kineto_results.events()
+    memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    held = peak = 0
+    for _, size in memory:
+        held += size
+        peak = max(peak, held)
+    return peak
+
+
+def _shapes(model: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    return {
+        "pixels": (3, model.image_size, model.image_size),
+        "image_embeds": (model.embed_dim,),
+        "tokens": (model.text_encoder.context_length,),
+    }
+
+
+def _batch(model: DecoderConfig) -> dict[str, Any]:
+    return {
+        name: torch.ones(ROWS, *shape, dtype=torch.int64)
+        if name == "tokens"
+        else torch.randn(ROWS, *shape)
+        for name, shape in _shapes(model).items()
+    }
+
+
+def _training(precision: Any) -> TrainingConfig:
+    return TrainingConfig(
+        steps=STEPS,
+        batch_size=ROWS * WORKERS,
+        logical_ranks=WORKERS,
+        learning_rate=1e-4,
+        lr_schedule="constant",
+        warmup_steps=0,
+        weight_decay=0.0,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_eps=1e-8,
+        max_grad_norm=1.0,
+        ema_decay=0.99,
+        precision=precision,
+        log_every_steps=1,
+        checkpoint_every_steps=1,
+        keep_checkpoints=1,
+        sample_every_steps=None,
+        seed=0,
+    )
+
+
+def lines(sizes: Sequence[str], modes: Sequence[str], precisions: Sequence[str]) -> Iterator[str]:
+    """The lines of the table."""
+    yield "| parameters | how | precision | estimated | measured | ratio |\n|---|---|---|---|---|---|\n"
+    for size in sizes:
+        model = decoders()[size]
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in spec_of(model).network(model).parameters())
+        cases = [Case(model, mode, precision) for mode in modes for precision in precisions]
+        for case, found in zip(cases, measured(cases), strict=True):
+            expected = estimated(case)
+            yield (
+                f"| {parameters / 1e6:.1f}M | {case.mode} | {case.precision} "
+                f"| {expected / 2**20:.0f} MiB | {found / 2**20:.0f} MiB "
+                f"| **{expected / found:.2f}** |\n"
+            )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.estimates", description=__doc__)
+    parser.add_argument("--sizes", nargs="+", choices=list(decoders()), default=list(decoders()))
+    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    args = parser.parse_args(arguments)
+    for line in lines(args.sizes, args.modes, args.precisions):
+        sys.stdout.write(line)
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

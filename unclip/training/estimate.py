@@ -1,0 +1,68 @@
+"""The memory of a training on each device, by arithmetic from the cost of one microbatch.
+
+Weights, gradients and averaged weights are float32, and Adam keeps two numbers for each: 20 bytes
+for each trained parameter, which sharding divides by the number of workers in a shard group. What
+sharding adds are the blocks that are whole for a while.
+"""
+
+from dataclasses import dataclass, fields
+
+from unclip.training.meta_step import StepCost, measure_step
+from unclip.training.parallel import Parallel
+
+FLOAT32 = 4  # bytes
+ADAM = 8  # two float32 numbers
+BATCHES = 2  # microbatches on the device: in use, and copied ahead
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes on each device at the peak of a step."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    ema: int
+    copies: int  # of the weights, in the precision of the computation
+    gathered: int  # blocks of other workers' shards, and gradients on their way
+    activations: int
+    batches: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def estimate_memory(
+    step: StepCost, parallel: Parallel, *, batch_bytes: int, precision: str
+) -> Memory:
+    """The peak on each device.
+
+    step: of one microbatch, measured with the same `checkpoint_activations`. batch_bytes: of one
+    microbatch's inputs.
+    """
+    shards = parallel.shard_workers
+    return Memory(
+        weights=(FLOAT32 * step.parameters) // shards + step.buffers,
+        gradients=(FLOAT32 * step.trained) // shards,
+        optimizer=(ADAM * step.trained) // shards,
+        ema=(FLOAT32 * step.trained) // shards,
+        copies=step.casts if shards == 1 else 0,
+        gathered=gathered(step, precision) if shards > 1 else 0,
+        activations=step.activations,
+        batches=BATCHES * batch_bytes,
+    )
+
+
+def gathered(step: StepCost, precision: str) -> int:
+    """Bytes of whole weights and gradients at the peak of a sharded backward pass.
+
+    Parameters outside of blocks are whole throughout. Of the blocks, the one that is computed and
+    the next one, which is gathered meanwhile; and the gradients of the one before, which are
+    reduced in float32.
+    """
+    size = 2 if precision == "bfloat16" else FLOAT32
+    outside = step.parameters - sum(step.blocks)
+    largest, second = (sorted(step.blocks, reverse=True) + [0, 0])[:2]
+    return size * (outside + largest + second) + (size + FLOAT32) * max(largest, outside)
