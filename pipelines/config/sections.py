@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pipelines.config.checks import check_models, check_study, check_towers, check_widths
+from pipelines.config.devices import DeviceSettings
 from pipelines.config.models import DecoderSection, ModelSection, PriorSection, UpsamplerSection
 from pipelines.config.run_checks import check_resources
 from pipelines.core.resources import ClusterSettings, Resources
@@ -42,6 +43,7 @@ class RunSection(Config):
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     resources: Mapping[str, Resources] = field(default_factory=dict)  # by stage
     training: Mapping[str, Parallel] = field(default_factory=dict)  # by stage that trains
+    device: DeviceSettings | None = None  # the GPUs, for estimates; null: no training is checked
     retries: int = 3  # of a shard or a training whose worker died
     wait_s: float = 600.0  # the longest wait for resources
     on_busy: Literal["wait", "leave"] = "wait"  # for a stage that another run is making

@@ -3,8 +3,8 @@
 # B batch, S image side, L text tokens, D embedding width
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -14,9 +14,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from unclip.clip.config import MAX_LOGIT_SCALE, ClipArchitecture
 from unclip.training.logical_ranks import Batch
 
+if TYPE_CHECKING:
+    import open_clip
 
-def build_clip(architecture: ClipArchitecture) -> open_clip.CLIP:
+
+def build_clip(architecture: ClipArchitecture) -> "open_clip.CLIP":
     """An untrained CLIP; its weights are drawn from torch's global generator."""
+    import open_clip  # here: it takes seconds to import
+
     return open_clip.CLIP(**architecture.open_clip_config())
 
 
@@ -28,8 +33,11 @@ def clip_loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Ten
     the logical rank's own microbatch, so the loss does not depend on the number of workers. With
     more logical ranks for the same batch size there are fewer negatives.
     """
-    pixels = random_crop(batch["pixels"], generator)
-    tokens: Tensor = batch["tokens"]
+    return contrastive_loss(model, random_crop(batch["pixels"], generator), batch["tokens"])
+
+
+def contrastive_loss(model: nn.Module, pixels: Tensor, tokens: Tensor) -> Tensor:
+    """`clip_loss` of pixels (B, 3, S, S) as they are."""
     with _attention(pixels.device):
         image_embeds = F.normalize(model.encode_image(pixels).float(), dim=-1)  # type: ignore[operator]
         text_embeds = F.normalize(model.encode_text(tokens).float(), dim=-1)  # type: ignore[operator]

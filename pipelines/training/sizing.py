@@ -1,0 +1,249 @@
+"""What each training of a plan needs: memory on a device, FLOPs, hours, money, checkpoints.
+
+Everything follows from the configuration: no data is read, and no weights are made.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from typing import Any
+
+from torch import Tensor
+
+from pipelines.config.devices import DeviceSettings
+from pipelines.core.errors import PipelineError
+from pipelines.core.plan import Plan
+from pipelines.core.resources import GIB, Resources
+from pipelines.core.stage import Artifact, Stage
+from pipelines.stages.clip import TrainClip
+from pipelines.stages.train import TrainModel
+from unclip.kinds import spec_of
+from unclip.training.config import TrainingConfig
+from unclip.training.estimate import Memory, estimate_memory
+from unclip.training.meta_step import StepCost, measure_step, meta_batch
+from unclip.training.parallel import Parallel
+from unclip.training.remedies import Layout, smallest_change
+
+log = logging.getLogger(__name__)
+
+STATE = 16  # bytes of a checkpoint for each parameter: weights, averages, two of Adam
+HOUR_S = 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSize:
+    """What one training needs."""
+
+    stage: str
+    parameters: int
+    workers: int
+    gpus: float  # of all workers
+    parallel: Parallel
+    memory: Memory  # of each worker
+    usable_bytes: int | None  # of its device; None if the device is not known
+    step_flops: int  # of all workers, with what is computed again
+    hours: float | None  # None if the device is not known
+    cost: float | None  # None without a price
+    checkpoint_bytes: int  # of all that are kept
+    change: str = ""  # the smallest one that fits, in words; "" if the training fits
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory suffices, as far as it is known."""
+        return self.usable_bytes is None or self.memory.total <= self.usable_bytes
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Hours of all GPUs."""
+        return None if self.hours is None else self.hours * self.gpus
+
+    def as_json(self) -> dict[str, Any]:
+        """All figures as plain values."""
+        memory = {**asdict(self.memory), "total": self.memory.total}
+        return {**asdict(self), "memory": memory, "gpu_hours": self.gpu_hours, "fits": self.fits}
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The parts of the section `run` that decide what a training needs."""
+
+    resources: Mapping[str, Resources]
+    training: Mapping[str, Parallel]
+    device: DeviceSettings | None
+
+
+def sizes_of(
+    stages: list[Stage[Artifact]], run: Surroundings
+) -> tuple[list[TrainingSize], dict[str, str]]:
+    """The needs of each training among the stages; and those that cannot be told, with reasons."""
+    found, unknown = [], {}
+    for stage in stages:
+        if not isinstance(stage, TrainModel | TrainClip) or not _training(stage).steps:
+            continue
+        try:
+            found.append(_size(stage, run))
+        except Exception as error:  # a model of the user's own may need data
+            log.debug("%s cannot be sized", stage.name, exc_info=True)
+            unknown[stage.name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return found, unknown
+
+
+def check_sizes(plan: Plan, run: Surroundings) -> None:
+    """Raise `PipelineError` if a training that will run does not fit its GPUs."""
+    if run.device is not None:
+        refuse(sizes_of([step.stage for step in plan.to_run], run)[0], run.device)
+
+
+def refuse(sizes: list[TrainingSize], device: DeviceSettings) -> None:
+    """Raise `PipelineError` if a training does not fit, with the smallest change that would."""
+    lacking = [size for size in sizes if not size.fits]
+    if not lacking:
+        return
+    lines = [
+        f"{size.stage} needs {size.memory.total / GIB:.1f} GiB on each GPU, and a {device.gpu} has "
+        f"{device.usable_bytes / GIB:.1f} GiB for it: {size.change}"
+        for size in lacking
+    ]
+    raise PipelineError(f"{'; '.join(lines)}. Nothing was started.")
+
+
+def _size(stage: TrainModel | TrainClip, run: Surroundings) -> TrainingSize:
+    training = _training(stage)
+    resources = run.resources.get(stage.name, Resources())
+    parallel = run.training.get(stage.name, Parallel())
+    layout = Layout(parallel=parallel, logical_ranks=training.logical_ranks)
+    device = run.device if resources.gpus else None
+    cost = cache(partial(_cost, stage, "cuda" if resources.gpus else "cpu"))
+    step, memory = _memory(cost, layout, training)
+    usable = int(device.usable_bytes * min(1, resources.gpus)) if device else None
+    seconds = _step_s(step, layout, resources, device, training.precision)
+    hours = None if seconds is None else seconds * training.steps / HOUR_S
+    gpus = resources.workers * resources.gpus
+    price = device.price_per_hour if device else None
+    return TrainingSize(
+        stage=stage.name,
+        parameters=step.parameters,
+        workers=resources.workers,
+        gpus=gpus,
+        parallel=parallel,
+        memory=memory,
+        usable_bytes=usable,
+        step_flops=step.flops * training.logical_ranks,
+        hours=hours,
+        cost=None if price is None or hours is None else hours * gpus * price,
+        checkpoint_bytes=STATE * step.parameters * training.keep_checkpoints,
+        change=""
+        if usable is None or memory.total <= usable
+        else _change(stage.name, cost, layout, training, resources, usable),
+    )
+
+
+def _change(
+    name: str,
+    cost: Any,
+    layout: Layout,
+    training: TrainingConfig,
+    resources: Resources,
+    usable: int,
+) -> str:
+    """The smallest change that fits, in words."""
+
+    def fits(candidate: Layout) -> Memory | None:
+        memory = _memory(cost, candidate, training)[1]
+        return memory if memory.total <= usable else None
+
+    found = smallest_change(
+        layout, workers=resources.workers, batch_size=training.batch_size, fits=fits
+    )
+    if found is None:
+        return (
+            "no sharding over its workers is enough, and neither are microbatches of one row; give "
+            f"it more workers in run.resources.{name}, or larger GPUs"
+        )
+    changed, memory = found
+    settings = _settings(layout.parallel, changed.parallel)
+    words = [f"run.training.{name}={{{settings}}}"] if settings else []
+    if changed.logical_ranks != layout.logical_ranks:
+        words.append(f"logical_ranks={changed.logical_ranks} of {name}")
+    return f"set {' and '.join(words)}, which needs {memory.total / GIB:.1f} GiB"
+
+
+def _settings(before: Parallel, after: Parallel) -> str:
+    """The settings of the new layout that are not at their defaults, as YAML."""
+    words = []
+    if after.shard_workers > 1:
+        words.append(f"shard_workers: {after.shard_workers}")
+    if after.checkpoint_activations:
+        words.append("checkpoint_activations: true")
+    return ", ".join(words) if after != before else ""
+
+
+def _memory(cost: Any, layout: Layout, training: TrainingConfig) -> tuple[StepCost, Memory]:
+    rows = training.batch_size // layout.logical_ranks
+    step, batch_bytes = cost(rows, layout.parallel.checkpoint_activations)
+    memory = estimate_memory(
+        step, layout.parallel, batch_bytes=batch_bytes, precision=training.precision
+    )
+    return step, memory
+
+
+def _step_s(
+    step: StepCost,
+    layout: Layout,
+    resources: Resources,
+    device: DeviceSettings | None,
+    precision: str,
+) -> float | None:
+    """Seconds of a step: its microbatches in turn on the worker that has most of them."""
+    if device is None:
+        return None
+    in_turn = math.ceil(layout.logical_ranks / resources.workers)
+    return in_turn * step.flops / (device.flops_per_s(precision) * resources.gpus)
+
+
+def _cost(
+    stage: TrainModel | TrainClip, device_type: str, rows: int, checkpoint_activations: bool
+) -> tuple[StepCost, int]:
+    """The cost of a microbatch, and the bytes of its inputs."""
+    build, loss, shapes = _task(stage)
+    batch = meta_batch(shapes, rows)
+    step = measure_step(
+        build,
+        loss,
+        batch,
+        device_type=device_type,
+        precision=_training(stage).precision,
+        checkpoint_activations=checkpoint_activations,
+    )
+    return step, sum(t.nbytes for t in batch.values() if isinstance(t, Tensor))
+
+
+def _task(stage: TrainModel | TrainClip) -> tuple[Any, Any, dict[str, tuple[int, ...]]]:
+    """How to build the model, its loss, and the shape of each field of a row."""
+    if isinstance(stage, TrainModel):
+        spec, model = spec_of(stage.model), stage.model
+        return partial(spec.network, model), spec.loss, dict(_shapes(model, spec.batch_fields))
+    from unclip.clip.stand_in import ClipStandIn, stand_in_loss
+
+    sizes = stage.config.architecture
+    side = sizes.image_size
+    shapes = {"pixels": (3, side, side), "tokens": (sizes.text_context_length,)}
+    return partial(ClipStandIn, sizes), stand_in_loss, shapes
+
+
+def _shapes(model: Any, fields: tuple[str, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for field in fields:
+        if field == "pixels":
+            yield field, (3, model.image_size, model.image_size)
+        elif field == "tokens":
+            yield field, (model.text_encoder.context_length,)
+        elif field in ("image_embeds", "text_embeds"):
+            yield field, (model.embed_dim,)
+        else:
+            yield field, ()
+
+
+def _training(stage: TrainModel | TrainClip) -> TrainingConfig:
+    return stage.training if isinstance(stage, TrainModel) else stage.config.training
