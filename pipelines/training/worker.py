@@ -39,6 +39,7 @@ from unclip.training import (
     Rollback,
     TrainingConfig,
     TrainingResult,
+    WorkerHangsError,
     to_device,
     train,
     validation_losses,
@@ -158,29 +159,36 @@ class TrainingWorker:
         model = job.task.build()
         if self.rank == 0:
             self.history = _read_history(job)
-        result = train(
-            model,
-            job.task.loss,
-            self.batches,
-            job.training,
-            checkpoints=self.checkpoints(),
-            device=self.device,
-            rank=self.rank,
-            world_size=self.world_size,
-            parallel=job.parallel,
-            on_log=self.log,
-            on_sample=self.sample,
-            on_validation=self.validate if job.held_out else None,
-            on_checkpoint=self.keep_history,
-            on_rollback=self.note_rollback,
-            on_notice=self.notice,
-            stop=self.regroup,
-        )
+        try:
+            result = self.train(model)
+        except WorkerHangsError as error:
+            raise RegroupError(str(error)) from error
         if not result.finished:
             reason = self.regroup.reason if self.regroup else ""
             raise RegroupError(f"stopped with a checkpoint at step {result.step}: {reason}")
         if self.rank == 0:
             self.publish(model, result)
+
+    def train(self, model: nn.Module) -> TrainingResult:
+        """Run the loop of `unclip.training` on the model, from the last checkpoint on."""
+        return train(
+            model,
+            self.job.task.loss,
+            self.batches,
+            self.job.training,
+            checkpoints=self.checkpoints(),
+            device=self.device,
+            rank=self.rank,
+            world_size=self.world_size,
+            parallel=self.job.parallel,
+            on_log=self.log,
+            on_sample=self.sample,
+            on_validation=self.validate if self.job.held_out else None,
+            on_checkpoint=self.keep_history,
+            on_rollback=self.note_rollback,
+            on_notice=self.notice,
+            stop=self.regroup,
+        )
 
     def checkpoints(self) -> StoreCheckpoints:
         """The checkpoints of this training and of the shorter one that it continues."""

@@ -27,15 +27,11 @@ class ClipStandIn(nn.Module):
         self.class_token = nn.Parameter(torch.empty(width))
         self.positions = nn.Parameter(torch.empty(patches + 1, width))
         self.norm = nn.LayerNorm(width)
-        self.vision = Transformer(
-            width=width, depth=sizes.vision_layers, heads=sizes.vision_heads
-        )
+        self.vision = Transformer(width=width, depth=sizes.vision_layers, heads=sizes.vision_heads)
         self.from_image = nn.Linear(width, sizes.embed_dim, bias=False)
         self.embed = nn.Embedding(49408, text_width)  # the vocabulary of open_clip's tokenizer
         self.text_positions = nn.Parameter(torch.empty(sizes.text_context_length, text_width))
-        self.text = Transformer(
-            width=text_width, depth=sizes.text_layers, heads=sizes.text_heads
-        )
+        self.text = Transformer(width=text_width, depth=sizes.text_layers, heads=sizes.text_heads)
         self.from_text = nn.Linear(text_width, sizes.embed_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.empty(()))
 

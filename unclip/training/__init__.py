@@ -5,6 +5,7 @@ from unclip.training.checkpoint_files import CheckpointFiles, LocalFiles
 from unclip.training.checkpoints import Checkpoints, LocalCheckpoints
 from unclip.training.config import TrainingConfig
 from unclip.training.ema import Ema
+from unclip.training.hangs import WorkerHangsError
 from unclip.training.logical_ranks import Batch, Batches, Loss, logical_ranks_of, seed_logical_rank
 from unclip.training.loop import TrainingResult, train
 from unclip.training.loss_spike import Rollback, TrainingDiverged
@@ -26,6 +27,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingDiverged",
     "TrainingResult",
+    "WorkerHangsError",
     "adamw",
     "as_float",
     "learning_rate",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unclip.training.batches import close, copied_ahead
 from unclip.training.checkpoints import Checkpoints, OnNotice
 from unclip.training.config import TrainingConfig
+from unclip.training.hangs import named_hangs
 from unclip.training.logical_ranks import Batch, Batches, Loss, Model
 from unclip.training.loss_spike import Rollback
 from unclip.training.parallel import Parallel, Workers
@@ -165,7 +166,8 @@ class _Loop:
     def _take_step(self, microbatches: Sequence[Batch]) -> Rollback | None:
         """Take one step, or roll back if it is a loss spike."""
         stop = self.stop is not None and self.stop()
-        gradients = self.state.gradients(microbatches, stop=stop)
+        with named_hangs(self.state.workers, self.state.step):
+            gradients = self.state.gradients(microbatches, stop=stop)
         if reason := self.state.spikes.find_spike(gradients.loss, gradients.grad_norm):
             return self.state.roll_back(reason, gradients, microbatches)
         self.state.update(gradients)

@@ -116,9 +116,7 @@ class _Ledger(FastShapes):
         self._activations = self._casts = 0
         self.flops = self.most = self.most_activations = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if formula := flop_registry.get(func.overloadpacket):
@@ -164,9 +162,7 @@ class _Autocast(TorchFunctionMode):
         self.casts_up = CASTS_UP if device_type == "cuda" else set()
         self.weights: dict[int, Tensor] = {}
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if torch.is_autocast_enabled("cpu"):
             if func in CASTS_DOWN:

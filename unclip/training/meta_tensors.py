@@ -41,9 +41,7 @@ class FastShapes(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         return False  # which would import the compiler
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = [a for a in args if isinstance(a, Tensor)]
         if all(t.is_meta for t in tensors):
@@ -130,7 +128,14 @@ def _layer_norm(x: Tensor, shape: list[int], *_: Any) -> tuple[Tensor, ...]:
 
 
 def _group_norm(
-    x: Tensor, weight: Any, bias: Any, rows: int, channels: int, pixels: int, groups: int, eps: float
+    x: Tensor,
+    weight: Any,
+    bias: Any,
+    rows: int,
+    channels: int,
+    pixels: int,
+    groups: int,
+    eps: float,
 ) -> tuple[Tensor, ...]:
     return torch.empty_like(x), x.new_empty(rows, groups), x.new_empty(rows, groups)
 
@@ -165,14 +170,10 @@ SHAPES: dict[Any, Callable[..., Any]] = {
 class _NoInitialValues(TorchFunctionMode):
     """Leaves out the initial values, which the meta device does not keep."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.randn:
             return torch.empty(*args, **kwargs)
         if func in INITIAL_VALUES:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
-
-
