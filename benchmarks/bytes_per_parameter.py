@@ -66,6 +66,9 @@ class Sizes:
     warm_up_steps: int = 2
 
 
+TINY = Sizes(width=32, depth=2, warm_up_steps=1)
+
+
 def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:  # noqa: ARG001
     """A loss over one sequence of eight tokens."""
     x: Tensor = batch["x"]
@@ -78,7 +81,18 @@ def measure(rank: int, way: str, sizes: Sizes, folder: str) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store-{way}", WORKERS)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=WORKERS)
+    figures_of(rank, way, TINY)  # what torch loads and allocates once
     dist.barrier()
+    parameters, *values = figures_of(rank, way, sizes)
+    if rank == 0:
+        Path(f"{folder}/{way}.txt").write_text(" ".join(map(str, [parameters, *values])))
+    dist.barrier()
+    os._exit(0)
+
+
+def figures_of(rank: int, way: str, sizes: Sizes) -> list[float]:
+    """Parameters, and bytes per parameter: between steps, peak of a step, peak while sampling."""
+    gc.collect()
     before = resident()
     torch.manual_seed(0)
     model = Transformer(width=sizes.width, depth=sizes.depth, heads=8)
@@ -87,7 +101,7 @@ def measure(rank: int, way: str, sizes: Sizes, folder: str) -> None:
         model,
         loss,
         TRAINING,
-        LocalCheckpoints(Path(folder) / "checkpoints", keep=1),
+        LocalCheckpoints(Path(), keep=1),  # none is saved
         Workers(rank=rank, world_size=WORKERS, device=torch.device("cpu")),
         WAYS[way],
         print,
@@ -105,13 +119,8 @@ def measure(rank: int, way: str, sizes: Sizes, folder: str) -> None:
     for _ in range(sizes.warm_up_steps):
         step()
     gc.collect()
-    held = resident()
-    figures = [held, peak_of(step), peak_of(sample)]
-    if rank == 0:
-        values = [(figure - before) / parameters for figure in figures]
-        Path(f"{folder}/{way}.txt").write_text(" ".join(map(str, [parameters, *values])))
-    dist.barrier()
-    os._exit(0)
+    figures = [resident(), peak_of(step), peak_of(sample)]
+    return [parameters, *((figure - before) / parameters for figure in figures)]
 
 
 def resident() -> int:
@@ -151,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="only check that everything runs")
     options = parser.parse_args(arguments)
     os.environ.update(ENVIRONMENT)
-    sizes = Sizes(width=32, depth=2, warm_up_steps=1) if options.tiny else Sizes()
+    sizes = TINY if options.tiny else Sizes()
     sys.stdout.write(
         f"{datetime.datetime.now(datetime.UTC).date()}, {machine(torch.device('cpu'))}\n\n"
         "| two workers | parameters | between steps | peak of a step | peak while sampling |\n"

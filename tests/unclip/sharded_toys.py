@@ -13,7 +13,7 @@ from tests.unclip.toys import DECODER, UNET, seeded, unit
 from tests.unclip.training_toys import CONFIG, CPU, StopAfter
 from unclip.denoising.denoisers import decoder_denoiser, without_variance
 from unclip.kinds import build, training_loss
-from unclip.training import Batch, LocalCheckpoints, Parallel, train
+from unclip.training import Batch, Checkpoints, LocalFiles, Parallel, train
 
 MODEL = replace(DECODER, unet=replace(UNET, dropout=0.1), learned_variance=True)
 TRAINING = replace(
@@ -64,6 +64,17 @@ RUNS = {
 }
 
 
+class CountingFiles(LocalFiles):
+    """Adds up the bytes of tensors that are read."""
+
+    read_bytes = 0
+
+    def read(self, name: str, start: int, end: int) -> bytes:
+        if name.endswith(".bin"):
+            CountingFiles.read_bytes += end - start
+        return super().read(name, start, end)
+
+
 class Images:
     """Microbatches of two images that follow from (step, logical rank)."""
 
@@ -107,6 +118,7 @@ def train_once(run: Run, rank: int, folder: Path) -> dict[str, Any]:
     model = build(MODEL)
     samples: dict[int, torch.Tensor] = {}
     images = Images(poisoned=run.poisoned)
+    CountingFiles.read_bytes = 0
 
     def sample(step: int, averaged: nn.Module) -> None:
         batch = images.batch(0, 0)
@@ -124,7 +136,7 @@ def train_once(run: Run, rank: int, folder: Path) -> dict[str, Any]:
         training_loss,
         images,
         replace(TRAINING, sample_every_steps=2),
-        checkpoints=LocalCheckpoints(folder, keep=2),
+        checkpoints=Checkpoints(CountingFiles(folder), keep=2),
         device=CPU,
         rank=rank,
         world_size=run.world_size,
@@ -136,6 +148,7 @@ def train_once(run: Run, rank: int, folder: Path) -> dict[str, Any]:
         "weights": result.ema_weights,
         "loss": result.loss,
         "samples": samples,
+        "read_bytes": CountingFiles.read_bytes,
         "skipped": list(result.skipped_steps),
         "keys": [list(r.keys) for r in result.rollbacks],
     }

@@ -63,6 +63,12 @@ def test_a_run_that_two_four_three_and_one_workers_share_ends_where_that_of_one_
     assert same(results["part-1"]["weights"], results["fixed-1"]["weights"])
 
 
+def test_a_worker_reads_no_more_of_a_checkpoint_than_its_part(results: Results) -> None:
+    whole, quarter = (results[name]["read_bytes"] for name in ("part-3", "part-4"))
+    assert results["part-2"]["read_bytes"] == 0  # starts afresh
+    assert 0.2 < quarter / whole < 0.3
+
+
 def test_a_spike_is_rolled_back_while_sharded_as_it_is_alone(results: Results) -> None:
     alone, shared = results["poisoned-1"], results["poisoned-3-sharded"]
     assert shared["skipped"] == alone["skipped"] == [POISONED]

@@ -20,10 +20,9 @@ from unclip.training.checkpoint_files import (
     CheckpointUnreadableError,
     LocalFiles,
     Manifest,
-    ShardReader,
-    ShardWriter,
     read_manifest,
 )
+from unclip.training.checkpoint_shards import ShardReader, ShardWriter
 
 log = logging.getLogger(__name__)
 

@@ -1,11 +1,11 @@
-"""Gradients of a step: computed for each logical rank, averaged over all, clipped to a norm.
+"""Gradients of a step: computed for each logical rank, and averaged over all of them.
 
 A step has rounds, and in each round every worker computes one logical rank. In the last round some
 workers may have none left. If weights are shared, such a worker computes its first one again,
 because the others gather parameters from it, and adds nothing.
 """
 
-# L logical ranks, P trained parameters, S workers that share the weights, R groups of them
+# S workers that share the weights, n elements of a worker's part
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -20,18 +20,24 @@ from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.nn.parallel import DistributedDataParallel
 
 from unclip.training.parallel import Parallel, Workers
-from unclip.training.sharding import is_sharded, local, replicas, shard_group
+from unclip.training.sharding import is_sharded, local, replicas
 from unclip.training.tree_sum import TreeSum
 
 Compute = Callable[[], Tensor]  # runs the forward pass of one microbatch; returns its loss
-NORM_CHUNK = 1 << 22  # elements that are converted to float64 at a time
+
+
+def clear_gradients(objective: nn.Module) -> None:
+    """Forget the gradients of the last step. DDP's stay where they are, in its buckets, as zeros:
+    the next ones would else be kept beside the buckets, until the last microbatch.
+    """
+    objective.zero_grad(set_to_none=not isinstance(objective, DistributedDataParallel))
 
 
 class GradientSum(Protocol):
     """Leaves the mean gradient over all logical ranks in the parameters of this worker."""
 
     def __call__(self, computes: Sequence[Compute]) -> None:
-        """Run forward and backward for each microbatch of this worker; gradients must be None."""
+        """Run forward and backward for each microbatch of this worker; gradients must be clear."""
         ...
 
 
@@ -202,54 +208,6 @@ class TreeReduceScatter(ReduceScatter):
             groups = [torch.empty_like(received) for _ in range(dist.get_world_size(self.replicas))]
             dist.all_gather(groups, received, group=self.replicas)
         return [term for of_group in groups for term in of_group.chunk(dist.get_world_size(group))]
-
-
-def clip(parameters: Sequence[nn.Parameter], limit: float | None, *, fixed: bool) -> Tensor:
-    """Clip the gradients to a norm, in place; returns the norm before, a scalar.
-
-    fixed: compute the norm to the same bits however the weights are shared.
-    """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if fixed:
-        norm = exact_norm(gradients)
-    else:
-        norm = nn.utils.get_total_norm(gradients)
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    if limit is not None:
-        torch._foreach_mul_([local(g) for g in gradients], (limit / (norm + 1e-6)).clamp(max=1.0))
-    return norm
-
-
-def exact_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """The norm of tensors, from sums of integers, which do not depend on the order; a scalar.
-
-    Squares are scaled to the largest of their tensor and rounded to integers of at most 62 bits
-    less those of the number of elements. Infinite if any element is not finite.
-    """
-    group = shard_group(gradients[0])
-    parts = [local(gradient).detach() for gradient in gradients]
-    largest = torch.stack([part.abs().max() if part.numel() else part.sum() for part in parts])
-    # (P,); a maximum over workers may ignore NaN
-    largest = torch.where(largest.isfinite(), largest, torch.inf)
-    if group is not None:
-        dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
-    if not largest.isfinite().all():
-        return largest.max()
-    exponents = torch.frexp(largest).exponent.double()  # largest < 2^exponent
-    bits = torch.tensor([62 - g.numel().bit_length() for g in gradients], device=largest.device)
-    scales = torch.exp2(bits / 2 - exponents)  # (P,); a square is below 2^bits
-    sums = torch.stack([_integer_sum(p, s) for p, s in zip(parts, scales, strict=True)])
-    if group is not None:
-        dist.all_reduce(sums, group=group)
-    return (sums * torch.exp2(2 * exponents - bits)).sum().sqrt().float()
-
-
-def _integer_sum(part: Tensor, scale: Tensor) -> Tensor:
-    """The sum of the rounded squares of `part` times `scale`; int64."""
-    total = torch.zeros((), dtype=torch.int64, device=part.device)
-    for chunk in part.flatten().split(NORM_CHUNK):
-        total += chunk.double().mul_(scale).square_().round_().long().sum()
-    return total
 
 
 def _backward(loss: Tensor) -> None:

@@ -16,7 +16,8 @@ from unclip.training.batches import to_device
 from unclip.training.checkpoints import Checkpoints, Found, OnNotice
 from unclip.training.config import TrainingConfig
 from unclip.training.ema import Ema
-from unclip.training.gradients import clip, gradient_sum
+from unclip.training.gradient_norm import clip
+from unclip.training.gradients import clear_gradients, gradient_sum
 from unclip.training.health import health
 from unclip.training.logical_ranks import Batch, Loss, logical_ranks_of, seed_logical_rank
 from unclip.training.loss_spike import (
@@ -108,7 +109,7 @@ class TrainState:
 
     def gradients(self, batches: Sequence[Batch], *, stop: bool) -> Gradients:
         """Compute the step's gradients, averaged over all logical ranks, and clip them."""
-        self.optimizer.zero_grad()
+        clear_gradients(self.objective)
         found = torch.zeros(self.config.logical_ranks + 1, device=self.workers.device)
         found[-1] = stop
 
@@ -122,11 +123,13 @@ class TrainState:
         if self.workers.world_size > 1:
             dist.all_reduce(found)  # each loss is added to zeros: its bits do not change
         grad_norm = clip(list(self.model.parameters()), self.config.max_grad_norm, fixed=self.fixed)
-        losses = found[:-1].tolist()
+        # One copy to the host, for which a GPU has to wait.
+        values = torch.cat([found, torch.stack([found[:-1].mean(), grad_norm])]).tolist()
+        *losses, stops, loss, norm = values
         return Gradients(
-            loss=found[:-1].mean().item(),
-            grad_norm=grad_norm.item(),
-            stop=found[-1].item() > 0,
+            loss=loss,
+            grad_norm=norm,
+            stop=stops > 0,
             rank_losses=[losses[rank] for rank in self.logical_ranks],
         )
 
