@@ -1,6 +1,6 @@
 """Checks of section `run` against the stages of the pipeline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from unclip.config import ConfigError
@@ -36,7 +36,7 @@ def check_resources(config: "PipelineConfig") -> None:
         )
 
 
-def _check_names(where: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+def _check_names(where: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
     for name in given:
         if name not in known:
             raise ConfigError(

@@ -56,7 +56,7 @@ class DecoderCondition(NamedTuple):
     embedding: Tensor  # (B, D)
     context: Tensor  # (B, L + I, W)
     visible: Tensor  # (B, L + I) bool
-    projected: Sequence[Tensor] = ()  # keys and values of the context, from `precompute`
+    projected: Sequence[Tensor | None] = ()  # keys and values of the context by block
 
 
 class Decoder(nn.Module):

@@ -14,23 +14,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import (
-    LoadPlan,
-    LoadPlanner,
-    Metadata,
-    ReadItem,
-    SavePlan,
-    SavePlanner,
-    StorageReader,
-    StorageWriter,
-)
 from torch.distributed.checkpoint.metadata import (
+    STORAGE_TYPES,
     ChunkStorageMetadata,
+    Metadata,
     MetadataIndex,
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.planner import (
+    LoadPlan,
+    LoadPlanner,
+    ReadItem,
+    SavePlan,
+    SavePlanner,
+)
+from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
 from unclip.training.checkpoint_files import (
@@ -195,7 +194,7 @@ def _neighbours(spans: list[_Span]) -> Iterator[list[_Span]]:
 
 def _bytes(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().flatten()
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def _describe(
@@ -212,7 +211,8 @@ def _describe(
 
 def _metadata(tensors: Mapping[str, Any]) -> Metadata:
     """The inverse of `_describe` for all tensors."""
-    described, stored = {}, {}
+    described: dict[str, STORAGE_TYPES] = {}
+    stored = {}
     for name, entry in tensors.items():
         chunks = []
         for offsets, sizes, file, start in entry["parts"]:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata
 
 from unclip.training.checkpoint_files import (
     CheckpointFiles,
@@ -63,11 +64,13 @@ class Checkpoints:
         """
         self.wait()
         files = self.files_for(step)
-        self._saving = dcp.async_save(
+        saving = state_dict_saver.async_save(
             dict(tensors),
             storage_writer=_Writer(files, step, values, keep=self.keep),
             process_group=self._group,
         )
+        assert isinstance(saving, Future), "the default stager copies before it returns"
+        self._saving = saving
 
     def wait(self) -> None:
         """Wait until the last save has ended; raises its error."""
@@ -102,7 +105,11 @@ class Checkpoints:
         A worker reads only what its own parts need.
         """
         reader = ShardReader(found.manifest)
-        _raising(lambda: dcp.load(dict(tensors), storage_reader=reader, process_group=self._group))
+        _raising(
+            lambda: state_dict_loader.load(
+                dict(tensors), storage_reader=reader, process_group=self._group
+            )
+        )
 
     def files_for(self, step: int) -> CheckpointFiles:
         """Where the checkpoint of a step is written."""
@@ -112,7 +119,10 @@ class Checkpoints:
     @cached_property
     def _group(self) -> dist.ProcessGroup | None:
         # A group of its own, because saves communicate while training does.
-        return dist.new_group(backend="gloo") if dist.is_initialized() else None
+        if not dist.is_initialized():
+            return None
+        group: dist.ProcessGroup = dist.new_group(backend="gloo")  # type: ignore[assignment]
+        return group
 
     def _find(self, on_notice: OnNotice) -> Found | None:
         damaged: list[tuple[int, str]] = []
@@ -155,7 +165,7 @@ class _Writer(ShardWriter):
         super().__init__(files, folder_of(step), values)
         self.keep = keep
 
-    def finish(self, metadata: dcp.Metadata, results: list[list[Any]]) -> None:
+    def finish(self, metadata: Metadata, results: list[list[Any]]) -> None:
         super().finish(metadata, results)
         log.debug("saved the checkpoint in %s", self.folder)
         sizes = self.files.sizes()

@@ -52,6 +52,6 @@ def exact_norm(gradients: Sequence[Tensor]) -> Tensor:
 def _integer_sum(part: Tensor, scale: Tensor) -> Tensor:
     """The sum of the rounded squares of `part` times `scale`; int64."""
     total = torch.zeros((), dtype=torch.int64, device=part.device)
-    for chunk in part.flatten().split(CHUNK):
+    for chunk in torch.split(part.flatten(), CHUNK):
         total += chunk.double().mul_(scale).square_().round_().long().sum()
     return total

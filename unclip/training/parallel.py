@@ -87,13 +87,13 @@ def wrap(model: nn.Module, parallel: Parallel, workers: Workers) -> nn.Module:
     if parallel.summation == "fixed":
         join_inputs_of_blocks(model)
     size = parallel.group_size(workers.world_size)
+    objective = Objective(model)
     if size > 1:
-        return shard(
-            Objective(model), workers.device, world_size=workers.world_size, group_size=size
-        )
+        shard(objective, workers.device, world_size=workers.world_size, group_size=size)
+        return objective
     if parallel.summation == "fixed":  # which also fixes the layout that sharding requires
         model.to(memory_format=torch.contiguous_format)
-    objective = Objective(model.to(workers.device))
+    objective.to(workers.device)
     if workers.world_size == 1 or parallel.summation == "fixed":
         return objective  # `unclip.training.gradients` sums
     # Buffers stay as they are: none is trained.

@@ -24,9 +24,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return [block for blocks in lists for block in blocks if not isinstance(block, nn.ModuleList)]
 
 
-def shard(
-    module: nn.Module, device: torch.device, *, world_size: int, group_size: int
-) -> FSDPModule:
+def shard(module: nn.Module, device: torch.device, *, world_size: int, group_size: int) -> None:
     """Shard the parameters of `module` on `device` in groups of `group_size` workers; in place."""
     mesh = make_mesh(device, world_size=world_size, group_size=group_size)
     for parameter in module.parameters():
@@ -37,8 +35,7 @@ def shard(
             for method in getattr(block, "forward_methods", ()):
                 register_fsdp_forward_method(block, method)
     # The root's parameters are freed too: sampling changes the weights between steps.
-    sharded: FSDPModule = fully_shard(module, mesh=mesh, reshard_after_forward=True)
-    return sharded
+    fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 
 def make_mesh(device: torch.device, *, world_size: int, group_size: int) -> DeviceMesh:
