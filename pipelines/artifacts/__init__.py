@@ -16,6 +16,7 @@ BASIS_FILE = "basis.parquet"  # of the principal components
 MODEL_FILE = "model.safetensors"  # of every trained model of the cascade
 SAMPLE_FILE = "samples/step-{:08d}.png"  # what a model draws after this step of its training
 INTERPOLATION_FILE = "interpolation.png"  # of the evaluation
+STUDY_FILE = "study.json"  # records of the variants, and of the scenes
 REPORT_FILE = "report.html"
 PROGRESS_FILE = "decoder-progress.png"  # beside the report
 
@@ -129,6 +130,8 @@ class TrainedModel(Artifact):
     steps: int
     final_loss: float | None  # None if no step was taken
     model: str = ""  # the tag of its config
+    steps_per_s: float | None = None  # None if no step was taken, or in an earlier version
+    peak_bytes: int | None = None  # of the first worker: allocated on its GPU, or resident
 
     @property
     def sample_files(self) -> dict[int, str]:

@@ -67,10 +67,15 @@ def prune_shards(store: Store, *, delete: bool) -> None:
         print(f"\nNothing was deleted in {store.root}. `unclip prune --yes` deletes these files.")
 
 
-def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells in aligned columns."""
+def format_table(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
+    """Rows of cells in aligned columns; with `numbers`, all but the first to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(f"{word:<{w}}" for word, w in zip(row, widths, strict=True)) for row in rows]
+    sides = ["<", *(">" if numbers else "<") * (len(widths) - 1)]
+    columns = list(zip(sides, widths, strict=True))
+    lines = [
+        "  ".join(f"{word:{side}{width}}" for word, (side, width) in zip(row, columns, strict=True))
+        for row in rows
+    ]
     return "\n".join(line.rstrip() for line in lines)
 
 

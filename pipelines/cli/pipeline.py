@@ -28,17 +28,16 @@ def init(path: str, like: str) -> None:
 @command("plan")
 @project_options
 @scope_options
-def plan(project: ProjectChoice, scope: ScopeChoice) -> None:
-    """Show what a run would do, and why.
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plan(project: ProjectChoice, scope: ScopeChoice, *, as_json: bool) -> None:
+    """Show what a run would do, why, and what its trainings need.
 
     Starts nothing and writes nothing. Reads the list if it has changed, and counts what is new.
+    Fails if a training does not fit the GPUs that run.device names.
     """
-    from pipelines.cli.progress import print_plan
-    from pipelines.core.outlook import outlooks
+    from pipelines.cli.plan import show_plan
 
-    opened = _open(project)
-    steps = opened.plan(scope)
-    print_plan(steps, outlooks(steps, opened.store))
+    show_plan(_open(project), scope, as_json=as_json)
 
 
 @command("run")
@@ -75,8 +74,11 @@ def show(stage: str, project: ProjectChoice) -> None:
     Shows its state, its lineage, what its key depends on, and its result.
     """
     from pipelines.cli.listing import print_stage
+    from pipelines.cli.sizes import print_training
 
-    print_stage(_open(project), stage)
+    opened = _open(project)
+    print_stage(opened, stage)
+    print_training(opened, stage)
 
 
 @command("prune")

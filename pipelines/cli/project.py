@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.cli.options import ProjectChoice, ScopeChoice
 from pipelines.config.files import find_config
 from pipelines.config.load import load_config
-from pipelines.config.sections import PipelineConfig
+from pipelines.config.sections import PipelineConfig, RunSection
 from pipelines.core.errors import PipelineError
 from pipelines.core.graph import Graph
 from pipelines.core.lookup import Lookup, find_results
@@ -38,6 +38,11 @@ class Project:
         plan = make_plan(self.graph, self.store, wanted)
         plan.check()
         return plan
+
+    @property
+    def run(self) -> RunSection:
+        """Where the pipeline runs, and with which resources."""
+        return self.config.run
 
     @property
     def evaluation(self) -> Evaluate:

@@ -18,6 +18,7 @@ from pipelines.core.runner import RunSettings, run_plan
 from pipelines.core.stage import Artifact, Stage
 from pipelines.tracking.preflight import prepare
 from pipelines.tracking.tracker import Tracker
+from pipelines.training.sizing import check_sizes, sizes_of
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ def run_project(project: Project, scope: ScopeChoice, output: Output) -> None:
     plan = project.plan(scope)
     started = time.monotonic()
     if plan.to_run:
+        if project.run.device:
+            check_sizes(sizes_of(plan.stages_to_run, project.run), project.run.device)
         _carry_out(project, plan, output)
     _print_summary(project, plan, time.monotonic() - started)
 

@@ -37,6 +37,11 @@ class Plan:
         """The steps that do work."""
         return [step for step in self.steps if step.action == "run"]
 
+    @property
+    def stages_to_run(self) -> list[Stage[Artifact]]:
+        """The stages that do work."""
+        return [step.stage for step in self.to_run]
+
     def __getitem__(self, name: str) -> Step:
         return next(step for step in self.steps if step.stage.name == name)
 

@@ -5,10 +5,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from pipelines.artifacts import ClipWeights, DataReport, Evaluation, Study, TrainedModel
+from pipelines.artifacts import (
+    STUDY_FILE,
+    ClipWeights,
+    DataReport,
+    Evaluation,
+    Study,
+    TrainedModel,
+)
 from pipelines.core.folder import Folder
 from pipelines.report.data_page import FIGURES_FILE, PICTURES_FILE
-from pipelines.study.study import STUDY_FILE
 
 HISTORY_FILE = "history.json"
 

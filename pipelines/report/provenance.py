@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from pipelines.artifacts import TrainedModel
 from pipelines.core.folder import MANIFEST, Folder
+from pipelines.core.resources import GIB
 from pipelines.report import plots
 from pipelines.report.data_page import (
     PAGE_FILE,
@@ -46,6 +47,8 @@ def _clip_row(inputs: Inputs) -> Values:
         "parameters": None,
         "steps": inputs.steps["clip"],
         "final_loss": inputs.histories["clip"][-1]["loss"],
+        "steps_per_s": None,
+        "peak_gib": None,
         **_made(inputs.clip.folder),
     }
 
@@ -56,6 +59,8 @@ def _model_row(name: str, model: TrainedModel) -> Values:
         "parameters": model.parameters,
         "steps": model.steps,
         "final_loss": model.final_loss,
+        "steps_per_s": model.steps_per_s,
+        "peak_gib": model.peak_bytes and model.peak_bytes / GIB,
         **_made(model.folder),
     }
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pipelines.artifacts import ClipWeights, Evaluation, Study, TrainedModel
+from pipelines.artifacts import STUDY_FILE, ClipWeights, Evaluation, Study, TrainedModel
 from pipelines.core.events import Metrics, Output
 from pipelines.core.stage import Artifact, Context, Stage
 from pipelines.evaluation.config import EvaluateConfig
@@ -34,7 +34,7 @@ class RunStudy(Stage[Study]):
 
     def run(self, ctx: Context) -> Study:
         """Draw, measure, and write study.json."""
-        from pipelines.study.study import STUDY_FILE, run_study  # open_clip takes seconds
+        from pipelines.study.study import run_study  # open_clip takes seconds
 
         weights = Weights(
             clip=ctx.load(self.clip),

@@ -21,7 +21,6 @@ from pipelines.study.variants import Models, standard_of, variants_of
 log = logging.getLogger(__name__)
 
 CAPTIONS = "captions"  # kind of shards
-STUDY_FILE = "study.json"
 COLUMNS = ("caption", "image_embeds", "image_norm", "text_embeds", "original_thumbnail")
 
 

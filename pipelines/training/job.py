@@ -40,6 +40,8 @@ def run_training(stage: "TrainModel", ctx: Context) -> TrainedModel:
         steps=summary["steps"],
         final_loss=summary["final_loss"],
         model=stage.model.tag,
+        steps_per_s=summary["steps_per_s"],
+        peak_bytes=summary["peak_bytes"],
     )
 
 

@@ -5,16 +5,15 @@ Everything follows from the configuration: no data is read, and no weights are m
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from pipelines.config.devices import DeviceSettings
 from pipelines.core.errors import PipelineError
-from pipelines.core.plan import Plan
 from pipelines.core.resources import GIB, Resources
 from pipelines.core.stage import Artifact, Stage
 from pipelines.stages.clip import TrainClip
@@ -65,48 +64,52 @@ class TrainingSize:
         return {**asdict(self), "memory": memory, "gpu_hours": self.gpu_hours, "fits": self.fits}
 
 
-@dataclass(frozen=True)
-class Surroundings:
+class Surroundings(Protocol):
     """The parts of the section `run` that decide what a training needs."""
 
-    resources: Mapping[str, Resources]
-    training: Mapping[str, Parallel]
-    device: DeviceSettings | None
+    @property
+    def resources(self) -> Mapping[str, Resources]: ...
+
+    @property
+    def training(self) -> Mapping[str, Parallel]: ...
+
+    @property
+    def device(self) -> DeviceSettings | None: ...
 
 
-def sizes_of(
-    stages: list[Stage[Artifact]], run: Surroundings
-) -> tuple[list[TrainingSize], dict[str, str]]:
-    """The needs of each training among the stages; and those that cannot be told, with reasons."""
+@dataclass(frozen=True)
+class Sizes:
+    """What some trainings need."""
+
+    trainings: tuple[TrainingSize, ...]
+    unknown: Mapping[str, str]  # the stages that cannot be sized, with reasons
+
+
+def sizes_of(stages: Iterable[Stage[Artifact]], run: Surroundings) -> Sizes:
+    """What each training among the stages needs."""
     found, unknown = [], {}
     for stage in stages:
         if not isinstance(stage, TrainModel | TrainClip) or not _training(stage).steps:
             continue
         try:
             found.append(_size(stage, run))
-        except Exception as error:  # a model of the user's own may need data
+        except Exception as error:  # the loss of a user's own kind may need data
             log.debug("%s cannot be sized", stage.name, exc_info=True)
-            unknown[stage.name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    return found, unknown
+            first_line = str(error).partition("\n")[0]
+            unknown[stage.name] = f"{type(error).__name__}: {first_line}"
+    return Sizes(tuple(found), unknown)
 
 
-def check_sizes(plan: Plan, run: Surroundings) -> None:
-    """Raise `PipelineError` if a training that will run does not fit its GPUs."""
-    if run.device is not None:
-        refuse(sizes_of([step.stage for step in plan.to_run], run)[0], run.device)
-
-
-def refuse(sizes: list[TrainingSize], device: DeviceSettings) -> None:
+def check_sizes(sizes: Sizes, device: DeviceSettings | None) -> None:
     """Raise `PipelineError` if a training does not fit, with the smallest change that would."""
-    lacking = [size for size in sizes if not size.fits]
-    if not lacking:
-        return
     lines = [
         f"{size.stage} needs {size.memory.total / GIB:.1f} GiB on each GPU, and a {device.gpu} has "
-        f"{device.usable_bytes / GIB:.1f} GiB for it: {size.change}"
-        for size in lacking
+        f"{size.usable_bytes / GIB:.1f} GiB for it; {size.change}"
+        for size in sizes.trainings
+        if device and size.usable_bytes and not size.fits
     ]
-    raise PipelineError(f"{'; '.join(lines)}. Nothing was started.")
+    if lines:
+        raise PipelineError(f"Trainings that do not fit: {'. '.join(lines)}.")
 
 
 def _size(stage: TrainModel | TrainClip, run: Surroundings) -> TrainingSize:

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import resource
+import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -298,6 +299,8 @@ class TrainingWorker:
             "steps": result.step,
             "final_loss": last if last == last else None,  # JSON has no NaN
             "skipped_steps": list(result.skipped_steps),
+            "steps_per_s": _steps_per_s(self.history),
+            "peak_bytes": _peak_bytes(self.device),
         }
         self.job.folder.write_bytes(SUMMARY, json.dumps(summary).encode())
 
@@ -309,3 +312,16 @@ def _read_history(job: TrainingJob) -> list[dict[str, float]]:
             history: list[dict[str, float]] = folder.read_json(HISTORY)
             return history
     return []
+
+
+def _steps_per_s(history: Sequence[Mapping[str, float]]) -> float | None:
+    """Of the median log entry; interruptions do not count."""
+    times_s = [entry["step_time_s"] for entry in history if "step_time_s" in entry]
+    return 1 / statistics.median(times_s) if times_s else None
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """The most that this process has allocated on its GPU; on a CPU, the most that it resided."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
