@@ -222,15 +222,9 @@ class TrainingWorker:
     def log(self, step: int, values: dict[str, float]) -> None:
         """Emit the metrics and the progress of a step."""
         loaded = self.source.nbytes / GIB if self.source else 0.0
-        self.record(step, values | {"loader_gib": loaded, "memory_gib": self.most_memory() / GIB})
+        self.record(step, values | {"loader_gib": loaded, "memory_gib": _peak_bytes(self.device) / GIB})
         stage, steps = self.job.stage, self.job.training.steps
         self.job.emit(Progress(stage, step, steps, "steps", f"loss {values['loss']:.4f}"))
-
-    def most_memory(self) -> int:
-        """The most bytes so far of this worker's GPU, or of its process if it has none."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB on Linux
 
     def record(self, step: int, values: dict[str, float]) -> None:
         """Emit values of a step, and keep them for the curves."""
@@ -321,7 +315,7 @@ def _steps_per_s(history: Sequence[Mapping[str, float]]) -> float | None:
 
 
 def _peak_bytes(device: torch.device) -> int:
-    """The most that this process has allocated on its GPU; on a CPU, the most that it resided."""
+    """The most memory so far: of the GPU, or of the process if the device is a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # KiB on Linux
