@@ -240,11 +240,6 @@ def test_a_clip_of_another_width_is_refused_with_both_widths() -> None:
         load_config("demo", ["clip.architecture.embed_dim=96"])
 
 
-def test_workers_that_cannot_share_the_logical_ranks_are_refused() -> None:
-    with pytest.raises(ConfigFileError, match=r"prior\.workers=3 cannot share the logical_ranks=1"):
-        load_config("demo", ["run.resources.prior.workers=3"])
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [

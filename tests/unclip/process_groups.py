@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import connection
 from pathlib import Path
 
 import torch
@@ -15,9 +16,12 @@ def run_workers(count: int, work: Callable[[int, Path], None], folder: Path) -> 
     workers = [context.Process(target=_work, args=(work, r, folder)) for r in range(count)]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join()
-    assert [w.exitcode for w in workers] == [0] * count
+    while any(worker.is_alive() for worker in workers):
+        if any(worker.exitcode for worker in workers):  # the others would wait for it
+            for worker in workers:
+                worker.kill()
+        connection.wait([worker.sentinel for worker in workers if worker.is_alive()])
+    assert [worker.exitcode for worker in workers] == [0] * count
 
 
 def _work(work: Callable[[int, Path], None], rank: int, folder: Path) -> None:

@@ -60,6 +60,7 @@ RUNS = {
     "part-3": fixed(3, folder="parts", stop_after=1),
     "part-1": fixed(1, folder="parts"),
     "poisoned-1": fixed(1, poisoned=True),
+    "poisoned-2": Run(2, Parallel(), poisoned=True),
     "poisoned-3-sharded": fixed(3, 3, poisoned=True),
 }
 

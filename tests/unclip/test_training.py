@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from tests.unclip.training_toys import (
     CONFIG,
-    Data,
     StopAfter,
     denoising_loss,
     fit,
@@ -76,46 +74,6 @@ def test_dropout_draws_differ_between_steps_and_logical_ranks(tmp_path: Path) ->
 
     fit(tmp_path, replace(CONFIG, steps=3), loss=loss)
     assert len({tuple(d.tolist()) for d in drawn}) == len(drawn) == 3 * 4 * 2
-
-
-def _worker(rank: int, world_size: int, folder: str, poisoned: tuple[int, ...]) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/store-{world_size}", world_size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    result = fit(
-        Path(folder) / f"workers-{world_size}",
-        data=Data(poisoned=poisoned),
-        rank=rank,
-        world_size=world_size,
-    )
-    found = {"weights": result.ema_weights, "skipped": list(result.skipped_steps)}
-    found["keys"] = [list(r.keys) for r in result.rollbacks]
-    torch.save(found, f"{folder}/result-{world_size}-{rank}.pt")
-    dist.barrier()  # a rank that leaves early takes the others' connections with it
-    dist.destroy_process_group()
-
-
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_any_number_of_workers_takes_the_same_steps_and_skips_the_same_one(
-    tmp_path: Path, world_size: int
-) -> None:
-    alone = fit(tmp_path / "alone", data=Data(poisoned=(6,)))
-    context = torch.multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(target=_worker, args=(rank, world_size, str(tmp_path), (6,)))
-        for rank in range(world_size)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [w.exitcode for w in workers] == [0] * world_size
-    for rank in range(world_size):
-        found = torch.load(tmp_path / f"result-{world_size}-{rank}.pt")
-        assert found["skipped"] == list(alone.skipped_steps) == [6]
-        assert found["keys"] == [["6-2-0", "6-2-1", "6-2-2", "6-2-3"]]
-        for name, weight in alone.ema_weights.items():
-            torch.testing.assert_close(found["weights"][name], weight, rtol=1e-4, atol=1e-6)
 
 
 def test_more_workers_than_logical_ranks_are_refused_with_the_most_that_can(tmp_path: Path) -> None:

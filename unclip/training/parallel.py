@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from unclip.config import Config, ConfigError
+from unclip.config import Config, ConfigError, not_in_key
 from unclip.training.fixed_order import join_inputs_of_blocks
 from unclip.training.recompute import recompute_blocks
 from unclip.training.sharding import shard
@@ -29,9 +29,9 @@ class Parallel(Config):
 
     tag: ClassVar[str] = "parallel"
 
-    shard_workers: int = 1  # workers that share one copy of weights, optimiser and average
-    checkpoint_activations: bool | Literal["selective"] = False  # recompute blocks to save memory
-    summation: Literal["fast", "fixed"] = "fast"  # of gradients; fixed: the same bits everywhere
+    shard_workers: int = not_in_key(1)  # that share one copy of weights, optimiser and average
+    checkpoint_activations: bool | Literal["selective"] = not_in_key(False)  # recompute blocks
+    summation: Literal["fast", "fixed"] = not_in_key("fast")  # fixed: the same bits everywhere
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
