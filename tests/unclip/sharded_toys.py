@@ -9,15 +9,25 @@ import torch
 from torch import nn
 
 from tests.unclip.process_groups import group
-from tests.unclip.toys import DECODER, UNET, seeded, unit
+from tests.unclip.toys import DECODER, UNET, perturb, seeded, unit
 from tests.unclip.training_toys import CONFIG, CPU, StopAfter
 from unclip.denoising.denoisers import decoder_denoiser, without_variance
 from unclip.kinds import build, training_loss
 from unclip.training import Batch, Checkpoints, LocalFiles, Parallel, train
 
-MODEL = replace(DECODER, unet=replace(UNET, dropout=0.1), learned_variance=True)
+MODEL = replace(
+    DECODER,
+    unet=replace(UNET, channel_multipliers=(1,), attention_resolutions=(8,), dropout=0.1),
+    learned_variance=True,
+)
 TRAINING = replace(
-    CONFIG, steps=4, batch_size=8, checkpoint_every_steps=2, learning_rate=1e-3, adam_eps=1e-4
+    CONFIG,
+    steps=3,
+    batch_size=8,
+    checkpoint_every_steps=2,
+    sample_every_steps=2,
+    learning_rate=1e-3,
+    adam_eps=1e-4,
 )
 POISONED = 2  # a step with a NaN
 
@@ -57,7 +67,6 @@ RUNS = {
     "fast-4-groups": fast(4, 2),
     "part-2": fixed(2, 2, folder="parts", stop_after=1),
     "part-4": fixed(4, 4, folder="parts", stop_after=1),
-    "part-3": fixed(3, folder="parts", stop_after=1),
     "part-1": fixed(1, folder="parts"),
     "poisoned-1": fixed(1, poisoned=True),
     "poisoned-2": Run(2, Parallel(), poisoned=True),
@@ -116,7 +125,7 @@ def run_all(rank: int, folder: Path) -> None:
 
 def train_once(run: Run, rank: int, folder: Path) -> dict[str, Any]:
     torch.manual_seed(0)
-    model = build(MODEL)
+    model = perturb(build(MODEL))  # else the first gradients of most layers are zero
     samples: dict[int, torch.Tensor] = {}
     images = Images(poisoned=run.poisoned)
     CountingFiles.read_bytes = 0
@@ -136,7 +145,7 @@ def train_once(run: Run, rank: int, folder: Path) -> dict[str, Any]:
         model,
         training_loss,
         images,
-        replace(TRAINING, sample_every_steps=2),
+        TRAINING,
         checkpoints=Checkpoints(CountingFiles(folder), keep=2),
         device=CPU,
         rank=rank,

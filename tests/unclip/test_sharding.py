@@ -52,19 +52,19 @@ def test_a_sharded_model_samples_with_the_averaged_weights(results: Results, nam
     alone = "poisoned-1" if "poisoned" in name else "fixed-1"
     samples, wanted = results[name]["samples"], results[alone]["samples"]
     assert samples.keys() == wanted.keys()
-    assert 4 in samples
+    assert 3 in samples
     for step, images in wanted.items():
         torch.testing.assert_close(samples[step], images, rtol=1e-3, atol=1e-4)
 
 
-def test_a_run_that_two_four_three_and_one_workers_share_ends_where_that_of_one_does(
+def test_a_run_that_two_four_and_one_workers_share_ends_where_that_of_one_does(
     results: Results,
 ) -> None:
     assert same(results["part-1"]["weights"], results["fixed-1"]["weights"])
 
 
 def test_a_worker_reads_no_more_of_a_checkpoint_than_its_part(results: Results) -> None:
-    whole, quarter = (results[name]["read_bytes"] for name in ("part-3", "part-4"))
+    whole, quarter = (results[name]["read_bytes"] for name in ("part-1", "part-4"))
     assert results["part-2"]["read_bytes"] == 0  # starts afresh
     assert 0.2 < quarter / whole < 0.3
 
