@@ -8,6 +8,7 @@ from PIL import Image
 
 from benchmarks import checkpoint_stall, data_report, duplicates, embedding, gpu, lists, steps
 from benchmarks.contest import random_inputs
+from benchmarks.loader import main as time_loaders
 from benchmarks.sizes import CPU
 from benchmarks.timing import Seconds, median, ratio
 
@@ -99,3 +100,11 @@ def test_embedding_is_timed_beside_a_bare_loop(
         "bare loop",
         "bare loop, padded captions",
     ]
+
+
+def test_the_loader_is_timed_beside_the_earlier_one_and_its_memory_is_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    time_loaders(["--tiny", "--rounds", "1"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if "**" in line]
+    assert [row.count("**") for row in rows] == [4, 4, 2]

@@ -21,14 +21,14 @@ class BlockCache:
         max_bytes: int,
         threads: Executor,
     ) -> None:
-        """size: the expected bytes of a block."""
+        """size: the expected bytes of a block, which count until it is read."""
         self.read, self.size, self.max_bytes, self.threads = read, size, max_bytes, threads
         self.blocks: OrderedDict[int, Future[Rows]] = OrderedDict()  # least recently used first
 
     @property
     def nbytes(self) -> int:
-        """The expected size of all cached blocks."""
-        return sum(map(self.size, list(self.blocks)))
+        """The size of all cached blocks. Any thread may ask."""
+        return sum(self._bytes(*item) for item in list(self.blocks.items()))
 
     def use(self, blocks: set[int]) -> None:
         """Read the blocks that are missing. Others are dropped first, until all fit."""
@@ -45,6 +45,9 @@ class BlockCache:
         for block in [b for b in self.blocks if b not in used]:
             if total <= self.max_bytes:
                 return
-            total -= self.size(block)
-            del self.blocks[block]
+            total -= self._bytes(block, self.blocks.pop(block))
             log.debug("dropped block %d; %d bytes are cached", block, total)
+
+    def _bytes(self, block: int, rows: Future[Rows]) -> int:
+        is_read = rows.done() and not rows.cancelled() and rows.exception() is None
+        return rows.result().nbytes if is_read else self.size(block)

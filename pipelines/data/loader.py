@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data.batches import Rows, Tokenize, make_batch
+from pipelines.data.batches import ReusedPixels, Rows, Tokenize, make_batch, pinned_pixels
 from pipelines.data.block_cache import BlockCache
 from pipelines.data.loader_memory import READ_THREADS, LoaderConfig, LoaderMemory
 from pipelines.data.order import Blocks, LogicalRankOrder
@@ -52,7 +52,7 @@ class TrainingLoader:
             fields=config.fields,
             image_size=config.image_size,
             tokenize=tokenize,
-            pin_memory=config.pin_memory,
+            empty=pinned_pixels if config.pin_memory else ReusedPixels(),
         )
         self.cache: BlockCache | None = None  # of the last call of `batches`
 

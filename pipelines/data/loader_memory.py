@@ -46,9 +46,9 @@ class LoaderConfig(Config):
     def rows_ahead(self, steps: int) -> int:
         """Rows of a logical rank that are used or read ahead, while `steps` steps are made.
 
-        The next window is read while the second half of the current one is used.
+        The next window is read while the last quarter of the current one is used.
         """
-        return (steps + 1) * self.order.microbatch_size + self.order.shuffle_rows // 2
+        return (steps + 1) * self.order.microbatch_size + self.order.shuffle_rows // 4
 
 
 @dataclass(frozen=True, kw_only=True)

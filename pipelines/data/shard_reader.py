@@ -104,9 +104,8 @@ class RowReader:
         chosen = selection.take(rows)
         pairs = self._pairs(files.pairs, chosen["row"].to_numpy())
         check_keys(pairs["key"], chosen["key"], where=files.pairs, other=files.selection)
-        return Rows(
-            pairs, self._embeds(files, chosen), files.pairs, {} if self.keep_pixels else None
-        )
+        kept_pixels: dict[int, np.ndarray] | None = {} if self.keep_pixels else None
+        return Rows(files.pairs, pairs, self._embeds(files, chosen), kept_pixels)
 
     def stored_bytes(self, files: ShardFiles) -> float:
         """The mean size of a pair with the columns that are read, from the file's metadata."""

@@ -29,7 +29,8 @@ def as_float(pixels: Tensor) -> Tensor:
     # A divisor on the device: CUDA multiplies by the reciprocal of a number, which rounds
     # differently from a division.
     half = torch.full((), 127.5, device=pixels.device)
-    return pixels.contiguous().float().div_(half).sub_(1.0)
+    floats = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+    return floats.div_(half).sub_(1.0)
 
 
 def copied_ahead(
