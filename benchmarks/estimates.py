@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
@@ -29,7 +28,8 @@ from unclip.training import Batch, Ema, TrainingConfig, adamw
 from unclip.training.estimate import estimate_memory
 from unclip.training.meta_step import measure_step, meta_batch
 from unclip.training.parallel import Parallel
-from unclip.training.sharding import blocks_of
+from unclip.training.recompute import recompute_blocks
+from unclip.training.sharding import shard
 
 WORKERS = 2
 ROWS = 8  # of a microbatch
@@ -80,7 +80,7 @@ def estimated(case: Case) -> int:
         checkpoint_activations=parallel.checkpoint_activations,
     )
     size = sum(t.nbytes for t in batch.values() if isinstance(t, Tensor))
-    memory = estimate_memory(step, parallel, batch_bytes=size, precision=case.precision)
+    memory = estimate_memory(step, shards=parallel.shard_workers, batch_bytes=size)
     return memory.total
 
 
@@ -129,17 +129,14 @@ def _steps(case: Case, rank: int) -> None:
     spec, parallel = spec_of(case.model), MODES[case.mode]
     model = spec.network(case.model).train()
     if parallel.checkpoint_activations:
-        for block in blocks_of(model):
-            _recompute(block)
+        recompute_blocks(model, selective=False)
     objective: nn.Module = _Objective(model, spec.loss)
     if parallel.shard_workers > 1:
-        model.to(memory_format=torch.contiguous_format)  # FSDP shards no other layout
-        for block in blocks_of(model):
-            fully_shard(block)
-        fully_shard(objective)
+        device = torch.device("cpu")
+        shard(objective, device, world_size=WORKERS, group_size=parallel.shard_workers)
     else:
         objective = DistributedDataParallel(
-            objective, broadcast_buffers=False, gradient_as_bucket_view=True
+            objective, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
     optimizer, ema = adamw(model, _training(case.precision)), Ema(model, decay=0.99)
     for step in range(STEPS):
@@ -153,15 +150,6 @@ def _steps(case: Case, rank: int) -> None:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         ema.update()
-
-
-def _recompute(block: nn.Module) -> None:
-    forward = block.forward
-
-    def again(*args: Any) -> Any:
-        return torch.utils.checkpoint.checkpoint(forward, *args, use_reentrant=False)
-
-    block.forward = again
 
 
 def _peak(profiler: profile) -> int:
@@ -218,7 +206,8 @@ def _training(precision: Any) -> TrainingConfig:
 
 def lines(sizes: Sequence[str], modes: Sequence[str], precisions: Sequence[str]) -> Iterator[str]:
     """The lines of the table."""
-    yield "| parameters | how | precision | estimated | measured | ratio |\n|---|---|---|---|---|---|\n"
+    yield "| parameters | how | precision | estimated | measured | ratio |\n"
+    yield "|---|---|---|---|---|---|\n"
     for size in sizes:
         model = decoders()[size]
         with torch.device("meta"):

@@ -100,10 +100,10 @@ def _memory(size: TrainingSize) -> list[str]:
 
 
 def _sharing(size: TrainingSize) -> str:
-    shards = size.parallel.shard_workers
+    shards = size.parallel.group_size(size.workers)
     words = [f"sharded over {shards}" if shards > 1 else "whole"]
     if size.parallel.checkpoint_activations:
-        words.append("activations recomputed")
+        words.append("recomputed")
     return ", ".join(words)
 
 

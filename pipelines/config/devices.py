@@ -35,7 +35,7 @@ USABLE = 0.94  # the rest is for the CUDA context, workspaces, NCCL and gaps bet
 class DeviceSettings(Config):
     """The GPUs of a run: whether a training fits them, and what it takes."""
 
-    gpu: str  # A10G-24GB, L4-24GB, L40S-48GB, A100-40GB, A100-80GB, H100-80GB, H200-141GB, …
+    gpu: str  # such as A100-80GB; docs/how-to/size.md lists them
     utilisation: float = 0.35  # share of the peak FLOP/s that a training reaches
     price_per_hour: float | None = None  # of one GPU, in any currency; null: no costs are shown
 

@@ -5,7 +5,7 @@ Everything follows from the configuration: no data is read, and no weights are m
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from pipelines.stages.train import TrainModel
 from unclip.kinds import spec_of
 from unclip.training.config import TrainingConfig
 from unclip.training.estimate import Memory, estimate_memory
-from unclip.training.meta_step import StepCost, measure_step, meta_batch
+from unclip.training.meta_step import Recomputed, StepCost, measure_step, meta_batch
 from unclip.training.parallel import Parallel
 from unclip.training.remedies import Layout, smallest_change
 
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 STATE = 16  # bytes of a checkpoint for each parameter: weights, averages, two of Adam
 HOUR_S = 3600
+# (rows of a microbatch, checkpoint_activations) -> its cost, and the bytes of its inputs
+Cost = Callable[[int, Recomputed], tuple[StepCost, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,7 @@ def _size(stage: TrainModel | TrainClip, run: Surroundings) -> TrainingSize:
     layout = Layout(parallel=parallel, logical_ranks=training.logical_ranks)
     device = run.device if resources.gpus else None
     cost = cache(partial(_cost, stage, "cuda" if resources.gpus else "cpu"))
-    step, memory = _memory(cost, layout, training)
+    step, memory = _memory(cost, layout, training, resources.workers)
     usable = int(device.usable_bytes * min(1, resources.gpus)) if device else None
     seconds = _step_s(step, layout, resources, device, training.precision)
     hours = None if seconds is None else seconds * training.steps / HOUR_S
@@ -145,7 +147,7 @@ def _size(stage: TrainModel | TrainClip, run: Surroundings) -> TrainingSize:
 
 def _change(
     name: str,
-    cost: Any,
+    cost: Cost,
     layout: Layout,
     training: TrainingConfig,
     resources: Resources,
@@ -154,7 +156,7 @@ def _change(
     """The smallest change that fits, in words."""
 
     def fits(candidate: Layout) -> Memory | None:
-        memory = _memory(cost, candidate, training)[1]
+        memory = _memory(cost, candidate, training, resources.workers)[1]
         return memory if memory.total <= usable else None
 
     found = smallest_change(
@@ -183,13 +185,13 @@ def _settings(before: Parallel, after: Parallel) -> str:
     return ", ".join(words) if after != before else ""
 
 
-def _memory(cost: Any, layout: Layout, training: TrainingConfig) -> tuple[StepCost, Memory]:
+def _memory(
+    cost: Cost, layout: Layout, training: TrainingConfig, workers: int
+) -> tuple[StepCost, Memory]:
     rows = training.batch_size // layout.logical_ranks
     step, batch_bytes = cost(rows, layout.parallel.checkpoint_activations)
-    memory = estimate_memory(
-        step, layout.parallel, batch_bytes=batch_bytes, precision=training.precision
-    )
-    return step, memory
+    shards = layout.parallel.group_size(workers)
+    return step, estimate_memory(step, shards=shards, batch_bytes=batch_bytes)
 
 
 def _step_s(
@@ -207,7 +209,7 @@ def _step_s(
 
 
 def _cost(
-    stage: TrainModel | TrainClip, device_type: str, rows: int, checkpoint_activations: bool
+    stage: TrainModel | TrainClip, device_type: str, rows: int, checkpoint_activations: Recomputed
 ) -> tuple[StepCost, int]:
     """The cost of a microbatch, and the bytes of its inputs."""
     build, loss, shapes = _task(stage)

@@ -116,18 +116,21 @@ def test_a_linear_layer_costs_what_arithmetic_says() -> None:
     assert found.activations in range(gradient, gradient + 2 * output + 100)
 
 
-def test_a_linear_layer_in_bfloat16_keeps_one_copy_of_its_weights() -> None:
+def test_in_bfloat16_each_weight_is_copied_at_most_once() -> None:
     def loss(model: nn.Module, batch: Any, _: object) -> Tensor:
-        return sum((model(batch["x"]).float().sum() for _ in range(3)), torch.zeros(()))
+        hidden = batch["x"]
+        for _ in range(3):
+            hidden = model(hidden)
+        return hidden.float().sum()
 
     found = measure_step(
-        lambda: nn.Linear(500, 300, bias=False),
+        lambda: nn.Linear(200, 200, bias=False),
         loss,
-        meta_batch({"x": (500,)}, 1),
+        meta_batch({"x": (200,)}, 1000),
         device_type="cpu",
         precision="bfloat16",
     )
-    assert found.casts == 2 * 500 * 300
+    assert 0 < found.casts <= 2 * found.parameters
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -186,31 +189,31 @@ def described(out: Any) -> list[Any]:
 
 
 def test_recomputed_activations_take_less_memory_and_more_flops() -> None:
-    model = tiny().decoder
+    model = tiny().upsamplers["upsampler_1"]
     kept, again = cost(model), cost(model, checkpoint_activations=True)
+    selected = cost(model, checkpoint_activations="selective")
+    assert again.activations < selected.activations < kept.activations
+    assert kept.flops <= selected.flops < again.flops
     assert again.activations < 0.7 * kept.activations
     assert 1.1 * kept.flops < again.flops < 4 / 3 * kept.flops
 
 
 def test_a_microbatch_of_twice_the_rows_costs_twice_as_much() -> None:
-    once, twice = cost(tiny().decoder), cost(tiny().decoder, rows=2 * ROWS)
+    once, twice = (cost(tiny().decoder, device_type="cuda", rows=n) for n in (64, 128))
     assert twice.flops == pytest.approx(2 * once.flops, rel=0.01)
-    assert 1.8 * once.activations < twice.activations < 2 * once.activations
+    assert twice.activations == pytest.approx(2 * once.activations, rel=0.01)
 
 
 def test_without_shards_a_parameter_takes_twenty_bytes() -> None:
     step = cost(tiny().decoder)
-    memory = estimate_memory(step, Parallel(), batch_bytes=0, precision="float32")
+    memory = estimate_memory(step, shards=1, batch_bytes=0)
     held = memory.weights + memory.gradients + memory.optimizer + memory.ema
     assert held == 20 * step.parameters + step.buffers
 
 
 def test_memory_falls_with_the_number_of_shards_down_to_what_is_not_sharded() -> None:
     step = cost(tiny().decoder)
-    totals = [
-        estimate_memory(step, Parallel(shard_workers=n), batch_bytes=0, precision="float32")
-        for n in (2, 4, 8, 10**6)
-    ]
+    totals = [estimate_memory(step, shards=n, batch_bytes=0) for n in (2, 4, 8, 10**6)]
     sizes = [memory.total for memory in totals]
     assert sizes == sorted(sizes, reverse=True)
     least = totals[-1]
@@ -229,13 +232,13 @@ def test_the_smallest_change_comes_first() -> None:
                 rows=48 // candidate.logical_ranks,
                 checkpoint_activations=parallel.checkpoint_activations,
             )
-            memory = estimate_memory(again, parallel, batch_bytes=0, precision="float32")
+            memory = estimate_memory(again, shards=parallel.shard_workers, batch_bytes=0)
             return memory if memory.total <= limit else None
 
         found = smallest_change(layout, workers=8, batch_size=48, fits=fits)
         return found[0] if found else None
 
-    whole = estimate_memory(step, Parallel(), batch_bytes=0, precision="float32").total
+    whole = estimate_memory(step, shards=1, batch_bytes=0).total
     assert within(whole) == layout
     assert within(whole - 1).parallel == Parallel(shard_workers=2)
     assert within(0) is None

@@ -16,7 +16,7 @@ def uses_cpu_code(x: Tensor) -> bool:
 @contextmanager
 def code_for(device_type: str) -> Iterator[None]:
     """Take the code for "cpu" or "cuda", wherever the tensors are; for estimates without a GPU."""
-    global _assumed  # noqa: PLW0603 - a context variable would break the graphs of torch.compile
+    global _assumed
     before, _assumed = _assumed, device_type
     try:
         yield

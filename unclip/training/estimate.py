@@ -7,8 +7,7 @@ sharding adds are the blocks that are whole for a while.
 
 from dataclasses import dataclass, fields
 
-from unclip.training.meta_step import StepCost, measure_step
-from unclip.training.parallel import Parallel
+from unclip.training.meta_step import StepCost
 
 FLOAT32 = 4  # bytes
 ADAM = 8  # two float32 numbers
@@ -34,35 +33,31 @@ class Memory:
         return sum(getattr(self, field.name) for field in fields(self))
 
 
-def estimate_memory(
-    step: StepCost, parallel: Parallel, *, batch_bytes: int, precision: str
-) -> Memory:
+def estimate_memory(step: StepCost, *, shards: int, batch_bytes: int) -> Memory:
     """The peak on each device.
 
-    step: of one microbatch, measured with the same `checkpoint_activations`. batch_bytes: of one
+    step: of one microbatch. shards: workers that share one copy of the weights. batch_bytes: of one
     microbatch's inputs.
     """
-    shards = parallel.shard_workers
     return Memory(
         weights=(FLOAT32 * step.parameters) // shards + step.buffers,
         gradients=(FLOAT32 * step.trained) // shards,
         optimizer=(ADAM * step.trained) // shards,
         ema=(FLOAT32 * step.trained) // shards,
-        copies=step.casts if shards == 1 else 0,
-        gathered=gathered(step, precision) if shards > 1 else 0,
+        copies=step.casts,
+        gathered=gathered(step) if shards > 1 else 0,
         activations=step.activations,
         batches=BATCHES * batch_bytes,
     )
 
 
-def gathered(step: StepCost, precision: str) -> int:
+def gathered(step: StepCost) -> int:
     """Bytes of whole weights and gradients at the peak of a sharded backward pass.
 
     Parameters outside of blocks are whole throughout. Of the blocks, the one that is computed and
-    the next one, which is gathered meanwhile; and the gradients of the one before, which are
-    reduced in float32.
+    the next one, which is gathered meanwhile; and the gradients of the one before, with the copy
+    that is reduced.
     """
-    size = 2 if precision == "bfloat16" else FLOAT32
     outside = step.parameters - sum(step.blocks)
-    largest, second = (sorted(step.blocks, reverse=True) + [0, 0])[:2]
-    return size * (outside + largest + second) + (size + FLOAT32) * max(largest, outside)
+    largest, second = [*sorted(step.blocks, reverse=True), 0, 0][:2]
+    return FLOAT32 * (outside + largest + second + 2 * max(largest, outside))

@@ -12,23 +12,23 @@ models take their GPU code. Attention is fused in any case.
 
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 
 from unclip.models.kernels import code_for
 from unclip.training.logical_ranks import Batch, Loss
 from unclip.training.meta_tensors import FastShapes, build_on_meta
+from unclip.training.recompute import recompute_blocks
 from unclip.training.sharding import blocks_of
 
+Recomputed = bool | Literal["selective"]  # of `Parallel.checkpoint_activations`
 CASTS_DOWN = {
     F.linear,
     F.conv2d,
@@ -53,7 +53,7 @@ class StepCost:
     buffers: int
     flops: int
     activations: int  # most that is alive besides weights, their casts and gradients
-    casts: int  # copies of the weights in the precision of the computation
+    casts: int  # what copies of the weights in the precision of the computation add to that
 
 
 def measure_step(
@@ -63,7 +63,7 @@ def measure_step(
     *,
     device_type: str,
     precision: str,
-    checkpoint_activations: bool = False,
+    checkpoint_activations: Recomputed = False,
 ) -> StepCost:
     """Count what a microbatch costs; allocates no memory for the model.
 
@@ -77,7 +77,8 @@ def measure_step(
     blocks, ledger, casts = blocks_of(model), _Ledger(model), _Autocast(device_type)
     if checkpoint_activations:
         for block in blocks:
-            block.forward = _computed_again(block.forward, casts)
+            block.forward = _with_casts(block.forward, casts)
+        recompute_blocks(model, selective=checkpoint_activations == "selective")
     with code_for(device_type), ledger:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"), casts:
             result = loss(model, batch, torch.Generator().manual_seed(0))
@@ -195,15 +196,12 @@ def _fused_attention(
     return out
 
 
-def _computed_again(forward: Callable[..., Any], casts: _Autocast) -> Callable[..., Any]:
-    """The same, computed once more in the backward pass, with the same casts."""
-
-    def compute(*args: Any, **kwargs: Any) -> Any:
-        with casts:
-            return forward(*args, **kwargs)
+def _with_casts(forward: Callable[..., Any], casts: _Autocast) -> Callable[..., Any]:
+    """The same; its casts are also made when it is computed again, in the backward pass."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(compute, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        with casts:
+            return forward(*args, **kwargs)
 
     return call
 
