@@ -10,7 +10,7 @@ import yaml
 
 from pipelines.cli.main import main
 from pipelines.config.devices import GPUS
-from pipelines.config.files import PACKAGED
+from pipelines.config.files import PACKAGED, ConfigFileError
 from pipelines.config.load import load_config
 from pipelines.config.sections import PipelineConfig
 from pipelines.core.errors import PipelineError
@@ -101,7 +101,7 @@ def test_hours_and_costs_follow_from_the_flops() -> None:
     ],
 )
 def test_settings_that_cannot_be_are_refused(setting: str, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ConfigFileError, match=re.escape(message)):
         load_config("paper", [setting])
 
 

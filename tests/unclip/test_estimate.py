@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -224,14 +225,14 @@ def test_the_smallest_change_comes_first() -> None:
     step = cost(tiny().decoder)
     layout = Layout(parallel=Parallel(), logical_ranks=8)
 
+    @cache
+    def microbatch(rows: int, recomputed: Any) -> StepCost:
+        return cost(tiny().decoder, rows=rows, checkpoint_activations=recomputed)
+
     def within(limit: int) -> Any:
         def fits(candidate: Layout) -> Any:
             parallel = candidate.parallel
-            again = cost(
-                tiny().decoder,
-                rows=48 // candidate.logical_ranks,
-                checkpoint_activations=parallel.checkpoint_activations,
-            )
+            again = microbatch(48 // candidate.logical_ranks, parallel.checkpoint_activations)
             memory = estimate_memory(again, shards=parallel.shard_workers, batch_bytes=0)
             return memory if memory.total <= limit else None
 
