@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pipelines.cli.options import ScopeChoice
 from pipelines.cli.progress import print_plan
 from pipelines.cli.project import Project
-from pipelines.cli.sizes import plan_as_json, print_sizes
+from pipelines.cli.sizes import plan_as_json, print_data, print_sizes
 from pipelines.core.errors import PipelineError
 from pipelines.core.outlook import outlooks
 from pipelines.core.plan import Plan
 from pipelines.core.stage import Outlook
+from pipelines.data.sizing import data_sizes
 from pipelines.training.sizing import check_sizes, sizes_of
 
 
@@ -29,12 +30,14 @@ def show_plan(project: Project, scope: ScopeChoice, *, as_json: bool) -> None:
     except PipelineError as error:
         problem = error
     sizes = sizes_of(plan.stages_to_run if plan else project.graph.stages.values(), project.run)
+    data = data_sizes(project.config, sum(new["list"].rows.values())) if "list" in new else []
     if as_json:
-        print(json.dumps(plan_as_json(plan, new, sizes, project.run.device), indent=2))
+        print(json.dumps(plan_as_json(plan, new, sizes, data, project.run.device), indent=2))
     else:
         if plan:
             print_plan(plan, new)
         print_sizes(sizes, project.run.device)
+        print_data(data)
     check_sizes(sizes, project.run.device)
     if problem:
         raise problem

@@ -1,6 +1,6 @@
 """What the trainings of a plan need, as tables and as JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +11,7 @@ from pipelines.config.sections import RunSection
 from pipelines.core.plan import Plan
 from pipelines.core.resources import GIB, Resources
 from pipelines.core.stage import Outlook
+from pipelines.data.sizing import DataSize
 from pipelines.training.sizing import HOUR_S, Sizes, TrainingSize, sizes_of
 
 UNITS = ("", "k", "M", "G", "T", "P", "E")
@@ -30,10 +31,27 @@ def print_sizes(sizes: Sizes, device: DeviceSettings | None) -> None:
         print(f"\n{stage} cannot be sized without data ({reason}).")
 
 
+def print_data(data: Sequence[DataSize]) -> None:
+    """Print the storage and hours of the data, if the number of rows is known."""
+    if data:
+        print("\nData, if all rows are kept; by rates and sizes that docs/how-to/size.md states")
+        rows = [
+            [
+                size.stage,
+                f"{size.rows:,}",
+                f"{size.storage_bytes / 1e9:,.2f} GB",
+                _number(size.hours),
+            ]
+            for size in data
+        ]
+        print(format_table([["stage", "rows", "storage", "hours"], *rows], numbers=True))
+
+
 def plan_as_json(
     plan: Plan | None,
     outlooks: Mapping[str, Outlook],
     sizes: Sizes,
+    data: Sequence[DataSize],
     device: DeviceSettings | None,
 ) -> dict[str, Any]:
     """The plan and the sizes as plain values."""
@@ -50,6 +68,7 @@ def plan_as_json(
         "device": asdict(device) if device else None,
         "trainings": [size.as_json() for size in sizes.trainings],
         "unknown": dict(sizes.unknown),
+        "data": [size.as_json() for size in data],
     }
 
 

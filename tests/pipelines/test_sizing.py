@@ -14,6 +14,7 @@ from pipelines.config.files import PACKAGED, ConfigFileError
 from pipelines.config.load import load_config
 from pipelines.config.sections import PipelineConfig
 from pipelines.core.errors import PipelineError
+from pipelines.data.sizing import clip_flops, data_sizes
 from pipelines.graph import unclip_graph
 from pipelines.training.sizing import Sizes, check_sizes, sizes_of
 
@@ -134,3 +135,19 @@ def test_the_clusters_have_the_gpus_of_the_paper() -> None:
         product = gpu["template"]["spec"]["nodeSelector"]["nvidia.com/gpu.product"]
         assert re.fullmatch(r"NVIDIA-(A100)-SXM4-(80GB)", product)
         assert device.gpu == "A100-80GB"
+
+
+def test_the_storage_of_the_data_follows_from_the_rows() -> None:
+    config = load_config("paper")
+    download, embed = data_sizes(config, 1_000_000)
+    assert embed.storage_bytes == 1_000_000 * 2 * 1024 * 4
+    assert download.storage_bytes == pytest.approx(0.4e6 * (1024**2 + 256**2 + 64**2), rel=1e-6)
+    twice = data_sizes(config, 2_000_000)
+    assert [t.hours for t in twice] == [
+        pytest.approx(2 * once.hours) for once in (download, embed) if once.hours
+    ]
+
+
+def test_the_flops_of_a_public_clip_are_those_of_its_paper() -> None:
+    flops = clip_flops(load_config("small"))  # ViT-B/32
+    assert flops == pytest.approx(14.8e9, rel=0.1)  # open_clip's table, 7.4 G multiply-adds
