@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pipelines.config.load import load_config
 from pipelines.core.resources import GIB
 from pipelines.graph import unclip_graph
-from pipelines.training.sizing import TrainingSize, sizes_of
+from pipelines.sizing.trainings import TrainingSize, sizes_of
 
 CONFIGS = ("small", "paper")
 GPUS = ("L4-24GB", "A100-40GB", "A100-80GB", "H200-141GB")

@@ -11,8 +11,8 @@ from pipelines.core.errors import PipelineError
 from pipelines.core.outlook import outlooks
 from pipelines.core.plan import Plan
 from pipelines.core.stage import Outlook
-from pipelines.data.sizing import data_sizes
-from pipelines.training.sizing import check_sizes, sizes_of
+from pipelines.sizing.data import data_sizes
+from pipelines.sizing.trainings import check_sizes, sizes_of
 
 
 def show_plan(project: Project, scope: ScopeChoice, *, as_json: bool) -> None:

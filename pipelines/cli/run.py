@@ -16,9 +16,9 @@ from pipelines.cli.project import Project
 from pipelines.core.plan import Plan
 from pipelines.core.runner import RunSettings, run_plan
 from pipelines.core.stage import Artifact, Stage
+from pipelines.sizing.trainings import check_sizes, sizes_of
 from pipelines.tracking.preflight import prepare
 from pipelines.tracking.tracker import Tracker
-from pipelines.training.sizing import check_sizes, sizes_of
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from pipelines.config.sections import RunSection
 from pipelines.core.plan import Plan
 from pipelines.core.resources import GIB, Resources
 from pipelines.core.stage import Outlook
-from pipelines.data.sizing import DataSize
-from pipelines.training.sizing import HOUR_S, Sizes, TrainingSize, sizes_of
+from pipelines.sizing.data import DataSize
+from pipelines.sizing.trainings import HOUR_S, Sizes, TrainingSize, sizes_of
 
 UNITS = ("", "k", "M", "G", "T", "P", "E")
 

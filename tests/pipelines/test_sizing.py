@@ -14,9 +14,9 @@ from pipelines.config.files import PACKAGED, ConfigFileError
 from pipelines.config.load import load_config
 from pipelines.config.sections import PipelineConfig
 from pipelines.core.errors import PipelineError
-from pipelines.data.sizing import clip_flops, data_sizes
 from pipelines.graph import unclip_graph
-from pipelines.training.sizing import Sizes, check_sizes, sizes_of
+from pipelines.sizing.data import clip_flops, data_sizes
+from pipelines.sizing.trainings import Sizes, check_sizes, sizes_of
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted({path.stem for path in PACKAGED.glob("*.yaml")} - {"karlo"})
