@@ -6,6 +6,7 @@ has handed out since before the model was built, as its profiler records them.
 """
 
 import argparse
+import gc
 import os
 import socket
 import sys
@@ -107,6 +108,7 @@ def _work(rank: int, cases: Sequence[Case], port: int, results: Any) -> None:
 
 
 def _peak_of(case: Case, rank: int) -> int:
+    gc.collect()  # else tensors of the case before would be subtracted when they are freed
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         _steps(case, rank)
     return _peak(profiler)

@@ -222,7 +222,9 @@ class TrainingWorker:
     def log(self, step: int, values: dict[str, float]) -> None:
         """Emit the metrics and the progress of a step."""
         loaded = self.source.nbytes / GIB if self.source else 0.0
-        self.record(step, values | {"loader_gib": loaded, "memory_gib": _peak_bytes(self.device) / GIB})
+        self.record(
+            step, values | {"loader_gib": loaded, "memory_gib": _peak_bytes(self.device) / GIB}
+        )
         stage, steps = self.job.stage, self.job.training.steps
         self.job.emit(Progress(stage, step, steps, "steps", f"loss {values['loss']:.4f}"))
 

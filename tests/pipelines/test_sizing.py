@@ -60,18 +60,24 @@ def test_the_decoder_of_the_paper_needs_shards_on_small_gpus() -> None:
     assert "A100-40GB" in message
 
 
-@pytest.mark.parametrize("workers", [2, 64])
-def test_a_refused_training_fits_with_the_change_that_the_refusal_names(workers: int) -> None:
-    settings = [*SMALL_GPUS, *UNSHARDED, f"run.resources.decoder.workers={workers}"]
+@pytest.mark.parametrize(("workers", "ranks"), [(64, 128), (4, 32)])
+def test_a_refused_training_fits_with_the_change_that_the_refusal_names(
+    workers: int, ranks: int
+) -> None:
+    settings = [
+        *SMALL_GPUS,
+        *UNSHARDED,
+        f"run.resources.decoder.workers={workers}",
+        f"decoder.logical_ranks={ranks}",
+    ]
     message = refusal(load_config("paper", settings), "decoder")
     layout = re.search(r"run\.training\.decoder=(\{.*?\})", message)
     assert layout
     changes = [f"run.training.decoder={layout[1]}"]
-    if ranks := re.search(r"logical_ranks=(\d+)", message):
-        changes.append(f"decoder.logical_ranks={ranks[1]}")
-    changed = load_config(
-        "paper", [*SMALL_GPUS, f"run.resources.decoder.workers={workers}", *changes]
-    )
+    if more_ranks := re.search(r"logical_ranks=(\d+)", message):
+        changes.append(f"decoder.logical_ranks={more_ranks[1]}")
+    assert len(changes) == (1 if ranks == 128 else 2)
+    changed = load_config("paper", [*settings, *changes])
     check_sizes(sizes(changed, "decoder"), changed.run.device)
 
 
