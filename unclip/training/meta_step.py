@@ -104,11 +104,11 @@ def meta_batch(shapes: Mapping[str, tuple[int, ...]], rows: int) -> Batch:
     return batch
 
 
-class _Ledger(FastShapes):
+class _Ledger(FastShapes):  # type: ignore[no-untyped-call]
     """Counts FLOPs, and the bytes that are alive on the meta device besides the model's own."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         held = [*model.parameters(), *model.buffers()]
         held += [p.grad for p in model.parameters() if p.grad is not None]
         self._own = [t.untyped_storage() for t in held]

@@ -30,11 +30,11 @@ INITIAL_VALUES = {
 
 def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     """The module, with shapes and without data."""
-    with FastShapes(), torch.device("meta"), _NoInitialValues():
+    with FastShapes(), torch.device("meta"), _NoInitialValues():  # type: ignore[no-untyped-call]
         return build()
 
 
-class FastShapes(TorchDispatchMode):
+class FastShapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Computes the shapes of elementwise operators and norms; leaves all else to torch."""
 
     @classmethod
@@ -54,7 +54,7 @@ class FastShapes(TorchDispatchMode):
 
 def _elementwise(func: Any, tensors: list[Tensor]) -> Tensor:
     """What an operator on these tensors returns, in the layout of one that is not broadcast."""
-    shape = torch.broadcast_shapes(*(t.shape for t in tensors))
+    shape = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
     dtype = torch.bool if func.overloadpacket in TO_BOOL else _common_dtype(tensors)
     if func.overloadpacket is aten.div and not dtype.is_floating_point:
         dtype = torch.float32
@@ -94,7 +94,7 @@ def _stack(tensors: list[Tensor], dim: int = 0) -> Tensor:
 
 
 def _where(condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    shape = torch.broadcast_shapes(condition.shape, x.shape, y.shape)
+    shape = torch.broadcast_shapes(condition.shape, x.shape, y.shape)  # type: ignore[no-untyped-call]
     return x.new_empty(shape, dtype=_common_dtype([x, y]))
 
 
