@@ -189,6 +189,6 @@ class LogicalRankOrder:
         counts = epoch.counts[pieces]
         begins = epoch.first[pieces] - (np.cumsum(counts) - counts)
         rows = np.arange(counts.sum()) + np.repeat(begins, counts)
-        both = np.stack([np.repeat(epoch.blocks[pieces], counts), rows], axis=1)
+        both: np.ndarray = np.stack([np.repeat(epoch.blocks[pieces], counts), rows], axis=1)
         entropy = (WINDOW, self.config.seed, number, self.logical_rank, window)
-        return both[permutation(len(both), entropy)]
+        return np.take(both, permutation(len(both), entropy), axis=0)

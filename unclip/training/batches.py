@@ -47,7 +47,7 @@ def copied_ahead(
 def _copied_ahead(
     batches: Iterator[Sequence[Batch]], device: torch.device
 ) -> Generator[Sequence[Batch], None, None]:
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def copy_next() -> tuple[list[Batch], torch.cuda.Event]:
         given = next(batches)

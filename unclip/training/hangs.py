@@ -7,7 +7,6 @@ store which step it begins, and the ones that waited look up who did not.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
 from typing import Any
 
 import torch.distributed as dist
