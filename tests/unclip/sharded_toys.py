@@ -22,14 +22,15 @@ MODEL = replace(
 )
 TRAINING = replace(
     CONFIG,
-    steps=3,
+    steps=2,
+    warmup_steps=1,
     batch_size=8,
-    checkpoint_every_steps=2,
+    checkpoint_every_steps=1,
     sample_every_steps=2,
     learning_rate=1e-3,
     adam_eps=1e-4,
 )
-POISONED = 2  # a step with a NaN
+POISONED = 1  # a step with a NaN
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Run:
     world_size: int
     parallel: Parallel
     folder: str = ""  # of another run, which this one resumes; "": its own
+    steps: int = TRAINING.steps
     stop_after: int | None = None
     poisoned: bool = False
 
@@ -65,9 +67,10 @@ RUNS = {
     "fast-3": fast(3),
     "fast-3-sharded": fast(3, 3),
     "fast-4-groups": fast(4, 2),
-    "part-2": fixed(2, 2, folder="parts", stop_after=1),
-    "part-4": fixed(4, 4, folder="parts", stop_after=1),
-    "part-1": fixed(1, folder="parts"),
+    "whole-1": fixed(1, steps=3),
+    "part-2": fixed(2, 2, folder="parts", steps=3, stop_after=1),
+    "part-4": fixed(4, 4, folder="parts", steps=3, stop_after=1),
+    "part-1": fixed(1, folder="parts", steps=3),
     "poisoned-1": fixed(1, poisoned=True),
     "poisoned-2": Run(2, Parallel(), poisoned=True),
     "poisoned-3-sharded": fixed(3, 3, poisoned=True),
@@ -145,7 +148,7 @@ def train_once(run: Run, rank: int, folder: Path) -> dict[str, Any]:
         model,
         training_loss,
         images,
-        TRAINING,
+        replace(TRAINING, steps=run.steps),
         checkpoints=Checkpoints(CountingFiles(folder), keep=2),
         device=CPU,
         rank=rank,
