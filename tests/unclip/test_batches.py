@@ -9,7 +9,7 @@ from unclip.training import as_float, to_device
 from unclip.training.batches import copied_ahead
 
 CPU = torch.device("cpu")
-WITHOUT_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def test_images_become_the_floats_that_numpy_computes():
@@ -49,7 +49,7 @@ def test_on_a_cpu_nothing_is_copied_ahead():
 
 
 @pytest.mark.gpu
-@WITHOUT_GPU
+@NEEDS_GPU
 def test_on_a_gpu_every_batch_arrives_as_it_was_and_equals_that_of_a_cpu():
     closed, device = [], torch.device("cuda")
 
@@ -78,7 +78,7 @@ def test_on_a_gpu_every_batch_arrives_as_it_was_and_equals_that_of_a_cpu():
 
 
 @pytest.mark.gpu
-@WITHOUT_GPU
+@NEEDS_GPU
 def test_on_a_gpu_an_error_of_the_loader_is_raised():
     def broken() -> Iterator[list[dict[str, object]]]:
         yield [{"x": torch.zeros(1)}]
