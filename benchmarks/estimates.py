@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +36,7 @@ from unclip.training.sharding import shard
 WORKERS = 2
 ROWS = 8  # of a microbatch
 STEPS = 2
+MICROBATCHES = 2  # of a worker in a step
 MODES = {
     "DDP": Parallel(),
     "DDP, recomputed": Parallel(checkpoint_activations=True),
@@ -79,6 +81,7 @@ def estimated(case: Case) -> int:
         device_type="cpu",
         precision=case.precision,
         checkpoint_activations=parallel.checkpoint_activations,
+        sharded=parallel.shard_workers > 1,
     )
     size = sum(t.nbytes for t in batch.values() if isinstance(t, Tensor))
     memory = estimate_memory(step, shards=parallel.shard_workers, batch_bytes=size)
@@ -142,13 +145,18 @@ def _steps(case: Case, rank: int) -> None:
         )
     optimizer, ema = adamw(model, _training(case.precision)), Ema(model, decay=0.99)
     for step in range(STEPS):
-        generator = torch.Generator().manual_seed(step * WORKERS + rank)
-        batch = _batch(case.model)
-        optimizer.zero_grad()
-        bfloat16 = case.precision == "bfloat16"
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = objective(batch, generator)
-        loss.backward()
+        # DDP keeps gradients as views of its buckets.
+        optimizer.zero_grad(set_to_none=parallel.shard_workers > 1)
+        for microbatch in range(MICROBATCHES):
+            gc.collect()  # FSDP's hooks leave cycles, which hold tensors until they are collected
+            generator = torch.Generator().manual_seed(step * WORKERS + rank)
+            bfloat16 = case.precision == "bfloat16"
+            is_last = microbatch == MICROBATCHES - 1
+            is_ddp = isinstance(objective, DistributedDataParallel)
+            with objective.no_sync() if is_ddp and not is_last else nullcontext():
+                with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                    loss = objective(_batch(case.model), generator)
+                torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         ema.update()
@@ -186,8 +194,8 @@ def _batch(model: DecoderConfig) -> dict[str, Any]:
 def _training(precision: Any) -> TrainingConfig:
     return TrainingConfig(
         steps=STEPS,
-        batch_size=ROWS * WORKERS,
-        logical_ranks=WORKERS,
+        batch_size=ROWS * WORKERS * MICROBATCHES,
+        logical_ranks=WORKERS * MICROBATCHES,
         learning_rate=1e-4,
         lr_schedule="constant",
         warmup_steps=0,

@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 
 STATE = 16  # bytes of a checkpoint for each parameter: weights, averages, two of Adam
 HOUR_S = 3600
-# (rows of a microbatch, checkpoint_activations) -> its cost, and the bytes of its inputs
-Cost = Callable[[int, Recomputed], tuple[StepCost, int]]
+# (rows of a microbatch, checkpoint_activations, whether weights are sharded) -> its cost, and the
+# bytes of its inputs
+Cost = Callable[[int, Recomputed, bool], tuple[StepCost, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +190,8 @@ def _memory(
     cost: Cost, layout: Layout, training: TrainingConfig, workers: int
 ) -> tuple[StepCost, Memory]:
     rows = training.batch_size // layout.logical_ranks
-    step, batch_bytes = cost(rows, layout.parallel.checkpoint_activations)
     shards = layout.parallel.group_size(workers)
+    step, batch_bytes = cost(rows, layout.parallel.checkpoint_activations, shards > 1)
     return step, estimate_memory(step, shards=shards, batch_bytes=batch_bytes)
 
 
@@ -209,7 +210,11 @@ def _step_s(
 
 
 def _cost(
-    stage: TrainModel | TrainClip, device_type: str, rows: int, checkpoint_activations: Recomputed
+    stage: TrainModel | TrainClip,
+    device_type: str,
+    rows: int,
+    checkpoint_activations: Recomputed,
+    sharded: bool,
 ) -> tuple[StepCost, int]:
     """The cost of a microbatch, and the bytes of its inputs."""
     build, loss, shapes = _task(stage)
@@ -221,6 +226,7 @@ def _cost(
         device_type=device_type,
         precision=_training(stage).precision,
         checkpoint_activations=checkpoint_activations,
+        sharded=sharded,
     )
     return step, sum(t.nbytes for t in batch.values() if isinstance(t, Tensor))
 

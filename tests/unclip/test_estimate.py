@@ -213,12 +213,19 @@ def test_without_shards_a_parameter_takes_twenty_bytes() -> None:
 
 
 def test_memory_falls_with_the_number_of_shards_down_to_what_is_not_sharded() -> None:
-    step = cost(tiny().decoder)
-    totals = [estimate_memory(step, shards=n, batch_bytes=0) for n in (2, 4, 8, 10**6)]
+    step = cost(tiny().decoder, sharded=True)
+    totals = [estimate_memory(step, shards=n, batch_bytes=0) for n in (2, 4, 8, 10**7)]
     sizes = [memory.total for memory in totals]
     assert sizes == sorted(sizes, reverse=True)
-    least = totals[-1]
-    assert least.total == pytest.approx(least.activations + least.gathered, rel=1e-3)
+    assert sizes[-1] == pytest.approx(step.activations + step.gathered, rel=1e-3)
+
+
+def test_what_is_gathered_is_bounded_by_the_blocks() -> None:
+    whole, sharded = cost(tiny().decoder), cost(tiny().decoder, sharded=True)
+    assert whole.gathered == 0
+    assert sharded.flops == whole.flops
+    outside = whole.parameters - sum(whole.blocks)
+    assert 4 * outside <= sharded.gathered <= 4 * (outside + 4 * max(whole.blocks))
 
 
 def test_the_smallest_change_comes_first() -> None:
@@ -226,13 +233,14 @@ def test_the_smallest_change_comes_first() -> None:
     layout = Layout(parallel=Parallel(), logical_ranks=8)
 
     @cache
-    def microbatch(rows: int, recomputed: Any) -> StepCost:
-        return cost(tiny().decoder, rows=rows, checkpoint_activations=recomputed)
+    def microbatch(rows: int, recomputed: Any, sharded: bool) -> StepCost:
+        return cost(tiny().decoder, rows=rows, checkpoint_activations=recomputed, sharded=sharded)
 
     def within(limit: int) -> Any:
         def fits(candidate: Layout) -> Any:
             parallel = candidate.parallel
-            again = microbatch(48 // candidate.logical_ranks, parallel.checkpoint_activations)
+            rows, shards = 48 // candidate.logical_ranks, parallel.shard_workers
+            again = microbatch(rows, parallel.checkpoint_activations, shards > 1)
             memory = estimate_memory(again, shards=parallel.shard_workers, batch_bytes=0)
             return memory if memory.total <= limit else None
 

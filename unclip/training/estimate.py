@@ -36,8 +36,8 @@ class Memory:
 def estimate_memory(step: StepCost, *, shards: int, batch_bytes: int) -> Memory:
     """The peak on each device.
 
-    step: of one microbatch. shards: workers that share one copy of the weights. batch_bytes: of one
-    microbatch's inputs.
+    step: of one microbatch, sharded if there is more than one shard. shards: workers that share one
+    copy of the weights. batch_bytes: of one microbatch's inputs.
     """
     return Memory(
         weights=(FLOAT32 * step.parameters) // shards + step.buffers,
@@ -45,19 +45,7 @@ def estimate_memory(step: StepCost, *, shards: int, batch_bytes: int) -> Memory:
         optimizer=(ADAM * step.trained) // shards,
         ema=(FLOAT32 * step.trained) // shards,
         copies=step.casts,
-        gathered=gathered(step) if shards > 1 else 0,
+        gathered=step.gathered,
         activations=step.activations,
         batches=BATCHES * batch_bytes,
     )
-
-
-def gathered(step: StepCost) -> int:
-    """Bytes of whole weights and gradients at the peak of a sharded backward pass.
-
-    Parameters outside of blocks are whole throughout. Of the blocks, the one that is computed and
-    the next one, which is gathered meanwhile; and the gradients of the one before, with the copy
-    that is reduced.
-    """
-    outside = step.parameters - sum(step.blocks)
-    largest, second = [*sorted(step.blocks, reverse=True), 0, 0][:2]
-    return FLOAT32 * (outside + largest + second + 2 * max(largest, outside))

@@ -11,7 +11,7 @@ models take their GPU code. Attention is fused in any case.
 # B rows of a microbatch
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,6 +54,7 @@ class StepCost:
     flops: int
     activations: int  # most that is alive besides weights, their casts and gradients
     casts: int  # what copies of the weights in the precision of the computation add to that
+    gathered: int  # what whole blocks add to that, if weights are sharded
 
 
 def measure_step(
@@ -64,6 +65,7 @@ def measure_step(
     device_type: str,
     precision: str,
     checkpoint_activations: Recomputed = False,
+    sharded: bool = False,
 ) -> StepCost:
     """Count what a microbatch costs; allocates no memory for the model.
 
@@ -74,11 +76,17 @@ def measure_step(
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:  # gradients exist already, as in any microbatch but the first
         parameter.grad = torch.zeros_like(parameter)
-    blocks, ledger, casts = blocks_of(model), _Ledger(model), _Autocast(device_type)
+    blocks, ledger, casts = (
+        blocks_of(model),
+        _Ledger(model),
+        _Autocast(device_type, keeps=not sharded),
+    )
     if checkpoint_activations:
         for block in blocks:
             block.forward = _with_casts(block.forward, casts)
         recompute_blocks(model, selective=checkpoint_activations == "selective")
+    if sharded:
+        _hold_gathered(model, blocks, ledger)
     with code_for(device_type), ledger:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"), casts:
             result = loss(model, batch, torch.Generator().manual_seed(0))
@@ -91,7 +99,8 @@ def measure_step(
         buffers=sum(b.nbytes for b in model.buffers()),
         flops=ledger.flops,
         activations=ledger.most_activations,
-        casts=ledger.most - ledger.most_activations,
+        casts=ledger.most_whole - ledger.most_activations,
+        gathered=ledger.most - ledger.most_whole,
     )
 
 
@@ -114,8 +123,8 @@ class _Ledger(FastShapes):  # type: ignore[no-untyped-call]
         self._own = [t.untyped_storage() for t in held]
         self._own_ids = {id(storage) for storage in self._own}
         self._alive: dict[int, weakref.ref[Any]] = {}
-        self._activations = self._casts = 0
-        self.flops = self.most = self.most_activations = 0
+        self._activations = self._casts = self._gathered = 0
+        self.flops = self.most = self.most_whole = self.most_activations = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -143,23 +152,72 @@ class _Ledger(FastShapes):  # type: ignore[no-untyped-call]
         self._alive[key] = weakref.ref(storage, forget)
         self._add(size, is_cast)
 
+    def gather(self, parameters: int) -> Tensor:
+        """Stands for whole float32 parameters, or their gradients, as long as it lives."""
+        gathered = torch.empty(parameters, device="meta")
+        self._gathered += gathered.nbytes
+        weakref.finalize(gathered, self._forget_gathered, gathered.nbytes)
+        self._note()
+        return gathered
+
+    def _forget_gathered(self, size: int) -> None:
+        self._gathered -= size
+
     def _add(self, size: int, is_cast: bool) -> None:
         if is_cast:
             self._casts += size
         else:
             self._activations += size
-        self.most = max(self.most, self._activations + self._casts)
+        self._note()
+
+    def _note(self) -> None:
+        whole = self._activations + self._casts
         self.most_activations = max(self.most_activations, self._activations)
+        self.most_whole = max(self.most_whole, whole)
+        self.most = max(self.most, whole + self._gathered)
+
+
+def _hold_gathered(model: nn.Module, blocks: Sequence[nn.Module], ledger: _Ledger) -> None:
+    """Hold what FSDP2 gathers: a block while it is computed, in the backward pass with its
+    gradients, the block before it, and the gradients of the block after it, which are reduced.
+
+    Parameters outside of blocks are whole throughout.
+    """
+    held: dict[str, list[Tensor]] = {"reduced": []}
+    sizes = [_count(block) for block in blocks]
+    held["outside"] = [ledger.gather(_count(model) - sum(sizes))]
+
+    def forward_begins(number: int) -> None:
+        held["block"] = [ledger.gather(sizes[number])]
+
+    def forward_ends() -> None:
+        held["block"] = []
+
+    def backward_begins(number: int) -> None:
+        before = sizes[number - 1] if number else 0
+        held["block"] = [ledger.gather(2 * sizes[number]), ledger.gather(before)]
+
+    def backward_ends(number: int) -> None:
+        held["reduced"] = [ledger.gather(sizes[number])]
+        held["block"] = []
+
+    for number, block in enumerate(blocks):
+        block.register_forward_pre_hook(lambda *_, n=number: forward_begins(n))
+        block.register_forward_hook(lambda *_: forward_ends())
+        block.register_full_backward_pre_hook(lambda *_, n=number: backward_begins(n))
+        block.register_full_backward_hook(lambda *_, n=number: backward_ends(n))
 
 
 class _Autocast(TorchFunctionMode):
     """Casts the arguments of some functions where autocast is enabled, and fuses attention.
 
-    weights: the cast parameters, each of which is cast once.
+    weights: the cast parameters. keeps: whether each is cast once, and not in each use; those that
+    FSDP2 gathers are not kept.
     """
 
-    def __init__(self, device_type: str) -> None:
+    def __init__(self, device_type: str, *, keeps: bool) -> None:
         super().__init__()
+        self.keeps = keeps
         self.casts_up = CASTS_UP if device_type == "cuda" else set()
         self.weights: dict[int, Tensor] = {}
 
@@ -177,7 +235,7 @@ class _Autocast(TorchFunctionMode):
     def _down(self, value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
             return value
-        if not (value.is_leaf and value.requires_grad):
+        if not (self.keeps and value.is_leaf and value.requires_grad):
             return value.bfloat16()
         if id(value) not in self.weights:
             self.weights[id(value)] = value.bfloat16()

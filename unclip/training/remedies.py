@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from unclip.training.estimate import Memory
 from unclip.training.parallel import Parallel
 
+NODE = 8  # GPUs that are connected fast
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -20,8 +22,9 @@ def smallest_change(
 ) -> tuple[Layout, Memory] | None:
     """The first layout that fits, in the order of what it costs; None if none does.
 
-    First more shards, which add communication; then computing activations again, which adds a
-    third of the FLOPs, with ever more shards; last smaller microbatches, which change the result.
+    First more shards within a node, which add communication; then also computing activations
+    again, which adds up to a third of the FLOPs; then shards across nodes; last smaller
+    microbatches, which change the result.
     fits: the memory of a layout, or None if that is too much.
     """
     for candidate in _candidates(layout, workers, batch_size):
@@ -33,12 +36,16 @@ def smallest_change(
 def _candidates(layout: Layout, workers: int, batch_size: int) -> Iterator[Layout]:
     now = layout.parallel
     shards = [n for n in range(now.shard_workers, workers + 1) if workers % n == 0]
-    sharded = [replace(now, shard_workers=n) for n in shards]
-    again = [replace(each, checkpoint_activations=True) for each in sharded]
-    for parallel in [*sharded, *again]:
+    near = [replace(now, shard_workers=n) for n in shards if n <= NODE]
+    far = [replace(now, shard_workers=n) for n in shards if n > NODE]
+    for parallel in [*near, *map(_recomputed, near), *far, *map(_recomputed, far)]:
         yield replace(layout, parallel=parallel)
     ranks = layout.logical_ranks * 2
     while batch_size % ranks == 0:
-        for parallel in again:
+        for parallel in map(_recomputed, [*near, *far]):
             yield Layout(parallel=parallel, logical_ranks=ranks)
         ranks *= 2
+
+
+def _recomputed(parallel: Parallel) -> Parallel:
+    return replace(parallel, checkpoint_activations=True)
