@@ -5,6 +5,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 
+import pyarrow as pa
+
 from pipelines.data.batches import Rows
 
 log = logging.getLogger(__name__)
@@ -37,16 +39,21 @@ class BlockCache:
             return
         for block in blocks & self.blocks.keys():
             self.blocks.move_to_end(block)
-        self._make_room(blocks, self.nbytes + sum(map(self.size, missing)))
+        if self._make_room(blocks, self.nbytes + sum(map(self.size, missing))):
+            pa.default_memory_pool().release_unused()  # it would keep a tenth more for later
         for block in missing:
             self.blocks[block] = self.threads.submit(self.read, block)
 
-    def _make_room(self, used: set[int], total: int) -> None:
-        for block in [b for b in self.blocks if b not in used]:
-            if total <= self.max_bytes:
-                return
+    def _make_room(self, used: set[int], total: int) -> bool:
+        """Drop blocks until all fit; whether there were any."""
+        unused = [block for block in self.blocks if block not in used]
+        dropped = 0
+        while total > self.max_bytes and dropped < len(unused):
+            block = unused[dropped]
             total -= self._bytes(block, self.blocks.pop(block))
-            log.debug("dropped block %d; %d bytes are cached", block, total)
+            dropped += 1
+        log.debug("dropped %d blocks; %d bytes are cached", dropped, total)
+        return dropped > 0
 
     def _bytes(self, block: int, rows: Future[Rows]) -> int:
         is_read = rows.done() and not rows.cancelled() and rows.exception() is None

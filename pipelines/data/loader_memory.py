@@ -9,9 +9,11 @@ from pipelines.core.resources import GIB
 from pipelines.core.shard_writer import ROW_GROUP_BYTES
 from pipelines.data.batches import CHANNELS, FIELDS
 from pipelines.data.order import BLOCK_ROWS, OrderConfig
+from pipelines.data.outcomes import BUFFER_ROWS
 from pipelines.data.shard_reader import RowReader, ShardFiles
 from unclip.config import Config, ConfigError
 
+READ_COPIES = 3  # of a row group: as bytes of the file, as pages, as rows
 READ_THREADS = 4  # that read blocks: the requests of an object store take most of their time
 PREFETCH_STEPS = 4  # steps that are decoded ahead, at least
 SAMPLED_SHARDS = 8  # evenly spaced; the sizes of their columns stand for all
@@ -104,8 +106,14 @@ class LoaderMemory:
         """Batches: made ahead, in use, and on the way to the device. Row groups that are read."""
         steps = self.config.steps_ahead(self.logical_ranks) + 2
         rows = steps * self.logical_ranks * self.config.order.microbatch_size
-        reading = min(ROW_GROUP_BYTES, BLOCK_ROWS * self.stored_bytes)  # twice: as pages, as rows
-        return int(rows * (self.pixels_bytes + self.embeds_bytes) + 2 * READ_THREADS * reading)
+        pixels_and_embeds = rows * (self.pixels_bytes + self.embeds_bytes)
+        return int(pixels_and_embeds + READ_THREADS * READ_COPIES * self._row_group_bytes)
+
+    @property
+    def _row_group_bytes(self) -> float:
+        """The largest row group that `ShardWriter` writes, of the columns that are read."""
+        several = max(ROW_GROUP_BYTES, BUFFER_ROWS * self.stored_bytes)
+        return min(several, BLOCK_ROWS * self.stored_bytes)
 
     @property
     def needed(self) -> int:
