@@ -40,7 +40,7 @@ class BlockCache:
         for block in blocks & self.blocks.keys():
             self.blocks.move_to_end(block)
         if self._make_room(blocks, self.nbytes + sum(map(self.size, missing))):
-            pa.default_memory_pool().release_unused()  # it would keep a tenth more for later
+            pa.default_memory_pool().release_unused()  # to the system
         for block in missing:
             self.blocks[block] = self.threads.submit(self.read, block)
 

@@ -13,7 +13,7 @@ from pipelines.data.outcomes import BUFFER_ROWS
 from pipelines.data.shard_reader import RowReader, ShardFiles
 from unclip.config import Config, ConfigError
 
-READ_COPIES = 3  # of a row group: as bytes of the file, as pages, as rows
+READ_COPIES = 5  # of a row group, measured: bytes of the file, pages, rows, and room to grow
 READ_THREADS = 4  # that read blocks: the requests of an object store take most of their time
 PREFETCH_STEPS = 4  # steps that are decoded ahead, at least
 SAMPLED_SHARDS = 8  # evenly spaced; the sizes of their columns stand for all

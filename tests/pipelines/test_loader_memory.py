@@ -149,7 +149,7 @@ def test_the_size_of_a_row_comes_from_the_metadata(shards):
 
 def test_windows_that_are_too_large_are_refused_with_changes_that_fit(shards):
     order = replace(ORDER, shuffle_rows=2048)
-    large = config(order=order, max_bytes=5_000_000)
+    large = config(order=order, max_bytes=8_000_000)
     memory = LoaderMemory.of(shards, large, logical_ranks=1)
     with pytest.raises(ConfigError, match=r"run\.resources\.decoder\.loader_gib to 0\.1") as error:
         memory.check("decoder")
