@@ -41,7 +41,7 @@ def refusal(config: PipelineConfig, *stages: str) -> str:
 def test_every_packaged_configuration_fits_its_devices(name: str) -> None:
     config = load_config(name)
     found = sizes(config)
-    assert {size.stage for size in found.trainings} == set(config.trained)
+    assert {size.stage for size in found.trainings} == set(config.trainings)
     assert not found.unknown
     check_sizes(found, config.run.device)
 
@@ -52,8 +52,9 @@ def test_priors_of_other_kinds_are_sized(kind: str) -> None:
     assert size.parameters > 0
 
 
-def test_the_decoder_of_the_paper_needs_shards_on_small_gpus() -> None:
-    config = load_config("paper", SMALL_GPUS)
+def test_the_decoder_of_the_paper_needs_shards_and_recomputation_on_small_gpus() -> None:
+    recomputed = "run.training.decoder.checkpoint_activations=true"
+    config = load_config("paper", [*SMALL_GPUS, recomputed])
     check_sizes(sizes(config, "decoder"), config.run.device)
     message = refusal(load_config("paper", SMALL_GPUS + UNSHARDED), "decoder")
     assert "decoder needs" in message
