@@ -77,7 +77,7 @@ def test_an_image_made_alone_is_the_one_made_in_a_batch(cascade: Cascade) -> Non
     together = cascade.generate(batch["tokens"], batch["text_embeds"], generator=own([0, 1, 2, 3]))
     alone = cascade.generate(batch["tokens"][2:3], batch["text_embeds"][2:3], generator=own([2]))
     for many, one in zip(together.pixels, alone.pixels, strict=True):
-        torch.testing.assert_close(many[2:3], one, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(many[2:3], one, atol=1e-3, rtol=1e-3)
 
 
 def test_one_generator_for_the_batch_ties_rows_to_each_other(cascade: Cascade) -> None:

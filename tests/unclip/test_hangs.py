@@ -12,7 +12,7 @@ from tests.unclip.process_groups import run_workers
 from tests.unclip.training_toys import CONFIG, CPU, Data, denoising_loss, make_model
 from unclip.training import Batch, LocalCheckpoints, WorkerHangsError, train
 
-HANGS, AT_STEP, TIMEOUT_S = 1, 3, 4
+HANGS, AT_STEP, TIMEOUT_S = 1, 3, 15
 
 
 class Slow(Data):
@@ -23,7 +23,7 @@ class Slow(Data):
     ) -> Iterator[Sequence[Batch]]:
         for step, batch in enumerate(super().__call__(start_step, logical_ranks), start_step):
             if step == AT_STEP and dist.get_rank() == HANGS:
-                time.sleep(3 * TIMEOUT_S)
+                time.sleep(2 * TIMEOUT_S)
             yield batch
 
 
@@ -51,7 +51,8 @@ def train_or_name(rank: int, folder: Path) -> None:
     (folder / f"error-{rank}").write_text(error)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.slow  # the workers wait
+@pytest.mark.timeout(180)
 def test_workers_that_wait_name_the_one_that_hangs(tmp_path: Path) -> None:
     run_workers(3, train_or_name, tmp_path)
     errors = [(tmp_path / f"error-{rank}").read_text() for rank in range(3)]

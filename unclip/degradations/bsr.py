@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.degradations.jpeg import jpeg
-from unclip.models.precision import without_autocast
+from unclip.precision import without_autocast
 
 KERNEL_SIZE = 11
 BLUR_STD = (0.1, 0.8)  # in pixels, along each axis of the kernel

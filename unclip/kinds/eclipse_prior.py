@@ -10,9 +10,9 @@ from unclip.denoising.guidance import copies_for, guide, unconditional_rows
 from unclip.kinds.previews import preview_sampled_prior
 from unclip.kinds.spec import ModelSpec
 from unclip.models import EclipsePrior, EclipsePriorConfig
-from unclip.models.precision import without_autocast
 from unclip.objectives.batch import Batch, expect, take
 from unclip.objectives.draws import bernoulli
+from unclip.precision import without_autocast
 from unclip.presets import paper_eclipse_prior, small_eclipse_prior, tiny_eclipse_prior
 from unclip.samplers import Generators, randn
 

@@ -21,10 +21,10 @@ from unclip.config import Config, ConfigError
 from unclip.embeddings.pca import PcaBasis
 from unclip.embeddings.quantise import dequantise, quantise, uniform_edges
 from unclip.models.frozen_text import FrozenTextConfig, make_text_encoder
-from unclip.models.precision import without_autocast
 from unclip.models.prior import PriorCondition
 from unclip.models.text_encoder import TextEncoderConfig
 from unclip.models.transformer import KeyValueCache, Transformer
+from unclip.precision import without_autocast
 from unclip.validation import check_divisible, check_embeds, check_rate, check_rows
 
 
