@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,8 +21,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from benchmarks.timing import machine
+from pipelines.config.load import load_config
 from unclip.models.transformer import Transformer
-from unclip.training import Batch, LocalCheckpoints, Parallel, TrainingConfig
+from unclip.training import Batch, LocalCheckpoints, Parallel
 from unclip.training.parallel import Workers
 from unclip.training.state import TrainState
 
@@ -35,26 +36,7 @@ WAYS = {
     "replicated, fixed summation": Parallel(summation="fixed"),
     "sharded over 2, fixed summation": Parallel(shard_workers=WORKERS, summation="fixed"),
 }
-TRAINING = TrainingConfig(
-    steps=10,
-    batch_size=4,
-    logical_ranks=4,
-    learning_rate=1e-4,
-    lr_schedule="constant",
-    warmup_steps=0,
-    weight_decay=0.01,
-    adam_beta1=0.9,
-    adam_beta2=0.99,
-    adam_eps=1e-8,
-    max_grad_norm=1.0,
-    ema_decay=0.9,
-    precision="float32",
-    log_every_steps=1,
-    checkpoint_every_steps=100,
-    keep_checkpoints=1,
-    sample_every_steps=None,
-    seed=0,
-)
+TRAINING = replace(load_config("demo").decoder.training, batch_size=4, logical_ranks=4)
 
 
 @dataclass(frozen=True)

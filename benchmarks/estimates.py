@@ -10,33 +10,30 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.bytes_per_parameter import TRAINING, WORKERS
 from unclip.kinds import spec_of
 from unclip.models import DecoderConfig
 from unclip.presets import tiny
 from unclip.presets.cascades import text_encoder
-from unclip.training import Batch, Ema, TrainingConfig, adamw
+from unclip.training import Batch, LocalCheckpoints, Parallel
 from unclip.training.estimate import estimate_memory
 from unclip.training.meta_step import measure_step, meta_batch
-from unclip.training.parallel import Parallel
-from unclip.training.recompute import recompute_blocks
-from unclip.training.sharding import shard
+from unclip.training.parallel import Workers
+from unclip.training.state import TrainState
 
-WORKERS = 2
-ROWS = 8  # of a microbatch
+ROWS = 8  # of a microbatch; a worker has two of them in a step
 STEPS = 2
-MICROBATCHES = 2  # of a worker in a step
 MODES = {
     "DDP": Parallel(),
     "DDP, recomputed": Parallel(checkpoint_activations=True),
@@ -51,7 +48,7 @@ class Case:
 
     model: DecoderConfig
     mode: str
-    precision: str
+    precision: Literal["float32", "bfloat16"]
 
 
 def decoders() -> dict[str, DecoderConfig]:
@@ -117,49 +114,27 @@ def _peak_of(case: Case, rank: int) -> int:
     return _peak(profiler)
 
 
-class _Objective(nn.Module):
-    """The loss as a module."""
-
-    def __init__(self, model: nn.Module, loss: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        return self.loss(self.model, batch, generator)
-
-
 def _steps(case: Case, rank: int) -> None:
     """Build the model and take some steps."""
     torch.manual_seed(0)
-    spec, parallel = spec_of(case.model), MODES[case.mode]
-    model = spec.network(case.model).train()
-    if parallel.checkpoint_activations:
-        recompute_blocks(model, selective=False)
-    objective: nn.Module = _Objective(model, spec.loss)
-    if parallel.shard_workers > 1:
-        device = torch.device("cpu")
-        shard(objective, device, world_size=WORKERS, group_size=parallel.shard_workers)
-    else:
-        objective = DistributedDataParallel(
-            objective, forward_sync_buffers=False, gradient_as_bucket_view=True
-        )
-    optimizer, ema = adamw(model, _training(case.precision)), Ema(model, decay=0.99)
-    for step in range(STEPS):
-        # DDP keeps gradients as views of its buckets.
-        optimizer.zero_grad(set_to_none=parallel.shard_workers > 1)
-        for microbatch in range(MICROBATCHES):
-            gc.collect()  # FSDP's hooks leave cycles, which hold tensors until they are collected
-            generator = torch.Generator().manual_seed(step * WORKERS + rank)
-            bfloat16 = case.precision == "bfloat16"
-            is_last = microbatch == MICROBATCHES - 1
-            is_ddp = isinstance(objective, DistributedDataParallel)
-            with objective.no_sync() if is_ddp and not is_last else nullcontext():
-                with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                    loss = objective(_batch(case.model), generator)
-                torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        ema.update()
+    spec = spec_of(case.model)
+
+    def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+        gc.collect()  # FSDP's hooks leave cycles, which hold tensors until they are collected
+        return spec.loss(model, batch, generator)
+
+    state = TrainState(
+        spec.network(case.model),
+        loss,
+        replace(TRAINING, precision=case.precision),
+        LocalCheckpoints(Path(), keep=1),  # none is saved
+        Workers(rank=rank, world_size=WORKERS, device=torch.device("cpu")),
+        MODES[case.mode],
+        print,
+    )
+    for _ in range(STEPS):
+        batches = [_batch(case.model) for _ in state.logical_ranks]
+        state.update(state.gradients(batches, stop=False))
 
 
 def _peak(profiler: profile) -> int:
@@ -189,29 +164,6 @@ def _batch(model: DecoderConfig) -> dict[str, Any]:
         else torch.randn(ROWS, *shape)
         for name, shape in _shapes(model).items()
     }
-
-
-def _training(precision: Any) -> TrainingConfig:
-    return TrainingConfig(
-        steps=STEPS,
-        batch_size=ROWS * WORKERS * MICROBATCHES,
-        logical_ranks=WORKERS * MICROBATCHES,
-        learning_rate=1e-4,
-        lr_schedule="constant",
-        warmup_steps=0,
-        weight_decay=0.0,
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        adam_eps=1e-8,
-        max_grad_norm=1.0,
-        ema_decay=0.99,
-        precision=precision,
-        log_every_steps=1,
-        checkpoint_every_steps=1,
-        keep_checkpoints=1,
-        sample_every_steps=None,
-        seed=0,
-    )
 
 
 def lines(sizes: Sequence[str], modes: Sequence[str], precisions: Sequence[str]) -> Iterator[str]:

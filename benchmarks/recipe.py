@@ -94,6 +94,24 @@ def read_pairs(sources: Sources, config: PipelineConfig, *, count: int, held_out
     )
 
 
+def read_splits(
+    sources: Sources, config: PipelineConfig, ridge: float | None
+) -> tuple[Pairs, Pairs]:
+    """All training pairs, and the held-out pairs of the evaluation.
+
+    ridge: of `whitened`, which is applied to the embeddings of both; None for none.
+    """
+    training = read_pairs(sources, config, count=ALL, held_out=False)
+    held_out = read_pairs(sources, config, count=config.evaluate.held_out_samples, held_out=True)
+    if ridge is None:
+        return training, held_out
+    whiten = whitened(training.image_embeds, ridge)
+    return (
+        replace(training, image_embeds=whiten(training.image_embeds)),
+        replace(held_out, image_embeds=whiten(held_out.image_embeds)),
+    )
+
+
 def train(
     config: Any, training: TrainingConfig, pairs: Pairs, *, seconds: float, tried: Tried
 ) -> tuple[nn.Module, int]:
@@ -201,8 +219,8 @@ def samplings(
     return found
 
 
-def main() -> None:
-    """Train and judge for each seed; print a row."""
+def parse() -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="a packaged configuration, or a path")
     parser.add_argument("--store", required=True, help="of a run of it that finished")
@@ -218,23 +236,19 @@ def main() -> None:
     parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"))
     parser.add_argument("--autoguidance", type=float, metavar="SCALE")
     parser.add_argument("--pictures", help="file for a sheet of the last seed's images")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train and judge for each seed; print a row."""
+    options = parse()
     torch.set_num_threads(1)
 
     finished = unclip_graph(load_config(options.config, options.made))
     store = Store(options.store)
     sources = read_sources(finished, store)
     config = load_config(options.config, [*options.made, *options.set])
-    training, held_out = (
-        read_pairs(sources, config, count=count, held_out=is_held_out)
-        for count, is_held_out in ((ALL, False), (config.evaluate.held_out_samples, True))
-    )
-    if options.whiten is not None:
-        whiten = whitened(training.image_embeds, options.whiten)
-        training, held_out = (
-            replace(pairs, image_embeds=whiten(pairs.image_embeds))
-            for pairs in (training, held_out)
-        )
+    training, held_out = read_splits(sources, config, options.whiten)
     judge = load_judge(next(iter(config.evaluate.judges.values())), torch.device("cpu"))
     originals = judge.features(to_images(held_out.pixels))
     upsamplers = {} if options.upsampler_s else load_upsamplers(config, finished, store)

@@ -114,7 +114,7 @@ def _download(project: Project) -> Download:
 
 
 def _results(project: Project, *, only_download: bool = False) -> DataResults:
-    """The results of the data stages; of an unfinished download, what there is."""
+    """The results of the data stages; of an unfinished download, the shards that exist."""
     store, graph = project.store, project.graph
     pairs = _download(project).so_far(store)
     if only_download:

@@ -6,13 +6,13 @@ from typing import Any
 
 from pipelines.cli.listing import format_table
 from pipelines.cli.project import Project
-from pipelines.config.devices import DeviceSettings
+from pipelines.config.devices import HOUR_S, DeviceSettings
 from pipelines.config.sections import RunSection
 from pipelines.core.plan import Plan
 from pipelines.core.resources import GIB, Resources
 from pipelines.core.stage import Outlook
 from pipelines.sizing.data import DataSize
-from pipelines.sizing.trainings import HOUR_S, Sizes, TrainingSize, sizes_of
+from pipelines.sizing.trainings import Sizes, TrainingSize, sizes_of
 
 UNITS = ("", "k", "M", "G", "T", "P", "E")
 

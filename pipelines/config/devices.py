@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pipelines.core.resources import GIB
 from unclip.config import Config, ConfigError
 from unclip.extension import did_you_mean
 
-GIB = 2**30
+HOUR_S = 3600
 
 
 class Gpu(NamedTuple):

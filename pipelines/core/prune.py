@@ -46,7 +46,7 @@ def find_unreachable(store: Store, min_age_s: float = MIN_AGE_S) -> list[Unreach
 
 
 def delete_unreachable(store: Store, found: Unreachable) -> int:
-    """Delete the files, unless a run makes the stage by now. Returns the bytes deleted."""
+    """Delete the files, unless a run has begun to make the stage. Returns the bytes deleted."""
     if _holder(store, found.stage):
         return 0
     shared = _shared(store, found.stage)

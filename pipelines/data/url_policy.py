@@ -92,7 +92,7 @@ class Target:
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
     def url_at(self, address: str) -> str:
-        """The URL with an address in the place of the host name."""
+        """The URL with an address in place of the host name."""
         return f"{self.scheme}://{bracketed(address)}:{self.port}{self.path}"
 
 

@@ -6,6 +6,7 @@ Rates and image sizes are assumptions, which the constants state. All rows count
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipelines.config.devices import HOUR_S
 from pipelines.config.sections import PipelineConfig
 from pipelines.core.resources import Resources
 from pipelines.stages.clip import PretrainedClip
@@ -13,7 +14,6 @@ from pipelines.stages.clip import PretrainedClip
 BYTES_PER_PIXEL = {"jpg": 0.4, "png": 1.7}  # of photographs at high quality
 DOWNLOADS_PER_S = 250  # of one CPU; benchmarks/README.md has 290
 FLOAT_BYTES = {"float32": 4, "float16": 2}
-HOUR_S = 3600
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
-from pipelines.config.devices import DeviceSettings
-from pipelines.core.errors import PipelineError
+from pipelines.config.devices import HOUR_S, DeviceSettings
+from pipelines.config.sections import RunSection
+from pipelines.core.errors import PipelineError, first_line
 from pipelines.core.resources import GIB, Resources
 from pipelines.core.stage import Artifact, Stage
 from pipelines.stages.clip import TrainClip
@@ -28,7 +29,6 @@ from unclip.training.remedies import Layout, smallest_change
 log = logging.getLogger(__name__)
 
 STATE = 16  # bytes of a checkpoint for each parameter: weights, averages, two of Adam
-HOUR_S = 3600
 # (rows of a microbatch, checkpoint_activations, whether weights are sharded) -> its cost, and the
 # bytes of its inputs
 Cost = Callable[[int, Recomputed, bool], tuple[StepCost, int]]
@@ -67,19 +67,6 @@ class TrainingSize:
         return {**asdict(self), "memory": memory, "gpu_hours": self.gpu_hours, "fits": self.fits}
 
 
-class Surroundings(Protocol):
-    """The parts of the section `run` that decide what a training needs."""
-
-    @property
-    def resources(self) -> Mapping[str, Resources]: ...
-
-    @property
-    def training(self) -> Mapping[str, Parallel]: ...
-
-    @property
-    def device(self) -> DeviceSettings | None: ...
-
-
 @dataclass(frozen=True)
 class Sizes:
     """What some trainings need."""
@@ -88,7 +75,7 @@ class Sizes:
     unknown: Mapping[str, str]  # the stages that cannot be sized, with reasons
 
 
-def sizes_of(stages: Iterable[Stage[Artifact]], run: Surroundings) -> Sizes:
+def sizes_of(stages: Iterable[Stage[Artifact]], run: RunSection) -> Sizes:
     """What each training among the stages needs."""
     found, unknown = [], {}
     for stage in stages:
@@ -98,8 +85,7 @@ def sizes_of(stages: Iterable[Stage[Artifact]], run: Surroundings) -> Sizes:
             found.append(_size(stage, run))
         except Exception as error:  # the loss of a user's own kind may need data
             log.debug("%s cannot be sized", stage.name, exc_info=True)
-            first_line = str(error).partition("\n")[0]
-            unknown[stage.name] = f"{type(error).__name__}: {first_line}"
+            unknown[stage.name] = f"{type(error).__name__}: {first_line(error)}"
     return Sizes(tuple(found), unknown)
 
 
@@ -115,10 +101,10 @@ def check_sizes(sizes: Sizes, device: DeviceSettings | None) -> None:
         raise PipelineError(f"Trainings that do not fit: {'. '.join(lines)}.")
 
 
-def _size(stage: TrainModel | TrainClip, run: Surroundings) -> TrainingSize:
+def _size(stage: TrainModel | TrainClip, run: RunSection) -> TrainingSize:
     training = _training(stage)
     resources = run.resources.get(stage.name, Resources())
-    parallel = run.training.get(stage.name, Parallel())
+    parallel = run.training_of(stage.name)
     layout = Layout(parallel=parallel, logical_ranks=training.logical_ranks)
     device = run.device if resources.gpus else None
     cost = cache(partial(_cost, stage, "cuda" if resources.gpus else "cpu"))

@@ -19,7 +19,8 @@ from pipelines.core.stage import Context, Metadata
 from pipelines.core.tables import read_table
 from pipelines.data.shard_reader import ShardFiles
 from pipelines.embeddings.selection import count_splits, read_splits, verdict
-from pipelines.training.worker import TrainingJob, train_worker
+from pipelines.training.training_job import TrainingJob
+from pipelines.training.worker import train_worker
 from unclip.clip.config import ClipArchitecture, ClipConfig
 from unclip.clip.frozen import FrozenClip
 from unclip.clip.training import build_clip, clip_loss

@@ -14,7 +14,8 @@ from pipelines.data.shard_reader import held_out_files, training_files
 from pipelines.training.calibration import calibrate
 from pipelines.training.initial_weights import take_weights
 from pipelines.training.tasks import ModelTask
-from pipelines.training.worker import SUMMARY, TrainingJob, train_worker
+from pipelines.training.training_job import TrainingJob
+from pipelines.training.worker import SUMMARY, train_worker
 from unclip.config import Config, ConfigError
 
 if TYPE_CHECKING:

@@ -1,12 +1,7 @@
-"""One worker of any training: the loop of `unclip.training`, fed from shards.
-
-Trainings differ in how the model is built and saved, in the loss, and in the columns that the loss
-needs. A `TrainingTask` specifies these.
-"""
+"""One worker of any training: the loop of `unclip.training`, fed from shards."""
 
 import json
 import logging
-import math
 import resource
 import statistics
 import tempfile
@@ -14,31 +9,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import open_clip
 import ray.train
 import ray.train.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipelines.artifacts import SAMPLE_FILE
-from pipelines.core.events import Emit, Metrics, Note, Output, Progress
-from pipelines.core.folder import Folder
+from pipelines.core.events import Metrics, Note, Output, Progress
 from pipelines.core.regroup import Regroup, RegroupError
-from pipelines.core.resources import GIB, Resources
+from pipelines.core.resources import GIB
 from pipelines.data.held_out import held_out_batches
 from pipelines.data.loader import TrainingLoader
-from pipelines.data.loader_memory import LoaderConfig, LoaderMemory
-from pipelines.data.order import OrderConfig
-from pipelines.data.shard_reader import ShardFiles
 from pipelines.training.checkpoints import StoreCheckpoints
+from pipelines.training.training_job import TrainingJob
 from unclip.training import (
     Batch,
-    Loss,
-    Parallel,
     Rollback,
-    TrainingConfig,
     TrainingResult,
     WorkerHangsError,
     to_device,
@@ -50,80 +39,6 @@ log = logging.getLogger(__name__)
 
 HISTORY = "history.json"  # the logged values, for the report's curves
 SUMMARY = "training.json"  # the metadata of the stage's artifact
-
-
-class TrainingTask(Protocol):
-    """A model to train and its loss; picklable."""
-
-    @property
-    def fields(self) -> tuple[str, ...]: ...
-
-    @property
-    def image_size(self) -> int | None: ...
-
-    @property
-    def context_length(self) -> int: ...
-
-    def build(self) -> nn.Module:
-        """The model before its first step."""
-        ...
-
-    @property
-    def loss(self) -> Loss[Any]: ...
-
-    def save(self, model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
-        """Write the trained model's files into a local folder.
-
-        weights: the state dict to write; the model's own weights may be sharded.
-        """
-        ...
-
-    def preview(self, model: nn.Module, batch: Batch, path: Path) -> bool:
-        """Write an image that shows what the model has learned; False if there is none.
-
-        If the weights are sharded, every rank calls this, because all compute a part.
-        """
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingJob:
-    """Everything that a worker needs."""
-
-    stage: str
-    task: TrainingTask
-    training: TrainingConfig
-    shuffle_rows: int
-    resources: Resources
-    shards: tuple[ShardFiles, ...]
-    folder: Folder
-    emit: Emit
-    held_out: tuple[ShardFiles, ...] = ()  # shards with held-out rows, for the validation loss
-    parallel: Parallel = field(default_factory=Parallel)
-    start: Folder | None = None  # of a shorter training that this one continues
-
-    @property
-    def loader(self) -> LoaderConfig:
-        """The settings of each worker's loader."""
-        order = OrderConfig(
-            seed=self.training.seed,
-            logical_ranks=self.training.logical_ranks,
-            batch_size=self.training.batch_size,
-            shuffle_rows=self.shuffle_rows,
-        )
-        return LoaderConfig(
-            order=order,
-            fields=self.task.fields,
-            image_size=self.task.image_size,
-            max_bytes=int(self.resources.loader_gib * GIB),
-            threads=max(1, int(self.resources.cpus)),
-        )
-
-    def check_memory(self) -> None:
-        """Raise `ConfigError` if the loaders need more memory than `loader_gib`."""
-        logical_ranks = math.ceil(self.training.logical_ranks / self.resources.fewest)
-        memory = LoaderMemory.of(self.shards, self.loader, logical_ranks=logical_ranks)
-        memory.check(self.stage)
 
 
 def train_worker(config: Mapping[str, Any]) -> None:

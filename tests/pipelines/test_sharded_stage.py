@@ -7,27 +7,20 @@ import pytest
 import torch
 
 from pipelines.artifacts import MODEL_FILE, SAMPLE_FILE, TrainedModel
-from pipelines.config.load import load_config
 from pipelines.core.graph import Graph
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.runner import RunSettings, run_plan
 from pipelines.core.store import Store
 from pipelines.stages.train import TrainModel
-from tests.pipelines import given
+from tests.pipelines import training_driver
 from tests.pipelines.local import context, make
-from tests.pipelines.training import TrainingContext, given_rows
-from unclip.training import Parallel
+from tests.pipelines.training import TrainingContext
 
 TRAINING = replace(
-    load_config("demo").decoder.training,
+    training_driver.TRAINING,
     steps=3,
-    batch_size=6,
-    logical_ranks=3,
-    warmup_steps=1,
-    lr_schedule="constant",
     log_every_steps=1,
-    checkpoint_every_steps=2,
     sample_every_steps=2,
     validate_every_steps=3,
 )
@@ -35,14 +28,7 @@ WORKERS = {"decoder": Resources(workers=2, cpus=1)}
 
 
 def stage_of(shard_workers: int) -> TrainModel:
-    return TrainModel(
-        *given_rows(),
-        given.small_models().decoder,
-        TRAINING,
-        load_config("demo").loader,
-        parallel=Parallel(shard_workers=shard_workers, summation="fixed"),
-        name="decoder",
-    )
+    return training_driver.stage_of(shard_workers, TRAINING)
 
 
 @pytest.fixture

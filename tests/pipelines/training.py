@@ -7,7 +7,8 @@ import torch
 
 from pipelines.artifacts import EmbeddingShards, PairShards, SelectionShards
 from pipelines.core.stage import Stage
-from pipelines.training.worker import TrainingJob, TrainingWorker
+from pipelines.training.training_job import TrainingJob
+from pipelines.training.worker import TrainingWorker
 from tests.pipelines import given
 from tests.pipelines.given_pairs import GivenPairs, GivenVerdicts
 from tests.pipelines.local import LocalContext

@@ -19,7 +19,7 @@ from pipelines.core.store import Manifest, Store
 from pipelines.stages.train import TrainModel
 from tests.pipelines import given
 from tests.pipelines.training import given_rows
-from unclip.training import Parallel
+from unclip.training import Parallel, TrainingConfig
 
 TRAINING = replace(
     load_config("demo").decoder.training,
@@ -35,12 +35,12 @@ TRAINING = replace(
 )
 
 
-def stage_of(shard_workers: int) -> TrainModel:
+def stage_of(shard_workers: int, training: TrainingConfig = TRAINING) -> TrainModel:
     """The training, whose result does not depend on the number of workers."""
     return TrainModel(
         *given_rows(),
         given.small_models().decoder,
-        TRAINING,
+        training,
         load_config("demo").loader,
         parallel=Parallel(shard_workers=shard_workers, summation="fixed"),
         name="decoder",

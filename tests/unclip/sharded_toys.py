@@ -1,6 +1,5 @@
 """Trainings of a small decoder on one to four processes, for the tests of sharding."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from torch import nn
 
 from tests.unclip.process_groups import group
 from tests.unclip.toys import DECODER, UNET, perturb, seeded, unit
-from tests.unclip.training_toys import CONFIG, CPU, StopAfter
+from tests.unclip.training_toys import CONFIG, CPU, Microbatches, StopAfter
 from unclip.denoising.denoisers import decoder_denoiser, without_variance
 from unclip.kinds import build, training_loss
 from unclip.training import Batch, Checkpoints, LocalFiles, Parallel, train
@@ -88,19 +87,11 @@ class CountingFiles(LocalFiles):
         return super().read(name, start, end)
 
 
-class Images:
-    """Microbatches of two images that follow from (step, logical rank)."""
+class Images(Microbatches):
+    """Two images a microbatch."""
 
     def __init__(self, *, poisoned: bool) -> None:
         self.poisoned = poisoned
-
-    def __call__(
-        self, start_step: int, logical_ranks: tuple[int, ...]
-    ) -> Iterator[Sequence[Batch]]:
-        step = start_step
-        while True:
-            yield [self.batch(step, logical_rank) for logical_rank in logical_ranks]
-            step += 1
 
     def batch(self, step: int, logical_rank: int) -> Batch:
         number = 10 * step + logical_rank

@@ -1,7 +1,9 @@
 """A small model, its data and settings, for the tests of the training loop."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +53,25 @@ def denoising_loss(model: nn.Module, batch: Batch, generator: torch.Generator) -
     return loss
 
 
-class Data:
-    """Microbatches that follow from (step, logical rank); a `poisoned` step has a NaN in rank 2."""
+class Microbatches(ABC):
+    """Microbatches that follow from (step, logical rank)."""
 
-    def __init__(self, *, poisoned: tuple[int, ...] = (), scaled: dict[int, float] | None = None):
-        self.poisoned = poisoned
-        self.scaled = scaled or {}
+    @abstractmethod
+    def batch(self, step: int, logical_rank: int) -> Batch: ...
 
     def __call__(
         self, start_step: int, logical_ranks: tuple[int, ...]
     ) -> Iterator[Sequence[Batch]]:
-        step = start_step
-        while True:
+        for step in count(start_step):
             yield [self.batch(step, logical_rank) for logical_rank in logical_ranks]
-            step += 1
+
+
+class Data(Microbatches):
+    """Rows of six numbers; a `poisoned` step has a NaN in rank 2."""
+
+    def __init__(self, *, poisoned: tuple[int, ...] = (), scaled: dict[int, float] | None = None):
+        self.poisoned = poisoned
+        self.scaled = scaled or {}
 
     def batch(self, step: int, logical_rank: int) -> Batch:
         x = torch.randn(4, 6, generator=torch.Generator().manual_seed(100 * step + logical_rank))

@@ -79,27 +79,26 @@ def train(
     if the number of workers or the checkpoint does not fit the configuration, and
     `TrainingDiverged` after more than `config.max_rollbacks` rollbacks to the same checkpoint.
     """
-    is_leader = rank == 0
+    workers = Workers(rank=rank, world_size=world_size, device=device)
 
     def notify(message: str) -> None:
-        if is_leader:
+        if workers.is_leader:
             log.warning("training: %s", message)
             if on_notice:
                 on_notice(message)
 
-    workers = Workers(rank=rank, world_size=world_size, device=device)
     state = TrainState(model, loss, config, checkpoints, workers, parallel or Parallel(), notify)
-    has_model = is_leader or state.is_sharded
+    has_model = workers.is_leader or state.is_sharded
     loop = _Loop(
         state,
         batches,
-        on_log=on_log if is_leader else None,
+        on_log=on_log if workers.is_leader else None,
         on_sample=on_sample if has_model else None,
         on_validation=on_validation if has_model else None,
         on_checkpoint=on_checkpoint,
-        on_rollback=on_rollback if is_leader else None,
+        on_rollback=on_rollback if workers.is_leader else None,
         stop=stop,
-        has_weights=is_leader or not state.is_sharded,
+        has_weights=workers.is_leader or not state.is_sharded,
     )
     return loop.run()
 
@@ -200,7 +199,7 @@ class _Loop:
 
     def _report(self, rollback: Rollback) -> None:
         self.rollbacks.append(rollback)
-        if self.state.workers.rank == 0:
+        if self.state.workers.is_leader:
             log.warning("training: %s", rollback)
         if self.on_rollback:
             self.on_rollback(rollback)

@@ -7,8 +7,8 @@ class TreeSum:
     """Adds tensors of one shape in a binary tree over the order in which they arrive.
 
     Terms 0 and 1 are added, 2 and 3, then the two sums, and so on. A worker that receives the terms
-    of all logical ranks in order gets the same bits, whoever computed them. Holds log2(n) partial
-    sums for n terms.
+    of all logical ranks in order gets the same bits, whichever worker computed each of them. Holds
+    log2(n) partial sums for n terms.
     """
 
     def __init__(self) -> None:
