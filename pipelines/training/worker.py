@@ -5,9 +5,12 @@ import logging
 import resource
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from torch import nn
 
 from pipelines.artifacts import SAMPLE_FILE
 from pipelines.core.events import Metrics, Note, Output, Progress
+from pipelines.core.filesystem import StoreWriteError
 from pipelines.core.regroup import Regroup, RegroupError
 from pipelines.core.resources import GIB
 from pipelines.data.held_out import held_out_batches
@@ -136,10 +140,14 @@ class TrainingWorker:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Emit the metrics and the progress of a step."""
-        loaded = self.source.nbytes / GIB if self.source else 0.0
-        self.record(
-            step, values | {"loader_gib": loaded, "memory_gib": _peak_bytes(self.device) / GIB}
-        )
+        own = {
+            "loader_gib": self.source.nbytes / GIB if self.source else 0.0,
+            "memory_gib": _peak_bytes(self.device) / GIB,
+        }
+        self.record(step, values | own)
+        self.history[-1]["unix_time"] = time.time()
+        if (share := goodput(self.history)) is not None:
+            self.record(step, {"goodput": share})
         stage, steps = self.job.stage, self.job.training.steps
         self.job.emit(Progress(stage, step, steps, "steps", f"loss {values['loss']:.4f}"))
 
@@ -182,13 +190,23 @@ class TrainingWorker:
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "sample.png"
             if self.job.task.preview(model, self.shown_batch, path) and self.rank == 0:
-                self.job.folder.publish(path, name)
-                self.job.emit(Output(self.job.stage, name))
+                with self.dispensable(name):
+                    self.job.folder.publish(path, name)
+                    self.job.emit(Output(self.job.stage, name))
 
     def keep_history(self, step: int, values: dict[str, float]) -> None:  # noqa: ARG002
         """Publish the curves beside the checkpoint."""
         if self.rank == 0:
-            self.job.folder.write_json(HISTORY, self.history)
+            with self.dispensable(HISTORY):
+                self.job.folder.write_json(HISTORY, self.history)
+
+    @contextmanager
+    def dispensable(self, name: str) -> Iterator[None]:
+        """Turn an error of writing a file into a note: training goes on without the file."""
+        try:
+            yield
+        except StoreWriteError as error:
+            self.notice(f"goes on without {name}: {error}")
 
     def note_rollback(self, rollback: Rollback) -> None:
         """Show the user a rollback, with the samples of the refused step."""
@@ -218,11 +236,27 @@ class TrainingWorker:
 
 def _read_history(job: TrainingJob) -> list[dict[str, float]]:
     """The curves so far: of this training, or of the shorter one that it continues."""
-    for folder in (job.folder, job.start):
-        if folder is not None and folder.exists(HISTORY):
-            history: list[dict[str, float]] = folder.read_json(HISTORY)
-            return history
-    return []
+    history: list[dict[str, float]] = []
+    if job.folder.exists(HISTORY):
+        history = job.folder.read_json(HISTORY)
+    elif job.start is not None and job.start.exists(HISTORY):
+        history = job.start.read_json(HISTORY)
+        for entry in history:  # the time since then is not lost
+            entry.pop("unix_time", None)
+    return history
+
+
+def goodput(history: Sequence[Mapping[str, float]]) -> float | None:
+    """The share of the time since the first log entry that was spent on steps that count.
+
+    The rest are steps that were taken again, restarts, and waits for resources or for the next run.
+    None before the second log entry.
+    """
+    entries = [entry for entry in history if "unix_time" in entry]
+    if len(entries) < 2:
+        return None
+    useful_s = sum((b["step"] - a["step"]) * b["step_time_s"] for a, b in pairwise(entries))
+    return useful_s / (entries[-1]["unix_time"] - entries[0]["unix_time"])
 
 
 def _steps_per_s(history: Sequence[Mapping[str, float]]) -> float | None:

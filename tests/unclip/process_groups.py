@@ -16,11 +16,11 @@ def run_workers(count: int, work: Callable[[int, Path], None], folder: Path) -> 
     workers = [context.Process(target=_work, args=(work, r, folder)) for r in range(count)]
     for worker in workers:
         worker.start()
-    while any(worker.is_alive() for worker in workers):
+    while living := [worker for worker in workers if worker.is_alive()]:
         if any(worker.exitcode for worker in workers):  # the others would wait for it
             for worker in workers:
                 worker.kill()
-        connection.wait([worker.sentinel for worker in workers if worker.is_alive()])
+        connection.wait([worker.sentinel for worker in living])
     assert [worker.exitcode for worker in workers] == [0] * count
 
 

@@ -98,24 +98,52 @@ def test_a_run_killed_while_it_writes_in_the_background_goes_on_from_the_checkpo
 
 
 class FullDisk(LocalFiles):
-    """Has no room for the checkpoint of step 5."""
+    """Has no room for the checkpoints of some steps; `writes` counts what was tried."""
+
+    writes = 0
+
+    def __init__(self, folder: Path, *steps: int, recovers_after: int = 100) -> None:
+        super().__init__(folder)
+        self.full_for = {f"step-{step:08d}/0.bin" for step in steps}
+        self.recovers_after = recovers_after
 
     @contextmanager
     def write(self, name: str) -> Iterator[Path]:
         with super().write(name) as path:
             yield path
-            if name == "step-00000005/0.bin":
+            self.writes += name in self.full_for
+            if name in self.full_for and self.writes <= self.recovers_after:
                 raise OSError("no space left")
 
 
-def test_an_error_of_a_save_in_the_background_ends_training_by_the_next_save(
+def test_a_checkpoint_that_cannot_be_written_is_a_notice_and_training_goes_on(
+    tmp_path: Path,
+) -> None:
+    notices: list[str] = []
+    checkpoints = Checkpoints(FullDisk(tmp_path, 5), keep=2)
+    disturbed = fit(tmp_path, checkpoints=checkpoints, on_notice=notices.append)
+    assert same(disturbed.ema_weights, fit(tmp_path / "whole").ema_weights)
+    assert notices == [
+        "the checkpoint of step 5 could not be written (no space left); training goes on, and "
+        "tries again at the next one"
+    ]
+
+
+def test_the_second_checkpoint_in_a_row_that_cannot_be_written_ends_training(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(OSError, match="no space left"):
-        fit(tmp_path, checkpoints=Checkpoints(FullDisk(tmp_path), keep=2))
+        fit(tmp_path, checkpoints=Checkpoints(FullDisk(tmp_path, 5, 10), keep=2))
     equal, notices = resume(tmp_path)
     assert equal
-    assert ["goes on from step 0" in notice for notice in notices] == [True]  # not from step 5
+    assert ["goes on from step 0" in notice for notice in notices] == [True, True]
+
+
+def test_the_last_checkpoint_is_written_again_if_it_fails(tmp_path: Path) -> None:
+    files = FullDisk(tmp_path, CONFIG.steps, recovers_after=1)
+    fit(tmp_path, checkpoints=Checkpoints(files, keep=2))
+    assert files.writes == 2
+    assert (tmp_path / FOLDER / "checkpoint.json").exists()
 
 
 class Unreachable(LocalFiles):

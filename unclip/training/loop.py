@@ -129,7 +129,7 @@ class _Loop:
                     self._report(rollback)
             if state.step != state.saved_step:
                 self._save()
-            state.checkpoints.wait()
+            state.end_saves()
         except BaseException:
             state.let_save_end()
             raise

@@ -78,12 +78,14 @@ class TrainState:
         self.on_notice = on_notice
         self.step = 0
         self.saved_step = -1
+        self.save_failed = False  # the last one
         self.skipped: set[int] = set()
         self.spikes = LossSpikeDetector(max_loss_ratio=config.max_loss_ratio)
         self.meter = Meter(batch_size=config.batch_size)
 
     def restore(self) -> None:
         """Load the latest checkpoint; if there is none, save one that training can roll back to."""
+        self._end_save()
         found = self.checkpoints.latest(self.on_notice)
         if found is None:
             self.save()
@@ -92,9 +94,20 @@ class TrainState:
             log.info("training resumes from the checkpoint of step %d", self.step)
 
     def save(self) -> None:
-        """Save a checkpoint of the current state, in the background."""
+        """Save a checkpoint of the current state, in the background.
+
+        If the last one failed, that is a notice, because the store may be back by now. Raises the
+        error of the second one that fails in a row.
+        """
+        self._end_save()
         self.checkpoints.save(self.step, self._values(), self._tensors())
         self.saved_step = self.step
+
+    def end_saves(self) -> None:
+        """Wait until the last checkpoint is complete; it is saved again if it fails."""
+        if not self._end_save():
+            self.save()
+            self.checkpoints.wait()
 
     def let_save_end(self) -> None:
         """After an error, wait for a save that is under way, unless other workers take part."""
@@ -185,6 +198,22 @@ class TrainState:
         self.restore()
         self.skipped |= skipped
         return replace(rollback, back_to=self.step)  # an older checkpoint if the last is damaged
+
+    def _end_save(self) -> bool:
+        """Wait for the save that is under way; returns whether it succeeded."""
+        try:
+            self.checkpoints.wait()
+        except Exception as error:  # of any kind of storage
+            if self.save_failed:
+                raise
+            self.save_failed = True
+            self.on_notice(
+                f"the checkpoint of step {self.saved_step} could not be written ({error}); "
+                "training goes on, and tries again at the next one"
+            )
+            return False
+        self.save_failed = False
+        return True
 
     def _forward(self, logical_rank: int, batch: Batch) -> Tensor:
         """The loss of one logical rank."""
