@@ -19,10 +19,10 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 demo: setup
 	$(BIN)/unclip run demo
 
-# Many tests wait, so three processes share the files. Each test uses one thread.
+# Most tests wait or use one core, so two processes share the files. Each test uses one thread.
 test: export OMP_NUM_THREADS = 1
 test: setup lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

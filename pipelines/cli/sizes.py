@@ -12,7 +12,7 @@ from pipelines.core.plan import Plan
 from pipelines.core.resources import GIB, Resources
 from pipelines.core.stage import Outlook
 from pipelines.sizing.data import DataSize
-from pipelines.sizing.trainings import Sizes, TrainingSize, sizes_of
+from pipelines.sizing.trainings import Sizes, TrainingSize, sizes_of, utilisation
 
 UNITS = ("", "k", "M", "G", "T", "P", "E")
 
@@ -75,7 +75,8 @@ def plan_as_json(
 def print_training(project: Project, name: str) -> None:
     """Print what a training needs, and what it took if it has finished; nothing for others."""
     stage = project.graph[name]
-    print_sizes(sizes_of([stage], project.run), project.run.device)
+    sizes, device = sizes_of([stage], project.run), project.run.device
+    print_sizes(sizes, device)
     manifest = project.store.manifest(name, stage.key)
     if manifest is None or not manifest.metadata.get("steps_per_s"):
         return
@@ -84,6 +85,10 @@ def print_training(project: Project, name: str) -> None:
         f"\nIt took {manifest.duration_s / HOUR_S:,.2f} hours, at {steps_per_s:.3g} steps/s, and "
         f"{peak / GIB:.2f} GiB of the first worker's {_device(project.run, name)}."
     )
+    for size in sizes.trainings:
+        if device and size.gpus:
+            share = utilisation(size, steps_per_s, device)
+            print(f"It reached {share:.0%} of the peak FLOP/s of its {device.gpu}.")
 
 
 def _device(run: RunSection, name: str) -> str:

@@ -58,7 +58,11 @@ class DeviceSettings(Config):
         return int(GPUS[self.gpu].memory_gib * USABLE * GIB)
 
     def flops_per_s(self, precision: str) -> float:
-        """What a training reaches."""
+        """What a training is assumed to reach."""
+        return self.peak_flops_per_s(precision) * self.utilisation
+
+    def peak_flops_per_s(self, precision: str) -> float:
+        """The most that the GPU can reach."""
         kind = GPUS[self.gpu]
-        peak = kind.bfloat16_tflops if precision == "bfloat16" else kind.float32_tflops
-        return peak * 1e12 * self.utilisation
+        tflops = kind.bfloat16_tflops if precision == "bfloat16" else kind.float32_tflops
+        return tflops * 1e12

@@ -43,6 +43,7 @@ class TrainingSize:
     workers: int
     gpus: float  # of all workers
     parallel: Parallel
+    precision: str
     memory: Memory  # of each worker
     usable_bytes: int | None  # of its device; None if the device is not known
     step_flops: int  # of all workers, with what is computed again
@@ -101,6 +102,11 @@ def check_sizes(sizes: Sizes, device: DeviceSettings | None) -> None:
         raise PipelineError(f"Trainings that do not fit: {'. '.join(lines)}.")
 
 
+def utilisation(size: TrainingSize, steps_per_s: float, device: DeviceSettings) -> float:
+    """The share of the GPUs' peak FLOP/s that a training reached."""
+    return size.step_flops * steps_per_s / (size.gpus * device.peak_flops_per_s(size.precision))
+
+
 def _size(stage: TrainModel | TrainClip, run: RunSection) -> TrainingSize:
     training = _training(stage)
     resources = run.resources.get(stage.name, Resources())
@@ -120,6 +126,7 @@ def _size(stage: TrainModel | TrainClip, run: RunSection) -> TrainingSize:
         workers=resources.workers,
         gpus=gpus,
         parallel=parallel,
+        precision=training.precision,
         memory=memory,
         usable_bytes=usable,
         step_flops=step.flops * training.logical_ranks,

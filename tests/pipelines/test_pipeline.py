@@ -79,7 +79,7 @@ def unclip(store: Path, *arguments: str, config: str = "demo", **settings: str) 
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=850,
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr

@@ -46,6 +46,7 @@ def alone(store: Store, stage: TrainModel) -> TrainedModel:
     return stage.run(context(store, stage, folder=elsewhere, kind=TrainingContext))
 
 
+@pytest.mark.slow  # Ray Train starts its workers
 @pytest.mark.ray
 def test_two_workers_that_share_the_weights_make_the_file_that_one_worker_makes(
     store: Store,

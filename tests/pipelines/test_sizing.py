@@ -16,7 +16,7 @@ from pipelines.config.sections import PipelineConfig
 from pipelines.core.errors import PipelineError
 from pipelines.graph import unclip_graph
 from pipelines.sizing.data import clip_flops, data_sizes
-from pipelines.sizing.trainings import Sizes, check_sizes, sizes_of
+from pipelines.sizing.trainings import Sizes, check_sizes, sizes_of, utilisation
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted({path.stem for path in PACKAGED.glob("*.yaml")} - {"karlo"})
@@ -97,6 +97,8 @@ def test_hours_and_costs_follow_from_the_flops() -> None:
     seconds = steps * size.step_flops / (size.workers * GPUS["A100-80GB"].bfloat16_tflops * 5e11)
     assert size.hours == pytest.approx(seconds / 3600)
     assert size.cost == pytest.approx(2 * size.gpu_hours)
+    assert config.run.device is not None
+    assert utilisation(size, steps / seconds, config.run.device) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

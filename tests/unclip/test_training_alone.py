@@ -37,10 +37,10 @@ def run(folder: Path, *command: str, steps: int) -> str:
 def test_the_script_trains_the_same_decoder_alone_and_under_torchrun(tmp_path: Path) -> None:
     alone = prepare(tmp_path / "alone")
     together = shutil.copytree(alone, tmp_path / "together")
-    printed = run(alone, sys.executable, "train_decoder.py", steps=20)
-    assert re.findall(r"step (\d+): loss 0\.\d+", printed) == ["10", "20"]
+    printed = run(alone, sys.executable, "train_decoder.py", steps=10)
+    assert re.findall(r"step (\d+): loss 0\.\d+", printed) == ["10"]
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
-    run(together, *torchrun, "train_decoder.py", steps=20)
+    run(together, *torchrun, "train_decoder.py", steps=10)
     one, other = (load_model(folder / "decoder.safetensors") for folder in (alone, together))
     pairs = list(zip(one.parameters(), other.parameters(), strict=True))
     difference = sum(float((a - b).square().sum()) for a, b in pairs)
