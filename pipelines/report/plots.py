@@ -4,7 +4,6 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,26 +72,31 @@ HEALTH = {  # the values of `unclip.training.health`
 }
 
 
-def health(history: Sequence[Mapping[str, float]], title: str) -> list[str]:
-    """The health of a training over its steps: a plot for each value, a line for each part."""
-    plots = []
-    for kind, label in HEALTH.items():
-        names = sorted({n for entry in history for n in entry if n.startswith(f"{kind}/")})
-        if names:
-            plots.append(svg(partial(_draw_parts, history, names, f"{title}: {label}")))
-    return plots
+def health(history: Sequence[Mapping[str, float]], title: str) -> str:
+    """The health of a training over its steps: a plot for each value, a line for each part.
 
+    Returns "" if the history has no such values.
+    """
+    names = {name for entry in history for name in entry if name.split("/")[0] in HEALTH}
+    parts = sorted({name.split("/")[1] for name in names if "/" in name})
+    looks = dict(zip(parts, itertools.product(("-", "--", ":"), PARTS), strict=False))
 
-def _draw_parts(
-    history: Sequence[Mapping[str, float]], names: Sequence[str], title: str, axes: Axes
-) -> None:
-    for name, color in zip(names, itertools.cycle(PARTS), strict=False):
-        points = [(e["step"], e[name]) for e in history if e.get(name, 0) > 0]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=name.split("/")[1], color=color)
-    axes.set_yscale("log")
-    axes.legend(frameon=False, fontsize=7)
-    axes.set(title=title, xlabel="step")
+    def draw(figure: Figure) -> None:
+        for number, (kind, label) in enumerate(HEALTH.items(), 1):
+            axes = figure.add_subplot(1, len(HEALTH), number)
+            for part, (style, color) in looks.items():
+                name = f"{kind}/{part}"
+                points = [(e["step"], e[name]) for e in history if e.get(name, 0) > 0]
+                if points:
+                    axes.plot(*zip(*points, strict=True), style, label=part, color=color)
+            axes.set_yscale("log")
+            axes.set(title=label, xlabel="step")
+        figure.suptitle(title, fontsize=10)
+        figure.legend(
+            *axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=7
+        )
+
+    return svg_figure(draw, width_in=3 * WIDTH_IN, height_in=HEIGHT_IN) if parts else ""
 
 
 class Point(NamedTuple):
@@ -164,10 +168,17 @@ def explained(eigenvalues: np.ndarray, dimensions: int) -> str:
 
 
 def svg(draw: Callable[[Axes], None]) -> str:
-    """A figure drawn by `draw`, as an SVG element without the XML prologue."""
+    """A figure of one plot that `draw` draws, as an SVG element."""
+    return svg_figure(
+        lambda figure: draw(figure.add_subplot()), width_in=WIDTH_IN, height_in=HEIGHT_IN
+    )
+
+
+def svg_figure(draw: Callable[[Figure], None], *, width_in: float, height_in: float) -> str:
+    """A figure that `draw` fills, as an SVG element without the XML prologue."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained")
-        draw(figure.add_subplot())
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
+        draw(figure)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     text = out.getvalue()

@@ -36,7 +36,7 @@ def training_section(inputs: Inputs) -> Values:
         "health": [
             Markup(plot)
             for name, history in inputs.histories.items()
-            for plot in plots.health(history, name.replace("_", " "))
+            if (plot := plots.health(history, name.replace("_", " ")))
         ],
     }
 

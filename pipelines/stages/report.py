@@ -28,7 +28,7 @@ class BuildReport(Stage[Report]):
     """Metrics, samples, loss curves and lineage on one HTML page; beside it, the data report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 10  # 9: progress, verdict in brief; 10: steps/s and memory
+    version: ClassVar[int] = 11  # 10: steps/s and memory; 11: plots of the health
     artifact: ClassVar[type[Artifact]] = Report
 
     evaluation: Stage[Evaluation]
