@@ -52,8 +52,8 @@ QUICK = {
             ("sample_every_steps", "null"),
         )
     },
-    "decoder.steps": "60",  # long enough to be killed before it ends
 }
+LONG = {"decoder.steps": "60"}  # long enough to be killed before it ends
 
 
 def command(store: Path, *arguments: str, config: str = "demo", **settings: str) -> list[str]:
@@ -182,22 +182,25 @@ def test_a_driver_killed_in_every_kind_of_stage_ends_with_the_same_keys_and_weig
     finished: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
+    unclip(finished, "run", **LONG)
     for pattern in (
         "download/shards/*.parquet",
         "embed/shards/*.parquet",
         "decoder/*/.checkpoints/step-00000002/checkpoint.json",
     ):
-        driver = subprocess.Popen(command(store, "run"), cwd=ROOT, stdout=subprocess.DEVNULL)
+        words = command(store, "run", **LONG)
+        driver = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
         wait_for(pattern, store, driver)
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
-    output = unclip(store, "run")
+    output = unclip(store, "run", **LONG)
     assert "decoder: resumes at step" in output
     ours, theirs = Store(str(store)), Store(str(finished))
     for stage in STAGES:
         assert ours.manifests(stage)[0].key == theirs.manifests(stage)[0].key
     for stage in ("decoder", "upsampler_1"):
-        weights = [next(s.glob(f"{stage}/*/model.safetensors")) for s in (store, finished)]
+        key = ours.manifests(stage)[0].key
+        weights = [s / stage / key / "model.safetensors" for s in (store, finished)]
         assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
