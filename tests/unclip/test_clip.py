@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.unclip.training_toys import CONFIG
 from unclip.clip.frozen import ClipConfig, FrozenClip
 from unclip.clip.training import ClipArchitecture, build_clip, clip_loss, random_crop
 from unclip.config import ConfigError
-from unclip.training import Batch, LocalCheckpoints, TrainingConfig, train
+from unclip.training import Batch, LocalCheckpoints, train
 
 CPU = torch.device("cpu")
 TINY = ClipArchitecture(
@@ -250,7 +251,8 @@ def test_contrastive_training_learns_to_match_colours_with_their_names(
     colours = torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, 1]])
     pixels = colours.reshape(4, 3, 1, 1).expand(4, 3, 16, 16).contiguous()
     tokens = open_clip.SimpleTokenizer(context_length=8)(names)
-    config = TrainingConfig(
+    config = replace(
+        CONFIG,
         steps=40,
         batch_size=4,
         logical_ranks=1,
@@ -258,16 +260,11 @@ def test_contrastive_training_learns_to_match_colours_with_their_names(
         lr_schedule="constant",
         warmup_steps=0,
         weight_decay=0.0,
-        adam_beta1=0.9,
         adam_beta2=0.98,
         adam_eps=1e-6,
-        max_grad_norm=1.0,
         ema_decay=0.8,
         precision=precision,
-        log_every_steps=40,
         checkpoint_every_steps=40,
-        keep_checkpoints=1,
-        sample_every_steps=None,
         seed=0,
     )
     torch.manual_seed(0)
