@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: setup demo test test-slow lint docs clean
+.PHONY: setup demo test pytest test-slow lint docs clean
 
 setup: $(VENV)/.installed
 
@@ -19,9 +19,12 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 demo: setup
 	$(BIN)/unclip run demo
 
+test: setup
+	$(MAKE) --jobs 2 lint pytest
+
 # Most tests wait or use one core, so two processes share the files. Each test uses one thread.
-test: export OMP_NUM_THREADS = 1
-test: setup lint
+pytest: export OMP_NUM_THREADS = 1
+pytest: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup

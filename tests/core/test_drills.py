@@ -93,7 +93,7 @@ def test_twenty_kills_in_one_run_change_no_byte(
 
 
 @pytest.mark.usefixtures("shared_ray")
-@pytest.mark.parametrize("kind", ["grow", "draw"])
+@pytest.mark.parametrize("kind", [pytest.param("grow", marks=pytest.mark.slow), "draw"])
 def test_two_runs_that_extend_one_store_share_their_shards(
     tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

@@ -40,6 +40,7 @@ def kill_controller(folder: Folder) -> None:
     os.kill(actor["Pid"], signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_ray")
 def test_a_killed_controller_costs_a_retry_and_leaves_no_cpu_reserved(
     tmp_path: Path, trace: Path
@@ -152,7 +153,7 @@ def test_a_store_that_turns_read_only_stops_the_run(
 
 
 @pytest.mark.usefixtures("shared_ray")
-@pytest.mark.parametrize("again", [["force=count"], []])
+@pytest.mark.parametrize("again", [["force=count"], pytest.param([], marks=pytest.mark.slow)])
 def test_a_forced_stage_whose_driver_was_killed_goes_on_with_its_new_shards(
     tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch, again: list[str]
 ) -> None:
@@ -238,6 +239,7 @@ def test_a_lease_of_a_dead_driver_is_taken_over_at_once(
     assert second.returncode == 0, err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_ray")
 def test_a_driver_that_was_stopped_too_long_loses_its_lease_and_ends(
     tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch

@@ -167,6 +167,7 @@ def test_a_server_that_fails_for_good_is_one_paragraph(
     assert set(folder.files()) == complete  # a request whose answer was lost was carried out
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_run_on_a_bad_server_makes_the_same_files(
     proxy: S3Proxy, root: str, tmp_path: Path, trace: Path

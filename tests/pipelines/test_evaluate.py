@@ -163,6 +163,7 @@ def test_an_interpolation_goes_from_one_held_out_original_to_another(evaluation:
     assert 0 < max(np.abs(a - b).mean() for a, b in pairwise(steps)) < reach
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_ray_workers_generate_all_shards_and_their_inputs_are_deleted_afterwards(
     store: Store, stage: Evaluate

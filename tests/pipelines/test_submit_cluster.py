@@ -161,6 +161,7 @@ def test_a_killed_driver_is_submitted_again_and_goes_on_from_its_shards(job: Job
     assert status(name.removesuffix("-2"), address=job.address).job_id == name
 
 
+@pytest.mark.slow
 def test_a_stopped_job_leaves_no_worker_and_a_new_one_goes_on_from_its_shards(job: Job) -> None:
     name = job.submit(pause_s=1.5, follow=False)
     wait_until(job.done)
@@ -182,6 +183,7 @@ def test_a_driver_that_fails_by_itself_is_not_submitted_again(job: Job) -> None:
     assert "cannot be written" in "".join(job.output)
 
 
+@pytest.mark.slow
 def test_a_driver_that_lost_its_workers_is_submitted_again(job: Job) -> None:
     name = job.submit(lose_worker=True)
     assert name.endswith("-2")

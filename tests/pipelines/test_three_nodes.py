@@ -41,6 +41,7 @@ def tables(store: Store, stage: Stage[Shards]) -> pa.Table:
     return pa.concat_tables(shards.read(name) for name in sorted(shards.shards))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("three_nodes")
 def test_three_nodes_with_s3_make_the_rows_that_one_process_makes(
     s3: str,  # noqa: F811
