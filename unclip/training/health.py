@@ -38,7 +38,8 @@ def health(
             update = _update(parameter, optimizer)
             weight = local(parameter)
             of_parameter = (local(parameter.grad), update, weight - average[name], weight)
-            squares = torch.stack([t.double().square().sum() for t in of_parameter])
+            norms = torch.stack([torch.linalg.vector_norm(t) for t in of_parameter])
+            squares = norms.double().square()
             part = _part(name)
             sums[part] = sums[part] + squares if part in sums else squares
     if not sums:
