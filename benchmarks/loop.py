@@ -1,9 +1,9 @@
 """What the training loop costs beside its steps, under Ray Train.
 
-`python -m benchmarks.loop demo --store STORE` takes the data of a finished run, and trains models
-of it in a worker of Ray Train, as a run does: rows from the store, checkpoints, logs, curves. In
-turn it takes the same steps bare: forward, backward, clipping, AdamW and averaging, on batches in
-memory. The ratio of a round is the time of a bare step over that of a step in the loop.
+`python -m benchmarks.loop demo --store STORE` takes the data of a finished run and trains its
+models again in a worker of Ray Train, as a run does: rows of the store, checkpoints, logs. Each
+round also takes the same steps without the loop: forward, backward, clipping, AdamW and averaging,
+on batches in memory. A ratio is the time of such a bare step over that of a step in the loop.
 
 The last column is what a restart takes in a worker that Ray Train has started: to read the last
 checkpoint and its first rows, take one step, save, and publish the weights.
@@ -80,7 +80,8 @@ def bare(worker: TrainingWorker, steps: int) -> float:
     torch.manual_seed(job.training.seed)
     model = job.task.build().train()
     optimizer, ema = adamw(model, job.training), Ema(model, decay=job.training.ema_decay)
-    batches = [to_device(worker.loader((0,)).read(step)[0], CPU) for step in range(4)]
+    loader = worker.loader((0,))
+    batches = [to_device(loader.read(step)[0], CPU) for step in range(4)]
     took_s = []
     for step in range(steps):
         began = time.perf_counter()
@@ -114,7 +115,14 @@ def row(
     sources = read_sources(unclip_graph(config), store)
     read = (sources.pairs, sources.embeddings, sources.selection)
     section, resources = config.models[name], Resources(cpus=1)
-    training = replace(section.training, steps=steps, checkpoint_every_steps=steps - 1)
+    training = replace(
+        section.training,
+        steps=steps,
+        lr_schedule="cosine",  # else the last checkpoint is an output
+        log_every_steps=max(1, steps // 10),
+        checkpoint_every_steps=steps - 1,
+        keep_checkpoints=2,
+    )
     job = TrainingJob(
         stage=STAGE,
         task=ModelTask(section.model, preview_seed=0),

@@ -88,7 +88,7 @@ def print_training(project: Project, name: str) -> None:
     for size in sizes.trainings:
         if device and size.gpus:
             share = utilisation(size, steps_per_s, device)
-            print(f"It reached {share:.0%} of the peak FLOP/s of its {device.gpu}.")
+            print(f"With the workers that run.resources has now: {share:.0%} of the peak FLOP/s.")
 
 
 def _device(run: RunSection, name: str) -> str:

@@ -18,6 +18,7 @@ ACCENT, SECOND = "#4f7cac", "#c8793b"
 # A placeholder for the page's text colour, replaced by `currentColor` in the SVG.
 INK = "#010203"
 PARTS = (ACCENT, SECOND, "#5b9a68", "#a05195", "#8c6d46", "#6b7a8f", "#c44e52", "#3a9ea5")
+STYLES = ("-", "--", ":")
 CURVES = {"loss": ("training", ACCENT), "validation_loss": ("held out", SECOND)}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -79,22 +80,23 @@ def health(history: Sequence[Mapping[str, float]], title: str) -> str:
     """
     names = {name for entry in history for name in entry if name.split("/")[0] in HEALTH}
     parts = sorted({name.split("/")[1] for name in names if "/" in name})
-    looks = dict(zip(parts, itertools.product(("-", "--", ":"), PARTS), strict=False))
+    looks = dict(zip(parts, itertools.cycle(itertools.product(STYLES, PARTS)), strict=False))
 
     def draw(figure: Figure) -> None:
+        lines: dict[str, Any] = {}
         for number, (kind, label) in enumerate(HEALTH.items(), 1):
             axes = figure.add_subplot(1, len(HEALTH), number)
             for part, (style, color) in looks.items():
                 name = f"{kind}/{part}"
                 points = [(e["step"], e[name]) for e in history if e.get(name, 0) > 0]
                 if points:
-                    axes.plot(*zip(*points, strict=True), style, label=part, color=color)
+                    (lines[part],) = axes.plot(*zip(*points, strict=True), style, color=color)
             axes.set_yscale("log")
             axes.set(title=label, xlabel="step")
         figure.suptitle(title, fontsize=10)
-        figure.legend(
-            *axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=7
-        )
+        shown = [part for part in parts if part in lines]
+        handles = [lines[part] for part in shown]
+        figure.legend(handles, shown, loc="outside right center", frameon=False, fontsize=7)
 
     return svg_figure(draw, width_in=3 * WIDTH_IN, height_in=HEIGHT_IN) if parts else ""
 

@@ -206,7 +206,7 @@ class TrainingWorker:
         try:
             yield
         except StoreWriteError as error:
-            self.notice(f"goes on without {name}: {error}")
+            self.notice(f"{name} could not be written; training goes on without it. {error}")
 
     def note_rollback(self, rollback: Rollback) -> None:
         """Show the user a rollback, with the samples of the refused step."""
@@ -222,6 +222,7 @@ class TrainingWorker:
             self.job.task.save(model, result.ema_weights, Path(scratch))
             for path in sorted(Path(scratch).iterdir()):
                 self.job.folder.publish(path, path.name)
+        self.job.folder.write_json(HISTORY, self.history)  # the last time, it may have failed
         last = next((e["loss"] for e in reversed(self.history) if "loss" in e), result.loss)
         summary = {
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -241,22 +242,23 @@ def _read_history(job: TrainingJob) -> list[dict[str, float]]:
         history = job.folder.read_json(HISTORY)
     elif job.start is not None and job.start.exists(HISTORY):
         history = job.start.read_json(HISTORY)
-        for entry in history:  # the time since then is not lost
+        for entry in history:  # goodput does not count the time between the two trainings
             entry.pop("unix_time", None)
     return history
 
 
 def goodput(history: Sequence[Mapping[str, float]]) -> float | None:
-    """The share of the time since the first log entry that was spent on steps that count.
+    """The share of the time since the first log entry that was spent on steps that were kept.
 
-    The rest are steps that were taken again, restarts, and waits for resources or for the next run.
-    None before the second log entry.
+    The rest are repeated steps, restarts, and pauses between runs. At most 1, because a step's time
+    and an entry's are read at different moments. None before the second log entry.
     """
     entries = [entry for entry in history if "unix_time" in entry]
     if len(entries) < 2:
         return None
     useful_s = sum((b["step"] - a["step"]) * b["step_time_s"] for a, b in pairwise(entries))
-    return useful_s / (entries[-1]["unix_time"] - entries[0]["unix_time"])
+    wall_s = entries[-1]["unix_time"] - entries[0]["unix_time"]
+    return min(1.0, useful_s / wall_s) if wall_s > 0 else None
 
 
 def _steps_per_s(history: Sequence[Mapping[str, float]]) -> float | None:

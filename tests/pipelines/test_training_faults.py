@@ -1,4 +1,4 @@
-"""Faults around a training: the store, the disk, and the rows. No step is lost, no byte changes."""
+"""Faults around a training: the store, the disk, and the rows. The result has the same bytes."""
 
 import os
 import threading
@@ -20,7 +20,7 @@ from pipelines.core.graph import Graph
 from pipelines.core.plan import Scope, make_plan
 from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.runner import RunSettings, run_plan
-from pipelines.core.stage import Context
+from pipelines.core.stage import Context, load_artifact
 from pipelines.core.store import Store
 from pipelines.stages.train import TrainModel
 from pipelines.training.worker import goodput
@@ -66,7 +66,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow  # the store is away for half a minute
-def test_a_store_that_is_away_for_30_seconds_during_a_checkpoint_costs_no_step(
+def test_a_store_that_refuses_requests_for_30_seconds_during_a_checkpoint_costs_no_step(
     proxy: S3Proxy, tmp_path: Path
 ) -> None:
     stage, store = training_driver.stage_of(1, LONG), Store("s3://bucket/store")
@@ -110,19 +110,41 @@ def test_a_disk_that_fills_up_ends_a_training_which_resumes_when_there_is_room(
     assert "resumes at step 2" in notes_of(events)
 
 
+def test_samples_that_cannot_be_written_cost_a_note_and_no_step(tmp_path: Path) -> None:
+    stage = training_driver.stage_of(1, replace(SHORT, sample_every_steps=6))
+    store, events = Store(str(tmp_path / "store")), list[Event]()
+    wanted = train(Store(str(tmp_path / "undisturbed")), stage)
+    folder = Path(store.folder(stage.name, stage.key).url.removeprefix("file://"))
+    folder.mkdir(parents=True)
+    (folder / "samples").write_text("a file where a folder should be")
+    assert train(store, stage, events) == wanted
+    assert [note.partition(" could not")[0] for note in notes_of(events)] == [
+        f"samples/step-{step:08d}.png" for step in (6, 12)
+    ]
+
+
+BROKEN = ("00001", 4)  # shard, row
+
+
+def broken_key(stage: TrainModel, store: Store) -> str:
+    name, row = BROKEN
+    return str(load_artifact(store, stage.embeddings).read(name, ["key"])["key"][row])
+
+
 @dataclass(frozen=True)
 class BrokenEmbeddings(given.GivenEmbeddings):
     """One embedding to train on is not a number."""
 
     def run(self, ctx: Context) -> EmbeddingShards:
         made = super().run(ctx)
-        table = made.read("00001")
+        name, row = BROKEN
+        table = made.read(name)
         embeds = np.stack(table["image_embeds"].to_numpy())
-        embeds[4] = np.nan
+        embeds[row] = np.nan
         column = pa.FixedSizeListArray.from_arrays(embeds.ravel(), embeds.shape[1])
         index = table.schema.get_field_index("image_embeds")
         table = table.set_column(index, table.schema.field(index), column)
-        write_table(ctx.folder, "00001.parquet", table)
+        write_table(ctx.folder, f"{name}.parquet", table)
         return made
 
 
@@ -143,6 +165,7 @@ def test_a_nan_on_one_of_two_sharded_workers_is_skipped_by_both_and_its_rows_are
     wanted = train(alone, replace(stage, parallel=training_driver.stage_of(1).parallel), events)
     skipped = [text for text in notes_of(events) if "was not taken (the loss is nan)" in text]
     assert skipped
+    assert broken_key(stage, alone) in skipped[0]
     for dependency in stage.dependencies.values():
         make(store, dependency)
     settings = RunSettings(
@@ -162,5 +185,6 @@ def test_goodput_counts_steps_once_and_all_of_the_time() -> None:
     undisturbed = [entry(10, 1.0, 100.0), {"step": 15}, entry(20, 1.0, 110.0)]
     assert goodput(undisturbed[:1]) is None
     assert goodput(undisturbed) == pytest.approx(1.0)
+    assert goodput([entry(10, 1.0, 100.0), entry(20, 1.0, 109.9)]) == 1.0
     # Killed at step 29, restarted after 11 s from step 20: the ten steps cost 30 s.
     assert goodput([*undisturbed, entry(30, 1.0, 140.0)]) == pytest.approx(20 / 40)

@@ -98,7 +98,7 @@ def test_a_run_killed_while_it_writes_in_the_background_goes_on_from_the_checkpo
 
 
 class FullDisk(LocalFiles):
-    """Has no room for the checkpoints of some steps; `writes` counts what was tried."""
+    """Has no room for the checkpoints of some steps; `writes` counts the attempts."""
 
     writes = 0
 
@@ -124,8 +124,8 @@ def test_a_checkpoint_that_cannot_be_written_is_a_notice_and_training_goes_on(
     disturbed = fit(tmp_path, checkpoints=checkpoints, on_notice=notices.append)
     assert same(disturbed.ema_weights, fit(tmp_path / "whole").ema_weights)
     assert notices == [
-        "the checkpoint of step 5 could not be written (no space left); training goes on, and "
-        "tries again at the next one"
+        "the checkpoint of step 5 could not be written; training goes on and writes the next one. "
+        "no space left"
     ]
 
 

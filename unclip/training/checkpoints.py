@@ -72,12 +72,13 @@ class Checkpoints:
         assert isinstance(saving, Future), "the default stager copies before it returns"
         self._saving = saving
 
-    def wait(self) -> None:
-        """Wait until the last save has ended; raises its error."""
+    def wait(self) -> bool:
+        """Wait until the save under way has ended, and raise its error; False if there is none."""
         if self._saving is None:
-            return
+            return False
         saving, self._saving = self._saving, None
         _raising(saving.result)
+        return True
 
     def latest(self, on_notice: OnNotice) -> Found | None:
         """The newest complete checkpoint; None if there is none. All workers get the same.

@@ -78,7 +78,7 @@ class TrainState:
         self.on_notice = on_notice
         self.step = 0
         self.saved_step = -1
-        self.save_failed = False  # the last one
+        self.save_failed = False  # whether the last save failed
         self.skipped: set[int] = set()
         self.spikes = LossSpikeDetector(max_loss_ratio=config.max_loss_ratio)
         self.meter = Meter(batch_size=config.batch_size)
@@ -96,8 +96,8 @@ class TrainState:
     def save(self) -> None:
         """Save a checkpoint of the current state, in the background.
 
-        If the last one failed, that is a notice, because the store may be back by now. Raises the
-        error of the second one that fails in a row.
+        If the last save failed, the user gets a notice, because the store may be back. Raises the
+        error if two saves in a row failed.
         """
         self._end_save()
         self.checkpoints.save(self.step, self._values(), self._tensors())
@@ -200,19 +200,19 @@ class TrainState:
         return replace(rollback, back_to=self.step)  # an older checkpoint if the last is damaged
 
     def _end_save(self) -> bool:
-        """Wait for the save that is under way; returns whether it succeeded."""
+        """Wait for the save that is under way, if any; returns False if it failed."""
         try:
-            self.checkpoints.wait()
+            if self.checkpoints.wait():
+                self.save_failed = False
         except Exception as error:  # of any kind of storage
             if self.save_failed:
                 raise
             self.save_failed = True
             self.on_notice(
-                f"the checkpoint of step {self.saved_step} could not be written ({error}); "
-                "training goes on, and tries again at the next one"
+                f"the checkpoint of step {self.saved_step} could not be written; training goes on "
+                f"and writes the next one. {error}"
             )
             return False
-        self.save_failed = False
         return True
 
     def _forward(self, logical_rank: int, batch: Batch) -> Tensor:
