@@ -92,8 +92,9 @@ def test_twenty_kills_in_one_run_change_no_byte(
     assert load_artifact(Store(str(root)), toy).metadata() == make(undisturbed, toy).metadata()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_ray")
-@pytest.mark.parametrize("kind", [pytest.param("grow", marks=pytest.mark.slow), "draw"])
+@pytest.mark.parametrize("kind", ["grow", "draw"])
 def test_two_runs_that_extend_one_store_share_their_shards(
     tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

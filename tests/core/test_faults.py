@@ -72,6 +72,7 @@ def test_a_dead_ray_ends_the_driver_within_seconds_and_in_one_sentence(
     assert "has ended, and the run with it" in err
 
 
+@pytest.mark.slow
 def test_ctrl_c_works_while_a_cluster_has_no_control_service(
     tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,7 +150,9 @@ def test_a_request_that_stalls_is_sent_again(proxy: S3Proxy, root: str) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("fault", ["errors", "throttled", "resets"])
+@pytest.mark.parametrize(
+    "fault", ["errors", "throttled", pytest.param("resets", marks=pytest.mark.slow)]
+)
 def test_a_server_that_fails_for_good_is_one_paragraph(
     proxy: S3Proxy, root: str, fault: str
 ) -> None:

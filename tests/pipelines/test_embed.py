@@ -297,6 +297,7 @@ print(rows, peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_shard(clip: ClipWeights, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
     buffer = io.BytesIO()

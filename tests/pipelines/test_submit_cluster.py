@@ -146,6 +146,7 @@ def test_stages_land_where_their_resources_say_and_run_the_code_that_was_sent(jo
     assert "all stages are done" in "".join(printed)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_submitted_again_and_goes_on_from_its_shards(job: Job) -> None:
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(job.submit, pause_s=1.5)
