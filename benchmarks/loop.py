@@ -119,6 +119,7 @@ def row(
         section.training,
         steps=steps,
         lr_schedule="cosine",  # else the last checkpoint is an output
+        warmup_steps=0,
         log_every_steps=max(1, steps // 10),
         checkpoint_every_steps=steps - 1,
         keep_checkpoints=2,
