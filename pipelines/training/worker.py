@@ -144,10 +144,11 @@ class TrainingWorker:
             "loader_gib": self.source.nbytes / GIB if self.source else 0.0,
             "memory_gib": _peak_bytes(self.device) / GIB,
         }
+        clock = {"unix_time": time.time()}
+        if (share := goodput([*self.history, {"step": step} | values | clock])) is not None:
+            own["goodput"] = share
         self.record(step, values | own)
-        self.history[-1]["unix_time"] = time.time()
-        if (share := goodput(self.history)) is not None:
-            self.record(step, {"goodput": share})
+        self.history[-1] |= clock
         stage, steps = self.job.stage, self.job.training.steps
         self.job.emit(Progress(stage, step, steps, "steps", f"loss {values['loss']:.4f}"))
 

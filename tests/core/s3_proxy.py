@@ -10,13 +10,17 @@ Speaks HTTP/1.1 without TLS. Faults are drawn from a seeded generator.
 
 import asyncio
 import contextlib
+import os
 import random
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+import s3fs
+
+ENDPOINT = "AWS_ENDPOINT_URL"
 PIECE = 1 << 18  # bytes of a body that are in memory
 SLOW_DOWN = (503, "SlowDown", "Please reduce your request rate.")
 INTERNAL_ERROR = (500, "InternalError", "We encountered an internal error. Please try again.")
@@ -171,3 +175,17 @@ def _refusal(status: int, code: str, message: str) -> bytes:
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
     head = f"HTTP/1.1 {status} {code}\r\nContent-Type: application/xml\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+@contextlib.contextmanager
+def proxied() -> Iterator[S3Proxy]:
+    """A proxy before the server of the environment, for this process and those that it starts."""
+    server = os.environ[ENDPOINT]
+    with S3Proxy(server) as proxy:
+        os.environ[ENDPOINT] = proxy.url
+        s3fs.S3FileSystem.clear_instance_cache()
+        try:
+            yield proxy
+        finally:
+            os.environ[ENDPOINT] = server
+            s3fs.S3FileSystem.clear_instance_cache()

@@ -10,7 +10,6 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pytest
-import s3fs
 
 from pipelines.core.filesystem import StoreError, StoreWriteError
 from pipelines.core.folder import Folder
@@ -19,7 +18,7 @@ from pipelines.core.shard_writer import ShardWriter
 from pipelines.core.stage import load_artifact
 from pipelines.core.store import Store
 from tests.core.processes import ROOT, is_one_paragraph, start, until
-from tests.core.s3_proxy import S3Proxy
+from tests.core.s3_proxy import S3Proxy, proxied
 from tests.core.test_runner import graph
 from tests.core.toys import traces
 from tests.pipelines.local import make
@@ -31,13 +30,9 @@ IMPATIENT = {"config_kwargs": {"retries": {"total_max_attempts": 2}, "read_timeo
 
 
 @pytest.fixture
-def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
-    """A proxy before the server, for this process and those that it starts."""
-    with S3Proxy(os.environ["AWS_ENDPOINT_URL"]) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        s3fs.S3FileSystem.clear_instance_cache()
+def proxy(s3: str) -> Iterator[S3Proxy]:
+    with proxied() as proxy:
         yield proxy
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture

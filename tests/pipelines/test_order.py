@@ -97,7 +97,7 @@ def test_blocks_are_consecutive_rows_of_one_shard_and_nearly_equal(shard_rows):
 
 
 @given(configs, sizes, st.integers(0, 20), st.integers(1, 500))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_blocks_in_use_have_the_coming_rows_and_no_more_rows_than_stated(
     config, shard_rows, step, ahead
 ):

@@ -1,6 +1,5 @@
 """Faults around a training: the store, the disk, and the rows. The result has the same bytes."""
 
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import s3fs
 import torch
 
 from pipelines.artifacts import MODEL_FILE, EmbeddingShards
@@ -26,7 +24,7 @@ from pipelines.stages.train import TrainModel
 from pipelines.training.worker import goodput
 from tests.core import limited
 from tests.core.processes import until
-from tests.core.s3_proxy import S3Proxy
+from tests.core.s3_proxy import S3Proxy, proxied
 from tests.core.test_runner import Recorder
 from tests.pipelines import given, training_driver
 from tests.pipelines.local import context, make, write_table
@@ -40,10 +38,7 @@ AWAY_S = 30.0
 
 @pytest.fixture
 def proxy() -> Iterator[S3Proxy]:
-    """A proxy before an S3 server, for this process."""
-    with bucket(), S3Proxy(os.environ["AWS_ENDPOINT_URL"]) as proxy:
-        os.environ["AWS_ENDPOINT_URL"] = proxy.url
-        s3fs.S3FileSystem.clear_instance_cache()
+    with bucket(), proxied() as proxy:
         yield proxy
 
 

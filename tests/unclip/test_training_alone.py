@@ -46,9 +46,10 @@ def test_the_script_trains_a_decoder(tmp_path: Path) -> None:
 def test_the_script_trains_the_same_decoder_alone_and_under_torchrun(tmp_path: Path) -> None:
     alone = prepare(tmp_path / "alone")
     together = shutil.copytree(alone, tmp_path / "together")
-    run(alone, sys.executable, "train_decoder.py", steps=10)
+    printed = run(alone, sys.executable, "train_decoder.py", steps=20)
+    assert re.findall(r"step (\d+): loss 0\.\d+", printed) == ["10", "20"]
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
-    run(together, *torchrun, "train_decoder.py", steps=10)
+    run(together, *torchrun, "train_decoder.py", steps=20)
     one, other = (load_model(folder / "decoder.safetensors") for folder in (alone, together))
     pairs = list(zip(one.parameters(), other.parameters(), strict=True))
     difference = sum(float((a - b).square().sum()) for a, b in pairs)
