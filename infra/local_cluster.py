@@ -72,8 +72,18 @@ def down(state: Path, *, keep_logs: bool = False) -> None:
         while _is_ours(pid) and time.monotonic() < deadline:
             time.sleep(0.2)
     if not keep_logs:
-        shutil.rmtree(started["logs"], ignore_errors=True)
+        _remove(Path(started["logs"]))
     state.unlink()
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder in which Ray's processes may write for a moment after their nodes stopped."""
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while folder.exists() and time.monotonic() < deadline:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.2)
+    if folder.exists():
+        print(f"Could not delete {folder}: a process still writes there.", file=sys.stderr)
 
 
 def free_ports(count: int) -> list[int]:
