@@ -58,7 +58,7 @@ def in_worker(config: Mapping[str, Any]) -> None:
     for number in range(config["rounds"]):
         folder = Folder(job.folder.file(f"round-{number}"))
         worker = TrainingWorker(replace(job, folder=folder), rank=0, world_size=1, device=CPU)
-        bare_s = bare(worker, config["steps"])
+        bare_s = bare(worker, config["steps"] // 4)
         worker.run()
         own_s = loop_s(folder.read_json(HISTORY))
         times.append([bare_s, own_s, restart_s(worker.job)])
@@ -120,7 +120,6 @@ def row(
         steps=steps,
         lr_schedule="cosine",  # else the last checkpoint is an output
         warmup_steps=0,
-        log_every_steps=max(1, steps // 10),
         checkpoint_every_steps=steps - 1,
         keep_checkpoints=2,
     )
@@ -161,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("config", help="a packaged configuration, or a path")
     parser.add_argument("--store", required=True, help="of a run of it that finished")
     parser.add_argument("--models", nargs="+", default=["prior", "decoder", "upsampler_2"])
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
     sys.stdout.write(

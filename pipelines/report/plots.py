@@ -18,6 +18,7 @@ ACCENT, SECOND = "#4f7cac", "#c8793b"
 # A placeholder for the page's text colour, replaced by `currentColor` in the SVG.
 INK = "#010203"
 PARTS = (ACCENT, SECOND, "#5b9a68", "#a05195", "#8c6d46", "#6b7a8f", "#c44e52", "#3a9ea5")
+RAMP = ("#3b5f86", "#4f7cac", "#7d8fb8", "#a58fb0", "#bd8a97", "#c8817a", "#c8793b", "#9c5a22")
 STYLES = ("-", "--", ":")
 CURVES = {"loss": ("training", ACCENT), "validation_loss": ("held out", SECOND)}
 STYLE: dict[Any, Any] = {
@@ -66,6 +67,7 @@ def curve(history: Sequence[Mapping[str, float]], title: str) -> str:
     return svg(draw)
 
 
+TIMESTEPS = {"loss": "loss of training rows", "validation_loss": "loss of held-out rows"}
 HEALTH = {  # the values of `unclip.training.health`
     "grad_norm": "norm of the gradients",
     "update_ratio": "update / weights",
@@ -73,19 +75,24 @@ HEALTH = {  # the values of `unclip.training.health`
 }
 
 
-def health(history: Sequence[Mapping[str, float]], title: str) -> str:
-    """The health of a training over its steps: a plot for each value, a line for each part.
+def by_part(
+    history: Sequence[Mapping[str, float]],
+    title: str,
+    kinds: Mapping[str, str],
+    colors: Sequence[str],
+) -> str:
+    """Values `kind/part` over the steps of a training: a plot for each kind, a line for each part.
 
-    Returns "" if the history has no such values.
+    kinds: the label of each kind. Returns "" if the history has no such values.
     """
-    names = {name for entry in history for name in entry if name.split("/")[0] in HEALTH}
+    names = {name for entry in history for name in entry if name.split("/")[0] in kinds}
     parts = sorted({name.split("/")[1] for name in names if "/" in name})
-    looks = dict(zip(parts, itertools.cycle(itertools.product(STYLES, PARTS)), strict=False))
+    looks = dict(zip(parts, itertools.cycle(itertools.product(STYLES, colors)), strict=False))
 
     def draw(figure: Figure) -> None:
         lines: dict[str, Any] = {}
-        for number, (kind, label) in enumerate(HEALTH.items(), 1):
-            axes = figure.add_subplot(1, len(HEALTH), number)
+        for number, (kind, label) in enumerate(kinds.items(), 1):
+            axes = figure.add_subplot(1, len(kinds), number)
             for part, (style, color) in looks.items():
                 name = f"{kind}/{part}"
                 points = [(e["step"], e[name]) for e in history if e.get(name, 0) > 0]
@@ -98,7 +105,7 @@ def health(history: Sequence[Mapping[str, float]], title: str) -> str:
         handles = [lines[part] for part in shown]
         figure.legend(handles, shown, loc="outside right center", frameon=False, fontsize=7)
 
-    return svg_figure(draw, width_in=3 * WIDTH_IN, height_in=HEIGHT_IN) if parts else ""
+    return svg_figure(draw, width_in=len(kinds) * WIDTH_IN, height_in=HEIGHT_IN) if parts else ""
 
 
 class Point(NamedTuple):

@@ -1,5 +1,6 @@
 """The sections of the report on how the models were made: training, data and lineage."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -33,12 +34,18 @@ def training_section(inputs: Inputs) -> Values:
             name: history and Markup(plots.curve(history, name.replace("_", " ")))
             for name, history in inputs.histories.items()
         },
-        "health": [
-            Markup(plot)
-            for name, history in inputs.histories.items()
-            if (plot := plots.health(history, name.replace("_", " ")))
-        ],
+        "timesteps": _by_part(inputs, plots.TIMESTEPS, plots.RAMP),
+        "health": _by_part(inputs, plots.HEALTH, plots.PARTS),
     }
+
+
+def _by_part(inputs: Inputs, kinds: Mapping[str, str], colors: Sequence[str]) -> list[Markup]:
+    """The figures of the trainings that have such values."""
+    return [
+        Markup(plot)
+        for name, history in inputs.histories.items()
+        if (plot := plots.by_part(history, name.replace("_", " "), kinds, colors))
+    ]
 
 
 def _clip_row(inputs: Inputs) -> Values:

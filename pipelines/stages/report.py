@@ -28,7 +28,7 @@ class BuildReport(Stage[Report]):
     """Metrics, samples, loss curves and lineage on one HTML page; beside it, the data report."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 11  # 10: steps/s and memory; 11: plots of the health
+    version: ClassVar[int] = 12  # 11: plots of the health; 12: of losses by timestep
     artifact: ClassVar[type[Artifact]] = Report
 
     evaluation: Stage[Evaluation]

@@ -175,6 +175,8 @@ class GivenModel(Stage[TrainedModel]):
             {
                 "step": step,
                 "loss": 1 / step + 0.1,
+                "loss/t0062": 2 / step,
+                "loss/t0937": 0.2,
                 "grad_norm": 1.0,
                 "learning_rate": 1e-3,
                 "samples_per_s": 50.0,

@@ -141,8 +141,8 @@ def test_every_stage_stands_in_the_lineage_with_its_key_and_time(html: str, page
 
 def test_trainings_have_a_curve_or_a_sentence_about_the_missing_history(page: Page):
     assert "No loss was logged while upsampler 2 was trained." in page.text
-    health = 3  # one figure for each history
-    assert page.tags.count("svg") == 3 + health + 2  # curves; similarity and explained variance
+    histories = 3  # each with a curve, losses by timestep, and health
+    assert page.tags.count("svg") == 3 * histories + 2  # similarity and explained variance
 
 
 def test_rejections_are_listed_by_reason(page: Page):

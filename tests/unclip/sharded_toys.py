@@ -24,6 +24,7 @@ TRAINING = replace(
     steps=2,
     warmup_steps=1,
     batch_size=8,
+    log_every_steps=1,
     checkpoint_every_steps=1,
     sample_every_steps=2,
     learning_rate=1e-3,
@@ -121,6 +122,7 @@ def train_once(run: Run, rank: int, folder: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     model = perturb(build(MODEL))  # else the first gradients of most layers are zero
     samples: dict[int, torch.Tensor] = {}
+    curve: dict[int, dict[str, float]] = {}
     images = Images(poisoned=run.poisoned)
     CountingFiles.read_bytes = 0
 
@@ -145,12 +147,17 @@ def train_once(run: Run, rank: int, folder: Path) -> dict[str, Any]:
         rank=rank,
         world_size=run.world_size,
         parallel=run.parallel,
+        on_log=curve.__setitem__,
         on_sample=sample,
         stop=StopAfter(run.stop_after) if run.stop_after else None,
     )
     return {
         "weights": result.ema_weights,
         "loss": result.loss,
+        "curve": {
+            step: {name: value for name, value in entry.items() if name.startswith("loss")}
+            for step, entry in curve.items()
+        },
         "samples": samples,
         "read_bytes": CountingFiles.read_bytes,
         "skipped": list(result.skipped_steps),

@@ -28,6 +28,8 @@ def test_fixed_summation_gives_equal_bits_on_any_number_of_workers_sharded_or_no
     alone, shared = results["fixed-1"], results[name]
     assert same(shared["weights"], alone["weights"])
     assert shared["loss"] == alone["loss"]
+    assert shared["curve"] == alone["curve"]
+    assert any(name.startswith("loss/t") for name in alone["curve"][1])
 
 
 @pytest.mark.parametrize("name", names("fast-"))

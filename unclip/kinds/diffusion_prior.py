@@ -13,6 +13,7 @@ from unclip.kinds.spec import ModelSpec
 from unclip.models import DiffusionPrior, DiffusionPriorConfig
 from unclip.objectives.batch import Batch, expect, take
 from unclip.objectives.draws import bernoulli, draw_timesteps
+from unclip.objectives.row_losses import report_rows
 from unclip.presets import paper, small, tiny
 from unclip.samplers import randn
 
@@ -31,6 +32,8 @@ def prior_loss(model: DiffusionPrior, batch: Batch, generator: torch.Generator) 
     x = q_sample(x_start, timesteps, noise=noise, schedule=schedule)
     predicted: Tensor = model(x, timesteps, condition)
     # In units of the unit-norm embedding, so that losses at different scales can be compared.
+    unit = config.embed_dim / config.embedding_scale**2
+    report_rows(timesteps, unit * (predicted.float() - x_start).square().mean(1))
     return F.mse_loss(predicted.float(), x_start) / config.embedding_scale**2 * config.embed_dim
 
 

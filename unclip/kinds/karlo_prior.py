@@ -13,6 +13,7 @@ from unclip.kinds.spec import ModelSpec
 from unclip.models import KarloPrior, KarloPriorConfig
 from unclip.objectives.batch import Batch, take, unnormalised_image_embeds
 from unclip.objectives.draws import bernoulli, draw_timesteps
+from unclip.objectives.row_losses import report_rows
 from unclip.presets import karlo
 from unclip.samplers import randn
 
@@ -28,6 +29,7 @@ def karlo_prior_loss(model: KarloPrior, batch: Batch, generator: torch.Generator
     dropped = bernoulli(config.text_dropout, count, generator, device)
     x = q_sample(x_start, timesteps, noise=noise, schedule=schedule_of(config, device))
     predicted: Tensor = model(x, timesteps, model.condition(tokens, None, dropped))
+    report_rows(timesteps, (predicted.float() - x_start).square().mean(1))
     return F.mse_loss(predicted.float(), x_start)
 
 

@@ -16,6 +16,7 @@ from unclip.diffusion import (
     to_x_start,
     vlb_terms,
 )
+from unclip.objectives.row_losses import report_rows
 from unclip.samplers import randn
 
 VLB_WEIGHT = 0.001  # λ of L_hybrid, the weight of the bound, which sums over all timesteps
@@ -55,6 +56,7 @@ def denoising_loss(
         losses = losses + _variance_losses(
             x_start, x, timesteps, predicted_x_start, variance, schedule
         )
+    report_rows(timesteps, losses)
     return losses.mean()
 
 

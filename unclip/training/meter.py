@@ -5,17 +5,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
+from unclip.training.by_timestep import PARTS, curves
+
 
 class Meter:
     """Accumulates values over steps and makes log entries from them.
 
-    The sums of loss and gradient norm are part of a checkpoint, so a resumed run makes the same
+    The sums of losses and gradient norms are part of a checkpoint, so a resumed run makes the same
     entries as an uninterrupted one. Times are not: they cover only the steps of this process.
     """
 
-    def __init__(self, *, batch_size: int) -> None:
+    def __init__(self, *, batch_size: int, timesteps: int | None) -> None:
         self.latest: dict[str, float] = {}  # the last log entry; empty before the first
         self._batch_size = batch_size
+        self._timesteps = timesteps  # of a diffusion model
         self._clear()
 
     def start_clock(self) -> None:
@@ -29,13 +34,21 @@ class Meter:
         yield
         self._waited_s += time.perf_counter() - start_s
 
-    def add(self, *, loss: float, grad_norm: float, learning_rate: float) -> None:
-        """Add one step."""
+    def add(
+        self,
+        *,
+        loss: float,
+        grad_norm: float,
+        learning_rate: float,
+        by_timestep: np.ndarray,
+    ) -> None:
+        """Add one step; by_timestep: rows and the sum of their losses in each part, (2, K)."""
         self._steps += 1
         self._timed_steps += 1
         self._loss_sum += loss
         self._grad_norm_sum += grad_norm
         self._learning_rate = learning_rate
+        self._by_timestep += by_timestep
 
     def make_entry(self) -> dict[str, float] | None:
         """The log entry for the steps since the last entry; None if no step was taken."""
@@ -49,6 +62,7 @@ class Meter:
             "samples_per_s": self._timed_steps * self._batch_size / elapsed_s,
             "step_time_s": elapsed_s / max(1, self._timed_steps),
             "data_wait_fraction": self._waited_s / elapsed_s,
+            **curves(self._by_timestep, self._timesteps),
         }
         self._clear()
         return self.latest
@@ -65,6 +79,7 @@ class Meter:
             "loss_sum": self._loss_sum,
             "grad_norm_sum": self._grad_norm_sum,
             "learning_rate": self._learning_rate,
+            "by_timestep": self._by_timestep.tolist(),
             "latest": dict(self.latest),
         }
 
@@ -74,9 +89,11 @@ class Meter:
         self._loss_sum = state["loss_sum"]
         self._grad_norm_sum = state["grad_norm_sum"]
         self._learning_rate = state["learning_rate"]
+        self._by_timestep = np.array(state["by_timestep"])
         self.latest = dict(state["latest"])
         self.start_clock()
 
     def _clear(self) -> None:
         self._steps, self._loss_sum, self._grad_norm_sum, self._learning_rate = 0, 0.0, 0.0, 0.0
+        self._by_timestep = np.zeros((2, PARTS))
         self.start_clock()

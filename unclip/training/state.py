@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from unclip.config import ConfigError
+from unclip.objectives.row_losses import collected_rows
 from unclip.training.batches import to_device
+from unclip.training.by_timestep import PARTS, sums_by_part, train_timesteps
 from unclip.training.checkpoints import Checkpoints, Found, OnNotice
 from unclip.training.config import TrainingConfig
 from unclip.training.ema import Ema
@@ -43,6 +46,7 @@ class Gradients:
     grad_norm: float
     stop: bool
     rank_losses: list[float]  # one for each logical rank of this worker
+    by_timestep: np.ndarray  # (2, K), as of `sums_by_part`
 
 
 class TrainState:
@@ -81,7 +85,8 @@ class TrainState:
         self.save_failed = False  # whether the last save failed
         self.skipped: set[int] = set()
         self.spikes = LossSpikeDetector(max_loss_ratio=config.max_loss_ratio)
-        self.meter = Meter(batch_size=config.batch_size)
+        self.timesteps = train_timesteps(model)
+        self.meter = Meter(batch_size=config.batch_size, timesteps=self.timesteps)
 
     def restore(self) -> None:
         """Load the latest checkpoint; if there is none, save one that training can roll back to."""
@@ -123,12 +128,15 @@ class TrainState:
     def gradients(self, batches: Sequence[Batch], *, stop: bool) -> Gradients:
         """Compute the step's gradients, averaged over all logical ranks, and clip them."""
         clear_gradients(self.objective)
-        found = torch.zeros(self.config.logical_ranks + 1, device=self.workers.device)
+        count, device = self.config.logical_ranks, self.workers.device
+        found = torch.zeros(count + 1, 1 + 2 * PARTS, device=device)  # losses, and by timestep
         found[-1] = stop
 
         def compute(logical_rank: int, batch: Batch) -> Tensor:
-            loss = self._forward(logical_rank, batch)
-            found[logical_rank] = loss.detach()
+            with collected_rows() as reports:
+                loss = self._forward(logical_rank, batch)
+            found[logical_rank, 0] = loss.detach()
+            found[logical_rank, 1:] = sums_by_part(reports, self.timesteps, device=device).flatten()
             return loss
 
         microbatches = zip(self.logical_ranks, batches, strict=True)
@@ -137,13 +145,15 @@ class TrainState:
             dist.all_reduce(found)  # each loss is added to zeros: its bits do not change
         grad_norm = clip(list(self.model.parameters()), self.config.max_grad_norm, fixed=self.fixed)
         # One copy to the host, for which a GPU has to wait.
-        values = torch.cat([found, torch.stack([found[:-1].mean(), grad_norm])]).tolist()
-        *losses, stops, loss, norm = values
+        means = torch.stack([found[:-1, 0].mean(), grad_norm])
+        values = torch.cat([found[:, 0], means, found[:-1, 1:].sum(0)]).tolist()
+        (*losses, stops, loss, norm), sums = values[: count + 3], values[count + 3 :]
         return Gradients(
             loss=loss,
             grad_norm=norm,
             stop=stops > 0,
             rank_losses=[losses[rank] for rank in self.logical_ranks],
+            by_timestep=np.reshape(sums, (2, PARTS)),
         )
 
     def call_with_average(self, call: Callable[[nn.Module], None]) -> None:
@@ -159,7 +169,12 @@ class TrainState:
         self.optimizer.step()
         self.ema.update()
         self.spikes.losses.append(gradients.loss)
-        self.meter.add(loss=gradients.loss, grad_norm=gradients.grad_norm, learning_rate=rate)
+        self.meter.add(
+            loss=gradients.loss,
+            grad_norm=gradients.grad_norm,
+            learning_rate=rate,
+            by_timestep=gradients.by_timestep,
+        )
         self.step += 1
 
     def health(self) -> dict[str, float]:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from unclip.training.by_timestep import middles, train_timesteps
 from unclip.training.config import TrainingConfig
 from unclip.training.logical_ranks import Batch, Loss, seed_logical_rank
 
 NAME = "validation_loss"
-TIMESTEPS = 8  # of a diffusion model, in the middle of as many equal parts
 
 
 @torch.no_grad()
@@ -28,13 +28,12 @@ def validation_losses(
     model: in evaluation mode, on one device. batches: held-out rows on that device; the losses are
     averaged over their rows.
     """
-    last = getattr(getattr(model, "config", None), "train_timesteps", None)
+    last = train_timesteps(model)
     if last is None:
         return {NAME: _mean_loss(model, loss, batches, config)}
-    steps = [(2 * i + 1) * last // (2 * TIMESTEPS) for i in range(TIMESTEPS)]
     losses = {
         f"{NAME}/t{step:04d}": _mean_loss(model, loss, [_at(b, step) for b in batches], config)
-        for step in steps
+        for step in middles(last)
     }
     return {NAME: sum(losses.values()) / len(losses), **losses}
 
