@@ -1,5 +1,6 @@
 """Trainings of a small decoder on one to four processes, for the tests of sharding."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,9 @@ class Images(Microbatches):
         }
 
 
-def run_all(rank: int, folder: Path) -> None:
-    """Run all of `RUNS` in this process, as far as it takes part; rank 0 saves the results."""
-    for name, run in RUNS.items():
+def run_all(rank: int, folder: Path, runs: Mapping[str, Run] = RUNS) -> None:
+    """Run all in this process, as far as it takes part; rank 0 saves the results."""
+    for name, run in runs.items():
         with group(rank, run.world_size, folder / f"{name}.store") as takes_part:
             if takes_part:
                 found = train_once(run, rank, folder / (run.folder or name))

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from unclip.config import Config, ConfigError, not_in_key
+from unclip.training.compiled import compile_blocks
 from unclip.training.fixed_order import join_inputs_of_blocks
 from unclip.training.recompute import recompute_blocks
 from unclip.training.sharding import shard
@@ -25,6 +26,7 @@ class Parallel(Config):
 
     `checkpoint_activations` computes blocks again in the backward pass, to save memory: all of each
     block, or, if "selective", all but matrix products, convolutions and attention.
+    `compile_blocks` compiles each block with torch.compile, for training but not for sampling.
     """
 
     tag: ClassVar[str] = "parallel"
@@ -32,6 +34,7 @@ class Parallel(Config):
     shard_workers: int = not_in_key(1)  # that share one copy of weights, optimiser and average
     checkpoint_activations: bool | Literal["selective"] = not_in_key(False)  # recompute blocks
     summation: Literal["fast", "fixed"] = not_in_key("fast")  # fixed: the same bits everywhere
+    compile_blocks: bool = not_in_key(False)  # for GPUs; takes minutes at each start
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
@@ -86,6 +89,8 @@ def wrap(model: nn.Module, parallel: Parallel, workers: Workers) -> nn.Module:
         recompute_blocks(model, selective=parallel.checkpoint_activations == "selective")
     if parallel.summation == "fixed":
         join_inputs_of_blocks(model)
+    if parallel.compile_blocks:
+        compile_blocks(model)
     size = parallel.group_size(workers.world_size)
     objective = Objective(model)
     if size > 1:

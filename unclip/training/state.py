@@ -17,6 +17,7 @@ from unclip.objectives.row_losses import collected_rows
 from unclip.training.batches import to_device
 from unclip.training.by_timestep import PARTS, sums_by_part, train_timesteps
 from unclip.training.checkpoints import Checkpoints, Found, OnNotice
+from unclip.training.compiled import not_compiled
 from unclip.training.config import TrainingConfig
 from unclip.training.ema import Ema
 from unclip.training.gradient_norm import clip
@@ -158,7 +159,7 @@ class TrainState:
 
     def call_with_average(self, call: Callable[[nn.Module], None]) -> None:
         """Call with the averaged model in evaluation mode; if it is sharded, on every worker."""
-        with self.ema.applied(), torch.no_grad():
+        with self.ema.applied(), torch.no_grad(), not_compiled(self.model):
             self.objective(call)
 
     def update(self, gradients: Gradients) -> None:
