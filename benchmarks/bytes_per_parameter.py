@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from benchmarks.timing import machine
 from pipelines.config.load import load_config
 from unclip.models.transformer import Transformer
-from unclip.training import Batch, LocalCheckpoints, Parallel
+from unclip.training import Batch, Keep, LocalCheckpoints, Parallel
 from unclip.training.parallel import Workers
 from unclip.training.state import TrainState
 
@@ -83,7 +83,7 @@ def figures_of(rank: int, way: str, sizes: Sizes) -> list[float]:
         model,
         loss,
         TRAINING,
-        LocalCheckpoints(Path(), keep=1),  # none is saved
+        LocalCheckpoints(Path(), keep=Keep(1)),  # none is saved
         Workers(rank=rank, world_size=WORKERS, device=torch.device("cpu")),
         WAYS[way],
         print,

@@ -20,7 +20,7 @@ import torch
 from benchmarks.bytes_per_parameter import TRAINING, loss
 from benchmarks.timing import machine
 from unclip.models.transformer import Transformer
-from unclip.training import LocalCheckpoints, Parallel
+from unclip.training import Keep, LocalCheckpoints, Parallel
 from unclip.training.parallel import Workers
 from unclip.training.state import TrainState
 
@@ -35,7 +35,7 @@ def measure(width: int, *, rounds: int) -> tuple[float, dict[str, float]]:
             model,
             loss,
             TRAINING,
-            LocalCheckpoints(Path(folder), keep=1),
+            LocalCheckpoints(Path(folder), keep=Keep(1)),
             Workers(rank=0, world_size=1, device=torch.device("cpu")),
             Parallel(),
             print,

@@ -26,7 +26,7 @@ from unclip.kinds import spec_of
 from unclip.models import DecoderConfig
 from unclip.presets import tiny
 from unclip.presets.cascades import text_encoder
-from unclip.training import Batch, LocalCheckpoints, Parallel
+from unclip.training import Batch, Keep, LocalCheckpoints, Parallel
 from unclip.training.estimate import estimate_memory
 from unclip.training.meta_step import measure_step, meta_batch
 from unclip.training.parallel import Workers
@@ -127,7 +127,7 @@ def _steps(case: Case, rank: int) -> None:
         spec.network(case.model),
         loss,
         replace(TRAINING, precision=case.precision),
-        LocalCheckpoints(Path(), keep=1),  # none is saved
+        LocalCheckpoints(Path(), keep=Keep(1)),  # none is saved
         Workers(rank=rank, world_size=WORKERS, device=torch.device("cpu")),
         MODES[case.mode],
         print,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.core.folder import Folder
-from unclip.training import CheckpointFiles, Checkpoints
+from unclip.training import CheckpointFiles, Checkpoints, Keep
 
 WORKING = ".checkpoints"  # hidden: removed when the stage is done
 FINAL = "state"  # the final state, from which a longer training continues
@@ -45,23 +45,26 @@ class StoreFiles:
 class StoreCheckpoints(Checkpoints):
     """Folders such as `.checkpoints/step-00000500` in a stage's folder.
 
-    final_step: the step whose checkpoint is an output of the stage, `state/step-…`; None for none.
+    Those at multiples of `keep.every` are outputs of the stage, `state/step-…`.
+
+    final_step: another step whose checkpoint is an output; None for none.
     start: the folder of a finished, shorter training that this one continues.
     """
 
     def __init__(
         self,
         folder: Folder,
+        keep: Keep,
         *,
-        keep: int,
         final_step: int | None = None,
         start: Folder | None = None,
     ) -> None:
         self.final = StoreFiles(folder, FINAL)
         self.final_step = final_step
         others = [self.final, *([StoreFiles(start, FINAL)] if start else [])]
-        super().__init__(StoreFiles(folder, WORKING), keep=keep, others=others)
+        super().__init__(StoreFiles(folder, WORKING), keep, others=others)
 
     def files_for(self, step: int) -> CheckpointFiles:
         """Where the checkpoint of a step is written."""
-        return self.final if step == self.final_step else self.files
+        is_output = step == self.final_step or self.keep.always(step)
+        return self.final if is_output else self.files

@@ -30,7 +30,9 @@ from pipelines.data.loader import TrainingLoader
 from pipelines.training.checkpoints import StoreCheckpoints
 from pipelines.training.training_job import TrainingJob
 from unclip.training import (
+    VALIDATION_LOSS,
     Batch,
+    Keep,
     Rollback,
     TrainingResult,
     WorkerHangsError,
@@ -117,7 +119,7 @@ class TrainingWorker:
         final_step = training.steps if training.lr_schedule == "constant" else None
         return StoreCheckpoints(
             self.job.folder,
-            keep=training.keep_checkpoints,
+            Keep.of(training),
             final_step=final_step,
             start=self.job.start,
         )
@@ -160,12 +162,13 @@ class TrainingWorker:
         metrics = {f"learning/{name}": value for name, value in values.items()}
         self.job.emit(Metrics(self.job.stage, step, metrics))
 
-    def validate(self, step: int, model: nn.Module) -> None:
-        """Record the validation loss, always of the same rows."""
+    def validate(self, step: int, model: nn.Module) -> float:
+        """Record the validation loss, always of the same rows, and return it."""
         training = self.job.training
         losses = validation_losses(model, self.job.task.loss, self.held_out_batches, training)
         if self.rank == 0:
             self.record(step, losses)
+        return losses[VALIDATION_LOSS]
 
     @cached_property
     def held_out_batches(self) -> list[Batch]:
@@ -219,6 +222,11 @@ class TrainingWorker:
 
     def publish(self, model: nn.Module, result: TrainingResult) -> None:
         """Write the averaged weights and the summary of the training."""
+        if result.weights_of_step != result.step:
+            self.notice(
+                f"publishes the averaged weights of step {result.weights_of_step}, which have the "
+                "least validation loss"
+            )
         with tempfile.TemporaryDirectory() as scratch:
             self.job.task.save(model, result.ema_weights, Path(scratch))
             for path in sorted(Path(scratch).iterdir()):

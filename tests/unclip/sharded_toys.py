@@ -13,7 +13,7 @@ from tests.unclip.toys import DECODER, UNET, perturb, seeded, unit
 from tests.unclip.training_toys import CONFIG, CPU, Microbatches, StopAfter
 from unclip.denoising.denoisers import decoder_denoiser, without_variance
 from unclip.kinds import build, training_loss
-from unclip.training import Batch, Checkpoints, LocalFiles, Parallel, train
+from unclip.training import Batch, Checkpoints, Keep, LocalFiles, Parallel, train
 
 MODEL = replace(
     DECODER,
@@ -143,7 +143,7 @@ def train_once(run: Run, rank: int, folder: Path) -> dict[str, Any]:
         training_loss,
         images,
         replace(TRAINING, steps=run.steps),
-        checkpoints=Checkpoints(CountingFiles(folder), keep=2),
+        checkpoints=Checkpoints(CountingFiles(folder), keep=Keep(2)),
         device=CPU,
         rank=rank,
         world_size=run.world_size,

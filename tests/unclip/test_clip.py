@@ -18,7 +18,7 @@ from tests.unclip.training_toys import CONFIG
 from unclip.clip.frozen import ClipConfig, FrozenClip
 from unclip.clip.training import ClipArchitecture, build_clip, clip_loss, random_crop
 from unclip.config import ConfigError
-from unclip.training import Batch, LocalCheckpoints, train
+from unclip.training import Batch, Keep, LocalCheckpoints, train
 
 CPU = torch.device("cpu")
 TINY = ClipArchitecture(
@@ -274,7 +274,7 @@ def test_contrastive_training_learns_to_match_colours_with_their_names(
         clip_loss,
         lambda start, logical_ranks: iter(lambda: [{"pixels": pixels, "tokens": tokens}], None),
         config,
-        checkpoints=LocalCheckpoints(tmp_path, keep=1),
+        checkpoints=LocalCheckpoints(tmp_path, keep=Keep(1)),
         device=CPU,
     )
     model.load_state_dict(result.ema_weights)

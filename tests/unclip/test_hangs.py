@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from tests.unclip.process_groups import run_workers
 from tests.unclip.training_toys import CONFIG, CPU, Data, denoising_loss, make_model
-from unclip.training import Batch, LocalCheckpoints, WorkerHangsError, train
+from unclip.training import Batch, Keep, LocalCheckpoints, WorkerHangsError, train
 
 HANGS, AT_STEP, TIMEOUT_S = 1, 3, 15
 
@@ -39,7 +39,7 @@ def train_or_name(rank: int, folder: Path) -> None:
             denoising_loss,
             Slow(),
             CONFIG,
-            checkpoints=LocalCheckpoints(folder / "checkpoints", keep=2),
+            checkpoints=LocalCheckpoints(folder / "checkpoints", keep=Keep(2)),
             device=CPU,
             rank=rank,
             world_size=3,

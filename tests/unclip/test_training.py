@@ -18,6 +18,7 @@ from tests.unclip.training_toys import (
 from unclip.config import ConfigError
 from unclip.training import (
     Batch,
+    Keep,
     LocalCheckpoints,
 )
 
@@ -50,7 +51,7 @@ def test_run_killed_between_checkpoints_repeats_the_same_steps(tmp_path: Path) -
     whole = fit(tmp_path / "whole")
     with pytest.raises(KilledError):
         fit(tmp_path / "parts", on_log=kill)
-    first = LocalCheckpoints(tmp_path / "parts", keep=2).latest(print)
+    first = LocalCheckpoints(tmp_path / "parts", keep=Keep(2)).latest(print)
     assert first is not None
     assert first.step == 5
     assert same(fit(tmp_path / "parts").ema_weights, whole.ema_weights)

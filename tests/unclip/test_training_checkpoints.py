@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.unclip.training_toys import CONFIG, fit, same
-from unclip.training import Checkpoints, LocalFiles
+from unclip.training import Checkpoints, Keep, LocalFiles
 
 FOLDER = "step-00000012"  # of the last checkpoint
 
@@ -76,7 +76,7 @@ class KillsItself(LocalFiles):
 
 
 def _train_until_killed(folder: Path) -> None:
-    fit(folder, checkpoints=Checkpoints(KillsItself(folder), keep=2))
+    fit(folder, checkpoints=Checkpoints(KillsItself(folder), keep=Keep(2)))
 
 
 def test_a_run_killed_while_it_writes_in_the_background_goes_on_from_the_checkpoint_before(
@@ -120,7 +120,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_notice_and_training_goes_on(
     tmp_path: Path,
 ) -> None:
     notices: list[str] = []
-    checkpoints = Checkpoints(FullDisk(tmp_path, 5), keep=2)
+    checkpoints = Checkpoints(FullDisk(tmp_path, 5), keep=Keep(2))
     disturbed = fit(tmp_path, checkpoints=checkpoints, on_notice=notices.append)
     assert same(disturbed.ema_weights, fit(tmp_path / "whole").ema_weights)
     assert notices == [
@@ -133,7 +133,7 @@ def test_the_second_checkpoint_in_a_row_that_cannot_be_written_ends_training(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(OSError, match="no space left"):
-        fit(tmp_path, checkpoints=Checkpoints(FullDisk(tmp_path, 5, 10), keep=2))
+        fit(tmp_path, checkpoints=Checkpoints(FullDisk(tmp_path, 5, 10), keep=Keep(2)))
     equal, notices = resume(tmp_path)
     assert equal
     assert ["goes on from step 0" in notice for notice in notices] == [True, True]
@@ -141,7 +141,7 @@ def test_the_second_checkpoint_in_a_row_that_cannot_be_written_ends_training(
 
 def test_the_last_checkpoint_is_written_again_if_it_fails(tmp_path: Path) -> None:
     files = FullDisk(tmp_path, CONFIG.steps, recovers_after=1)
-    fit(tmp_path, checkpoints=Checkpoints(files, keep=2))
+    fit(tmp_path, checkpoints=Checkpoints(files, keep=Keep(2)))
     assert files.writes == 2
     assert (tmp_path / FOLDER / "checkpoint.json").exists()
 
@@ -158,7 +158,7 @@ def test_a_store_that_does_not_answer_is_an_error_and_not_an_older_checkpoint(
 ) -> None:
     fit(tmp_path)
     with pytest.raises(OSError, match="does not answer"):
-        fit(tmp_path, checkpoints=Checkpoints(Unreachable(tmp_path), keep=2))
+        fit(tmp_path, checkpoints=Checkpoints(Unreachable(tmp_path), keep=Keep(2)))
 
 
 def test_only_the_last_checkpoints_are_kept_and_no_partial_file(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unclip.training import (
     Batch,
+    Keep,
     LocalCheckpoints,
     TrainingConfig,
     TrainingResult,
@@ -89,7 +90,7 @@ def fit(folder: Path, config: TrainingConfig = CONFIG, **options: Any) -> Traini
         options.pop("data", Data()),
         config,
         checkpoints=options.pop("checkpoints", None)
-        or LocalCheckpoints(folder, keep=config.keep_checkpoints),
+        or LocalCheckpoints(folder, keep=Keep.of(config)),
         device=CPU,
         **options,
     )

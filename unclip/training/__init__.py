@@ -2,7 +2,7 @@
 
 from unclip.training.batches import as_float, to_device
 from unclip.training.checkpoint_files import CheckpointFiles, LocalFiles
-from unclip.training.checkpoints import Checkpoints, LocalCheckpoints
+from unclip.training.checkpoints import Checkpoints, Keep, LocalCheckpoints
 from unclip.training.config import TrainingConfig
 from unclip.training.ema import Ema
 from unclip.training.hangs import WorkerHangsError
@@ -11,14 +11,16 @@ from unclip.training.loop import TrainingResult, train
 from unclip.training.loss_spike import Rollback, TrainingDiverged
 from unclip.training.optimizer import adamw, learning_rate
 from unclip.training.parallel import Parallel
-from unclip.training.validation import validation_losses
+from unclip.training.validation import VALIDATION_LOSS, validation_losses
 
 __all__ = [
+    "VALIDATION_LOSS",
     "Batch",
     "Batches",
     "CheckpointFiles",
     "Checkpoints",
     "Ema",
+    "Keep",
     "LocalCheckpoints",
     "LocalFiles",
     "Loss",

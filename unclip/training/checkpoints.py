@@ -5,10 +5,11 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch.distributed as dist
 from torch import Tensor
@@ -24,6 +25,7 @@ from unclip.training.checkpoint_files import (
     read_manifest,
 )
 from unclip.training.checkpoint_shards import ShardReader, ShardWriter
+from unclip.training.config import TrainingConfig
 
 log = logging.getLogger(__name__)
 
@@ -40,17 +42,36 @@ class Found:
     manifest: Manifest
 
 
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints are kept: the newest, multiples of `every` steps, and the best."""
+
+    newest: int
+    every: int | None = None
+    best: bool = False  # the one with the least validation loss
+
+    @classmethod
+    def of(cls, config: TrainingConfig) -> Self:
+        """As a training asks for."""
+        best = config.result == "best"
+        return cls(config.keep_checkpoints, config.keep_every_steps, best)
+
+    def always(self, step: int) -> bool:
+        """Whether the checkpoint of a step is kept for ever."""
+        return self.every is not None and step > 0 and step % self.every == 0
+
+
 class Checkpoints:
-    """Stores training states by the number of steps taken; the newest `keep` are kept.
+    """Stores training states by the number of steps taken.
 
     Every worker calls every method. A state consists of tensors, which may be sharded, and of plain
-    values that JSON can hold.
+    values that JSON can hold. One of these is the `validation_loss`, None if there is none.
 
     files: where checkpoints are written; others: where there may be more to go on from.
     """
 
     def __init__(
-        self, files: CheckpointFiles, *, keep: int, others: Sequence[CheckpointFiles] = ()
+        self, files: CheckpointFiles, keep: Keep, *, others: Sequence[CheckpointFiles] = ()
     ) -> None:
         self.files = files
         self.keep = keep
@@ -66,7 +87,7 @@ class Checkpoints:
         files = self.files_for(step)
         saving = state_dict_saver.async_save(
             dict(tensors),
-            storage_writer=_Writer(files, step, values, keep=self.keep),
+            storage_writer=_Writer(files, step, values, self.keep),
             process_group=self._group,
         )
         assert isinstance(saving, Future), "the default stager copies before it returns"
@@ -87,18 +108,12 @@ class Checkpoints:
         which training continues.
         """
         self.wait()
-        if self._group is None:
-            return self._find(on_notice)
-        found: list[Found | Exception | None] = [None]
-        if dist.get_rank() == 0:
-            try:
-                found[0] = self._find(on_notice)
-            except Exception as error:  # the other workers wait for an answer
-                found[0] = error
-        dist.broadcast_object_list(found, group=self._group)
-        if isinstance(found[0], Exception):
-            raise found[0]
-        return found[0]
+        return self._on_leader(lambda: self._find(on_notice))
+
+    def best(self) -> Found | None:
+        """The complete checkpoint with the least validation loss; None if none has one."""
+        self.wait()
+        return self._on_leader(lambda: _best(self.files, *self.others))
 
     def load(self, found: Found, tensors: Mapping[str, Tensor]) -> None:
         """Read a checkpoint into tensors that may be sharded in another way than when it was saved.
@@ -124,6 +139,21 @@ class Checkpoints:
             return None
         group: dist.ProcessGroup = dist.new_group(backend="gloo")  # type: ignore[assignment]
         return group
+
+    def _on_leader(self, call: Callable[[], Found | None]) -> Found | None:
+        """The result of rank 0, for all workers."""
+        if self._group is None:
+            return call()
+        found: list[Found | Exception | None] = [None]
+        if dist.get_rank() == 0:
+            try:
+                found[0] = call()
+            except Exception as error:  # the other workers wait for an answer
+                found[0] = error
+        dist.broadcast_object_list(found, group=self._group)
+        if isinstance(found[0], Exception):
+            raise found[0]
+        return found[0]
 
     def _find(self, on_notice: OnNotice) -> Found | None:
         damaged: list[tuple[int, str]] = []
@@ -153,15 +183,15 @@ class Checkpoints:
 class LocalCheckpoints(Checkpoints):
     """Folders such as `step-00000500` in one folder on a disk that all workers share."""
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        super().__init__(LocalFiles(folder), keep=keep)
+    def __init__(self, folder: Path, keep: Keep) -> None:
+        super().__init__(LocalFiles(folder), keep)
 
 
 class _Writer(ShardWriter):
     """Removes old checkpoints when a new one is complete."""
 
     def __init__(
-        self, files: CheckpointFiles, step: int, values: Mapping[str, Any], *, keep: int
+        self, files: CheckpointFiles, step: int, values: Mapping[str, Any], keep: Keep
     ) -> None:
         super().__init__(files, folder_of(step), values)
         self.keep = keep
@@ -170,9 +200,26 @@ class _Writer(ShardWriter):
         super().finish(metadata, results)
         log.debug("saved the checkpoint in %s", self.folder)
         sizes = self.files.sizes()
-        for old in _steps(sizes)[: -self.keep]:
+        best = _best(self.files) if self.keep.best else None
+        for old in _steps(sizes)[: -self.keep.newest]:
+            if self.keep.always(old) or (best and best.step == old):
+                continue
             names = [name for name in sizes if name.startswith(f"{folder_of(old)}/")]
             self.files.remove(sorted(names))
+
+
+def _best(*places: CheckpointFiles) -> Found | None:
+    """The complete checkpoint with the least validation loss, of equals the earliest."""
+    found: list[tuple[float, int, Found]] = []
+    for files in places:
+        sizes = files.sizes()
+        for step in _steps(sizes):
+            with suppress(CheckpointUnreadableError):
+                manifest = read_manifest(files, folder_of(step), sizes)
+                loss = manifest.values.get("validation_loss")
+                if loss is not None:
+                    found.append((loss, step, Found(step, manifest)))
+    return min(found, key=lambda each: each[:2])[2] if found else None
 
 
 def folder_of(step: int) -> str:

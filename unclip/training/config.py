@@ -36,11 +36,13 @@ class TrainingConfig(Config):
     log_every_steps: int = not_in_key()
     checkpoint_every_steps: int = not_in_key()
     keep_checkpoints: int = not_in_key()  # number of newest checkpoints to keep
+    keep_every_steps: int | None = not_in_key(None)  # also keep those at multiples of this step
     sample_every_steps: int | None = not_in_key()  # None: no samples during training
     validate_every_steps: int | None = not_in_key(default=None)  # None: no validation loss
     seed: int  # of initial weights, data order and noise
     max_loss_ratio: float | None = 10.0  # a loss above this times the running median is a spike
     max_rollbacks: int = not_in_key(default=3)  # to the same checkpoint; one more is an error
+    result: Literal["last", "best"] = "last"  # best: weights with the least validation loss
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
@@ -59,16 +61,33 @@ class TrainingConfig(Config):
         if self.steps:
             most = self.steps
             self._require("warmup_steps", 0 <= self.warmup_steps <= most, f"in [0, {most}]")
-        for name in ("sample_every_steps", "validate_every_steps"):
+        for name in ("sample_every_steps", "validate_every_steps", "keep_every_steps"):
             every = getattr(self, name)
             self._require(name, every is None or every >= 1, "at least 1, or null")
         if self.max_loss_ratio is not None:
             self._require("max_loss_ratio", self.max_loss_ratio > 1, "above 1, or null")
+        self._check_saves()
         if self.batch_size % self.logical_ranks:
             near = max(1, self.batch_size // self.logical_ranks) * self.logical_ranks
             raise ConfigError(
                 f"training: batch_size={self.batch_size} is not divisible by logical_ranks="
                 f"{self.logical_ranks}; try batch_size={near}"
+            )
+
+    def _check_saves(self) -> None:
+        """Refuse checkpoints that would never be made or judged."""
+        saves, keeps = self.checkpoint_every_steps, self.keep_every_steps
+        if keeps is not None and keeps % saves:
+            raise ConfigError(
+                f"training: keep_every_steps={keeps} is not a multiple of checkpoint_every_steps="
+                f"{saves}; try keep_every_steps={-(-keeps // saves) * saves}"
+            )
+        validates = self.validate_every_steps
+        if self.result == "best" and (validates is None or saves % validates):
+            raise ConfigError(
+                f'training: with result="best" each checkpoint needs a validation loss, but '
+                f"checkpoint_every_steps={saves} is not a multiple of validate_every_steps="
+                f"{validates}; try validate_every_steps={saves}"
             )
 
     @property

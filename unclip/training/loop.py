@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from unclip.config import ConfigError
 from unclip.training.batches import close, copied_ahead
 from unclip.training.checkpoints import Checkpoints, OnNotice
 from unclip.training.config import TrainingConfig
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 OnValues = Callable[[int, dict[str, float]], None]  # (steps taken, values by name)
 OnModel = Callable[[int, nn.Module], None]  # (steps taken, model with averaged weights)
+OnValidation = Callable[[int, nn.Module], float | None]  # the same; returns the validation loss
 OnRollback = Callable[[Rollback], None]
 Stop = Callable[[], bool]
 
@@ -39,6 +41,7 @@ class TrainingResult:
     finished: bool  # False: `stop` ended training early; the next call continues from here
     loss: float  # of the last log entry; before the first entry, the mean loss so far
     ema_weights: dict[str, Tensor]  # a state dict of the model, on the CPU; if sharded, on rank 0
+    weights_of_step: int  # below `step` if `config.result` is "best" and an earlier one was better
     skipped_steps: tuple[int, ...]
     rollbacks: tuple[Rollback, ...]  # of this call
 
@@ -56,7 +59,7 @@ def train(
     parallel: Parallel | None = None,
     on_log: OnValues | None = None,
     on_sample: OnModel | None = None,
-    on_validation: OnModel | None = None,
+    on_validation: OnValidation | None = None,
     on_checkpoint: OnValues | None = None,
     on_rollback: OnRollback | None = None,
     on_notice: OnNotice | None = None,
@@ -74,12 +77,20 @@ def train(
     is never older than the checkpoint. Every rank calls `stop` in each step; if it returns True on
     any rank, that step is the last.
 
+    `on_validation` returns the validation loss. With `config.result` "best", the weights of the
+    result are those of the checkpoint where it is least, and are the last ones if training stopped.
+
     Log entries and weights do not depend on how often the run is interrupted, and up to the order
     of summation not on the number of workers, at most `config.logical_ranks`. Raises `ConfigError`
     if the number of workers or the checkpoint does not fit the configuration, and
     `TrainingDiverged` after more than `config.max_rollbacks` rollbacks to the same checkpoint.
     """
     workers = Workers(rank=rank, world_size=world_size, device=device)
+    if config.result == "best" and on_validation is None:
+        raise ConfigError(
+            'training: result="best" needs a validation loss, but there are no held-out rows; hold '
+            'rows out, or set result="last"'
+        )
 
     def notify(message: str) -> None:
         if workers.is_leader:
@@ -111,7 +122,7 @@ class _Loop:
     batches: Batches
     on_log: OnValues | None
     on_sample: OnModel | None
-    on_validation: OnModel | None
+    on_validation: OnValidation | None
     on_checkpoint: OnValues | None
     on_rollback: OnRollback | None
     stop: Stop | None
@@ -134,9 +145,13 @@ class _Loop:
             state.let_save_end()
             raise
         log.info("training ends at step %d of %d", state.step, state.config.steps)
+        finished = state.step >= state.config.steps
+        is_best = finished and state.config.result == "best"
+        weights_of_step = state.load_best_average() if is_best else state.step
         return TrainingResult(
             step=state.step,
-            finished=state.step >= state.config.steps,
+            finished=finished,
+            weights_of_step=weights_of_step,
             loss=state.meter.latest.get("loss", state.meter.mean_loss),
             ema_weights=state.ema.weights(keep=self.has_weights),
             skipped_steps=tuple(sorted(state.skipped)),
@@ -183,12 +198,12 @@ class _Loop:
             if entry and self.on_log:
                 self.on_log(state.step, entry)
         is_last = config.sample_every_steps is not None and state.step == config.steps
-        for call, is_due in (
-            (self.on_sample, is_last or _is_due(state.step, config.sample_every_steps)),
-            (self.on_validation, _is_due(state.step, config.validate_every_steps)),
-        ):
-            if call and is_due:
-                state.call_with_average(partial(call, state.step))
+        if self.on_sample and (is_last or _is_due(state.step, config.sample_every_steps)):
+            state.call_with_average(partial(self.on_sample, state.step))
+        is_last = config.result == "best" and state.step == config.steps
+        if self.on_validation and (is_last or _is_due(state.step, config.validate_every_steps)):
+            validation_loss = state.call_with_average(partial(self.on_validation, state.step))
+            state.validated = state.step, validation_loss
         if _is_due(state.step, config.checkpoint_every_steps):
             self._save()
 

@@ -1,11 +1,12 @@
 """The state of a training run on one worker, and the operations of a step."""
 
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ from unclip.training.parallel import Parallel, Workers, wrap
 from unclip.training.sharding import is_sharded
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,10 @@ class TrainState:
         self.step = 0
         self.saved_step = -1
         self.save_failed = False  # whether the last save failed
+        self.validated: tuple[int, float | None] = (
+            -1,
+            None,
+        )  # last step and loss
         self.skipped: set[int] = set()
         self.spikes = LossSpikeDetector(max_loss_ratio=config.max_loss_ratio)
         self.timesteps = train_timesteps(model)
@@ -157,10 +164,19 @@ class TrainState:
             by_timestep=np.reshape(sums, (2, PARTS)),
         )
 
-    def call_with_average(self, call: Callable[[nn.Module], None]) -> None:
+    def call_with_average(self, call: Callable[[nn.Module], T]) -> T:
         """Call with the averaged model in evaluation mode; if it is sharded, on every worker."""
         with self.ema.applied(), torch.no_grad(), not_compiled(self.model):
-            self.objective(call)
+            result: T = self.objective(call)
+        return result
+
+    def load_best_average(self) -> int:
+        """Read the averaged weights with the least validation loss; returns their step."""
+        found = self.checkpoints.best()
+        if found is None:  # none was a number
+            return self.step
+        self.checkpoints.load(found, _named("ema", self.ema.tensors()))
+        return found.step
 
     def update(self, gradients: Gradients) -> None:
         """Update the weights with the current gradients."""
@@ -245,20 +261,25 @@ class TrainState:
         """The part of a checkpoint that is no tensor; equal on every rank."""
         return {
             "config": self.config.digest(),
+            "validation_loss": self._validation_loss(),
             "skipped_steps": sorted(self.skipped),
             "losses": list(self.spikes.losses),
             "meter": self.meter.state_dict(),
             "ema_updates": self.ema.updates,
         }
 
+    def _validation_loss(self) -> float | None:
+        """The validation loss of the current weights, if it was measured and is finite."""
+        step, loss = self.validated
+        return loss if step == self.step and loss is not None and math.isfinite(loss) else None
+
     def _tensors(self) -> dict[str, Tensor]:
         """The tensors of a checkpoint; not copied, so reading into them restores the state."""
-        parts = {
-            "model": self.model.state_dict(),
-            "ema": self.ema.tensors(),
-            "optimizer": optimizer_tensors(self.model, self.optimizer),
+        return {
+            **_named("model", self.model.state_dict()),
+            **_named("ema", self.ema.tensors()),
+            **_named("optimizer", optimizer_tensors(self.model, self.optimizer)),
         }
-        return {f"{p}.{name}": t for p, tensors in parts.items() for name, t in tensors.items()}
 
     def _load(self, found: Found) -> None:
         values = found.manifest.values
@@ -283,3 +304,8 @@ class TrainState:
         gathered: list[list[RankReport]] = [[]] * self.workers.world_size
         dist.all_gather_object(gathered, reports)
         return [report for of_rank in gathered for report in of_rank]
+
+
+def _named(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under their names in a checkpoint."""
+    return {f"{part}.{name}": tensor for name, tensor in tensors.items()}

@@ -16,7 +16,7 @@ from unclip.training.by_timestep import middles, train_timesteps
 from unclip.training.config import TrainingConfig
 from unclip.training.logical_ranks import Batch, Loss, seed_logical_rank
 
-NAME = "validation_loss"
+VALIDATION_LOSS = "validation_loss"
 
 
 @torch.no_grad()
@@ -30,12 +30,14 @@ def validation_losses(
     """
     last = train_timesteps(model)
     if last is None:
-        return {NAME: _mean_loss(model, loss, batches, config)}
+        return {VALIDATION_LOSS: _mean_loss(model, loss, batches, config)}
     losses = {
-        f"{NAME}/t{step:04d}": _mean_loss(model, loss, [_at(b, step) for b in batches], config)
+        f"{VALIDATION_LOSS}/t{step:04d}": _mean_loss(
+            model, loss, [_at(b, step) for b in batches], config
+        )
         for step in middles(last)
     }
-    return {NAME: sum(losses.values()) / len(losses), **losses}
+    return {VALIDATION_LOSS: sum(losses.values()) / len(losses), **losses}
 
 
 def _mean_loss(
