@@ -25,6 +25,7 @@ from torch import nn
 
 from benchmarks.recipe import read_sources
 from benchmarks.timing import machine
+from pipelines.artifacts import HISTORY_FILE
 from pipelines.config.load import load_config
 from pipelines.core.cluster import connected
 from pipelines.core.events import Event
@@ -38,7 +39,7 @@ from pipelines.graph import unclip_graph
 from pipelines.training.checkpoints import WORKING
 from pipelines.training.tasks import ModelTask
 from pipelines.training.training_job import TrainingJob
-from pipelines.training.worker import HISTORY, TrainingWorker
+from pipelines.training.worker import TrainingWorker
 from unclip.training import Ema, adamw, seed_logical_rank, to_device
 
 STAGE = "loop"
@@ -60,7 +61,7 @@ def in_worker(config: Mapping[str, Any]) -> None:
         worker = TrainingWorker(replace(job, folder=folder), rank=0, world_size=1, device=CPU)
         bare_s = bare(worker, config["steps"] // 4)
         worker.run()
-        own_s = loop_s(folder.read_json(HISTORY))
+        own_s = loop_s(folder.read_json(HISTORY_FILE))
         times.append([bare_s, own_s, restart_s(worker.job)])
     job.folder.write_json(RESULT, times)
 

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 import pyarrow as pa
 
 from pipelines.artifacts.schema import SELECTION, VERDICTS, embeddings, pairs, url_list
+from pipelines.core.folder import Folder
 from pipelines.core.stage import Artifact, Shards
 from pipelines.core.tables import Precision
 
@@ -14,6 +16,8 @@ OUTCOMES_NAME = "outcomes"  # of the table beside each shard of pairs
 OUTCOMES_FILE = f".{OUTCOMES_NAME}.parquet"  # the end of its file's name
 BASIS_FILE = "basis.parquet"  # of the principal components
 MODEL_FILE = "model.safetensors"  # of every trained model of the cascade
+HISTORY_FILE = "history.json"  # the values that a training logged
+TRAINING_FILE = "training.json"  # the figures of a `TrainedModel`
 SAMPLE_FILE = "samples/step-{:08d}.png"  # what a model draws after this step of its training
 INTERPOLATION_FILE = "interpolation.png"  # of the evaluation
 STUDY_FILE = "study.json"  # records of the variants, and of the scenes
@@ -132,6 +136,20 @@ class TrainedModel(Artifact):
     model: str = ""  # the tag of its config
     steps_per_s: float | None = None  # None if no step was taken, or in an earlier version
     peak_bytes: int | None = None  # of the first worker: allocated on its GPU, or resident
+
+    @classmethod
+    def read(cls, folder: Folder, model: str) -> Self:
+        """What a training wrote about itself in `TRAINING_FILE`; model: the tag of the config."""
+        summary = folder.read_json(TRAINING_FILE)
+        return cls(
+            folder,
+            parameters=summary["parameters"],
+            steps=summary["steps"],
+            final_loss=summary["final_loss"],
+            model=model,
+            steps_per_s=summary.get("steps_per_s"),
+            peak_bytes=summary.get("peak_bytes"),
+        )
 
     @property
     def sample_files(self) -> dict[int, str]:

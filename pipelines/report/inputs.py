@@ -6,7 +6,9 @@ from functools import cached_property
 from typing import Any
 
 from pipelines.artifacts import (
+    HISTORY_FILE,
     STUDY_FILE,
+    TRAINING_FILE,
     ClipWeights,
     DataReport,
     Evaluation,
@@ -15,8 +17,6 @@ from pipelines.artifacts import (
 )
 from pipelines.core.folder import Folder
 from pipelines.report.data_page import FIGURES_FILE, PICTURES_FILE
-
-HISTORY_FILE = "history.json"
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,18 @@ class Inputs:
         of_clip = _history(self.clip.folder)
         return {"clip": of_clip, **found} if of_clip else found
 
+    @cached_property
+    def clip_training(self) -> TrainedModel | None:
+        """The training of the CLIP; None if it is pretrained."""
+        folder = self.clip.folder
+        return TrainedModel.read(folder, "clip") if folder.exists(TRAINING_FILE) else None
+
     @property
     def steps(self) -> dict[str, int]:
         """By model, the steps of its training."""
-        of_clip = self.histories.get("clip")
+        clip = self.clip_training
         steps = {name: model.steps for name, model in self.models.items()}
-        return {"clip": int(of_clip[-1]["step"]), **steps} if of_clip else steps
+        return {"clip": clip.steps, **steps} if clip else steps
 
     @property
     def models(self) -> dict[str, TrainedModel]:

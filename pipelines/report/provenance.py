@@ -25,8 +25,8 @@ Values = dict[str, Any]
 def training_section(inputs: Inputs) -> Values:
     """The trained models, their loss curves and the CLIP that they read."""
     models = [_model_row(name, model) for name, model in inputs.models.items()]
-    if "clip" in inputs.steps:
-        models = [_clip_row(inputs), *models]
+    if inputs.clip_training:
+        models = [_model_row("CLIP", inputs.clip_training), *models]
     return {
         "clip": inputs.clip,
         "models": models,
@@ -46,18 +46,6 @@ def _by_part(inputs: Inputs, kinds: Mapping[str, str], colors: Sequence[str]) ->
         for name, history in inputs.histories.items()
         if (plot := plots.by_part(history, name.replace("_", " "), kinds, colors))
     ]
-
-
-def _clip_row(inputs: Inputs) -> Values:
-    return {
-        "name": "CLIP",
-        "parameters": None,
-        "steps": inputs.steps["clip"],
-        "final_loss": inputs.histories["clip"][-1]["loss"],
-        "steps_per_s": None,
-        "peak_gib": None,
-        **_made(inputs.clip.folder),
-    }
 
 
 def _model_row(name: str, model: TrainedModel) -> Values:

@@ -15,7 +15,7 @@ from pipelines.training.calibration import calibrate
 from pipelines.training.initial_weights import take_weights
 from pipelines.training.tasks import ModelTask
 from pipelines.training.training_job import TrainingJob
-from pipelines.training.worker import SUMMARY, train_worker
+from pipelines.training.worker import train_worker
 from unclip.config import Config, ConfigError
 
 if TYPE_CHECKING:
@@ -34,16 +34,7 @@ def run_training(stage: "TrainModel", ctx: Context) -> TrainedModel:
     job = training_job(stage, ctx, embeddings)
     job.check_memory()
     ctx.train(train_worker, {"job": job})
-    summary = ctx.folder.read_json(SUMMARY)
-    return TrainedModel(
-        ctx.folder,
-        parameters=summary["parameters"],
-        steps=summary["steps"],
-        final_loss=summary["final_loss"],
-        model=stage.model.tag,
-        steps_per_s=summary["steps_per_s"],
-        peak_bytes=summary["peak_bytes"],
-    )
+    return TrainedModel.read(ctx.folder, stage.model.tag)
 
 
 def training_job(stage: "TrainModel", ctx: Context, embeddings: EmbeddingShards) -> TrainingJob:

@@ -15,7 +15,6 @@ from pipelines.evaluation.grids import Tile, draw_grid, in_rows
 from pipelines.training.calibration import Calibration
 from pipelines.training.initial_weights import InitialWeights
 from unclip.checkpoint import save_weights
-from unclip.clip.frozen import FrozenClip
 from unclip.kinds import build, preview, spec_of, training_loss
 from unclip.output import to_images
 from unclip.training import Batch, Loss
@@ -63,6 +62,8 @@ class ModelTask:
         if self.calibration:
             model.calibrate(self.calibration.basis, self.calibration.dot_edges)
         if self.clip:
+            from unclip.clip.frozen import FrozenClip  # here, because open_clip takes seconds
+
             clip = FrozenClip.load(self.clip.folder.local(), device=torch.device("cpu"))
             model.text_encoder.take_from(clip.model)
         built: nn.Module = model

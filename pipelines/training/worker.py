@@ -14,13 +14,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import ray.train
 import ray.train.torch
 import torch
 from torch import nn
 
-from pipelines.artifacts import SAMPLE_FILE
+from pipelines.artifacts import HISTORY_FILE, SAMPLE_FILE, TRAINING_FILE
 from pipelines.core.events import Metrics, Note, Output, Progress
 from pipelines.core.filesystem import StoreWriteError
 from pipelines.core.regroup import Regroup, RegroupError
@@ -29,6 +28,7 @@ from pipelines.data.held_out import held_out_batches
 from pipelines.data.loader import TrainingLoader
 from pipelines.training.checkpoints import StoreCheckpoints
 from pipelines.training.training_job import TrainingJob
+from unclip.clip.tokenizer import simple_tokenizer
 from unclip.training import (
     VALIDATION_LOSS,
     Batch,
@@ -42,9 +42,6 @@ from unclip.training import (
 )
 
 log = logging.getLogger(__name__)
-
-HISTORY = "history.json"  # the logged values, for the report's curves
-SUMMARY = "training.json"  # the metadata of the stage's artifact
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
@@ -134,7 +131,7 @@ class TrainingWorker:
 
     def loader(self, logical_ranks: Sequence[int]) -> TrainingLoader:
         """The loader of some logical ranks."""
-        tokenize = open_clip.SimpleTokenizer(context_length=self.job.task.context_length)
+        tokenize = simple_tokenizer(self.job.task.context_length)
         config = replace(self.job.loader, pin_memory=self.device.type == "cuda")
         return TrainingLoader(
             self.job.shards, config, own_logical_ranks=logical_ranks, tokenize=tokenize
@@ -178,7 +175,7 @@ class TrainingWorker:
             self.job.held_out,
             task.fields,
             image_size=task.image_size,
-            tokenize=open_clip.SimpleTokenizer(context_length=task.context_length),
+            tokenize=simple_tokenizer(task.context_length),
             batch_size=self.job.training.microbatch_size,
         )
         return [to_device(batch, self.device) for batch in batches]
@@ -201,8 +198,8 @@ class TrainingWorker:
     def keep_history(self, step: int, values: dict[str, float]) -> None:  # noqa: ARG002
         """Publish the curves beside the checkpoint."""
         if self.rank == 0:
-            with self.dispensable(HISTORY):
-                self.job.folder.write_json(HISTORY, self.history)
+            with self.dispensable(HISTORY_FILE):
+                self.job.folder.write_json(HISTORY_FILE, self.history)
 
     @contextmanager
     def dispensable(self, name: str) -> Iterator[None]:
@@ -231,7 +228,7 @@ class TrainingWorker:
             self.job.task.save(model, result.ema_weights, Path(scratch))
             for path in sorted(Path(scratch).iterdir()):
                 self.job.folder.publish(path, path.name)
-        self.job.folder.write_json(HISTORY, self.history)  # the last time, it may have failed
+        self.job.folder.write_json(HISTORY_FILE, self.history)  # the last time, it may have failed
         last = next((e["loss"] for e in reversed(self.history) if "loss" in e), result.loss)
         summary = {
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -241,16 +238,16 @@ class TrainingWorker:
             "steps_per_s": _steps_per_s(self.history),
             "peak_bytes": _peak_bytes(self.device),
         }
-        self.job.folder.write_bytes(SUMMARY, json.dumps(summary).encode())
+        self.job.folder.write_bytes(TRAINING_FILE, json.dumps(summary).encode())
 
 
 def _read_history(job: TrainingJob) -> list[dict[str, float]]:
     """The curves so far: of this training, or of the shorter one that it continues."""
     history: list[dict[str, float]] = []
-    if job.folder.exists(HISTORY):
-        history = job.folder.read_json(HISTORY)
-    elif job.start is not None and job.start.exists(HISTORY):
-        history = job.start.read_json(HISTORY)
+    if job.folder.exists(HISTORY_FILE):
+        history = job.folder.read_json(HISTORY_FILE)
+    elif job.start is not None and job.start.exists(HISTORY_FILE):
+        history = job.start.read_json(HISTORY_FILE)
         for entry in history:  # goodput does not count the time between the two trainings
             entry.pop("unix_time", None)
     return history
