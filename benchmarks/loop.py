@@ -76,20 +76,20 @@ def restart_s(job: TrainingJob) -> float:
 
 
 def bare(worker: TrainingWorker, steps: int) -> float:
-    """Seconds of a step of the model that the worker trains, on rows in memory."""
+    """Seconds of a step of the model that the worker trains, on the same rows, in memory."""
     job = worker.job
     torch.manual_seed(job.training.seed)
     model = job.task.build().train()
     optimizer, ema = adamw(model, job.training), Ema(model, decay=job.training.ema_decay)
     loader = worker.loader((0,))
-    batches = [to_device(loader.read(step)[0], CPU) for step in range(4)]
+    batches = [to_device(loader.read(step)[0], CPU) for step in range(steps)]
     took_s = []
     for step in range(steps):
         began = time.perf_counter()
         generator = seed_logical_rank(job.training.seed, step, 0, device=CPU)
         bfloat16 = job.training.precision == "bfloat16"
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = job.task.loss(model, batches[step % len(batches)], generator)
+            loss = job.task.loss(model, batches[step], generator)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         if job.training.max_grad_norm is not None:
