@@ -1,0 +1,245 @@
+"""Training end to end, with loading: the project's worker against the trainers of others.
+
+`python -m benchmarks.trainers demo --store STORE` takes the rows of a finished run. It writes them
+once in the form that each contestant reads (training_rows.py). In each round, each contestant
+starts a training of the same steps on one core, which its loader's threads or processes share:
+
+- unclip: the worker that a run starts, with its loader, log entries, and checkpoints in a store;
+- dalle2-pytorch: its trainers and its own loaders (trainers_dalle2.py);
+- diffusers: a loop as in its example scripts, with torch's DataLoader (trainers_diffusers.py).
+
+The clock of a step runs from one forward pass to the next, so it includes loading, clipping, AdamW
+and averaging. The first step is not counted. Within the others, each contestant saves one
+checkpoint, and ours makes one log entry. Nobody sees a row twice.
+"""
+
+import argparse
+import datetime
+import importlib
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from benchmarks import with_unclip
+from benchmarks.contest import random_inputs
+from benchmarks.recipe import read_sources
+from benchmarks.sizes import CPU, TINY
+from benchmarks.timing import Seconds, machine, ratio
+from benchmarks.training_rows import Case, Tick, wide_embeddings, word_ids, write_files
+from pipelines.config.load import load_config
+from pipelines.core.events import Event
+from pipelines.core.folder import Folder
+from pipelines.core.resources import Resources
+from pipelines.core.store import Store
+from pipelines.data.shard_reader import ShardFiles, training_files
+from pipelines.graph import unclip_graph
+from pipelines.training.tasks import ModelTask
+from pipelines.training.training_job import TrainingJob
+from pipelines.training.worker import TrainingWorker
+from unclip.kinds import training_loss
+from unclip.training import Batch, Loss, TrainingConfig
+
+THEIRS = {
+    "dalle2-pytorch": "benchmarks.trainers_dalle2",
+    "diffusers": "benchmarks.trainers_diffusers",
+}
+MODELS = {  # and the libraries that train it here
+    "prior": ("dalle2-pytorch", "diffusers"),
+    "decoder": ("dalle2-pytorch", "diffusers"),
+    "upsampler": ("diffusers",),
+}
+STEPS = {"prior": 24, "decoder": 6, "upsampler": 8}  # that are counted
+SHUFFLE_ROWS = 2048  # as in the demo
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedTask(ModelTask):
+    """A model of the benchmark; its loss begins with a tick of the clock."""
+
+    case: Case
+    tick: Tick
+
+    @property
+    def loss(self) -> Loss[Any]:
+        """The objective of the model's kind, on a small vocabulary."""
+
+        def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+            self.tick()
+            if "tokens" in batch:
+                batch = {**batch, "tokens": word_ids(batch["tokens"], self.case)}
+            return training_loss(model, batch, generator)
+
+        return loss
+
+
+def unclip(case: Case, tick: Tick) -> int:
+    """Train our model in the worker of a run; returns the number of parameters."""
+    model: Any = getattr(with_unclip, case.model)(case.sizes, random_inputs(case.sizes)).model
+    with tempfile.TemporaryDirectory(dir=case.folder) as scratch:
+        job = TrainingJob(
+            stage="trainers",
+            task=TimedTask(model.config, preview_seed=0, case=case, tick=tick),
+            training=settings(case),
+            shuffle_rows=SHUFFLE_ROWS,
+            resources=Resources(cpus=1),
+            shards=case.shards,
+            folder=Folder(scratch),
+            emit=ignore,
+        )
+        TrainingWorker(job, rank=0, world_size=1, device=torch.device("cpu")).run()
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def ignore(_event: Event) -> None:
+    """An `Emit` that drops events."""
+
+
+def settings(case: Case) -> TrainingConfig:
+    """The demo's settings, and a log entry and a checkpoint in the middle."""
+    return TrainingConfig(
+        steps=case.steps,
+        batch_size=case.sizes.batch,
+        logical_ranks=1,
+        learning_rate=1e-4,
+        lr_schedule="cosine",
+        warmup_steps=0,
+        weight_decay=0.01,
+        adam_beta1=0.9,
+        adam_beta2=0.99,
+        adam_eps=1e-8,
+        max_grad_norm=1.0,
+        ema_decay=0.9999,
+        precision="float32",
+        log_every_steps=case.save_at,
+        checkpoint_every_steps=case.save_at,
+        keep_checkpoints=2,
+        sample_every_steps=None,
+        seed=0,
+    )
+
+
+class Clock(list[Seconds]):
+    """Seconds of the process, its threads and its loader's processes, when it is called."""
+
+    def __call__(self) -> None:
+        """Append the current reading."""
+        own = time.process_time()
+        for child in multiprocessing.active_children():
+            times = psutil.Process(child.pid).cpu_times()
+            own += times.user + times.system
+        self.append(Seconds(own, time.perf_counter()))
+
+    def steps(self) -> list[Seconds]:
+        """The duration of each step after the first."""
+        pairs = zip(self[1:], self[2:], strict=False)
+        return [Seconds(b.cpu - a.cpu, b.wall - a.wall) for a, b in pairs]
+
+
+@dataclass
+class Contestant:
+    """A library and what it took in each round."""
+
+    library: str
+    parameters: int
+    rounds: list[list[Seconds]]  # of each step
+
+    def per_step(self, *, plain: bool) -> list[Seconds]:
+        """In each round: the mean of a step, or the median, which leaves out the checkpoint."""
+        of = statistics.median if plain else statistics.mean
+        return [Seconds(*(of(clock) for clock in zip(*r, strict=True))) for r in self.rounds]
+
+
+def race(case: Case, libraries: Sequence[str], *, rounds: int) -> list[Contestant]:
+    """Every library trains in every round; each round starts with a different one."""
+    train = {"unclip": unclip}
+    for name in libraries:
+        train[name] = getattr(importlib.import_module(THEIRS[name]), case.model)
+    entered = [Contestant(name, 0, []) for name in train]
+    for first in range(rounds):
+        for contestant in (*entered[first % len(entered) :], *entered[: first % len(entered)]):
+            clock = Clock()
+            torch.manual_seed(first)
+            contestant.parameters = train[contestant.library](case, clock)
+            contestant.rounds.append(clock.steps())
+    return entered
+
+
+def rows(case: Case, entered: Sequence[Contestant]) -> list[str]:
+    """Rows of the table, ours first; a ratio is their time over ours within a round."""
+    lines, ours, batch = [], entered[0], case.sizes.batch
+    for contestant in entered:
+        means = contestant.per_step(plain=False)
+        cpu, wall = (statistics.median(clock) / batch for clock in zip(*means, strict=True))
+        ratios = ["", ""]
+        if contestant is not ours:
+            found = [
+                ratio(contestant.per_step(plain=plain), ours.per_step(plain=plain))
+                for plain in (False, True)
+            ]
+            ratios = [f"**{r.cpu:.2f}** ({r.wall:.2f})" for r in found]
+        cells = [case.model, contestant.library, f"{contestant.parameters / 1e6:.1f}M", str(batch)]
+        cells += [f"{1 / cpu:.2f}", f"{1 / wall:.2f}", f"{cpu:.3f} s", f"{wall:.3f} s", *ratios]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return lines
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="a packaged configuration, or a path")
+    parser.add_argument("--store", required=True, help="of a run of it that finished")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--against", nargs="*", choices=list(THEIRS), default=list(THEIRS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=CPU.batch)
+    parser.add_argument("--steps", type=int, help="that are counted (default: by model)")
+    parser.add_argument("--short", action="store_true", help="captions as they are, with padding")
+    parser.add_argument("--tiny", action="store_true", help="only check that everything runs")
+    return parser.parse_args(arguments)
+
+
+def training_shards(config_name: str, store: str) -> tuple[ShardFiles, ...]:
+    """The shards of a finished run."""
+    sources = read_sources(unclip_graph(load_config(config_name)), Store(store))
+    return training_files(sources.pairs, sources.embeddings, sources.selection)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    args = parse(arguments)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # threads and processes inherit it
+    torch.set_num_threads(1)
+    sizes = replace(TINY if args.tiny else CPU, batch=args.batch)
+    sys.stdout.write(
+        f"{datetime.datetime.now(datetime.UTC).date()}, {machine(torch.device('cpu'))}\n\n"
+        "| model | library | parameters | batch | samples per CPU second | samples/s "
+        "| CPU time of a sample | wall clock | over ours | without log and checkpoint |\n"
+        "|---|---|---|---|---|---|---|---|---|---|\n"
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        stored = training_shards(args.config, args.store)
+        shards = wide_embeddings(stored, sizes.embed_dim, folder / "shards")
+        write_files(shards, folder)
+        for model in args.models:
+            # The first step is not counted, and the last is cut off by the end.
+            steps = 2 + (args.steps or STEPS[model])
+            case = Case(model, sizes, folder, shards, steps, padded=args.short)
+            libraries = [name for name in args.against if name in MODELS[model]]
+            sys.stdout.writelines(rows(case, race(case, libraries, rounds=args.rounds)))
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
