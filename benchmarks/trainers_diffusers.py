@@ -5,7 +5,6 @@
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ class Pictures(Dataset[dict[str, Any]]):
 
 def prior(case: Case, tick: Tick) -> int:
     """Train the prior's transformer to predict embeddings."""
-    inputs, schedule, text = _inputs(case), _schedule("sample"), TextTower(case)
+    inputs, schedule, text = _inputs(case), _schedule(), TextTower(case)
 
     def prepare(batch: dict[str, Any]) -> Tensor:
         target: Tensor = batch["image_embeds"] * case.sizes.embed_dim**0.5
@@ -76,7 +75,7 @@ def prior(case: Case, tick: Tick) -> int:
 
 def decoder(case: Case, tick: Tick) -> int:
     """Train the U-Net and the text projection to predict noise."""
-    inputs, schedule, text = _inputs(case), _schedule("epsilon"), TextTower(case)
+    inputs, schedule, text = _inputs(case), _schedule(), TextTower(case)
 
     def prepare(batch: dict[str, Any]) -> Tensor:
         target = _noise(inputs, inputs.pixels, batch["pixels"], schedule)
@@ -90,7 +89,7 @@ def decoder(case: Case, tick: Tick) -> int:
 
 def upsampler(case: Case, tick: Tick) -> int:
     """Train the upsampler's U-Net to predict noise, from crops of half the resolution."""
-    inputs, schedule = _inputs(case), _schedule("epsilon")
+    inputs, schedule = _inputs(case), _schedule()
     blur = transforms.GaussianBlur(3, 0.6)
 
     def prepare(batch: dict[str, Any]) -> Tensor:
@@ -120,7 +119,7 @@ def _train(case: Case, tick: Tick, contestant: Contestant, prepare: Prepare) -> 
         ema.step(parameters)
         loss.item()  # the examples show it at each step
         if step + 1 == case.save_at:
-            parts = {"model": model, "optimizer": optimizer, "ema": ema}
+            parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "ema": ema}
             with tempfile.TemporaryDirectory(dir=case.folder) as scratch:
                 states = {name: part.state_dict() for name, part in parts.items()}
                 torch.save(states, Path(scratch) / "checkpoint.pt")
@@ -139,10 +138,11 @@ def _inputs(case: Case) -> Inputs:
     return random_inputs(case.sizes)
 
 
-_schedule = partial(DDPMScheduler, STEPS, beta_schedule="squaredcos_cap_v2")
+def _schedule() -> Any:
+    return DDPMScheduler(STEPS, beta_schedule="squaredcos_cap_v2")
 
 
-def _noise(inputs: Inputs, noised: Tensor, clean: Tensor, schedule: DDPMScheduler) -> Tensor:
+def _noise(inputs: Inputs, noised: Tensor, clean: Tensor, schedule: Any) -> Tensor:
     """Draw timesteps and noise, and set `noised`; returns the noise."""
     noise = torch.randn_like(clean)
     inputs.timesteps.random_(STEPS)

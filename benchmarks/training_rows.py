@@ -43,12 +43,8 @@ class Case:
     folder: Path  # of `write_files`, and for checkpoints
     shards: tuple[ShardFiles, ...]
     steps: int
+    save_at: int  # the number of steps after which a checkpoint is saved
     padded: bool  # whether short captions are padded; else padding counts as words
-
-    @property
-    def save_at(self) -> int:
-        """The number of steps after which a checkpoint is saved."""
-        return self.steps // 2
 
 
 def word_ids(tokens: Tensor, case: Case) -> Tensor:
@@ -74,7 +70,7 @@ class TextTower:
 def wide_embeddings(
     shards: Sequence[ShardFiles], width: int, folder: Path
 ) -> tuple[ShardFiles, ...]:
-    """The same shards with embeddings of unit norm that repeat the stored ones: D to E = `width`."""
+    """The same shards with embeddings of `width`: the stored ones repeated, of unit norm."""
     wider = []
     for files in shards:
         assert files.embeddings is not None

@@ -6,11 +6,24 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import checkpoint_stall, data_report, duplicates, embedding, gpu, lists, steps
+from benchmarks import (
+    checkpoint_stall,
+    data_report,
+    duplicates,
+    embedding,
+    gpu,
+    lists,
+    steps,
+    trainers,
+)
 from benchmarks.contest import random_inputs
 from benchmarks.loader import main as time_loaders
-from benchmarks.sizes import CPU
+from benchmarks.sizes import CPU, TINY
 from benchmarks.timing import Seconds, median, ratio
+from benchmarks.training_rows import Case, wide_embeddings, write_files
+from tests.pipelines.test_loader import shards_of, store
+
+__all__ = ["store"]  # a fixture
 
 
 @pytest.fixture(autouse=True)
@@ -108,3 +121,17 @@ def test_the_loader_is_timed_beside_the_earlier_one_and_its_memory_is_measured(
     time_loaders(["--tiny", "--rounds", "1"])
     rows = [line for line in capsys.readouterr().out.splitlines() if "**" in line]
     assert [row.count("**") for row in rows] == [4, 4, 2]
+
+
+@pytest.mark.parametrize("model", trainers.MODELS)
+def test_trainings_with_their_loading_are_timed_beside_diffusers(
+    model: str, store: Path, tmp_path: Path
+) -> None:
+    shards = wide_embeddings(shards_of(store), TINY.embed_dim, tmp_path / "wide")
+    write_files(shards, tmp_path)
+    counted = 2
+    steps = trainers.WARM_UP + counted + 1
+    case = Case(model, TINY, tmp_path, shards, steps, trainers.WARM_UP + 1, padded=True)
+    entered = trainers.race(case, ["diffusers"], rounds=1)
+    assert [len(contestant.rounds[0]) for contestant in entered] == [counted, counted]
+    assert [row.count("**") for row in trainers.rows(case, entered)] == [0, 4]
