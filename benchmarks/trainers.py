@@ -4,7 +4,8 @@
 once in the form that each contestant reads (training_rows.py). In each round, each contestant
 starts a training of the same steps on one core, which its loader's threads or processes share:
 
-- unclip: the worker that a run starts, with its loader, log entries, and checkpoints in a store;
+- unclip: the worker that a run starts, with its loader, log entries and checkpoints in a store
+  (trainers_unclip.py);
 - dalle2-pytorch: its trainers and its own loaders (trainers_dalle2.py);
 - diffusers: a loop as in its example scripts, with torch's DataLoader (trainers_diffusers.py).
 
@@ -26,30 +27,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import torch
-from torch import Tensor, nn
 
-from benchmarks import with_unclip
-from benchmarks.contest import random_inputs
+from benchmarks import trainers_unclip
 from benchmarks.recipe import read_sources
 from benchmarks.sizes import CPU, TINY
 from benchmarks.timing import Seconds, machine, median, ratio
-from benchmarks.training_rows import Case, Tick, wide_embeddings, word_ids, write_files
+from benchmarks.training_rows import Case, wide_embeddings, write_files
 from pipelines.config.load import load_config
-from pipelines.core.events import Event
-from pipelines.core.folder import Folder
-from pipelines.core.resources import Resources
 from pipelines.core.store import Store
 from pipelines.data.shard_reader import ShardFiles, training_files
 from pipelines.graph import unclip_graph
-from pipelines.training.tasks import ModelTask
-from pipelines.training.training_job import TrainingJob
-from pipelines.training.worker import TrainingWorker
-from unclip.kinds import training_loss
-from unclip.training import Batch, Loss, TrainingConfig
 
 THEIRS = {
     "dalle2-pytorch": "benchmarks.trainers_dalle2",
@@ -62,75 +52,6 @@ MODELS = {  # and the libraries that train it here
 }
 STEPS = {"prior": 24, "decoder": 8, "upsampler": 8}  # that are counted
 WARM_UP = 4  # steps before them, in which our loader fills its window
-SHUFFLE_ROWS = 2048  # as in the demo
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimedTask(ModelTask):
-    """A model of the benchmark; its loss begins with a tick of the clock."""
-
-    case: Case
-    tick: Tick
-
-    @property
-    def loss(self) -> Loss[Any]:
-        """The objective of the model's kind, on a small vocabulary."""
-
-        def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-            self.tick()
-            if "tokens" in batch:
-                batch = {**batch, "tokens": word_ids(batch["tokens"], self.case)}
-            return training_loss(model, batch, generator)
-
-        return loss
-
-
-def unclip(case: Case, tick: Tick) -> int:
-    """Train our model in the worker of a run; returns the number of parameters."""
-    model: Any = getattr(with_unclip, case.model)(case.sizes, random_inputs(case.sizes)).model
-    with tempfile.TemporaryDirectory(dir=case.folder) as scratch:
-        job = TrainingJob(
-            stage="trainers",
-            task=TimedTask(model.config, preview_seed=0, case=case, tick=tick),
-            training=settings(case),
-            shuffle_rows=SHUFFLE_ROWS,
-            resources=Resources(cpus=1),
-            shards=case.shards,
-            folder=Folder(scratch),
-            emit=ignore,
-        )
-        TrainingWorker(job, rank=0, world_size=1, device=torch.device("cpu")).run()
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def ignore(event: Event) -> None:
-    """An `Emit` that drops events."""
-    del event
-
-
-def settings(case: Case) -> TrainingConfig:
-    """The demo's settings, and a log entry and a checkpoint in the middle."""
-    return TrainingConfig(
-        steps=case.steps,
-        batch_size=case.sizes.batch,
-        logical_ranks=1,
-        learning_rate=1e-4,
-        lr_schedule="cosine",
-        warmup_steps=0,
-        weight_decay=0.01,
-        adam_beta1=0.9,
-        adam_beta2=0.99,
-        adam_eps=1e-8,
-        max_grad_norm=1.0,
-        ema_decay=0.9999,
-        precision="float32",
-        log_every_steps=case.save_at,
-        checkpoint_every_steps=case.save_at,
-        keep_checkpoints=2,
-        sample_every_steps=None,
-        seed=0,
-        max_loss_ratio=1e6,  # single losses of a batch this small look like spikes
-    )
 
 
 class Clock(list[Seconds]):
@@ -171,7 +92,7 @@ class Contestant:
 
 def race(case: Case, libraries: Sequence[str], *, rounds: int) -> list[Contestant]:
     """Every library trains in every round; each round starts with a different one."""
-    train = {"unclip": unclip}
+    train = {"unclip": trainers_unclip.train}
     for name in libraries:
         train[name] = getattr(importlib.import_module(THEIRS[name]), case.model)
     entered = [Contestant(name, 0, []) for name in train]
