@@ -11,7 +11,7 @@ starts a training of the same steps on one core, which its loader's threads or p
 
 The clock of a step runs from one forward pass to the next, so it includes loading, clipping, AdamW
 and averaging. The first steps are not counted. Within the others, each contestant saves one
-checkpoint, and ours makes one log entry. Nobody sees a row twice.
+checkpoint, and ours makes one log entry. With the default steps, nobody sees a row twice.
 """
 
 import argparse
