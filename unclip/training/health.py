@@ -5,6 +5,7 @@ A part is the parameters whose names begin with the same two names, such as "une
 
 # P parts
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -65,10 +66,10 @@ def _update(parameter: nn.Parameter, optimizer: torch.optim.AdamW) -> Tensor:
     settings = optimizer.param_groups[0]  # all groups differ in weight decay only
     (beta1, beta2), state = settings["betas"], optimizer.state[parameter]
     step = float(state["step"])
-    mean = local(state["exp_avg"]) / (1 - beta1**step)
-    variance = local(state["exp_avg_sq"]) / (1 - beta2**step)
-    update: Tensor = settings["lr"] * mean / (variance.sqrt() + settings["eps"])
-    return update
+    # In place where possible: this passes over the memory of all weights.
+    deviation = local(state["exp_avg_sq"]).sqrt().div_(math.sqrt(1 - beta2**step))
+    update = local(state["exp_avg"]).div(deviation.add_(settings["eps"]))
+    return update.mul_(settings["lr"] / (1 - beta1**step))
 
 
 def _part(name: str) -> str:
