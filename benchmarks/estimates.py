@@ -2,31 +2,36 @@
 
 `python -m benchmarks.estimates` trains decoders of three sizes for two steps in two processes of
 one machine (gloo), and prints a table. Measured bytes are the peak of what torch's CPU allocator
-has handed out since before the model was built, as its profiler records them.
+has handed out since before the model was built.
 """
 
 import argparse
+import ctypes
 import gc
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import Tensor, nn
+from torch import Tensor
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
+from torch.profiler._utils import traverse_dfs
 
 from benchmarks.bytes_per_parameter import TRAINING, WORKERS
 from unclip.kinds import spec_of
 from unclip.models import DecoderConfig
 from unclip.presets import tiny
 from unclip.presets.cascades import text_encoder
-from unclip.training import Batch, Keep, LocalCheckpoints, Parallel
+from unclip.training import Keep, LocalCheckpoints, Parallel
 from unclip.training.estimate import estimate_memory
 from unclip.training.meta_step import measure_step, meta_batch
 from unclip.training.parallel import Workers
@@ -81,8 +86,8 @@ def estimated(case: Case) -> int:
         sharded=parallel.shard_workers > 1,
     )
     size = sum(t.nbytes for t in batch.values() if isinstance(t, Tensor))
-    memory = estimate_memory(step, shards=parallel.shard_workers, batch_bytes=size)
-    return memory.total
+    shards = parallel.shard_workers
+    return estimate_memory(step, workers=WORKERS, shards=shards, batch_bytes=size).total
 
 
 def measured(cases: Sequence[Case]) -> list[int]:
@@ -100,32 +105,20 @@ def _work(rank: int, cases: Sequence[Case], port: int, results: Any) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=WORKERS)
-    peaks = torch.tensor([_peak_of(case, rank) for case in cases])
+    peaks = torch.tensor([allocated(partial(_steps, case, rank)) for case in cases])
     dist.all_reduce(peaks, dist.ReduceOp.MAX)
     if rank == 0:
         results.put(peaks.tolist())
     dist.destroy_process_group()
 
 
-def _peak_of(case: Case, rank: int) -> int:
-    gc.collect()  # else tensors of the case before would be subtracted when they are freed
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        _steps(case, rank)
-    return _peak(profiler)
-
-
 def _steps(case: Case, rank: int) -> None:
     """Build the model and take some steps."""
     torch.manual_seed(0)
     spec = spec_of(case.model)
-
-    def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        gc.collect()  # FSDP's hooks leave cycles, which hold tensors until they are collected
-        return spec.loss(model, batch, generator)
-
     state = TrainState(
         spec.network(case.model),
-        loss,
+        spec.loss,
         replace(TRAINING, precision=case.precision),
         LocalCheckpoints(Path(), keep=Keep(1)),  # none is saved
         Workers(rank=rank, world_size=WORKERS, device=torch.device("cpu")),
@@ -137,16 +130,25 @@ def _steps(case: Case, rank: int) -> None:
         state.update(state.gradients(batches, stop=False))
 
 
-def _peak(profiler: profile) -> int:
-    """The most bytes that were allocated at the same time."""
+def allocated(call: Callable[[], None]) -> int:
+    """The most bytes that torch's CPU allocator has handed out at the same time during a call.
+
+    The profiler misses what gloo's threads free, and they sometimes hold the last reference to a
+    collective's tensors. So the sum of the sizes that it reports grows from step to step. Its
+    events also have the allocator's own total, which counts all threads if a flag of torch is set.
+    """
+    [library] = (Path(torch.__file__).parent / "lib").glob("libc10.*")
+    flag = ctypes.c_bool.in_dll(ctypes.CDLL(str(library)), "FLAGS_caffe2_report_cpu_memory_usage")
+    flag.value = True
+    gc.collect()  # else tensors from before would be subtracted when they are freed
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
     assert profiler.profiler is not None
-    events = profiler.profiler.kineto_results.events()
-    memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    held = peak = 0
-    for _, size in memory:
-        held += size
-        peak = max(peak, held)
-    return peak
+    tree = profiler.profiler.kineto_results.experimental_event_tree()
+    events = [event for event in traverse_dfs(tree) if event.tag == _EventType.Allocation]
+    first = min(events, key=attrgetter("start_time_ns")).extra_fields
+    before = first.total_allocated - first.alloc_size
+    return int(max(event.extra_fields.total_allocated for event in events) - before)
 
 
 def _shapes(model: DecoderConfig) -> dict[str, tuple[int, ...]]:

@@ -1,16 +1,19 @@
 """The benchmarks run, at sizes that measure nothing."""
 
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from benchmarks import (
     checkpoint_stall,
     data_report,
     duplicates,
     embedding,
+    estimates,
     gpu,
     lists,
     steps,
@@ -135,3 +138,17 @@ def test_trainings_with_their_loading_are_timed_beside_diffusers(
     entered = trainers.race(case, ["diffusers"], rounds=1)
     assert [len(contestant.rounds[0]) for contestant in entered] == [counted, counted]
     assert [row.count("**") for row in trainers.rows(case, entered)] == [0, 4]
+
+
+def test_memory_that_another_thread_frees_is_not_counted_twice() -> None:
+    held: list[Tensor] = []
+
+    def allocate() -> None:
+        for _ in range(4):
+            held.append(torch.ones(1 << 20))
+            thread = Thread(target=held.clear)
+            thread.start()
+            thread.join()
+
+    before = torch.ones(1 << 20)
+    assert estimates.allocated(allocate) == before.nbytes

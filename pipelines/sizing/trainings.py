@@ -185,7 +185,7 @@ def _memory(
     rows = training.batch_size // layout.logical_ranks
     shards = layout.parallel.group_size(workers)
     step, batch_bytes = cost(rows, layout.parallel.checkpoint_activations, shards > 1)
-    return step, estimate_memory(step, shards=shards, batch_bytes=batch_bytes)
+    return step, estimate_memory(step, workers=workers, shards=shards, batch_bytes=batch_bytes)
 
 
 def _step_s(

@@ -1,5 +1,6 @@
 """Estimates of a training step, against arithmetic by hand and against what torch does."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -19,6 +20,7 @@ from unclip.kinds import SPECS, spec_of
 from unclip.kinds.spec import ModelSpec
 from unclip.presets import tiny
 from unclip.training.estimate import estimate_memory
+from unclip.training.meta_shards import ShardedUnits, Whole
 from unclip.training.meta_step import StepCost, measure_step, meta_batch
 from unclip.training.meta_tensors import FastShapes, build_on_meta
 from unclip.training.parallel import Parallel
@@ -205,16 +207,17 @@ def test_a_microbatch_of_twice_the_rows_costs_twice_as_much() -> None:
     assert twice.activations == pytest.approx(2 * once.activations, rel=0.01)
 
 
-def test_without_shards_a_parameter_takes_twenty_bytes() -> None:
+def test_without_shards_a_parameter_takes_twenty_bytes_and_four_more_under_ddp() -> None:
     step = cost(tiny().decoder)
-    memory = estimate_memory(step, shards=1, batch_bytes=0)
-    held = memory.weights + memory.gradients + memory.optimizer + memory.ema
-    assert held == 20 * step.parameters + step.buffers
+    for workers, size in ((1, 20), (2, 24)):  # DDP holds gradients twice for a while
+        memory = estimate_memory(step, workers=workers, shards=1, batch_bytes=0)
+        held = memory.weights + memory.gradients + memory.optimizer + memory.ema
+        assert held == size * step.parameters + step.buffers
 
 
 def test_memory_falls_with_the_number_of_shards_down_to_what_is_not_sharded() -> None:
     step = cost(tiny().decoder, sharded=True)
-    totals = [estimate_memory(step, shards=n, batch_bytes=0) for n in (2, 4, 8, 10**7)]
+    totals = [estimate_memory(step, workers=n, shards=n, batch_bytes=0) for n in (2, 4, 8, 10**7)]
     sizes = [memory.total for memory in totals]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] == pytest.approx(step.activations + step.gathered, rel=1e-3)
@@ -225,7 +228,54 @@ def test_what_is_gathered_is_bounded_by_the_blocks() -> None:
     assert whole.gathered == 0
     assert sharded.flops == whole.flops
     outside = whole.parameters - sum(whole.blocks)
-    assert 4 * outside <= sharded.gathered <= 4 * (outside + 4 * max(whole.blocks))
+    assert 4 * outside <= sharded.gathered <= 4 * (2 * outside + 4 * max(whole.blocks))
+
+
+class Chain(nn.Module):
+    """Two blocks and a head outside of them, of 9 parameters each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(3, 3, bias=False) for _ in range(2))
+        self.head = nn.Linear(3, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.head(x)
+        return out
+
+
+def test_what_fsdp_holds_is_what_arithmetic_says() -> None:
+    held: dict[str, list[int]] = {"forward": [], "backward": []}
+    alive: weakref.WeakSet[Whole] = weakref.WeakSet()
+    phase = "forward"
+
+    def note(whole: Whole) -> None:
+        alive.add(whole)
+        held[phase].append(sum(w.numel for w in alive) // 9)
+
+    chain = Chain()
+    units = ShardedUnits(chain, list(chain.blocks), note)
+    with units.forward():
+        out = chain(torch.ones(2, 3, requires_grad=True))
+    phase = "backward"
+    with units.backward():
+        out.sum().backward()
+    # The head's flat buffer and parameters; then a block's beside it. While a buffer replaces the
+    # one before, there are both.
+    assert held["forward"] == [1, 2, 3, 3, 3, 3]
+    assert held["backward"] == [
+        *(1, 2, 2),  # the head: buffer and parameters, then the buffer of block 2
+        3,  # the head's gradients
+        *(4, 4),  # block 2's parameters; block 1's buffer in place of that of block 2
+        5,  # block 2's gradients
+        5,  # their flat copy, in place of block 2's parameters
+        *(5, 5),  # block 1's parameters, then its gradients in place of its buffer
+        4,  # their flat copy, in place of its parameters and the flat copy before
+        2,  # the head's flat copy beside its gradients; all else is freed
+    ]
+    assert all(p.grad is None for p in chain.parameters())
 
 
 def test_the_smallest_change_comes_first() -> None:
@@ -241,13 +291,13 @@ def test_the_smallest_change_comes_first() -> None:
             parallel = candidate.parallel
             rows, shards = 48 // candidate.logical_ranks, parallel.shard_workers
             again = microbatch(rows, parallel.checkpoint_activations, shards > 1)
-            memory = estimate_memory(again, shards=parallel.shard_workers, batch_bytes=0)
+            memory = estimate_memory(again, workers=8, shards=shards, batch_bytes=0)
             return memory if memory.total <= limit else None
 
         found = smallest_change(layout, workers=8, batch_size=48, fits=fits)
         return found[0] if found else None
 
-    whole = estimate_memory(step, shards=1, batch_bytes=0).total
+    whole = estimate_memory(step, workers=8, shards=1, batch_bytes=0).total
     assert within(whole) == layout
     assert within(whole - 1).parallel == Parallel(shard_workers=2)
     assert within(0) is None

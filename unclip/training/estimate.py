@@ -2,7 +2,9 @@
 
 Weights, gradients and averaged weights are float32, and Adam keeps two numbers for each: 20 bytes
 for each trained parameter, which sharding divides by the number of workers in a shard group. What
-sharding adds are the blocks that are whole for a while.
+sharding adds are the blocks that are whole for a while. DDP holds gradients twice in its first two
+steps, 24 bytes in all: beside its buckets before the first exchange of gradients, and then in old
+buckets beside new ones, which it sorts by the order in which gradients arrive.
 """
 
 from dataclasses import dataclass, fields
@@ -33,15 +35,16 @@ class Memory:
         return sum(getattr(self, field.name) for field in fields(self))
 
 
-def estimate_memory(step: StepCost, *, shards: int, batch_bytes: int) -> Memory:
+def estimate_memory(step: StepCost, *, workers: int, shards: int, batch_bytes: int) -> Memory:
     """The peak on each device.
 
-    step: of one microbatch, sharded if there is more than one shard. shards: workers that share one
-    copy of the weights. batch_bytes: of one microbatch's inputs.
+    step: of one microbatch, sharded if there is more than one shard. workers: all of the training.
+    shards: those that share one copy of the weights. batch_bytes: of one microbatch's inputs.
     """
+    copies_of_gradients = 2 if workers > 1 and shards == 1 else 1
     return Memory(
         weights=(FLOAT32 * step.parameters) // shards + step.buffers,
-        gradients=(FLOAT32 * step.trained) // shards,
+        gradients=(copies_of_gradients * FLOAT32 * step.trained) // shards,
         optimizer=(ADAM * step.trained) // shards,
         ema=(FLOAT32 * step.trained) // shards,
         copies=step.casts,

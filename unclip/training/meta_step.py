@@ -11,7 +11,8 @@ models take their GPU code. Attention is fused in any case.
 # B rows of a microbatch
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from torch.utils.flop_counter import flop_registry
 
 from unclip.models.kernels import code_for
 from unclip.training.logical_ranks import Batch, Loss
+from unclip.training.meta_shards import ShardedUnits, Whole
 from unclip.training.meta_tensors import FastShapes, build_on_meta
 from unclip.training.recompute import recompute_blocks
 from unclip.training.sharding import blocks_of
@@ -54,7 +56,7 @@ class StepCost:
     flops: int
     activations: int  # most that is alive besides weights, their casts and gradients
     casts: int  # what copies of the weights in the precision of the computation add to that
-    gathered: int  # what whole blocks add to that, if weights are sharded
+    gathered: int  # what whole parameters and gradients add to that, if weights are sharded
 
 
 def measure_step(
@@ -74,8 +76,9 @@ def measure_step(
     """
     model = build_on_meta(build).train()
     trained = [p for p in model.parameters() if p.requires_grad]
-    for parameter in trained:  # gradients exist already, as in any microbatch but the first
-        parameter.grad = torch.zeros_like(parameter)
+    if not sharded:
+        for parameter in trained:  # gradients exist already, as in any microbatch but the first
+            parameter.grad = torch.zeros_like(parameter)
     blocks, ledger, casts = (
         blocks_of(model),
         _Ledger(model),
@@ -85,13 +88,17 @@ def measure_step(
         for block in blocks:
             block.forward = _with_casts(block.forward, casts)
         recompute_blocks(model, selective=checkpoint_activations == "selective")
-    if sharded:
-        _hold_gathered(model, blocks, ledger)
+    units = ShardedUnits(model, blocks, ledger.gather) if sharded else None
     with code_for(device_type), ledger:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"), casts:
+        with (
+            units.forward() if units else nullcontext(),
+            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"),
+            casts,
+        ):
             result = loss(model, batch, torch.Generator().manual_seed(0))
         casts.weights.clear()
-        torch.autograd.backward(result)
+        with units.backward() if units else nullcontext():
+            torch.autograd.backward(result)
     return StepCost(
         parameters=_count(model),
         trained=sum(p.numel() for p in trained),
@@ -152,13 +159,11 @@ class _Ledger(FastShapes):  # type: ignore[no-untyped-call]
         self._alive[key] = weakref.ref(storage, forget)
         self._add(size, is_cast)
 
-    def gather(self, parameters: int) -> Tensor:
-        """Stands for whole float32 parameters, or their gradients, as long as it lives."""
-        gathered = torch.empty(parameters, device="meta")
-        self._gathered += gathered.nbytes
-        weakref.finalize(gathered, self._forget_gathered, gathered.nbytes)
+    def gather(self, whole: Whole) -> None:
+        """Count what is gathered as long as it lives."""
+        self._gathered += whole.nbytes
+        weakref.finalize(whole, self._forget_gathered, whole.nbytes)
         self._note()
-        return gathered
 
     def _forget_gathered(self, size: int) -> None:
         self._gathered -= size
@@ -175,37 +180,6 @@ class _Ledger(FastShapes):  # type: ignore[no-untyped-call]
         self.most_activations = max(self.most_activations, self._activations)
         self.most_whole = max(self.most_whole, whole)
         self.most = max(self.most, whole + self._gathered)
-
-
-def _hold_gathered(model: nn.Module, blocks: Sequence[nn.Module], ledger: _Ledger) -> None:
-    """Hold what FSDP2 gathers: a block while it is computed, in the backward pass with its
-    gradients, the block before it, and the gradients of the block after it, which are reduced.
-
-    Parameters outside of blocks are whole throughout.
-    """
-    held: dict[str, list[Tensor]] = {"reduced": []}
-    sizes = [_count(block) for block in blocks]
-    held["outside"] = [ledger.gather(_count(model) - sum(sizes))]
-
-    def forward_begins(number: int) -> None:
-        held["block"] = [ledger.gather(sizes[number])]
-
-    def forward_ends() -> None:
-        held["block"] = []
-
-    def backward_begins(number: int) -> None:
-        before = sizes[number - 1] if number else 0
-        held["block"] = [ledger.gather(2 * sizes[number]), ledger.gather(before)]
-
-    def backward_ends(number: int) -> None:
-        held["reduced"] = [ledger.gather(sizes[number])]
-        held["block"] = []
-
-    for number, block in enumerate(blocks):
-        block.register_forward_pre_hook(lambda *_, n=number: forward_begins(n))
-        block.register_forward_hook(lambda *_: forward_ends())
-        block.register_full_backward_pre_hook(lambda *_, n=number: backward_begins(n))
-        block.register_full_backward_hook(lambda *_, n=number: backward_ends(n))
 
 
 class _Autocast(TorchFunctionMode):
