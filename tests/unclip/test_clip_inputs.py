@@ -93,3 +93,16 @@ def test_the_tokenizer_remembers_only_so_many_words(monkeypatch: pytest.MonkeyPa
     clip = tiny_clip()
     assert torch.equal(clip.tokenize(captions), fresh(captions))
     assert len(clip.inputs.tokenizer.cache) == 5  # type: ignore[attr-defined]
+
+
+def test_a_caption_that_comes_again_has_open_clips_tokens_without_being_encoded_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    captions = ["a red heart", "Ein Herz & ein Apfel", "a red heart", ""]
+    expected = open_clip.SimpleTokenizer(context_length=9)(captions)
+    tokenize = tokenizer.simple_tokenizer(9)
+    first = tokenize(captions)
+    assert torch.equal(first, expected)
+    first.zero_()  # the caller's own
+    monkeypatch.setattr(open_clip.SimpleTokenizer, "encode", None)
+    assert torch.equal(tokenize(captions[::-1]), expected.flip(0))
