@@ -207,12 +207,20 @@ def test_a_microbatch_of_twice_the_rows_costs_twice_as_much() -> None:
     assert twice.activations == pytest.approx(2 * once.activations, rel=0.01)
 
 
-def test_without_shards_a_parameter_takes_twenty_bytes_and_four_more_under_ddp() -> None:
+def test_without_shards_a_parameter_takes_twenty_bytes() -> None:
     step = cost(tiny().decoder)
-    for workers, size in ((1, 20), (2, 24)):  # DDP holds gradients twice for a while
-        memory = estimate_memory(step, workers=workers, shards=1, batch_bytes=0)
-        held = memory.weights + memory.gradients + memory.optimizer + memory.ema
-        assert held == size * step.parameters + step.buffers
+    memory = estimate_memory(step, workers=2, shards=1, batch_bytes=0)
+    held = memory.weights + memory.gradients + memory.optimizer + memory.ema
+    assert held == 20 * step.parameters + step.buffers
+
+
+def test_ddp_takes_twenty_four_bytes_where_activations_are_small() -> None:
+    step = replace(cost(tiny().decoder), activations=10)
+    alone, one_of_two = (
+        estimate_memory(step, workers=n, shards=1, batch_bytes=0).total for n in (1, 2)
+    )
+    assert alone == 20 * step.parameters + step.buffers + 10
+    assert one_of_two == 24 * step.parameters + step.buffers
 
 
 def test_memory_falls_with_the_number_of_shards_down_to_what_is_not_sharded() -> None:

@@ -2,9 +2,9 @@
 
 Weights, gradients and averaged weights are float32, and Adam keeps two numbers for each: 20 bytes
 for each trained parameter, which sharding divides by the number of workers in a shard group. What
-sharding adds are the blocks that are whole for a while. DDP holds gradients twice in its first two
-steps, 24 bytes in all: beside its buckets before the first exchange of gradients, and then in old
-buckets beside new ones, which it sorts by the order in which gradients arrive.
+sharding adds are the blocks that are whole for a while. Before its second step, DDP moves gradients
+into new buckets, sorted by the order in which they arrived. Old and new ones make 24 bytes, which
+is the peak if activations take less than 4.
 """
 
 from dataclasses import dataclass, fields
@@ -26,7 +26,7 @@ class Memory:
     ema: int
     copies: int  # of the weights, in the precision of the computation
     gathered: int  # blocks of other workers' shards, and gradients on their way
-    activations: int
+    activations: int  # or DDP's new buckets, if these are larger
     batches: int
 
     @property
@@ -41,14 +41,14 @@ def estimate_memory(step: StepCost, *, workers: int, shards: int, batch_bytes: i
     step: of one microbatch, sharded if there is more than one shard. workers: all of the training.
     shards: those that share one copy of the weights. batch_bytes: of one microbatch's inputs.
     """
-    copies_of_gradients = 2 if workers > 1 and shards == 1 else 1
+    new_buckets = FLOAT32 * step.trained if workers > 1 and shards == 1 else 0
     return Memory(
         weights=(FLOAT32 * step.parameters) // shards + step.buffers,
-        gradients=(copies_of_gradients * FLOAT32 * step.trained) // shards,
+        gradients=(FLOAT32 * step.trained) // shards,
         optimizer=(ADAM * step.trained) // shards,
         ema=(FLOAT32 * step.trained) // shards,
         copies=step.casts,
         gathered=step.gathered,
-        activations=step.activations,
+        activations=max(step.activations, new_buckets - step.casts),
         batches=BATCHES * batch_bytes,
     )

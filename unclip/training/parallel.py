@@ -101,6 +101,11 @@ def wrap(model: nn.Module, parallel: Parallel, workers: Workers) -> nn.Module:
     objective.to(workers.device)
     if workers.world_size == 1 or parallel.summation == "fixed":
         return objective  # `unclip.training.gradients` sums
+    # DDP moves gradients that exist into its buckets. It would keep those of the first step beside
+    # them, until the last microbatch.
+    for parameter in objective.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
     # Buffers stay as they are: none is trained.
     return DistributedDataParallel(
         objective, forward_sync_buffers=False, gradient_as_bucket_view=True
