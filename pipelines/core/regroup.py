@@ -11,15 +11,17 @@ Ray Train's own elastic groups are not used; docs/adr/0022-elastic-trainings.md 
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
+import ray
 from ray._private.state import state
 from ray.autoscaler.sdk import request_resources
 from ray.train.v2._internal.execution.context import get_train_context
 
 from pipelines.core.capacity import places
 from pipelines.core.resources import Resources
+from pipelines.core.spares import start_spare
 
 LOOK_FOR_ROOM_EVERY_S = 60.0
 
@@ -43,9 +45,19 @@ def workers_now(resources: Resources) -> int:
 
 def room(resources: Resources) -> float:
     """How many such workers the free resources can hold now, on nodes that are not leaving."""
+    return places(resources, list(_free().values()))
+
+
+def nodes_with_room(resources: Resources) -> set[str]:
+    """IDs of the nodes that can hold such a worker now."""
+    return {node for node, free in _free().items() if places(resources, [free])}
+
+
+def _free() -> dict[str, Mapping[str, float]]:
+    """The free resources of each node that is not leaving, by its ID."""
     free = state.available_resources_per_node()  # type: ignore[no-untyped-call]
     leaving = state.get_draining_nodes()
-    return places(resources, [free[node] for node in free if node not in leaving])
+    return {node: amounts for node, amounts in free.items() if node not in leaving}
 
 
 @contextlib.contextmanager
@@ -80,20 +92,35 @@ class Regroup:
     world_size: int
     reason: str = ""
     looked_at: float = field(default_factory=time.monotonic)
+    prepared: set[str] = field(default_factory=set)  # IDs of nodes that have a spare process
 
     def __call__(self) -> bool:
         """True if a node of any rank leaves or, on rank 0, if there is room for more workers."""
+        if self._is_elastic and not self.prepared:
+            self._prepare({ray.get_runtime_context().get_node_id()})
         notice = get_train_context().preemption_context.preemption_info
         if notice is not None:
             ranks = ", ".join(map(str, notice.preempted_ranks))
             self.reason = f"the node of rank {ranks} is leaving the cluster"
-        elif self._may_grow() and time.monotonic() - self.looked_at >= LOOK_FOR_ROOM_EVERY_S:
+        elif self._may_grow and time.monotonic() - self.looked_at >= LOOK_FOR_ROOM_EVERY_S:
             self.looked_at = time.monotonic()
-            if room(self.resources):
+            nodes = nodes_with_room(self.resources)
+            if nodes and nodes <= self.prepared:  # nodes come together: one restart takes in all
                 self.reason = f"there is room for more workers than {self.world_size}"
+            self._prepare(nodes)
         return bool(self.reason)
 
+    @property
+    def _is_elastic(self) -> bool:
+        return self.resources.min_workers is not None
+
+    @property
     def _may_grow(self) -> bool:
-        resources = self.resources
-        is_elastic = resources.min_workers is not None
-        return is_elastic and self.rank == 0 and self.world_size < resources.workers
+        return self._is_elastic and self.rank == 0 and self.world_size < self.resources.workers
+
+    def _prepare(self, nodes: Set[str]) -> None:
+        """Start a spare process on each node that has none yet."""
+        new = nodes - self.prepared
+        if new:
+            start_spare(node for node in ray.nodes() if node["NodeID"] in new)
+        self.prepared |= new

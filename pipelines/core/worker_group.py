@@ -28,6 +28,7 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import RayTrainError, WorkerGroupStartupTimeoutError
 
+from pipelines.core import spares
 from pipelines.core.capacity import describe_capacity, nodes, places
 from pipelines.core.cluster import in_thread
 from pipelines.core.errors import PipelineError, WorkLostError, first_line
@@ -146,8 +147,9 @@ class _Training:
                 use_gpu=resources.gpus > 0,
                 resources_per_worker=resources.per_worker(),
             ),
-            run_config=RunConfig(
+            run_config=RunConfig(  # type: ignore[call-arg]  # Train V2's
                 name=self.stage,
+                worker_runtime_env=self._worker_runtime_env(),
                 storage_path=path,
                 storage_filesystem=PyFileSystem(FSSpecHandler(filesystem)),
                 callbacks=[PublishController(self.folder)],  # type: ignore[list-item]
@@ -157,6 +159,10 @@ class _Training:
                 ),
             ),
         )
+
+    def _worker_runtime_env(self) -> dict[str, Any]:
+        is_elastic = self.settings.resources.min_workers is not None
+        return {"env_vars": spares.environment(self.function)} if is_elastic else {}
 
     def _no_room(self) -> WorkLostError:
         resources = self.settings.resources
