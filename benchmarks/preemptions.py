@@ -38,7 +38,7 @@ from pipelines.core.worker_group import run_worker_group
 from pipelines.training.checkpoints import StoreCheckpoints
 from unclip.training import Batch, TrainingConfig, train
 
-MICROBATCH_S = 0.2
+MICROBATCH_S = 0.07
 CPU = torch.device("cpu")
 STAGE = "spot"
 STEPS = "steps.jsonl"  # one line for each step, in the order in which they were taken

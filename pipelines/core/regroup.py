@@ -2,8 +2,9 @@
 
 Before a node leaves, because a spot machine is reclaimed or an autoscaler removes it, Ray drains
 it: it places nothing more there, and tells the workers. A training with `min_workers` also starts
-with fewer workers than it may have, and takes in more when there is room. In both cases the workers
-save a checkpoint and raise `RegroupError`, and `core/worker_group.py` starts them again.
+with fewer workers than it may have, and takes in more when there is room. Nodes often come several
+at a time, so it waits until a minute has passed in which no further node came. In both cases the
+workers save a checkpoint and raise `RegroupError`, and `core/worker_group.py` starts them again.
 
 Ray Train's own elastic groups are not used; docs/adr/0022-elastic-trainings.md says why.
 """
@@ -11,7 +12,7 @@ Ray Train's own elastic groups are not used; docs/adr/0022-elastic-trainings.md 
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import ray
@@ -21,7 +22,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 from pipelines.core.capacity import places
 from pipelines.core.resources import Resources
-from pipelines.core.spares import start_spare
+from pipelines.core.spares import start_spares
 
 LOOK_FOR_ROOM_EVERY_S = 60.0
 
@@ -45,19 +46,15 @@ def workers_now(resources: Resources) -> int:
 
 def room(resources: Resources) -> float:
     """How many such workers the free resources can hold now, on nodes that are not leaving."""
-    return places(resources, list(_free().values()))
+    return sum(room_by_node(resources).values())
 
 
-def nodes_with_room(resources: Resources) -> set[str]:
-    """IDs of the nodes that can hold such a worker now."""
-    return {node for node, free in _free().items() if places(resources, [free])}
-
-
-def _free() -> dict[str, Mapping[str, float]]:
-    """The free resources of each node that is not leaving, by its ID."""
+def room_by_node(resources: Resources) -> dict[str, float]:
+    """The same for each node that has room, by the node's ID."""
     free = state.available_resources_per_node()  # type: ignore[no-untyped-call]
     leaving = state.get_draining_nodes()
-    return {node: amounts for node, amounts in free.items() if node not in leaving}
+    found = {node: places(resources, [free[node]]) for node in free if node not in leaving}
+    return {node: workers for node, workers in found.items() if workers}
 
 
 @contextlib.contextmanager
@@ -83,6 +80,8 @@ def _ask_autoscaler(stage: str, bundles: list[dict[str, float]]) -> None:
 class Regroup:
     """Whether the workers should stop and start again; each rank calls it between steps.
 
+    It also has spare processes started, in which the next workers will run (`core/spares.py`).
+
     It says what this rank knows, so the loop must agree on it over all ranks. Ray's public
     `get_preemption_info` does that too, but it waits for all ranks at every call.
     """
@@ -97,17 +96,18 @@ class Regroup:
     def __call__(self) -> bool:
         """True if a node of any rank leaves or, on rank 0, if there is room for more workers."""
         if self._is_elastic and not self.prepared:
-            self._prepare({ray.get_runtime_context().get_node_id()})
+            self._prepare({ray.get_runtime_context().get_node_id(): 1})
         notice = get_train_context().preemption_context.preemption_info
         if notice is not None:
             ranks = ", ".join(map(str, notice.preempted_ranks))
             self.reason = f"the node of rank {ranks} is leaving the cluster"
         elif self._may_grow and time.monotonic() - self.looked_at >= LOOK_FOR_ROOM_EVERY_S:
             self.looked_at = time.monotonic()
-            nodes = nodes_with_room(self.resources)
-            if nodes and nodes <= self.prepared:  # nodes come together: one restart takes in all
+            found = room_by_node(self.resources)
+            # While more nodes come, it waits: one restart takes in all of them.
+            if found and self.prepared.issuperset(found):
                 self.reason = f"there is room for more workers than {self.world_size}"
-            self._prepare(nodes)
+            self._prepare(found)
         return bool(self.reason)
 
     @property
@@ -118,9 +118,8 @@ class Regroup:
     def _may_grow(self) -> bool:
         return self._is_elastic and self.rank == 0 and self.world_size < self.resources.workers
 
-    def _prepare(self, nodes: Set[str]) -> None:
-        """Start a spare process on each node that has none yet."""
-        new = nodes - self.prepared
-        if new:
-            start_spare(node for node in ray.nodes() if node["NodeID"] in new)
-        self.prepared |= new
+    def _prepare(self, workers: Mapping[str, float]) -> None:
+        """Start spare processes for so many workers on each node that has none yet, by its ID."""
+        for node in workers.keys() - self.prepared:
+            start_spares(node, int(min(workers[node], self.resources.workers)))
+        self.prepared |= workers.keys()

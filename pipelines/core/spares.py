@@ -5,13 +5,13 @@ worker has its node start the process of its successor while it trains, and rank
 on which there is room. Ray gives a new worker an idle process that it started for the same job and
 environment. In each such process Ray calls `preload`, which imports what a worker needs.
 
-A spare is a process without work: it takes no CPU and no GPU, and about 0.3 GiB of memory.
+A spare is a process without work: it takes no CPU and no GPU, and about 0.5 GiB of memory.
 """
 
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -21,14 +21,17 @@ from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR
 from ray.core.generated.common_pb2 import PYTHON
 from ray.core.generated.node_manager_pb2 import PrestartWorkersRequest
 from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from pipelines.core import logs
 
 log = logging.getLogger(__name__)
 
+LIBRARIES = ("ray.train.torch", "torch._dynamo")  # torch imports the latter at the first step
+HELPERS = 5  # the controller, and the actors that it starts beside the workers
 MODULE = "UNCLIP_PRELOAD_MODULE"
 SHOW_LOGS = "UNCLIP_PRELOAD_SHOW_LOGS"
-KEEP_S = 7 * 24 * 3600  # an idle process; Ray ends it with the job at the latest
+KEEP_S = 24 * 3600  # a spare; Ray ends it with the job at the latest
 TIMEOUT_S = 5.0
 
 
@@ -45,28 +48,37 @@ def preload() -> None:
     """Import what a training's worker needs, in a process that has no work yet. Never raises."""
     if SHOW_LOGS in os.environ:  # this hook replaces the one of `logs.ray_options`
         logs.show_logs()
-    for module in ("ray.train.torch", os.environ[MODULE]):
+    for module in (*LIBRARIES, os.environ[MODULE]):
         try:
             importlib.import_module(module)
         except Exception:  # the worker itself raises it, if it is an error
             log.warning("a spare process could not import %s", module, exc_info=True)
 
 
-def start_spare(nodes: Iterable[Mapping[str, Any]]) -> None:
-    """Have each node start one process like this worker's. Never raises.
+class ControllerSpares(WorkerGroupCallback):
+    """Starts spare processes, without imports, for the next controller and its actors."""
 
-    nodes: entries of `ray.nodes()`.
-    """
+    def after_worker_group_training_start(self, worker_group: Any) -> None:  # noqa: ARG002
+        """Called by Ray Train inside the controller, when the workers begin."""
+        start_spares(ray.get_runtime_context().get_node_id(), HELPERS)
+
+
+def start_spares(node_id: str, number: int) -> None:
+    """Have a node start so many processes like this one. Never raises."""
     context = ray.get_runtime_context()
     request = PrestartWorkersRequest(
         language=PYTHON,
         job_id=bytes.fromhex(context.get_job_id()),
         keep_alive_duration_secs=KEEP_S,
-        num_workers=1,
+        num_workers=number,
     )
     request.runtime_env_info.serialized_runtime_env = context.get_runtime_env_string()
-    for node in nodes:
-        address = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+    addresses = [
+        f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["NodeID"] == node_id and node["Alive"]
+    ]
+    for address in addresses:
         try:
             with init_grpc_channel(address) as channel:
                 NodeManagerServiceStub(channel).PrestartWorkers(request, timeout=TIMEOUT_S)

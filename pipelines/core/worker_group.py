@@ -138,6 +138,7 @@ class _Training:
 
     def _trainer(self) -> TorchTrainer:
         resources, wait_s = self.settings.resources, self.settings.wait_s
+        is_elastic = resources.min_workers is not None
         filesystem, path = fsspec.core.url_to_fs(self.folder.file(SCRATCH))
         return TorchTrainer(
             self.function,
@@ -149,20 +150,21 @@ class _Training:
             ),
             run_config=RunConfig(  # type: ignore[call-arg]  # Train V2's
                 name=self.stage,
-                worker_runtime_env=self._worker_runtime_env(),
+                worker_runtime_env={
+                    "env_vars": spares.environment(self.function) if is_elastic else {}
+                },
                 storage_path=path,
                 storage_filesystem=PyFileSystem(FSSpecHandler(filesystem)),
-                callbacks=[PublishController(self.folder)],  # type: ignore[list-item]
+                callbacks=[  # type: ignore[list-item]
+                    PublishController(self.folder),
+                    *([spares.ControllerSpares()] if is_elastic else []),
+                ],
                 failure_config=FailureConfig(  # type: ignore[call-arg]  # Train V2's
                     controller_failure_limit=max(0, math.ceil(wait_s / START_TIMEOUT_S) - 1),
                     max_preemption_failures=0,  # `run_worker_group` restarts
                 ),
             ),
         )
-
-    def _worker_runtime_env(self) -> dict[str, Any]:
-        is_elastic = self.settings.resources.min_workers is not None
-        return {"env_vars": spares.environment(self.function)} if is_elastic else {}
 
     def _no_room(self) -> WorkLostError:
         resources = self.settings.resources
