@@ -25,6 +25,7 @@ from pipelines.core.resources import Resources
 from pipelines.core.spares import start_spares
 
 LOOK_FOR_ROOM_EVERY_S = 60.0
+SETTLE_S = 0.5
 
 _lock = threading.Lock()
 _wanted: dict[str, list[dict[str, float]]] = {}  # by stage: one bundle for each worker
@@ -41,7 +42,11 @@ def workers_now(resources: Resources) -> int:
     """
     if resources.min_workers is None:
         return resources.workers
-    return int(min(max(room(resources), resources.min_workers), resources.workers))
+    found, before = room(resources), -1.0
+    while before != found < resources.workers:  # nodes report late what the last workers released
+        time.sleep(SETTLE_S)
+        before, found = found, room(resources)
+    return int(min(max(found, resources.min_workers), resources.workers))
 
 
 def room(resources: Resources) -> float:

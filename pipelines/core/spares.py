@@ -18,8 +18,10 @@ import grpc
 import ray
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR
-from ray.core.generated.common_pb2 import PYTHON
-from ray.core.generated.node_manager_pb2 import PrestartWorkersRequest
+from ray.core.generated.common_pb2 import PYTHON  # type: ignore[attr-defined]
+from ray.core.generated.node_manager_pb2 import (  # type: ignore[attr-defined]
+    PrestartWorkersRequest,
+)
 from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
@@ -72,7 +74,8 @@ def start_spares(node_id: str, number: int) -> None:
         keep_alive_duration_secs=KEEP_S,
         num_workers=number,
     )
-    request.runtime_env_info.serialized_runtime_env = context.get_runtime_env_string()
+    own: str = context.get_runtime_env_string()  # type: ignore[no-untyped-call]
+    request.runtime_env_info.serialized_runtime_env = own
     addresses = [
         f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
         for node in ray.nodes()  # type: ignore[no-untyped-call]
@@ -81,6 +84,7 @@ def start_spares(node_id: str, number: int) -> None:
     for address in addresses:
         try:
             with init_grpc_channel(address) as channel:
-                NodeManagerServiceStub(channel).PrestartWorkers(request, timeout=TIMEOUT_S)
+                stub: Any = NodeManagerServiceStub(channel)  # type: ignore[no-untyped-call]
+                stub.PrestartWorkers(request, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             log.warning("no spare process on %s: %s", address, error)

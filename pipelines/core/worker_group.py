@@ -27,6 +27,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import RayTrainError, WorkerGroupStartupTimeoutError
+from ray.train.v2.api.callback import RayTrainCallback
 
 from pipelines.core import spares
 from pipelines.core.capacity import describe_capacity, nodes, places
@@ -138,7 +139,11 @@ class _Training:
 
     def _trainer(self) -> TorchTrainer:
         resources, wait_s = self.settings.resources, self.settings.wait_s
-        is_elastic = resources.min_workers is not None
+        callbacks: list[RayTrainCallback] = [PublishController(self.folder)]
+        environment: dict[str, str] = {}
+        if resources.min_workers is not None:
+            callbacks.append(spares.ControllerSpares())
+            environment = spares.environment(self.function)
         filesystem, path = fsspec.core.url_to_fs(self.folder.file(SCRATCH))
         return TorchTrainer(
             self.function,
@@ -150,15 +155,10 @@ class _Training:
             ),
             run_config=RunConfig(  # type: ignore[call-arg]  # Train V2's
                 name=self.stage,
-                worker_runtime_env={
-                    "env_vars": spares.environment(self.function) if is_elastic else {}
-                },
+                worker_runtime_env={"env_vars": environment},
                 storage_path=path,
                 storage_filesystem=PyFileSystem(FSSpecHandler(filesystem)),
-                callbacks=[  # type: ignore[list-item]
-                    PublishController(self.folder),
-                    *([spares.ControllerSpares()] if is_elastic else []),
-                ],
+                callbacks=callbacks,  # type: ignore[arg-type]
                 failure_config=FailureConfig(  # type: ignore[call-arg]  # Train V2's
                     controller_failure_limit=max(0, math.ceil(wait_s / START_TIMEOUT_S) - 1),
                     max_preemption_failures=0,  # `run_worker_group` restarts

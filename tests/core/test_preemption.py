@@ -1,5 +1,6 @@
 """Nodes that leave and join in the middle of a training, on a real cluster of several nodes."""
 
+import re
 import subprocess
 import sys
 import time
@@ -99,5 +100,5 @@ def test_a_training_goes_on_with_the_nodes_that_stay_and_takes_in_new_ones(
     workers = workers_of(folder)
     assert (workers[0], min(workers), workers[-1]) == (2, 1, 2)
     notes = " ".join(event.text for event in events if isinstance(event, Note))
-    assert "the node of rank 1 is leaving the cluster" in notes
+    assert re.search("the node of rank [01] is leaving the cluster", notes)
     assert "there is room for more workers than 1" in notes

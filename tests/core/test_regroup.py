@@ -13,7 +13,7 @@ import pytest
 from pipelines.core import regroup, spares
 from pipelines.core.cluster import connected
 from pipelines.core.folder import Folder
-from pipelines.core.regroup import Regroup, RegroupError
+from pipelines.core.regroup import Regroup, RegroupError, workers_now
 from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.shards import PoolSettings
 from pipelines.core.worker_group import run_worker_group
@@ -51,6 +51,15 @@ def test_a_node_that_goes_again_before_it_was_taken_in_stops_nothing(
     monkeypatch.setattr(regroup, "room_by_node", lambda resources: looks.pop(0))
     should_stop = Regroup(ELASTIC, rank=0, world_size=2)
     assert not any(should_stop() for _ in range(3))
+
+
+def test_a_training_starts_with_the_room_that_is_there_once_nodes_have_reported_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = [1.0, 3.0, 5.0, 5.0]  # the last workers' nodes report one after the other
+    monkeypatch.setattr(regroup, "room", lambda resources: looks.pop(0))
+    monkeypatch.setattr(regroup, "SETTLE_S", 0.0)
+    assert workers_now(ELASTIC) == 5
 
 
 def test_a_training_with_a_fixed_number_of_workers_keeps_no_spare_processes(
