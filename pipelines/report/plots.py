@@ -14,6 +14,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 WIDTH_IN, HEIGHT_IN = 4.4, 2.5
 MAX_TICKS = 9
+FEW = 10  # points of a line that are marked
 ACCENT, SECOND = "#4f7cac", "#c8793b"
 # A placeholder for the page's text colour, replaced by `currentColor` in the SVG.
 INK = "#010203"
@@ -97,7 +98,9 @@ def by_part(
                 name = f"{kind}/{part}"
                 points = [(e["step"], e[name]) for e in history if e.get(name, 0) > 0]
                 if points:
-                    (lines[part],) = axes.plot(*zip(*points, strict=True), style, color=color)
+                    marker = "." if len(points) < FEW else None  # one point makes no line
+                    steps, values = zip(*points, strict=True)
+                    (lines[part],) = axes.plot(steps, values, style, color=color, marker=marker)
             axes.set_yscale("log")
             axes.set(title=label, xlabel="step")
         figure.suptitle(title, fontsize=10)
