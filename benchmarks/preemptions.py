@@ -138,7 +138,7 @@ def replay(changes: Sequence[Change], options: argparse.Namespace, folder: Folde
         fleet.wait_until(start_s + 60 * options.minutes / options.speed)
         folder.write_bytes(END, b"")
         training.result()
-    fleet.cluster.shutdown()
+    fleet.cluster.shutdown()  # type: ignore[no-untyped-call]
     return [json.loads(line) for line in (folder.local() / STEPS).read_text().splitlines()]
 
 

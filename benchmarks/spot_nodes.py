@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.cluster_utils import Cluster
-from ray.core.generated import autoscaler_pb2
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
 
 TRACE = Path(__file__).with_name("p3_preemptions.csv")
 MACHINES = 32  # of the trace, at most
@@ -55,8 +55,8 @@ class Fleet:
         """Add nodes, or announce that some leave."""
         while len(self.staying) < nodes:
             self.staying.append(self.cluster.add_node(num_cpus=1, object_store_memory=2**27))
-        client = ray._raylet.GcsClient(address=self.cluster.address)
-        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        client = GcsClient(address=self.cluster.address)
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
         while len(self.staying) > nodes:
             node = self.staying.pop(self.draw.randrange(len(self.staying)))
             deadline_ms = int(1000 * (time.time() + NOTICE_S))
