@@ -1,5 +1,6 @@
 """The training loss by timestep, beside the mean that it is a part of."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,19 @@ def test_the_curves_do_not_depend_on_where_the_run_was_stopped(tmp_path: Path, c
     train_decoder(tmp_path / "parts", parts)
     assert parts == whole
     assert all(len(entry) > 3 for entry in whole.values())  # several parts of the timesteps
+
+
+def test_a_checkpoint_without_losses_by_timestep_resumes_with_the_other_curves(
+    tmp_path: Path,
+) -> None:
+    whole, parts = Curve(), Curve()
+    train_decoder(tmp_path / "whole", whole)
+    train_decoder(tmp_path / "parts", parts, stop=StopAfter(4))
+    (manifest,) = (tmp_path / "parts").glob("step-00000004/checkpoint.json")
+    content = json.loads(manifest.read_text())
+    del content["values"]["meter"]["by_timestep"]  # as of an earlier version
+    manifest.write_text(json.dumps(content))
+    train_decoder(tmp_path / "parts", parts)
+    assert parts.keys() == whole.keys() == {3, 6}
+    assert parts[3] == whole[3]
+    assert parts[6]["loss"] == whole[6]["loss"]

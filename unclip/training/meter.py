@@ -89,7 +89,8 @@ class Meter:
         self._loss_sum = state["loss_sum"]
         self._grad_norm_sum = state["grad_norm_sum"]
         self._learning_rate = state["learning_rate"]
-        self._by_timestep = np.array(state["by_timestep"])
+        none = np.zeros((2, PARTS))  # in checkpoints of earlier versions
+        self._by_timestep = np.array(state.get("by_timestep", none))
         self.latest = dict(state["latest"])
         self.start_clock()
 
