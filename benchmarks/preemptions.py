@@ -37,7 +37,7 @@ from pipelines.core.resources import ClusterSettings, Resources
 from pipelines.core.shards import PoolSettings
 from pipelines.core.worker_group import run_worker_group
 from pipelines.training.checkpoints import StoreCheckpoints
-from unclip.training import Batch, TrainingConfig, train
+from unclip.training import Batch, Keep, TrainingConfig, train
 
 MICROBATCH_S = 0.07
 CPU = torch.device("cpu")
@@ -85,7 +85,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
         loss,
         batches,
         CONFIG,
-        checkpoints=StoreCheckpoints(folder, keep=CONFIG.keep_checkpoints),
+        checkpoints=StoreCheckpoints(folder, Keep.of(CONFIG)),
         device=CPU,
         rank=rank,
         world_size=workers,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from benchmarks import with_unclip
 from benchmarks.contest import random_inputs
+from benchmarks.loop import ignore
 from benchmarks.training_rows import Case, Tick, word_ids
-from pipelines.core.events import Event
 from pipelines.core.folder import Folder
 from pipelines.core.resources import Resources
 from pipelines.training.tasks import ModelTask
@@ -56,15 +56,10 @@ def train(case: Case, tick: Tick) -> int:
             resources=Resources(cpus=1),
             shards=case.shards,
             folder=Folder(scratch),
-            emit=_ignore,
+            emit=ignore,
         )
         TrainingWorker(job, rank=0, world_size=1, device=torch.device("cpu")).run()
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def _ignore(event: Event) -> None:
-    """An `Emit` that drops events."""
-    del event
 
 
 def _settings(case: Case) -> TrainingConfig:

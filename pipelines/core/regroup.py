@@ -40,13 +40,13 @@ def workers_now(resources: Resources) -> int:
 
     Without `min_workers`, always all of them.
     """
-    if resources.min_workers is None:
+    if not resources.is_elastic:
         return resources.workers
     found, before = room(resources), -1.0
     while before != found < resources.workers:  # nodes report late what the last workers released
         time.sleep(SETTLE_S)
         before, found = found, room(resources)
-    return int(min(max(found, resources.min_workers), resources.workers))
+    return int(min(max(found, resources.fewest), resources.workers))
 
 
 def room(resources: Resources) -> float:
@@ -65,7 +65,7 @@ def room_by_node(resources: Resources) -> dict[str, float]:
 @contextlib.contextmanager
 def all_workers_wanted(stage: str, resources: Resources) -> Iterator[None]:
     """Ask the autoscaler for room for all workers, also while fewer are at work."""
-    if resources.min_workers is None:
+    if not resources.is_elastic:
         yield
         return
     _ask_autoscaler(stage, [resources.per_worker()] * resources.workers)
@@ -100,7 +100,7 @@ class Regroup:
 
     def __call__(self) -> bool:
         """True if a node of any rank leaves or, on rank 0, if there is room for more workers."""
-        if self._is_elastic and not self.prepared:
+        if self.resources.is_elastic and not self.prepared:
             self._prepare({ray.get_runtime_context().get_node_id(): 1})
         notice = get_train_context().preemption_context.preemption_info
         if notice is not None:
@@ -116,12 +116,9 @@ class Regroup:
         return bool(self.reason)
 
     @property
-    def _is_elastic(self) -> bool:
-        return self.resources.min_workers is not None
-
-    @property
     def _may_grow(self) -> bool:
-        return self._is_elastic and self.rank == 0 and self.world_size < self.resources.workers
+        resources = self.resources
+        return resources.is_elastic and self.rank == 0 and self.world_size < resources.workers
 
     def _prepare(self, workers: Mapping[str, float]) -> None:
         """Start spare processes for so many workers on each node that has none yet, by its ID."""

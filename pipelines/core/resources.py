@@ -39,6 +39,11 @@ class Resources(Config):
         return {n: a for n, a in {**amounts, **self.custom}.items() if a}
 
     @property
+    def is_elastic(self) -> bool:
+        """Whether a training may have fewer workers than `workers`, and their number may change."""
+        return self.min_workers is not None
+
+    @property
     def fewest(self) -> int:
         """The fewest workers with which a training starts."""
         return self.workers if self.min_workers is None else self.min_workers

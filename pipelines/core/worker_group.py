@@ -141,7 +141,7 @@ class _Training:
         resources, wait_s = self.settings.resources, self.settings.wait_s
         callbacks: list[RayTrainCallback] = [PublishController(self.folder)]
         environment: dict[str, str] = {}
-        if resources.min_workers is not None:
+        if resources.is_elastic:
             callbacks.append(spares.ControllerSpares())
             environment = spares.environment(self.function)
         filesystem, path = fsspec.core.url_to_fs(self.folder.file(SCRATCH))

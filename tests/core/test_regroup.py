@@ -70,10 +70,11 @@ def test_a_training_with_a_fixed_number_of_workers_keeps_no_spare_processes(
 
 
 def test_a_module_that_cannot_be_imported_leaves_the_spare_process_alive(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(spares.MODULE, "no.such.module")
     spares.preload()
+    assert "a spare process could not import no.such.module" in caplog.text
 
 
 def restart_once(config: Mapping[str, Any]) -> None:

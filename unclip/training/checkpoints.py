@@ -158,7 +158,7 @@ class Checkpoints:
     def _find(self, on_notice: OnNotice) -> Found | None:
         damaged: list[tuple[int, str]] = []
         found: Found | None = None
-        for step, files, sizes in self._candidates():
+        for step, files, sizes in _candidates(self.files, *self.others):
             try:
                 found = Found(step, read_manifest(files, folder_of(step), sizes))
                 break
@@ -170,14 +170,6 @@ class Checkpoints:
                 f"checkpoint of step {step} cannot be read ({reason}); training {instead} instead"
             )
         return found
-
-    def _candidates(self) -> list[tuple[int, CheckpointFiles, Mapping[str, int]]]:
-        """The checkpoints by falling step, each with its files and their sizes."""
-        found = []
-        for files in (self.files, *self.others):
-            sizes = files.sizes()
-            found += [(step, files, sizes) for step in _steps(sizes)]
-        return sorted(found, key=lambda each: -each[0])
 
 
 class LocalCheckpoints(Checkpoints):
@@ -208,17 +200,26 @@ class _Writer(ShardWriter):
             self.files.remove(sorted(names))
 
 
+def _candidates(
+    *places: CheckpointFiles,
+) -> list[tuple[int, CheckpointFiles, Mapping[str, int]]]:
+    """The checkpoints by falling step, each with its files and their sizes."""
+    found = []
+    for files in places:
+        sizes = files.sizes()
+        found += [(step, files, sizes) for step in _steps(sizes)]
+    return sorted(found, key=lambda each: -each[0])
+
+
 def _best(*places: CheckpointFiles) -> Found | None:
     """The complete checkpoint with the least validation loss, of equals the earliest."""
     found: list[tuple[float, int, Found]] = []
-    for files in places:
-        sizes = files.sizes()
-        for step in _steps(sizes):
-            with suppress(CheckpointUnreadableError):
-                manifest = read_manifest(files, folder_of(step), sizes)
-                loss = manifest.values.get("validation_loss")
-                if loss is not None:
-                    found.append((loss, step, Found(step, manifest)))
+    for step, files, sizes in _candidates(*places):
+        with suppress(CheckpointUnreadableError):
+            manifest = read_manifest(files, folder_of(step), sizes)
+            loss = manifest.values.get("validation_loss")
+            if loss is not None:
+                found.append((loss, step, Found(step, manifest)))
     return min(found, key=lambda each: each[:2])[2] if found else None
 
 

@@ -87,10 +87,7 @@ class TrainState:
         self.step = 0
         self.saved_step = -1
         self.save_failed = False  # whether the last save failed
-        self.validated: tuple[int, float | None] = (
-            -1,
-            None,
-        )  # last step and loss
+        self.validated: tuple[int, float | None] = (-1, None)  # step and loss of the last time
         self.skipped: set[int] = set()
         self.spikes = LossSpikeDetector(max_loss_ratio=config.max_loss_ratio)
         self.timesteps = train_timesteps(model)
