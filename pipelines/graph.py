@@ -17,7 +17,7 @@ from pipelines.artifacts import (
     VerdictShards,
 )
 from pipelines.config.models import ModelSection
-from pipelines.config.sections import OwnStageSection, PipelineConfig
+from pipelines.config.sections import OwnStageSection, PipelineConfig, RunSection
 from pipelines.core.graph import Graph
 from pipelines.core.stage import Artifact, Stage
 from pipelines.stages.clip import LoadClip, PretrainedClip, TrainClip
@@ -36,7 +36,6 @@ from unclip.config import ConfigError
 from unclip.extension import did_you_mean, resolve
 from unclip.kinds import spec_of
 from unclip.models import FrozenTextConfig
-from unclip.training import Parallel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +61,7 @@ def unclip_graph(config: PipelineConfig) -> Graph:
 
     inputs = _TrainingInputs(pairs, embeddings, selection, pca, clip)
     models = {
-        name: training_stage(name, section, inputs, config.loader, config.run.training_of(name))
+        name: training_stage(name, section, inputs, config.loader, config.run)
         for name, section in config.models.items()
     }
     cascade: dict[str, Any] = {
@@ -98,9 +97,15 @@ def clip_stage(
     if isinstance(config.clip, PretrainedClip):
         return LoadClip(config.clip, name="clip")
     fraction = config.select.held_out_fraction
-    parallel = config.run.training_of("clip")
     return TrainClip(
-        pairs, verdicts, config.clip, fraction, config.loader, parallel=parallel, name="clip"
+        pairs,
+        verdicts,
+        config.clip,
+        fraction,
+        config.loader,
+        parallel=config.run.training_of("clip"),
+        peak_flops_per_s=config.run.peak_flops_per_s(config.clip.training.precision),
+        name="clip",
     )
 
 
@@ -109,7 +114,7 @@ def training_stage(
     section: ModelSection,
     inputs: _TrainingInputs,
     loader: LoaderSettings,
-    parallel: Parallel,
+    run: RunSection,
 ) -> TrainModel:
     """The training of one section's model.
 
@@ -129,7 +134,8 @@ def training_stage(
         init_from=section.init_from,
         pca=inputs.pca if is_random and is_calibrated else None,
         clip=inputs.clip if is_random and isinstance(text_encoder, FrozenTextConfig) else None,
-        parallel=parallel,
+        parallel=run.training_of(name),
+        peak_flops_per_s=run.peak_flops_per_s(section.precision),
         name=name,
     )
 

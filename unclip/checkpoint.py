@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from functools import partial
 from io import SEEK_END
 from pathlib import Path
 from types import UnionType
@@ -18,9 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from unclip.config import Config, ConfigError, UnclipError
+from unclip.empty import build_empty
 from unclip.kinds import build, find_file_spec, spec_of
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 MAX_HEADER_BYTES = 100_000_000  # limit of the safetensors specification
-SCALINGS = (torch.Tensor.mul, torch.Tensor.mul_, torch.Tensor.div, torch.Tensor.div_)
 MOST_NAMED = 5  # fields or tensors in one message, at most
 
 
@@ -72,7 +72,7 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> nn.Mo
         raise CheckpointError(
             f"{path} is not a complete safetensors file ({error}); write it again with `save_model`"
         ) from error
-    model = _build_empty(config)
+    model = build_empty(partial(build, config))
     wanted = model.state_dict()
     _check_tensors(wanted, tensors, where=str(path))
     cast = {name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()}
@@ -101,7 +101,7 @@ def check_file(file: IO[bytes], *, where: str) -> Config:
     """
     header, size = _read_header(file, where=where)
     config = config_from_metadata(header.pop("__metadata__", {}), where=where)
-    wanted = _build_empty(config).state_dict()
+    wanted = build_empty(partial(build, config)).state_dict()
     given, length = _read_entries(header, where=where)
     _check_tensors(wanted, given, where=where)
     expected = size + length
@@ -110,28 +110,6 @@ def check_file(file: IO[bytes], *, where: str) -> Config:
             f"{where} has {actual} bytes, but its header says {expected}; copy or download it again"
         )
     return config
-
-
-def _build_empty(config: Config) -> nn.Module:
-    """The config's model on the meta device."""
-    with torch.device("meta"), _WithoutValues():
-        return build(config)
-
-
-class _WithoutValues(TorchFunctionMode):
-    """Skips what only gives weights their first values, because a meta tensor has none.
-
-    On the meta device they would import torch's compiler and sympy, which takes a second.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
-        if func in SCALINGS and isinstance(args[1], int | float):
-            return args[0]
-        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
 
 
 def _read_header(file: IO[bytes], *, where: str) -> tuple[dict[str, Any], int]:

@@ -52,6 +52,10 @@ class RunSection(Config):
         """How the training of a stage is computed."""
         return self.training.get(stage, Parallel())
 
+    def peak_flops_per_s(self, precision: str) -> float | None:
+        """The most that a GPU of the run can reach; None if `device` is not given."""
+        return self.device.peak_flops_per_s(precision) if self.device else None
+
     def __post_init__(self) -> None:
         if self.retries < 0 or self.wait_s <= 0:
             raise ConfigError(

@@ -5,12 +5,10 @@ Everything follows from the configuration: no data is read, and no weights are m
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
-
-from torch import Tensor
 
 from pipelines.config.devices import HOUR_S, DeviceSettings
 from pipelines.config.sections import RunSection
@@ -19,10 +17,10 @@ from pipelines.core.resources import GIB, Resources
 from pipelines.core.stage import Artifact, Stage
 from pipelines.stages.clip import TrainClip
 from pipelines.stages.train import TrainModel
-from unclip.kinds import spec_of
+from pipelines.training.cost import CostedTask
 from unclip.training.config import TrainingConfig
 from unclip.training.estimate import Memory, estimate_memory
-from unclip.training.meta_step import Recomputed, StepCost, measure_step, meta_batch
+from unclip.training.meta_step import Recomputed, StepCost
 from unclip.training.parallel import Parallel
 from unclip.training.remedies import Layout, smallest_change
 
@@ -113,7 +111,18 @@ def _size(stage: TrainModel | TrainClip, run: RunSection) -> TrainingSize:
     parallel = run.training_of(stage.name)
     layout = Layout(parallel=parallel, logical_ranks=training.logical_ranks)
     device = run.device if resources.gpus else None
-    cost = cache(partial(_cost, stage, "cuda" if resources.gpus else "cpu"))
+    device_type, task = "cuda" if resources.gpus else "cpu", _task(stage)
+
+    @cache
+    def cost(rows: int, recomputed: Recomputed, sharded: bool) -> tuple[StepCost, int]:
+        return task.microbatch(
+            rows,
+            device_type=device_type,
+            precision=training.precision,
+            recomputed=recomputed,
+            sharded=sharded,
+        )
+
     step, memory = _memory(cost, layout, training, resources.workers)
     usable = int(device.usable_bytes * min(1, resources.gpus)) if device else None
     seconds = _step_s(step, layout, resources, device, training.precision)
@@ -202,51 +211,10 @@ def _step_s(
     return in_turn * step.flops / (device.flops_per_s(precision) * resources.gpus)
 
 
-def _cost(
-    stage: TrainModel | TrainClip,
-    device_type: str,
-    rows: int,
-    checkpoint_activations: Recomputed,
-    sharded: bool,
-) -> tuple[StepCost, int]:
-    """The cost of a microbatch, and the bytes of its inputs."""
-    build, loss, shapes = _task(stage)
-    batch = meta_batch(shapes, rows)
-    step = measure_step(
-        build,
-        loss,
-        batch,
-        device_type=device_type,
-        precision=_training(stage).precision,
-        checkpoint_activations=checkpoint_activations,
-        sharded=sharded,
-    )
-    return step, sum(t.nbytes for t in batch.values() if isinstance(t, Tensor))
-
-
-def _task(stage: TrainModel | TrainClip) -> tuple[Any, Any, dict[str, tuple[int, ...]]]:
-    """How to build the model, its loss, and the shape of each field of a row."""
+def _task(stage: TrainModel | TrainClip) -> CostedTask:
     if isinstance(stage, TrainModel):
-        spec, model = spec_of(stage.model), stage.model
-        return partial(spec.network, model), spec.loss, dict(_shapes(model, spec.batch_fields))
-    from unclip.clip.stand_in import ClipStandIn, stand_in_loss
-
-    sizes = stage.config.architecture
-    side = sizes.image_size
-    shapes = {"pixels": (3, side, side), "tokens": (sizes.text_context_length,)}
-    return partial(ClipStandIn, sizes), stand_in_loss, shapes
-
-
-def _shapes(model: Any, fields: tuple[str, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for field in fields:
-        if field == "pixels":
-            yield field, (3, model.image_size, model.image_size)
-        elif field == "tokens":
-            yield field, (model.text_encoder.context_length,)
-        elif field in ("image_embeds", "text_embeds"):
-            yield field, (model.embed_dim,)
-        else:
-            yield field, ()
+        return CostedTask.of_model(stage.model)
+    return CostedTask.of_clip(stage.config.architecture)
 
 
 def _training(stage: TrainModel | TrainClip) -> TrainingConfig:

@@ -87,6 +87,7 @@ class TrainClip(Stage[ClipWeights]):
     held_out_fraction: float
     loader: LoaderSettings
     parallel: Parallel = not_in_key(Parallel())
+    peak_flops_per_s: float | None = not_in_key(None)  # of a GPU; for the curve of utilisation
 
     def run(self, ctx: Context) -> ClipWeights:
         """Split, train, and describe the result."""

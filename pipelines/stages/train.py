@@ -74,6 +74,7 @@ class TrainModel(Stage[TrainedModel]):
     pca: Stage[PcaBasisFile] | None = None  # for a kind that is calibrated on the training rows
     clip: Stage[ClipWeights] | None = None  # for a model that reads captions with the CLIP's tower
     parallel: Parallel = not_in_key(Parallel())
+    peak_flops_per_s: float | None = not_in_key(None)  # of a GPU; for the curve of utilisation
 
     def digests(self) -> Mapping[str, str]:
         """The content of the weights that the training starts from."""

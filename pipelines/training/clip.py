@@ -19,11 +19,13 @@ from pipelines.core.stage import Context, Metadata
 from pipelines.core.tables import read_table
 from pipelines.data.shard_reader import ShardFiles
 from pipelines.embeddings.selection import count_splits, read_splits, verdict
+from pipelines.training.cost import CostedTask, peak_s
 from pipelines.training.training_job import TrainingJob
 from pipelines.training.worker import train_worker
 from unclip.clip.config import ClipArchitecture, ClipConfig
 from unclip.clip.frozen import FrozenClip
 from unclip.clip.training import build_clip, clip_loss
+from unclip.empty import build_empty
 from unclip.training import Batch, Loss
 
 if TYPE_CHECKING:
@@ -66,6 +68,13 @@ def train_clip(stage: "TrainClip", ctx: Context) -> ClipWeights:
         folder=ctx.folder,
         emit=ctx.emit,
         parallel=stage.parallel,
+        peak_s=peak_s(
+            CostedTask.of_clip(stage.config.architecture),
+            stage.config.training,
+            stage.parallel,
+            ctx.resources,
+            stage.peak_flops_per_s,
+        ),
     )
     job.check_memory()
     ctx.train(train_worker, {"job": job})
@@ -144,6 +153,10 @@ class ClipTask:
         """The untrained model."""
         model: nn.Module = build_clip(self.architecture)
         return model
+
+    def build_empty(self) -> nn.Module:
+        """The same on the meta device."""
+        return build_empty(self.build)
 
     def save(self, model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
         """Write the model in open_clip's own format."""

@@ -12,6 +12,7 @@ from pipelines.core.events import Note
 from pipelines.core.stage import Context
 from pipelines.data.shard_reader import held_out_files, training_files
 from pipelines.training.calibration import calibrate
+from pipelines.training.cost import CostedTask, peak_s
 from pipelines.training.initial_weights import take_weights
 from pipelines.training.tasks import ModelTask
 from pipelines.training.training_job import TrainingJob
@@ -55,6 +56,13 @@ def training_job(stage: "TrainModel", ctx: Context, embeddings: EmbeddingShards)
         emit=ctx.emit,
         parallel=stage.parallel,
         start=start,
+        peak_s=peak_s(
+            CostedTask.of_model(stage.model),
+            stage.training,
+            stage.parallel,
+            ctx.resources,
+            stage.peak_flops_per_s,
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipelines.evaluation.grids import Tile, draw_grid, in_rows
 from pipelines.training.calibration import Calibration
 from pipelines.training.initial_weights import InitialWeights
 from unclip.checkpoint import save_weights
+from unclip.empty import build_empty
 from unclip.kinds import build, preview, spec_of, training_loss
 from unclip.output import to_images
 from unclip.training import Batch, Loss
@@ -68,6 +70,11 @@ class ModelTask:
             model.text_encoder.take_from(clip.model)
         built: nn.Module = model
         return built
+
+    def build_empty(self) -> nn.Module:
+        """The same on the meta device."""
+        model = build_empty(partial(build, self.config))
+        return model.float() if self.initial else model
 
     def save(self, model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
         """Write the weights with their config inside."""

@@ -37,6 +37,10 @@ class TrainingTask(Protocol):
         """The model before its first step."""
         ...
 
+    def build_empty(self) -> nn.Module:
+        """The same on the meta device, for a worker that gets its weights from rank 0."""
+        ...
+
     @property
     def loss(self) -> Loss[Any]: ...
 
@@ -70,6 +74,7 @@ class TrainingJob:
     held_out: tuple[ShardFiles, ...] = ()  # shards with held-out rows, for the validation loss
     parallel: Parallel = field(default_factory=Parallel)
     start: Folder | None = None  # of a shorter training that this one continues
+    peak_s: float | None = None  # of one worker for a step at its GPUs' peak; None if not known
 
     @property
     def loader(self) -> LoaderConfig:

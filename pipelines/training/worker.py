@@ -74,8 +74,7 @@ class TrainingWorker:
         """Train to the end and publish the averaged weights."""
         job = self.job
         log.info("%s: rank %d of %d on %s", job.stage, self.rank, self.world_size, self.device)
-        torch.manual_seed(job.training.seed)  # the untrained weights
-        model = job.task.build()
+        model = self.untrained()
         if self.rank == 0:
             self.history = _read_history(job)
         try:
@@ -87,6 +86,13 @@ class TrainingWorker:
             raise RegroupError(f"stopped with a checkpoint at step {result.step}: {reason}")
         if self.rank == 0:
             self.publish(model, result)
+
+    def untrained(self) -> nn.Module:
+        """The model before its first step, without values if rank 0 sends the weights."""
+        if self.rank > 0 and self.job.parallel.group_size(self.world_size) > 1:
+            return self.job.task.build_empty()
+        torch.manual_seed(self.job.training.seed)
+        return self.job.task.build()
 
     def train(self, model: nn.Module) -> TrainingResult:
         """Run the loop of `unclip.training` on the model, from the last checkpoint on."""
@@ -143,6 +149,8 @@ class TrainingWorker:
             "loader_gib": self.source.nbytes / GIB if self.source else 0.0,
             "memory_gib": _peak_bytes(self.device) / GIB,
         }
+        if self.job.peak_s is not None:
+            own["utilisation"] = self.job.peak_s / (self.world_size * values["step_time_s"])
         clock = {"unix_time": time.time()}
         if (share := goodput([*self.history, {"step": step} | values | clock])) is not None:
             own["goodput"] = share

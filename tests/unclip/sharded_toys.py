@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.unclip.process_groups import group
 from tests.unclip.toys import DECODER, UNET, perturb, seeded, unit
 from tests.unclip.training_toys import CONFIG, CPU, Microbatches, StopAfter
 from unclip.denoising.denoisers import decoder_denoiser, without_variance
+from unclip.empty import build_empty
 from unclip.kinds import build, training_loss
 from unclip.training import Batch, Checkpoints, Keep, LocalFiles, Parallel, train
 
@@ -120,8 +122,11 @@ def run_all(rank: int, folder: Path, runs: Mapping[str, Run] = RUNS) -> None:
 
 
 def train_once(run: Run, rank: int, folder: Path) -> dict[str, Any]:
-    torch.manual_seed(0)
-    model = perturb(build(MODEL))  # else the first gradients of most layers are zero
+    if rank > 0 and run.parallel.group_size(run.world_size) > 1:
+        model = build_empty(partial(build, MODEL))  # rank 0 sends its values
+    else:
+        torch.manual_seed(0)
+        model = perturb(build(MODEL))  # else the first gradients of most layers are zero
     samples: dict[int, torch.Tensor] = {}
     curve: dict[int, dict[str, float]] = {}
     images = Images(poisoned=run.poisoned)

@@ -16,13 +16,14 @@ from unclip.clip.config import ClipArchitecture
 from unclip.clip.stand_in import ClipStandIn, stand_in_loss
 from unclip.clip.training import build_clip
 from unclip.config import Config
+from unclip.empty import build_empty
 from unclip.kinds import SPECS, spec_of
 from unclip.kinds.spec import ModelSpec
 from unclip.presets import tiny
 from unclip.training.estimate import estimate_memory
 from unclip.training.meta_shards import ShardedUnits, Whole
 from unclip.training.meta_step import StepCost, measure_step, meta_batch
-from unclip.training.meta_tensors import FastShapes, build_on_meta
+from unclip.training.meta_tensors import FastShapes
 from unclip.training.parallel import Parallel
 from unclip.training.remedies import Layout, smallest_change
 
@@ -179,7 +180,7 @@ def test_the_shapes_of_operators_are_those_of_torch(name: str) -> None:
 
     model: Any = KINDS[name].presets["tiny"]()
     spec = KINDS[name]
-    network = build_on_meta(lambda: spec.network(model))
+    network = build_empty(lambda: spec.network(model))
     with Compared():
         loss = spec.loss(network, meta_batch(shapes(model, spec), ROWS), torch.Generator())
         torch.autograd.backward(loss)

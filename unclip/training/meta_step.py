@@ -23,10 +23,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
+from unclip.empty import build_empty
 from unclip.models.kernels import code_for
 from unclip.training.logical_ranks import Batch, Loss
 from unclip.training.meta_shards import ShardedUnits, Whole
-from unclip.training.meta_tensors import FastShapes, build_on_meta
+from unclip.training.meta_tensors import FastShapes
 from unclip.training.recompute import recompute_blocks
 from unclip.training.sharding import blocks_of
 
@@ -74,7 +75,8 @@ def measure_step(
     build: the untrained model. batch: on the meta device, from `meta_batch`. device_type: "cpu" or
     "cuda". precision: "float32" or "bfloat16".
     """
-    model = build_on_meta(build).train()
+    with FastShapes():  # type: ignore[no-untyped-call]
+        model = build_empty(build).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     if not sharded:
         for parameter in trained:  # gradients exist already, as in any microbatch but the first

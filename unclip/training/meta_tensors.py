@@ -1,4 +1,4 @@
-"""Models and operators on the meta device, in a fraction of the time that torch takes.
+"""Operators on the meta device, in a fraction of the time that torch takes.
 
 For most operators torch finds the shapes in Python. Some take milliseconds, and the first one
 imports torch's compiler, which takes a second: too much for a command that shows a plan.
@@ -9,29 +9,11 @@ from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
 TO_BOOL = {aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge, aten.isnan}
-INITIAL_VALUES = {
-    Tensor.fill_,
-    Tensor.mul_,
-    Tensor.normal_,
-    Tensor.uniform_,
-    Tensor.zero_,
-    nn.init.constant_,
-    nn.init.kaiming_uniform_,
-    nn.init.normal_,
-    nn.init.uniform_,
-}
-
-
-def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """The module, with shapes and without data."""
-    with FastShapes(), torch.device("meta"), _NoInitialValues():  # type: ignore[no-untyped-call]
-        return build()
 
 
 class FastShapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -159,15 +141,3 @@ SHAPES: dict[Any, Callable[..., Any]] = {
     aten.native_group_norm.default: _group_norm,
     aten.native_group_norm_backward.default: _norm_backward,
 }
-
-
-class _NoInitialValues(TorchFunctionMode):
-    """Leaves out the initial values, which the meta device does not keep."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.randn:
-            return torch.empty(*args, **kwargs)
-        if func in INITIAL_VALUES:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)

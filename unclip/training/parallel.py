@@ -81,8 +81,9 @@ class Objective(nn.Module):
 def wrap(model: nn.Module, parallel: Parallel, workers: Workers) -> nn.Module:
     """An `Objective` of the model on the worker's device: alone, replicated (DDP) or sharded.
 
-    All workers must build the same model. Its parameters become the shards of this worker if
-    weights are shared. Raises `ConfigError` if a trained parameter is not float32.
+    All workers must build the same model. If weights are shared, its parameters become the shards
+    of this worker, and only rank 0 needs their values: the model of another worker may be on the
+    meta device. Raises `ConfigError` if a trained parameter is not float32.
     """
     _check_float32(model)
     if parallel.checkpoint_activations:

@@ -9,11 +9,12 @@ A block is an element of a `torch.nn.ModuleList`. A block whose parameters are r
 """
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 REPLICATE, SHARD = "replicate", "shard"  # dimensions of the mesh
 
@@ -25,8 +26,13 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 
 def shard(module: nn.Module, device: torch.device, *, world_size: int, group_size: int) -> None:
-    """Shard the parameters of `module` on `device` in groups of `group_size` workers; in place."""
+    """Shard the parameters of `module` on `device` in groups of `group_size` workers; in place.
+
+    The values are those of rank 0. The module of another worker may be on the meta device.
+    """
     mesh = make_mesh(device, world_size=world_size, group_size=group_size)
+    values = _tensors(module)
+    module.to("meta")
     for parameter in module.parameters():
         parameter.data = parameter.data.contiguous()  # FSDP refuses channels_last
     for block in reversed(blocks_of(module)):
@@ -36,6 +42,27 @@ def shard(module: nn.Module, device: torch.device, *, world_size: int, group_siz
                 register_fsdp_forward_method(block, method)
     # The root's parameters are freed too: sampling changes the weights between steps.
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    module.to_empty(device=device)
+    for name, tensor in _tensors(module).items():
+        _receive(tensor, values.pop(name))
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers."""
+    named = (*module.named_parameters(), *module.named_buffers())
+    return {name: tensor.detach() for name, tensor in named}
+
+
+def _receive(tensor: Tensor, value: Tensor) -> None:
+    """Set a tensor to rank 0's value, of which each worker keeps its part."""
+    device = local(tensor).device
+    value = (value if dist.get_rank() == 0 else torch.empty_like(value, device=device)).to(device)
+    value = value.contiguous()
+    if isinstance(tensor, DTensor):
+        tensor.copy_(distribute_tensor(value, tensor.device_mesh, tensor.placements))
+    else:
+        dist.broadcast(value, 0)
+        tensor.copy_(value)
 
 
 def make_mesh(device: torch.device, *, world_size: int, group_size: int) -> DeviceMesh:
