@@ -61,8 +61,8 @@ def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor: 
 def measure(rank: int, way: str, sizes: Sizes, folder: str) -> None:
     """Train on this worker; rank 0 writes its figures to a file."""
     torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/store-{way}", WORKERS)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORKERS)
+    meet = f"file://{folder}/store-{way}"
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=WORKERS)
     figures_of(rank, way, TINY)  # what torch loads and allocates once
     dist.barrier()
     parameters, *values = figures_of(rank, way, sizes)

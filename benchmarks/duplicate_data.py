@@ -38,7 +38,7 @@ def identities(rows: int) -> Iterator[pa.RecordBatch]:
             {
                 "shard": pa.array(np.full(count, shard), pa.int32()),
                 "row": pa.array(np.arange(count), pa.int32()),
-                "key": [key_of(n) for n in number],
+                "key": [key_of(int(n)) for n in number],
                 "sha256": [hashlib.sha256(n.tobytes()).hexdigest() for n in seeds],
                 "caption": [
                     f"a photograph of a place, seen from above, number {n}" for n in source

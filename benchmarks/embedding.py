@@ -90,9 +90,9 @@ def bare_loop(given: Given, encode_texts: Callable[[torch.Tensor], object]) -> R
 
     @torch.inference_mode()
     def run() -> None:
-        for part in pixels.split(at_once):
+        for part in torch.split(pixels, at_once):
             clip.model.encode_image(part)  # type: ignore[operator]
-        for part in tokens.split(given.batch_size):
+        for part in torch.split(tokens, given.batch_size):
             encode_texts(part)
 
     return run

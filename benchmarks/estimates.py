@@ -14,29 +14,30 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import get_context
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from torch import Tensor
 from torch._C._profiler import _EventType
+from torch.multiprocessing.spawn import spawn
 from torch.profiler import ProfilerActivity, profile
 from torch.profiler._utils import traverse_dfs
 
 from benchmarks.bytes_per_parameter import TRAINING, WORKERS
+from pipelines.training.cost import CostedTask
 from unclip.kinds import spec_of
 from unclip.models import DecoderConfig
 from unclip.presets import tiny
 from unclip.presets.cascades import text_encoder
 from unclip.training import Keep, LocalCheckpoints, Parallel
 from unclip.training.estimate import estimate_memory
-from unclip.training.meta_step import measure_step, meta_batch
 from unclip.training.parallel import Workers
 from unclip.training.state import TrainState
 
+Precision = Literal["float32", "bfloat16"]
 ROWS = 8  # of a microbatch; a worker has two of them in a step
 STEPS = 2
 MODES = {
@@ -53,7 +54,7 @@ class Case:
 
     model: DecoderConfig
     mode: str
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
 
 
 def decoders() -> dict[str, DecoderConfig]:
@@ -67,6 +68,7 @@ def decoders() -> dict[str, DecoderConfig]:
 
 def _decoder(*, channels: int, text_width: int) -> DecoderConfig:
     base = tiny().decoder
+    assert isinstance(base, DecoderConfig)
     text = text_encoder(context_length=24, width=text_width, depth=2, heads=2)
     unet = replace(base.unet, channels=channels, attention_resolutions=(16, 8))
     return replace(base, image_size=32, unet=unet, text_encoder=text)
@@ -74,20 +76,16 @@ def _decoder(*, channels: int, text_width: int) -> DecoderConfig:
 
 def estimated(case: Case) -> int:
     """Bytes of the estimate."""
-    spec, parallel = spec_of(case.model), MODES[case.mode]
-    batch = meta_batch(_shapes(case.model), ROWS)
-    step = measure_step(
-        lambda: spec.network(case.model),
-        spec.loss,
-        batch,
+    parallel = MODES[case.mode]
+    step, batch_bytes = CostedTask.of_model(case.model).microbatch(
+        ROWS,
         device_type="cpu",
         precision=case.precision,
-        checkpoint_activations=parallel.checkpoint_activations,
+        recomputed=parallel.checkpoint_activations,
         sharded=parallel.shard_workers > 1,
     )
-    size = sum(t.nbytes for t in batch.values() if isinstance(t, Tensor))
     shards = parallel.shard_workers
-    return estimate_memory(step, workers=WORKERS, shards=shards, batch_bytes=size).total
+    return estimate_memory(step, workers=WORKERS, shards=shards, batch_bytes=batch_bytes).total
 
 
 def measured(cases: Sequence[Case]) -> list[int]:
@@ -95,8 +93,8 @@ def measured(cases: Sequence[Case]) -> list[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    results = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(_work, (cases, port, results), nprocs=WORKERS)  # type: ignore[no-untyped-call]
+    results = get_context("spawn").SimpleQueue()
+    spawn(_work, (cases, port, results), nprocs=WORKERS)  # type: ignore[no-untyped-call]
     peaks: list[int] = results.get()
     return peaks
 
@@ -151,24 +149,18 @@ def allocated(call: Callable[[], None]) -> int:
     return int(max(event.extra_fields.total_allocated for event in events) - before)
 
 
-def _shapes(model: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    return {
-        "pixels": (3, model.image_size, model.image_size),
-        "image_embeds": (model.embed_dim,),
-        "tokens": (model.text_encoder.context_length,),
-    }
-
-
 def _batch(model: DecoderConfig) -> dict[str, Any]:
     return {
         name: torch.ones(ROWS, *shape, dtype=torch.int64)
         if name == "tokens"
         else torch.randn(ROWS, *shape)
-        for name, shape in _shapes(model).items()
+        for name, shape in CostedTask.of_model(model).shapes.items()
     }
 
 
-def lines(sizes: Sequence[str], modes: Sequence[str], precisions: Sequence[str]) -> Iterator[str]:
+def lines(
+    sizes: Sequence[str], modes: Sequence[str], precisions: Sequence[Precision]
+) -> Iterator[str]:
     """The lines of the table."""
     yield "| parameters | how | precision | estimated | measured | ratio |\n"
     yield "|---|---|---|---|---|---|\n"

@@ -47,7 +47,7 @@ RESULT = "times.json"
 CPU = torch.device("cpu")
 
 
-def ignore(_event: Event) -> None:
+def ignore(event: Event) -> None:
     """An `Emit` that drops events."""
 
 

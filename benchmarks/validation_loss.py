@@ -9,6 +9,7 @@ the validation loss at fixed timesteps, and that by the judges' distances.
 import argparse
 import sys
 from dataclasses import dataclass
+from typing import cast
 
 from scipy.stats import spearmanr
 
@@ -17,7 +18,7 @@ from pipelines.config.load import load_config
 from pipelines.core.stage import load_artifact
 from pipelines.core.store import Store
 from pipelines.graph import unclip_graph
-from pipelines.stages.evaluate import read_metrics
+from pipelines.stages.evaluate import Evaluate, read_metrics
 
 STEPS = (60, 120, 250, 400, 600, 900, 1300, 1800)
 SPLIT = "held_out"
@@ -49,7 +50,8 @@ def run(config: str, store: str, steps: int) -> Stop:
     graph = unclip_graph(load_config(config, overrides))
     decoder = load_artifact(Store(store), graph["decoder"])
     history = decoder.folder.read_json("history.json")
-    metrics = read_metrics(load_artifact(Store(store), graph["evaluate"]))
+    evaluate = cast(Evaluate, graph["evaluate"])
+    metrics = read_metrics(load_artifact(Store(store), evaluate))
     return Stop(
         steps,
         training_loss=next(e["loss"] for e in reversed(history) if "loss" in e),
