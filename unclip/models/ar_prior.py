@@ -97,7 +97,8 @@ class ARPrior(nn.Module):
     def _register_statistics(self) -> None:
         """Register placeholders, used until weights are loaded or the prior is calibrated."""
         config = self.config
-        kept = torch.eye(config.dimensions, config.embed_dim)
+        # On the meta device, torch.eye would import torch's compiler, which takes a second.
+        kept = torch.zeros(config.dimensions, config.embed_dim).fill_diagonal_(1.0)
         scales = torch.full((config.dimensions,), config.embed_dim**-0.5)
         self.register_buffer("mean", torch.zeros(config.embed_dim))
         self.register_buffer("components", kept)
