@@ -154,7 +154,7 @@ def _batch(model: DecoderConfig) -> dict[str, Any]:
         name: torch.ones(ROWS, *shape, dtype=torch.int64)
         if name == "tokens"
         else torch.randn(ROWS, *shape)
-        for name, shape in CostedTask.of_model(model).shapes.items()
+        for name, shape in CostedTask.of_model(model).shapes().items()
     }
 
 

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unclip.config import Config, ConfigError, UnclipError
-from unclip.empty import build_empty
 from unclip.kinds import build, find_file_spec, spec_of
+from unclip.meta_device import build_empty
 
 log = logging.getLogger(__name__)
 

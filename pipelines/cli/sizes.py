@@ -12,7 +12,8 @@ from pipelines.core.plan import Plan
 from pipelines.core.resources import GIB, Resources
 from pipelines.core.stage import Outlook
 from pipelines.sizing.data import DataSize
-from pipelines.sizing.trainings import Sizes, TrainingSize, sizes_of, utilisation
+from pipelines.sizing.trainings import Sizes, TrainingSize, sizes_of
+from pipelines.training.cost import utilisation
 
 UNITS = ("", "k", "M", "G", "T", "P", "E")
 
@@ -87,7 +88,8 @@ def print_training(project: Project, name: str) -> None:
     )
     for size in sizes.trainings:
         if device and size.gpus:
-            share = utilisation(size, steps_per_s, device)
+            peak = device.peak_flops_per_s(size.precision)
+            share = utilisation(size.step_flops, steps_per_s, gpus=size.gpus, peak_flops_per_s=peak)
             print(f"With the workers that run.resources has now: {share:.0%} of the peak FLOP/s.")
 
 

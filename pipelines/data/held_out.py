@@ -8,7 +8,7 @@ import numpy as np
 from pipelines.data.batches import Rows, Tokenize, make_batch
 from pipelines.data.shard_reader import RowReader, ShardFiles
 
-ROWS = 64  # at most: with 8 timesteps, an evaluation takes about as long as 10 steps
+ROWS = 64  # at most; docs/adr/0023-validation-between-steps.md has what they cost
 
 
 def held_out_batches(

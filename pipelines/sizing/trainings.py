@@ -100,11 +100,6 @@ def check_sizes(sizes: Sizes, device: DeviceSettings | None) -> None:
         raise PipelineError(f"Trainings that do not fit: {'. '.join(lines)}.")
 
 
-def utilisation(size: TrainingSize, steps_per_s: float, device: DeviceSettings) -> float:
-    """The share of the GPUs' peak FLOP/s that a training reached."""
-    return size.step_flops * steps_per_s / (size.gpus * device.peak_flops_per_s(size.precision))
-
-
 def _size(stage: TrainModel | TrainClip, run: RunSection) -> TrainingSize:
     training = _training(stage)
     resources = run.resources.get(stage.name, Resources())

@@ -19,13 +19,13 @@ from pipelines.core.stage import Context, Metadata
 from pipelines.core.tables import read_table
 from pipelines.data.shard_reader import ShardFiles
 from pipelines.embeddings.selection import count_splits, read_splits, verdict
-from pipelines.training.cost import CostedTask, peak_s
+from pipelines.training.cost import CostedTask
 from pipelines.training.training_job import TrainingJob
 from pipelines.training.worker import train_worker
 from unclip.clip.config import ClipArchitecture, ClipConfig
 from unclip.clip.frozen import FrozenClip
 from unclip.clip.training import build_clip, clip_loss
-from unclip.empty import build_empty
+from unclip.meta_device import build_empty
 from unclip.training import Batch, Loss
 
 if TYPE_CHECKING:
@@ -68,15 +68,10 @@ def train_clip(stage: "TrainClip", ctx: Context) -> ClipWeights:
         folder=ctx.folder,
         emit=ctx.emit,
         parallel=stage.parallel,
-        peak_s=peak_s(
-            CostedTask.of_clip(stage.config.architecture),
-            stage.config.training,
-            stage.parallel,
-            ctx.resources,
-            stage.peak_flops_per_s,
-        ),
     )
-    job.check_memory()
+    task = CostedTask.of_clip(stage.config.architecture)
+    job = job.with_flops(task, stage.peak_flops_per_s)
+    job.check()
     ctx.train(train_worker, {"job": job})
     return ClipWeights(ctx.folder, **ctx.call(describe, ctx.folder))
 
@@ -155,7 +150,7 @@ class ClipTask:
         return model
 
     def build_empty(self) -> nn.Module:
-        """The same on the meta device."""
+        """The model of `build` on the meta device; not used, because a CLIP is not sharded."""
         return build_empty(self.build)
 
     def save(self, model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:

@@ -1,7 +1,7 @@
 """What a step of a training costs, from its settings: no data is read, and no weights are made."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,13 +25,13 @@ class CostedTask:
 
     build: Callable[[], nn.Module]
     loss: Loss[Any]
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: Callable[[], Mapping[str, tuple[int, ...]]]
 
     @classmethod
     def of_model(cls, model: Any) -> "CostedTask":
         """A model of the cascade, by its config."""
         spec = spec_of(model)
-        shapes = dict(_shapes(model, spec.batch_fields))
+        shapes = partial(_shapes, model, spec.batch_fields)
         return cls(partial(spec.network, model), spec.loss, shapes)
 
     @classmethod
@@ -41,13 +41,13 @@ class CostedTask:
 
         side = sizes.image_size
         shapes = {"pixels": (3, side, side), "tokens": (sizes.text_context_length,)}
-        return cls(partial(ClipStandIn, sizes), stand_in_loss, shapes)
+        return cls(partial(ClipStandIn, sizes), stand_in_loss, lambda: shapes)
 
     def microbatch(
         self, rows: int, *, device_type: str, precision: str, recomputed: Recomputed, sharded: bool
     ) -> tuple[StepCost, int]:
         """The cost of a microbatch, and the bytes of its inputs."""
-        batch = meta_batch(self.shapes, rows)
+        batch = meta_batch(self.shapes(), rows)
         step = measure_step(
             self.build,
             self.loss,
@@ -60,40 +60,40 @@ class CostedTask:
         return step, sum(t.nbytes for t in batch.values() if isinstance(t, Tensor))
 
 
-def peak_s(
-    task: CostedTask,
-    training: TrainingConfig,
-    parallel: Parallel,
-    resources: Resources,
-    peak_flops_per_s: float | None,
-) -> float | None:
-    """Seconds that one worker would take for a whole step at the peak FLOP/s of its GPUs.
-
-    None if the peak is not known, without GPUs, or if the loss cannot be computed without data.
-    """
-    if peak_flops_per_s is None or not resources.gpus:
-        return None
+def step_flops(
+    task: CostedTask, *, training: TrainingConfig, parallel: Parallel, resources: Resources
+) -> int | None:
+    """FLOPs of a step on GPUs, of all workers; None if the loss cannot be computed without data."""
     try:
         cost, _ = task.microbatch(
             training.microbatch_size,
             device_type="cuda",
             precision=training.precision,
             recomputed=parallel.checkpoint_activations,
-            sharded=parallel.group_size(resources.workers) > 1,
+            sharded=parallel.shares_weights(resources.workers),
         )
-    except Exception:  # of a user's own kind
+    except Exception:  # a user's own loss may need data
         log.info("the FLOPs of a step are not known, so neither is the utilisation", exc_info=True)
         return None
-    return cost.flops * training.logical_ranks / (resources.gpus * peak_flops_per_s)
+    return cost.flops * training.logical_ranks
 
 
-def _shapes(model: Any, fields: tuple[str, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for field in fields:
-        if field == "pixels":
-            yield field, (3, model.image_size, model.image_size)
-        elif field == "tokens":
-            yield field, (model.text_encoder.context_length,)
-        elif field in ("image_embeds", "text_embeds"):
-            yield field, (model.embed_dim,)
-        else:
-            yield field, ()
+def utilisation(
+    step_flops: int, steps_per_s: float, *, gpus: float, peak_flops_per_s: float
+) -> float:
+    """The share of the GPUs' peak FLOP/s that a training reaches. gpus: of all workers."""
+    return step_flops * steps_per_s / (gpus * peak_flops_per_s)
+
+
+def _shapes(model: Any, fields: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    return {field: _shape(model, field) for field in fields}
+
+
+def _shape(model: Any, field: str) -> tuple[int, ...]:
+    if field == "pixels":
+        return 3, model.image_size, model.image_size
+    if field == "tokens":
+        return (model.text_encoder.context_length,)
+    if field in ("image_embeds", "text_embeds"):
+        return (model.embed_dim,)
+    return ()

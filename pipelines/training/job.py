@@ -12,7 +12,7 @@ from pipelines.core.events import Note
 from pipelines.core.stage import Context
 from pipelines.data.shard_reader import held_out_files, training_files
 from pipelines.training.calibration import calibrate
-from pipelines.training.cost import CostedTask, peak_s
+from pipelines.training.cost import CostedTask
 from pipelines.training.initial_weights import take_weights
 from pipelines.training.tasks import ModelTask
 from pipelines.training.training_job import TrainingJob
@@ -33,7 +33,8 @@ def run_training(stage: "TrainModel", ctx: Context) -> TrainedModel:
         parameters = ctx.call(take_weights, stage.initial, ctx.folder)
         return TrainedModel(ctx.folder, parameters, 0, None, stage.model.tag)
     job = training_job(stage, ctx, embeddings)
-    job.check_memory()
+    job = job.with_flops(CostedTask.of_model(stage.model), stage.peak_flops_per_s)
+    job.check()
     ctx.train(train_worker, {"job": job})
     return TrainedModel.read(ctx.folder, stage.model.tag)
 
@@ -56,13 +57,6 @@ def training_job(stage: "TrainModel", ctx: Context, embeddings: EmbeddingShards)
         emit=ctx.emit,
         parallel=stage.parallel,
         start=start,
-        peak_s=peak_s(
-            CostedTask.of_model(stage.model),
-            stage.training,
-            stage.parallel,
-            ctx.resources,
-            stage.peak_flops_per_s,
-        ),
     )
 
 

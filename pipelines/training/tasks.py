@@ -16,8 +16,8 @@ from pipelines.evaluation.grids import Tile, draw_grid, in_rows
 from pipelines.training.calibration import Calibration
 from pipelines.training.initial_weights import InitialWeights
 from unclip.checkpoint import save_weights
-from unclip.empty import build_empty
 from unclip.kinds import build, preview, spec_of, training_loss
+from unclip.meta_device import build_empty
 from unclip.output import to_images
 from unclip.training import Batch, Loss
 
@@ -72,7 +72,7 @@ class ModelTask:
         return built
 
     def build_empty(self) -> nn.Module:
-        """The same on the meta device."""
+        """The model of `build` on the meta device."""
         model = build_empty(partial(build, self.config))
         return model.float() if self.initial else model
 

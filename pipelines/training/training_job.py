@@ -6,18 +6,21 @@ needs. A `TrainingTask` specifies these.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from pipelines.core.errors import first_line
 from pipelines.core.events import Emit
 from pipelines.core.folder import Folder
 from pipelines.core.resources import GIB, Resources
 from pipelines.data.loader_memory import LoaderConfig, LoaderMemory
 from pipelines.data.order import OrderConfig
 from pipelines.data.shard_reader import ShardFiles
+from pipelines.training.cost import CostedTask, step_flops
+from unclip.config import ConfigError
 from unclip.training import Batch, Loss, Parallel, TrainingConfig
 
 
@@ -38,7 +41,7 @@ class TrainingTask(Protocol):
         ...
 
     def build_empty(self) -> nn.Module:
-        """The same on the meta device, for a worker that gets its weights from rank 0."""
+        """The model of `build` on the meta device, for a worker that gets its part from rank 0."""
         ...
 
     @property
@@ -74,7 +77,8 @@ class TrainingJob:
     held_out: tuple[ShardFiles, ...] = ()  # shards with held-out rows, for the validation loss
     parallel: Parallel = field(default_factory=Parallel)
     start: Folder | None = None  # of a shorter training that this one continues
-    peak_s: float | None = None  # of one worker for a step at its GPUs' peak; None if not known
+    peak_flops_per_s: float | None = None  # of a GPU; None if not known
+    step_flops: int | None = None  # of all workers; None if not known
 
     @property
     def loader(self) -> LoaderConfig:
@@ -93,8 +97,32 @@ class TrainingJob:
             threads=max(1, int(self.resources.cpus)),
         )
 
-    def check_memory(self) -> None:
-        """Raise `ConfigError` if the loaders need more memory than `loader_gib`."""
+    def with_flops(self, task: CostedTask, peak_flops_per_s: float | None) -> "TrainingJob":
+        """The job with what its curve of utilisation needs, if the peak of its GPUs is known."""
+        if peak_flops_per_s is None or not self.resources.gpus:
+            return self
+        flops = step_flops(
+            task, training=self.training, parallel=self.parallel, resources=self.resources
+        )
+        return replace(self, peak_flops_per_s=peak_flops_per_s, step_flops=flops)
+
+    def check(self) -> None:
+        """Raise `ConfigError` if the loaders need more memory than `loader_gib`, or if weights are
+        shared and the model cannot be built without values.
+        """
         logical_ranks = math.ceil(self.training.logical_ranks / self.resources.fewest)
         memory = LoaderMemory.of(self.shards, self.loader, logical_ranks=logical_ranks)
         memory.check(self.stage)
+        if self.parallel.shares_weights(self.resources.workers):
+            self._check_empty()
+
+    def _check_empty(self) -> None:
+        try:
+            self.task.build_empty()
+        except Exception as error:  # a user's own constructor may do anything
+            raise ConfigError(
+                f"{self.stage}: the model cannot be built without values ({first_line(error)}), "
+                "as all workers but one do that share its weights. Let its constructor read no "
+                "values of tensors, and register tensors as buffers; or leave "
+                f"run.training.{self.stage}.shard_workers at 1"
+            ) from error

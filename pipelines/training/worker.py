@@ -27,6 +27,7 @@ from pipelines.core.resources import GIB
 from pipelines.data.held_out import held_out_batches
 from pipelines.data.loader import TrainingLoader
 from pipelines.training.checkpoints import StoreCheckpoints
+from pipelines.training.cost import utilisation
 from pipelines.training.training_job import TrainingJob
 from unclip.clip.tokenizer import simple_tokenizer
 from unclip.training import (
@@ -74,7 +75,7 @@ class TrainingWorker:
         """Train to the end and publish the averaged weights."""
         job = self.job
         log.info("%s: rank %d of %d on %s", job.stage, self.rank, self.world_size, self.device)
-        model = self.untrained()
+        model = self.build()
         if self.rank == 0:
             self.history = _read_history(job)
         try:
@@ -87,11 +88,11 @@ class TrainingWorker:
         if self.rank == 0:
             self.publish(model, result)
 
-    def untrained(self) -> nn.Module:
+    def build(self) -> nn.Module:
         """The model before its first step, without values if rank 0 sends the weights."""
-        if self.rank > 0 and self.job.parallel.group_size(self.world_size) > 1:
+        if self.rank > 0 and self.job.parallel.shares_weights(self.world_size):
             return self.job.task.build_empty()
-        torch.manual_seed(self.job.training.seed)
+        torch.manual_seed(self.job.training.seed)  # the untrained weights
         return self.job.task.build()
 
     def train(self, model: nn.Module) -> TrainingResult:
@@ -149,8 +150,13 @@ class TrainingWorker:
             "loader_gib": self.source.nbytes / GIB if self.source else 0.0,
             "memory_gib": _peak_bytes(self.device) / GIB,
         }
-        if self.job.peak_s is not None:
-            own["utilisation"] = self.job.peak_s / (self.world_size * values["step_time_s"])
+        if self.job.step_flops and self.job.peak_flops_per_s:
+            own["utilisation"] = utilisation(
+                self.job.step_flops,
+                1 / values["step_time_s"],
+                gpus=self.world_size * self.job.resources.gpus,
+                peak_flops_per_s=self.job.peak_flops_per_s,
+            )
         clock = {"unix_time": time.time()}
         if (share := goodput([*self.history, {"step": step} | values | clock])) is not None:
             own["goodput"] = share

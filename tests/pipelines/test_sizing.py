@@ -16,7 +16,8 @@ from pipelines.config.sections import PipelineConfig
 from pipelines.core.errors import PipelineError
 from pipelines.graph import unclip_graph
 from pipelines.sizing.data import clip_flops, data_sizes
-from pipelines.sizing.trainings import Sizes, check_sizes, sizes_of, utilisation
+from pipelines.sizing.trainings import Sizes, check_sizes, sizes_of
+from pipelines.training.cost import utilisation
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted({path.stem for path in PACKAGED.glob("*.yaml")} - {"karlo"})
@@ -98,7 +99,9 @@ def test_hours_and_costs_follow_from_the_flops() -> None:
     assert size.hours == pytest.approx(seconds / 3600)
     assert size.cost == pytest.approx(2 * size.gpu_hours)
     assert config.run.device is not None
-    assert utilisation(size, steps / seconds, config.run.device) == pytest.approx(0.5)
+    peak = config.run.device.peak_flops_per_s(size.precision)
+    share = utilisation(size.step_flops, steps / seconds, gpus=size.gpus, peak_flops_per_s=peak)
+    assert share == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from tests.unclip.process_groups import group
 from tests.unclip.toys import DECODER, UNET, perturb, seeded, unit
 from tests.unclip.training_toys import CONFIG, CPU, Microbatches, StopAfter
 from unclip.denoising.denoisers import decoder_denoiser, without_variance
-from unclip.empty import build_empty
 from unclip.kinds import build, training_loss
+from unclip.meta_device import build_empty
 from unclip.training import Batch, Checkpoints, Keep, LocalFiles, Parallel, train
 
 MODEL = replace(
@@ -122,7 +122,7 @@ def run_all(rank: int, folder: Path, runs: Mapping[str, Run] = RUNS) -> None:
 
 
 def train_once(run: Run, rank: int, folder: Path) -> dict[str, Any]:
-    if rank > 0 and run.parallel.group_size(run.world_size) > 1:
+    if rank > 0 and run.parallel.shares_weights(run.world_size):
         model = build_empty(partial(build, MODEL))  # rank 0 sends its values
     else:
         torch.manual_seed(0)

@@ -16,9 +16,9 @@ from unclip.clip.config import ClipArchitecture
 from unclip.clip.stand_in import ClipStandIn, stand_in_loss
 from unclip.clip.training import build_clip
 from unclip.config import Config
-from unclip.empty import build_empty
 from unclip.kinds import SPECS, spec_of
 from unclip.kinds.spec import ModelSpec
+from unclip.meta_device import build_empty
 from unclip.presets import tiny
 from unclip.training.estimate import estimate_memory
 from unclip.training.meta_shards import ShardedUnits, Whole

@@ -69,7 +69,7 @@ def train(
 
     With more than one worker, torch's default process group must be initialised. If `parallel`
     shards the weights, workers other than rank 0 may give the model on the meta device
-    (`unclip.empty`): rank 0 sends them its values.
+    (`unclip.meta_device`): rank 0 sends them its values.
 
     Only rank 0 calls `on_log`, with the values of each log entry; `on_rollback`; and `on_notice`,
     with messages for the user, such as that a checkpoint cannot be read. Rank 0 calls `on_sample`

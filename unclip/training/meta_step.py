@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
-from unclip.empty import build_empty
+from unclip.meta_device import build_empty
 from unclip.models.kernels import code_for
 from unclip.training.logical_ranks import Batch, Loss
 from unclip.training.meta_shards import ShardedUnits, Whole

@@ -44,6 +44,10 @@ class Parallel(Config):
                 "each worker all weights"
             )
 
+    def shares_weights(self, world_size: int) -> bool:
+        """Whether each of so many workers holds only a part of the weights."""
+        return self.group_size(world_size) > 1
+
     def group_size(self, world_size: int) -> int:
         """Workers that share one copy of the weights: the smallest divisor of `world_size` that is
         at least `shard_workers`, or all workers, if there are fewer.
@@ -92,9 +96,9 @@ def wrap(model: nn.Module, parallel: Parallel, workers: Workers) -> nn.Module:
         join_inputs_of_blocks(model)
     if parallel.compile_blocks:
         compile_blocks(model)
-    size = parallel.group_size(workers.world_size)
     objective = Objective(model)
-    if size > 1:
+    if parallel.shares_weights(workers.world_size):
+        size = parallel.group_size(workers.world_size)
         shard(objective, workers.device, world_size=workers.world_size, group_size=size)
         return objective
     if parallel.summation == "fixed":  # which also fixes the layout that sharding requires

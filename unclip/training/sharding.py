@@ -8,13 +8,15 @@ A block is an element of a `torch.nn.ModuleList`. A block whose parameters are r
 `forward` names the methods that read them in its attribute `forward_methods`.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 REPLICATE, SHARD = "replicate", "shard"  # dimensions of the mesh
 
@@ -28,41 +30,43 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 def shard(module: nn.Module, device: torch.device, *, world_size: int, group_size: int) -> None:
     """Shard the parameters of `module` on `device` in groups of `group_size` workers; in place.
 
-    The values are those of rank 0. The module of another worker may be on the meta device.
+    Parameters and buffers get the values of rank 0, block by block. The module of another worker
+    may be on the meta device.
     """
     mesh = make_mesh(device, world_size=world_size, group_size=group_size)
-    values = _tensors(module)
-    module.to("meta")
-    for parameter in module.parameters():
-        parameter.data = parameter.data.contiguous()  # FSDP refuses channels_last
     for block in reversed(blocks_of(module)):
         if any(True for _ in block.parameters()):
+            _take_from_rank_0(block, device)
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
             for method in getattr(block, "forward_methods", ()):
                 register_fsdp_forward_method(block, method)
+    _take_from_rank_0(module, device)
     # The root's parameters are freed too: sampling changes the weights between steps.
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
-    module.to_empty(device=device)
-    for name, tensor in _tensors(module).items():
-        _receive(tensor, values.pop(name))
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers."""
-    named = (*module.named_parameters(), *module.named_buffers())
-    return {name: tensor.detach() for name, tensor in named}
+def _take_from_rank_0(block: nn.Module, device: torch.device) -> None:
+    """Set the tensors of a block that are not sharded yet to those of rank 0, on `device`."""
+    taken: dict[Tensor, Tensor] = {}  # by identity: tied parameters stay tied
+    for module in block.modules():
+        held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in held:
+            for name, tensor in tensors.items():
+                if tensor is None or isinstance(tensor, DTensor):
+                    continue
+                if tensor not in taken:
+                    taken[tensor] = _of_rank_0(tensor, device)
+                tensors[name] = taken[tensor]
 
 
-def _receive(tensor: Tensor, value: Tensor) -> None:
-    """Set a tensor to rank 0's value, of which each worker keeps its part."""
-    device = local(tensor).device
-    value = (value if dist.get_rank() == 0 else torch.empty_like(value, device=device)).to(device)
-    value = value.contiguous()
-    if isinstance(tensor, DTensor):
-        tensor.copy_(distribute_tensor(value, tensor.device_mesh, tensor.placements))
-    else:
-        dist.broadcast(value, 0)
-        tensor.copy_(value)
+def _of_rank_0(tensor: Tensor, device: torch.device) -> Tensor:
+    """Rank 0's value of a tensor, contiguous, because FSDP refuses channels_last."""
+    value = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    if dist.get_rank() == 0:
+        value.copy_(tensor.detach())
+    dist.broadcast(value, 0)
+    is_parameter = isinstance(tensor, nn.Parameter)
+    return nn.Parameter(value, requires_grad=tensor.requires_grad) if is_parameter else value
 
 
 def make_mesh(device: torch.device, *, world_size: int, group_size: int) -> DeviceMesh:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-SCALINGS = (torch.Tensor.mul, torch.Tensor.mul_, torch.Tensor.div, torch.Tensor.div_)
+SCALINGS = (torch.Tensor.mul, torch.Tensor.div)
+IN_PLACE = (torch.Tensor.mul_, torch.Tensor.div_)
 
 
 def build_empty(build: Callable[[], nn.Module]) -> nn.Module:
@@ -25,8 +26,14 @@ class _WithoutValues(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
-        if func in SCALINGS and isinstance(args[1], int | float):
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        if func in IN_PLACE and isinstance(args[1], int | float):
             return args[0]
-        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
+        if func in SCALINGS and isinstance(args[1], float) and args[0].is_floating_point():
+            return torch.empty_like(args[0])
+        if func is torch.randn:
+            kwargs.pop("generator", None)
+            func = torch.empty
+        return func(*args, **kwargs)
