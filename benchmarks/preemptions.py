@@ -1,12 +1,12 @@
 """Goodput of a training while spot machines leave and join as in a recorded trace.
 
-`python -m benchmarks.preemptions` starts 20 Ray nodes on this machine, each with room for one
+`python -m benchmarks.preemptions` starts 10 Ray nodes on this machine, each with room for one
 worker, and trains a small model with `unclip.training.train` under `run_worker_group`, as a stage
 does. `spot_nodes` has the nodes and the trace. A node that leaves is drained 120 s before it goes.
 
 Each microbatch sleeps for as long as a larger model would compute, so that two cores carry many
-workers. Each node takes about 1.2 GiB of memory: `--nodes 10` fits into 24 GiB, 20 do not. Goodput
-is that of a run's metric: time of the steps that were kept over wall time.
+workers. Each node takes about 1.2 GiB of memory: 18 fit into 24 GiB. Goodput is that of a run's
+metric: time of the steps that were kept over wall time.
 """
 
 import argparse
@@ -193,7 +193,7 @@ def most(values: Sequence[float]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--nodes", type=int, default=20, help="at most; each has one worker")
+    parser.add_argument("--nodes", type=int, default=10, help="at most; each has one worker")
     parser.add_argument("--start", type=float, default=88, help="minute of the trace")
     parser.add_argument("--minutes", type=float, default=25, help="of the trace")
     parser.add_argument("--speed", type=float, default=1.0, help="minutes of the trace per minute")
