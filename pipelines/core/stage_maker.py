@@ -254,7 +254,7 @@ def manifest_of(
         outputs={},
         provenance=provenance(),
         links=links,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         duration_s=round(duration_s, 1),
         shards={file: size for record in used for file, size in record.files.items()},
     )

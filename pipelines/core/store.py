@@ -42,7 +42,7 @@ class Header:
     dependencies: Mapping[str, str]  # field → "stage/key"
     provenance: Mapping[str, Any]  # commit, packages, host: recorded, not hashed
     links: Mapping[str, str]  # where people can look at it, such as its MLflow run
-    created_at: str  # ISO 8601, UTC
+    created_at: str  # ISO 8601 with microseconds, UTC; the order of results
     duration_s: float
 
 

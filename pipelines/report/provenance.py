@@ -86,7 +86,7 @@ def lineage_section(inputs: Inputs) -> Values:
     return {
         "lineage": lineage,
         "made": {
-            "at": manifest["created_at"].replace("T", " ").partition("+")[0],
+            "at": manifest["created_at"][:19].replace("T", " "),
             **manifest["provenance"],
             "total_s": sum(one["duration_s"] or 0.0 for one in lineage),
         },

@@ -14,8 +14,10 @@ from pipelines.artifacts import SelectionShards
 from pipelines.core.filesystem import StoreError, StoreWriteError, temporary_name
 from pipelines.core.folder import Folder
 from pipelines.core.stage import ShardEntry
+from pipelines.core.stage_maker import manifest_of
 from pipelines.core.store import Manifest, Store
 from pipelines.core.tables import SchemaError
+from tests.core.toys import Count
 
 
 def manifest(key: str = "k1", created_at: str = "2026-01-01T00:00:00+00:00") -> Manifest:
@@ -234,3 +236,11 @@ def test_what_grows_with_the_shards_is_not_read_for_a_list_of_results(store: Sto
     assert store.manifest("embed", "k1") is None
     assert "it is gone" in str(store.damage("embed", "k1"))
     assert store.manifests("embed") == []
+
+
+def test_results_made_within_a_second_are_listed_newest_first(store: Store) -> None:
+    stages = [Count(1, rows, name="count") for rows in range(1, 7)]
+    for stage in stages:
+        made = SelectionShards(store.folder("count", stage.key), {}, {}, {}, {})
+        store.commit(manifest_of(stage, made, {}, duration_s=0.1))
+    assert [result.key for result in store.manifests("count")] == [s.key for s in stages[::-1]]
