@@ -31,7 +31,7 @@ class _WithoutValues(TorchFunctionMode):
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         if func in IN_PLACE and isinstance(args[1], int | float):
             return args[0]
-        if func in SCALINGS and isinstance(args[1], float) and args[0].is_floating_point():
+        if func in SCALINGS and isinstance(args[1], int | float) and args[0].is_floating_point():
             return torch.empty_like(args[0])
         if func is torch.randn:
             kwargs.pop("generator", None)
