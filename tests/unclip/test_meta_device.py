@@ -59,9 +59,10 @@ class Block(nn.Module):
         self.frozen = nn.Linear(3, 5).requires_grad_(requires_grad=False)
         self.tied = nn.Linear(5, 3, bias=False)
         self.tied.weight = self.one.weight
+        self.register_buffer("shift", torch.randn(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.frozen(self.one(x) + self.tied(x))
+        return x + self.shift + self.frozen(self.one(x) + self.tied(x))
 
 
 class Odd(nn.Module):

@@ -8,6 +8,7 @@ A block is an element of a `torch.nn.ModuleList`. A block whose parameters are r
 `forward` names the methods that read them in its attribute `forward_methods`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,33 +31,32 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 def shard(module: nn.Module, device: torch.device, *, world_size: int, group_size: int) -> None:
     """Shard the parameters of `module` on `device` in groups of `group_size` workers; in place.
 
-    Parameters and buffers get the values of rank 0, block by block. The module of another worker
-    may be on the meta device.
+    Buffers get the values of rank 0, and parameters too, block by block. The module of another
+    worker may be on the meta device.
     """
     mesh = make_mesh(device, world_size=world_size, group_size=group_size)
+    _take_from_rank_0([part._buffers for part in module.modules()], device)
     for block in reversed(blocks_of(module)):
         if any(True for _ in block.parameters()):
-            _take_from_rank_0(block, device)
+            _take_from_rank_0([part._parameters for part in block.modules()], device)
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
             for method in getattr(block, "forward_methods", ()):
                 register_fsdp_forward_method(block, method)
-    _take_from_rank_0(module, device)
+    _take_from_rank_0([part._parameters for part in module.modules()], device)
     # The root's parameters are freed too: sampling changes the weights between steps.
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 
-def _take_from_rank_0(block: nn.Module, device: torch.device) -> None:
-    """Set the tensors of a block that are not sharded yet to those of rank 0, on `device`."""
-    taken: dict[Tensor, Tensor] = {}  # by identity: tied parameters stay tied
-    for module in block.modules():
-        held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for tensors in held:
-            for name, tensor in tensors.items():
-                if tensor is None or isinstance(tensor, DTensor):
-                    continue
-                if tensor not in taken:
-                    taken[tensor] = _of_rank_0(tensor, device)
-                tensors[name] = taken[tensor]
+def _take_from_rank_0(held: Sequence[dict[str, Any]], device: torch.device) -> None:
+    """Set the tensors that modules hold, by name, to rank 0's, except those sharded already."""
+    taken: dict[Tensor, Tensor] = {}  # by identity: tied ones stay tied
+    for tensors in held:
+        for name, tensor in tensors.items():
+            if tensor is None or isinstance(tensor, DTensor):
+                continue
+            if tensor not in taken:
+                taken[tensor] = _of_rank_0(tensor, device)
+            tensors[name] = taken[tensor]
 
 
 def _of_rank_0(tensor: Tensor, device: torch.device) -> Tensor:
